@@ -115,6 +115,11 @@ class AxisSystem:
             else:
                 work.extend(reversed(finer))
 
+    def can_cut(self, expr: Expr, boundaries: Sequence[int]) -> bool:
+        """Say whether an axis can be written as a concatenation with these boundaries."""
+        resolved = self.resolve(expr)
+        return all(_can_split(resolved, at) for at in boundaries if 0 < at < expr.size)
+
     def settle(self) -> None:
         """Solve the deferred equalities: tie positions where possible, freeze the others."""
         progress = True
@@ -135,6 +140,8 @@ class AxisSystem:
         if ties is None:
             self._deferred.append((left, right, where))
             return False
+        if not ties.index_of:
+            return True  # everything is frozen already
         shared = self.dim(ties.n_free) if ties.n_free else None
         held = self.dim(ties.n_held, f"{where}: tied to a frozen position") if ties.n_held else None
         base = concat([part for part in (shared, held) if part is not None])

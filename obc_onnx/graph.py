@@ -1,0 +1,340 @@
+"""Load, view, edit and save an ONNX model.
+
+Only this module and `canonical` touch onnx-graphsurgeon.
+
+`Graph` is a value: edits return a new one. Its nodes are in topological order. Subgraphs stay where
+they are; what they use of the outer graph is listed in `Node.captures`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_graphsurgeon as gs
+
+from obc_onnx.canonical import canonical, domain_of
+from obc_onnx.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+MAX_PROTOBUF_BYTES = 2**31 - 1
+"""Above this a model cannot be one protobuf message, and its weights go to a second file."""
+_PROTOBUF_SLACK = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator call. `inputs` and `outputs` are value names, "" where left out."""
+
+    name: str
+    op_type: str
+    domain: str
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(repr=False)
+    captures: tuple[str, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """The first output's name: unique, where `name` may be empty."""
+        return next(output for output in self.outputs if output)
+
+    @property
+    def label(self) -> str:
+        """How messages call the node."""
+        return f"{self.op_type} '{self.name or self.key}'"
+
+    def integer(self, name: str, default: int) -> int:
+        """Read an int attribute."""
+        return int(self.attributes.get(name, default))
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """Read an ints attribute, None where it is left out."""
+        values = self.attributes.get(name)
+        return None if values is None else tuple(int(value) for value in values)
+
+    def number(self, name: str, default: float) -> float:
+        """Read a float attribute."""
+        return float(self.attributes.get(name, default))
+
+    def text(self, name: str, default: str) -> str:
+        """Read a string attribute."""
+        value = self.attributes.get(name, default)
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    def has_input(self, slot: int) -> bool:
+        """Say whether an optional input is given."""
+        return slot < len(self.inputs) and self.inputs[slot] != ""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A graph input or output; a dynamic size is its symbolic name, or "" where it has none."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...] | None
+
+
+class Graph:
+    """An ONNX model in canonical form (see `canonical`), seen as plain values.
+
+    Attributes:
+        nodes: In topological order.
+        initializers: Every constant by name; never write into the arrays.
+        inputs: Graph inputs that a caller has to feed; initializers are not among them.
+        outputs: Graph outputs.
+        sha256: Of the file the model came from, or of the serialised model.
+    """
+
+    def __init__(self, surgeon: gs.Graph, original: onnx.ModelProto, sha256: str) -> None:
+        self._surgeon = surgeon
+        self._original = original
+        self.sha256 = sha256
+        tensors = surgeon.tensors()
+        self.initializers: dict[str, NDArray[Any]] = {
+            name: tensor.values for name, tensor in tensors.items() if isinstance(tensor, gs.Constant)
+        }
+        versions = {domain_of(entry.domain): entry.version for entry in original.opset_import}
+        self.nodes = tuple(_view(node, versions) for node in surgeon.nodes)
+        self.inputs = tuple(
+            _port(tensor) for tensor in surgeon.inputs if tensor.name not in self.initializers
+        )
+        self.outputs = tuple(_port(tensor) for tensor in surgeon.outputs)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Graph:
+        """Read a model file, with its external data.
+
+        Raises:
+            ModelError: The file is missing, not an ONNX model, or fails the checker.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"model file '{path}' does not exist")
+        try:
+            onnx.checker.check_model(path)
+            model = onnx.load(path)
+        except onnx.checker.ValidationError as error:
+            raise ModelError(f"'{path}' fails the ONNX checker: {_first_line(error)}") from error
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(
+                f"'{path}' cannot be read as an ONNX model: {_first_line(error)}"
+            ) from error
+        return cls.from_model(model, _file_sha256(path))
+
+    @classmethod
+    def from_model(cls, model: onnx.ModelProto, sha256: str | None = None) -> Graph:
+        """Bring a model into canonical form; `model` itself is left as it is.
+
+        Raises:
+            ModelError: The model holds no nodes.
+        """
+        if not model.graph.node:
+            raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
+        if sha256 is None:
+            sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+        inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
+        surgeon = canonical(inlined)
+        return cls(surgeon, inlined, sha256)
+
+    @cached_property
+    def producers(self) -> dict[str, Node]:
+        """The node that computes each value."""
+        return {output: node for node in self.nodes for output in node.outputs if output}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[tuple[Node, int]]]:
+        """Every (node, input slot) that uses each value."""
+        uses: dict[str, list[tuple[Node, int]]] = {}
+        for node in self.nodes:
+            for slot, name in enumerate(node.inputs):
+                if name:
+                    uses.setdefault(name, []).append((node, slot))
+        return uses
+
+    @property
+    def params(self) -> int:
+        """Elements of the floating-point initializers."""
+        return sum(
+            array.size for array in self.initializers.values() if is_float(array.dtype)
+        )
+
+    def edit(
+        self,
+        initializers: Mapping[str, NDArray[Any]] | None = None,
+        attributes: Mapping[str, Mapping[str, Any]] | None = None,
+        rewired: Mapping[tuple[str, int], str] | None = None,
+    ) -> Graph:
+        """Return a changed copy.
+
+        Args:
+            initializers: New arrays by name; a name that is not there yet is added.
+            attributes: New attribute values by `Node.key`.
+            rewired: The initializer that input slot (`Node.key`, slot) is to use.
+        """
+        copy = self._surgeon.copy()
+        tensors = copy.tensors()
+        for name, array in (initializers or {}).items():
+            if name in tensors:
+                tensors[name].values = np.ascontiguousarray(array)
+            else:
+                tensors[name] = gs.Constant(name, np.ascontiguousarray(array))
+        nodes = {
+            next(output.name for output in node.outputs if output.name): node for node in copy.nodes
+        }
+        for key, changes in (attributes or {}).items():
+            nodes[key].attrs = {**nodes[key].attrs, **changes}
+        for (key, slot), name in (rewired or {}).items():
+            nodes[key].inputs[slot] = tensors[name]
+        return Graph(copy, self._original, self.sha256)
+
+    def insert_before(self, key: str, slot: int, op_type: str, operand: NDArray[Any]) -> Graph:
+        """Return a copy in which a binary operator with a constant feeds one input slot."""
+        copy = self._surgeon.copy()
+        node = next(n for n in copy.nodes if any(output.name == key for output in n.outputs))
+        name = f"{node.inputs[slot].name}.{op_type}.{key}.{slot}"
+        constant = gs.Constant(f"{name}.operand", operand)
+        result = gs.Variable(name, dtype=operand.dtype)
+        copy.nodes.insert(
+            copy.nodes.index(node),
+            gs.Node(op_type, name, inputs=[node.inputs[slot], constant], outputs=[result]),
+        )
+        node.inputs[slot] = result
+        return Graph(copy, self._original, self.sha256)
+
+    def to_model(self) -> onnx.ModelProto:
+        """Export with the names, opsets, metadata and dynamic axes of the original model."""
+        model: onnx.ModelProto = gs.export_onnx(self._surgeon, do_type_check=False)
+        _restore(model, self._original)
+        return model
+
+    def size_bytes(self) -> int:
+        """Size of the file that `save` would write, external data included."""
+        weights = sum(array.nbytes for array in self.initializers.values())
+        if weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES:
+            return weights
+        return int(self.to_model().ByteSize())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model: into a temporary file beside the target, then by renaming it.
+
+        Above the size limit of a protobuf message the weights go to `<name>.data` beside it.
+
+        Raises:
+            ModelError: The folder is missing or cannot be written to; the target is untouched.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise ModelError(f"cannot write '{path}': folder '{path.parent}' does not exist")
+        model = self.to_model()
+        weights = sum(array.nbytes for array in self.initializers.values())
+        external = weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES
+        try:
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+                temporary = Path(folder) / path.name
+                data = f"{path.name}.data"
+                onnx.save(model, temporary, save_as_external_data=external, location=data)
+                if external:
+                    (Path(folder) / data).replace(path.parent / data)
+                temporary.replace(path)
+        except OSError as error:
+            raise ModelError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Say whether weights of this type can be trained; bfloat16 is an extension type."""
+    return bool(np.issubdtype(dtype, np.floating)) or dtype.name == "bfloat16"
+
+
+def _view(node: gs.Node, versions: Mapping[str, int]) -> Node:
+    domain = domain_of(node.domain)
+    own = {tensor.name for tensor in (*node.inputs, *node.outputs)}
+    return Node(
+        name=node.name,
+        op_type=node.op,
+        domain=domain,
+        opset=versions.get(domain, 1),
+        inputs=tuple(tensor.name for tensor in node.inputs),
+        outputs=tuple(tensor.name for tensor in node.outputs),
+        attributes={
+            key: value.values if isinstance(value, gs.Constant) else value
+            for key, value in node.attrs.items()
+        },
+        captures=tuple(sorted(name for name in _captured(node) if name not in own)),
+    )
+
+
+def _captured(node: gs.Node) -> Iterator[str]:
+    """Yield the outer values that a node's subgraphs use, however deep."""
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):
+            inner = {tensor.name for tensor in value.inputs}
+            inner |= {tensor.name for child in value.nodes for tensor in child.outputs}
+            for child in value.nodes:
+                for name in (*(tensor.name for tensor in child.inputs), *_captured(child)):
+                    if name not in inner:
+                        yield name
+            yield from (tensor.name for tensor in value.outputs if tensor.name not in inner)
+
+
+def _port(tensor: gs.Tensor) -> Port:
+    shape = None
+    if tensor.shape is not None:
+        shape = tuple(size if isinstance(size, int) else (size or "") for size in tensor.shape)
+    return Port(tensor.name, np.dtype(tensor.dtype), shape)
+
+
+def _restore(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """Put back what graphsurgeon does not carry: metadata, doc strings, dynamic axis names."""
+    del model.metadata_props[:]
+    model.metadata_props.extend(original.metadata_props)
+    model.doc_string, model.domain = original.doc_string, original.domain
+    model.model_version = original.model_version
+    del model.opset_import[:]
+    model.opset_import.extend(original.opset_import)
+    del model.graph.metadata_props[:]
+    model.graph.metadata_props.extend(original.graph.metadata_props)
+    for field_name in ("input", "output"):
+        ports = getattr(model.graph, field_name)
+        del ports[:]
+        ports.extend(getattr(original.graph, field_name))
+    sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    for port in model.graph.input:  # an initializer may be listed as an input too
+        if port.name in sizes:
+            del port.type.tensor_type.shape.dim[:]
+            for size in sizes[port.name]:
+                port.type.tensor_type.shape.dim.add(dim_value=size)
+    del model.graph.value_info[:]
+    notes = {next(filter(None, node.output), ""): node for node in original.graph.node}
+    for node in model.graph.node:
+        note = notes.get(next(filter(None, node.output), ""))
+        if note is not None:
+            node.doc_string = note.doc_string
+            node.metadata_props.extend(note.metadata_props)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""Operator rules, one class per family; `DEFAULT_RULES` is what every stage uses by default."""
+
+from obc_onnx.ops.conv import Conv, ConvTranspose
+from obc_onnx.ops.elementwise import (
+    Binary,
+    Clip,
+    Dropout,
+    Gelu,
+    ParametricUnary,
+    PRelu,
+    Same,
+    Unary,
+    Variadic,
+    Where,
+)
+from obc_onnx.ops.join import Concat, Pad, Slice, Split
+from obc_onnx.ops.layout import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
+from obc_onnx.ops.linear import Gemm, MatMul
+from obc_onnx.ops.norm import BatchNormalization
+from obc_onnx.ops.pool import GlobalPool, WindowPool
+from obc_onnx.ops.reduce import Reduce, Softmax
+from obc_onnx.ops.resize import Resize
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule, RuleSet
+from obc_onnx.ops.shape import Gather, Shape
+
+DEFAULT_RULES = RuleSet(
+    (
+        BatchNormalization(),
+        Binary(),
+        Clip(),
+        Concat(),
+        Conv(),
+        ConvTranspose(),
+        Dropout(),
+        Flatten(),
+        Gather(),
+        Gelu(),
+        Gemm(),
+        GlobalPool(),
+        MatMul(),
+        PRelu(),
+        Pad(),
+        ParametricUnary(),
+        Reduce(),
+        Reshape(),
+        Resize(),
+        Same(),
+        Shape(),
+        Slice(),
+        Softmax(),
+        Split(),
+        Squeeze(),
+        Transpose(),
+        Unary(),
+        Unsqueeze(),
+        Variadic(),
+        Where(),
+        WindowPool(),
+    )
+)
+
+__all__ = ["DEFAULT_RULES", "Call", "FreeOfMacs", "Rule", "RuleSet"]

@@ -1,0 +1,206 @@
+"""Conv and ConvTranspose: dense, grouped, depthwise, with a multiplier, in 1, 2 and 3 dimensions.
+
+A grouped convolution has `blocks x channels per block` on both sides, so both can shrink.
+Layouts: Conv W is [out, in / group, *kernel]; ConvTranspose W is [in, out / group, *kernel].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from obc_onnx.axes import product
+from obc_onnx.ops.context import Tap, Value
+from obc_onnx.ops.padding import explicit_pads, same_pads
+from obc_onnx.ops.rule import Call, Rule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obc_onnx.axes import Expr
+    from obc_onnx.graph import Node
+    from obc_onnx.ops.context import CoupleContext, ForwardContext, ResizeContext
+    from obc_onnx.ops.rule import Shape
+
+
+class Conv(Rule):
+    """Convolution: writes the blocks x channels of W's axis 0, reads its axis 1 in every block."""
+
+    op_types = ("Conv",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Tie input channels to blocks x W axis 1, and output channels to W axis 0."""
+        x, w = context.value(0), context.value(1)
+        out_channels, in_per_block = w.axes[:2]
+        blocks = context.node.integer("group", 1)
+        written: Expr = out_channels
+        if blocks > 1:
+            block, written = context.system.dim(blocks), context.system.dim(
+                out_channels.size // blocks
+            )
+            context.unify(out_channels, product([block, written]))
+            context.unify(x.axes[1], product([block, in_per_block]))
+        else:
+            context.unify(x.axes[1], in_per_block)
+        bias = _couple_bias(context, out_channels)
+        context.writes(1, 0, out_axis=1, mixes=[written], bias=bias)
+        context.reads(1, 1, mixes=[in_per_block], tap=Tap("input", 0, 1))
+        return [_output(context, x, w, out_channels)]
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Run torch's convolution; asymmetric pads are padded first."""
+        node, rank = context.node, context.rank(1) - 2
+        constants = {
+            "strides": node.integers("strides") or (1,) * rank,
+            "dilations": node.integers("dilations") or (1,) * rank,
+            "groups": node.integer("group", 1),
+            "pads": explicit_pads(node, rank),
+            "auto_pad": node.text("auto_pad", "NOTSET"),
+        }
+        return Call(conv, constants, context.given(0, 1, 2))
+
+    def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
+        """Every output element takes one product per element of its filter."""
+        return math.prod(outputs[0]) * math.prod(inputs[1][1:])
+
+    def resize(self, context: ResizeContext) -> None:
+        """Set `group` to the number of blocks that stay."""
+        if context.node.integer("group", 1) > 1:
+            x, w = context.node.inputs[:2]
+            context.set_attribute("group", context.size(x, 1) // context.size(w, 1))
+
+
+class ConvTranspose(Rule):
+    """Transposed convolution: reads W's axis 0, writes its axis 1 in every block."""
+
+    op_types = ("ConvTranspose",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Tie input channels to W axis 0, and output channels to blocks x W axis 1."""
+        x, w = context.value(0), context.value(1)
+        in_channels, out_per_block = w.axes[:2]
+        blocks = context.node.integer("group", 1)
+        context.unify(x.axes[1], in_channels)
+        read, out_channels = in_channels, out_per_block
+        if blocks > 1:
+            block, read = context.system.dim(blocks), context.system.dim(
+                in_channels.size // blocks
+            )
+            context.unify(in_channels, product([block, read]))
+            out_channels = product([block, out_per_block])
+        bias = _couple_bias(context, out_channels)
+        context.reads(1, 0, mixes=[read], tap=Tap("input", 0, 1))
+        context.writes(1, 1, out_axis=1, mixes=[out_per_block], bias=bias)
+        return [_output(context, x, w, out_channels)]
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Run torch's transposed convolution and crop what `pads` takes off."""
+        node, rank = context.node, context.rank(1) - 2
+        constants = {
+            "strides": node.integers("strides") or (1,) * rank,
+            "dilations": node.integers("dilations") or (1,) * rank,
+            "groups": node.integer("group", 1),
+            "pads": explicit_pads(node, rank),
+            "output_padding": node.integers("output_padding") or (0,) * rank,
+            "output_shape": node.integers("output_shape"),
+            "auto_pad": node.text("auto_pad", "NOTSET"),
+        }
+        return Call(conv_transpose, constants, context.given(0, 1, 2))
+
+    def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
+        """Every input element is spread by one product per element of its filter."""
+        return math.prod(inputs[0]) * math.prod(inputs[1][1:])
+
+    def resize(self, context: ResizeContext) -> None:
+        """Set `group` to the number of blocks that stay."""
+        blocks = context.node.integer("group", 1)
+        if blocks > 1:
+            w, y = context.node.inputs[1], context.node.outputs[0]
+            context.set_attribute("group", context.size(y, 1) // context.size(w, 1))
+
+
+def _couple_bias(context: CoupleContext, out_channels: Expr) -> int | None:
+    bias = context.optional(2)
+    if bias is None:
+        return None
+    context.unify(bias.axes[0], out_channels)
+    return 2
+
+
+def _output(context: CoupleContext, x: Value, w: Value, out_channels: Expr) -> Value:
+    context.freeze(x.axes[2:], "a spatial axis")
+    context.freeze(w.axes[2:], "a kernel axis")
+    spatial = [context.fixed(size, "a spatial axis") for size in context.shape()[2:]]
+    return Value((x.axes[0], out_channels, *spatial))
+
+
+def conv(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    groups: int,
+    pads: tuple[int, ...],
+    auto_pad: str,
+) -> Tensor:
+    """Compute Conv. Source: the ONNX operator page of Conv."""
+    from torch.nn import functional
+
+    rank = len(strides)
+    if auto_pad.startswith("SAME"):
+        kernel = tuple(w.shape[2:])
+        pads = same_pads(tuple(x.shape[2:]), kernel, strides, dilations, auto_pad)
+    begin, end = pads[:rank], pads[rank:]
+    if begin != end:
+        x = functional.pad(x, [side for i in reversed(range(rank)) for side in (begin[i], end[i])])
+        begin = (0,) * rank
+    convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+    return convolve(x, w, b, strides, begin, dilations, groups)
+
+
+def conv_transpose(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    groups: int,
+    pads: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    output_shape: tuple[int, ...] | None,
+    auto_pad: str,
+) -> Tensor:
+    """Compute ConvTranspose. Source: the ONNX operator page of ConvTranspose."""
+    from torch.nn import functional
+
+    rank = len(strides)
+    full = tuple(
+        strides[i] * (x.shape[2 + i] - 1)
+        + output_padding[i]
+        + (w.shape[2 + i] - 1) * dilations[i]
+        + 1
+        for i in range(rank)
+    )
+    if output_shape is None and auto_pad.startswith("SAME"):
+        output_shape = tuple(x.shape[2 + i] * strides[i] for i in range(rank))
+    if output_shape is not None:
+        total = [max(have - want, 0) for have, want in zip(full, output_shape, strict=True)]
+        small = [amount // 2 for amount in total]
+        large = [amount - half for amount, half in zip(total, small, strict=True)]
+        pads = tuple([*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small])
+    convolve = (
+        functional.conv_transpose1d,
+        functional.conv_transpose2d,
+        functional.conv_transpose3d,
+    )[rank - 1]
+    begin, end = pads[:rank], pads[rank:]
+    if begin == end:
+        return convolve(x, w, b, strides, begin, output_padding, groups, dilations)
+    y = convolve(x, w, b, strides, 0, 0, groups, dilations)
+    y = functional.pad(y, [side for size in reversed(output_padding) for side in (0, size)])
+    for i in range(rank):
+        y = y.narrow(2 + i, begin[i], full[i] - begin[i] - end[i])
+    return y

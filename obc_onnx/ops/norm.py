@@ -1,0 +1,55 @@
+"""BatchNormalization."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from obc_onnx.ops.context import Tap, Value
+from obc_onnx.ops.rule import Call, FreeOfMacs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+
+
+class BatchNormalization(FreeOfMacs):
+    """Per-channel normalisation with stored statistics; inputs X, scale, B, mean, var."""
+
+    op_types = ("BatchNormalization",)
+    statistics = (3, 4)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Tie scale, bias, mean and variance to axis 1 of X."""
+        x = context.value(0)
+        for slot in range(1, 5):
+            context.unify(x.axes[1], context.value(slot).axes[0])
+        context.scales(1, 0, Tap("output", 0, 1))
+        statistic = Value((context.value(3).axes[0],))
+        return [x, *([statistic] * (len(context.node.outputs) - 1))]
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Use stored statistics in evaluation mode, and update them in training mode."""
+        node = context.node
+        constants = {
+            "epsilon": node.number("epsilon", 1e-5),
+            "momentum": node.number("momentum", 0.9),
+        }
+        return Call(batch_norm, constants, context.given(0, 1, 2, 3, 4), trains=True)
+
+
+def batch_norm(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    epsilon: float,
+    momentum: float,
+    training: bool,
+) -> Tensor:
+    """Compute BatchNormalization. ONNX keeps `momentum` of the old statistics, torch 1 - that."""
+    from torch.nn import functional
+
+    return functional.batch_norm(x, mean, var, scale, bias, training, 1.0 - momentum, epsilon)

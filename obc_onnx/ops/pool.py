@@ -1,0 +1,190 @@
+"""Pooling over spatial axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from obc_onnx.ops.context import Value
+from obc_onnx.ops.padding import explicit_pads, same_pads
+from obc_onnx.ops.rule import Call, FreeOfMacs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+
+
+class _Pool(FreeOfMacs):
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Pass batch and channels through; spatial axes are frozen."""
+        x = context.value(0)
+        context.freeze(x.axes[2:], "a spatial axis")
+        return [
+            Value(
+                (
+                    *x.axes[:2],
+                    *(context.fixed(size, "a spatial axis") for size in context.shape(i)[2:]),
+                )
+            )
+            for i, name in enumerate(context.node.outputs)
+            if name
+        ]
+
+
+class WindowPool(_Pool):
+    """MaxPool and AveragePool."""
+
+    op_types = ("MaxPool", "AveragePool")
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Pad as ONNX does, then pool without padding."""
+        node = context.node
+        kernel = node.integers("kernel_shape") or ()
+        rank = len(kernel)
+        constants = {
+            "kernel": kernel,
+            "strides": node.integers("strides") or (1,) * rank,
+            "dilations": node.integers("dilations") or (1,) * rank,
+            "pads": explicit_pads(node, rank),
+            "auto_pad": node.text("auto_pad", "NOTSET"),
+            "ceil_mode": bool(node.integer("ceil_mode", 0)),
+        }
+        if node.op_type == "MaxPool":
+            return Call(max_pool, constants)
+        constants["count_include_pad"] = bool(node.integer("count_include_pad", 0))
+        return Call(average_pool, constants)
+
+
+class GlobalPool(_Pool):
+    """GlobalAveragePool and GlobalMaxPool."""
+
+    op_types = ("GlobalAveragePool", "GlobalMaxPool")
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Reduce every axis behind the channels."""
+        average = context.node.op_type == "GlobalAveragePool"
+        return Call(global_average_pool if average else global_max_pool)
+
+
+def _window_pads(
+    x: Tensor,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: tuple[int, ...],
+    auto_pad: str,
+    *,
+    ceil_mode: bool,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the pads of the operator, and how far the last windows reach beyond them.
+
+    With `ceil_mode` a window may start inside the padded input and end outside of it, but not start
+    in the end padding.
+    """
+    rank = len(kernel)
+    size = tuple(x.shape[2:])
+    if auto_pad.startswith("SAME"):
+        return same_pads(size, kernel, strides, dilations, auto_pad), (0,) * rank
+    extra = []
+    for i in range(rank):
+        window = (kernel[i] - 1) * dilations[i] + 1
+        free = size[i] + pads[i] + pads[rank + i] - window
+        steps = -(-free // strides[i]) if ceil_mode else free // strides[i]
+        if ceil_mode and steps * strides[i] >= size[i] + pads[i]:
+            steps -= 1
+        extra.append(max(steps * strides[i] - free, 0))
+    return pads, tuple(extra)
+
+
+def _pad(x: Tensor, pads: tuple[int, ...], extra: tuple[int, ...], value: float) -> Tensor:
+    from torch.nn import functional
+
+    rank = len(extra)
+    sides = [
+        side for i in reversed(range(rank)) for side in (pads[i], pads[rank + i] + extra[i])
+    ]
+    return functional.pad(x, sides, value=value) if any(sides) else x
+
+
+def max_pool(
+    x: Tensor,
+    *,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: tuple[int, ...],
+    auto_pad: str,
+    ceil_mode: bool,
+) -> Tensor:
+    """Compute MaxPool. Source: the ONNX operator page of MaxPool."""
+    from torch.nn import functional
+
+    pads, extra = _window_pads(
+        x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode
+    )
+    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
+    x = _pad(x, pads, extra, float("-inf"))
+    return pool(x, kernel, strides, 0, dilations)
+
+
+def average_pool(
+    x: Tensor,
+    *,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: tuple[int, ...],
+    auto_pad: str,
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Tensor:
+    """Compute AveragePool: the sum of a window over the number of elements that count.
+
+    Padding counts only with `count_include_pad`; what `ceil_mode` adds never counts.
+    Source: the ONNX operator page of AveragePool.
+    """
+    import torch
+    from torch.nn import functional
+
+    rank = len(kernel)
+    pads, extra = _window_pads(
+        x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode
+    )
+    average = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[rank - 1]
+    if all(d == 1 for d in dilations) and not any(pads) and not any(extra):
+        return average(x, kernel, strides)
+    ones = torch.ones_like(x[:1, :1])
+    counted = _pad(_pad(ones, pads, (0,) * rank, float(count_include_pad)), (0,) * 2 * rank, extra, 0.0)
+    padded = _pad(x, pads, extra, 0.0)
+    if all(d == 1 for d in dilations):
+        return average(padded, kernel, strides) / average(counted, kernel, strides)
+    return _window_sum(padded, kernel, strides, dilations) / _window_sum(
+        counted, kernel, strides, dilations
+    )
+
+
+def _window_sum(
+    x: Tensor, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> Tensor:
+    import torch
+
+    for axis, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True), 2):
+        steps = (x.shape[axis] - (k - 1) * dilation - 1) // stride + 1
+        taps = [
+            x.narrow(axis, i * dilation, (steps - 1) * stride + 1).index_select(
+                axis, torch.arange(0, (steps - 1) * stride + 1, stride, device=x.device)
+            )
+            for i in range(k)
+        ]
+        x = torch.stack(taps).sum(0)
+    return x
+
+
+def global_average_pool(x: Tensor) -> Tensor:
+    """Average over every axis behind the channels, keeping them with size 1."""
+    return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
+
+
+def global_max_pool(x: Tensor) -> Tensor:
+    """Take the maximum over every axis behind the channels, keeping them with size 1."""
+    return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)

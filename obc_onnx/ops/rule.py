@@ -1,0 +1,108 @@
+"""What an operator rule is, and the set of rules that the stages look operators up in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from obc_onnx.errors import InvariantError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from obc_onnx.graph import Node
+    from obc_onnx.ops.context import CoupleContext, ForwardContext, ResizeContext, Value
+
+    Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the twin computes a node: `function(*inputs, **constants)`.
+
+    Attributes:
+        function: A module-level function over torch tensors, so that the twin prints and pickles.
+        constants: Keyword arguments fixed by attributes or constant inputs.
+        inputs: The input slots that are passed; a slot that is left out is passed as None.
+        trains: Whether the function takes `training`, which follows the twin's mode.
+    """
+
+    function: Callable[..., Any]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[int, ...] = (0,)
+    trains: bool = False
+
+
+class Rule(ABC):
+    """Everything that the project knows about a family of operators.
+
+    Forget one of the abstract methods and the class cannot be instantiated. Functions that the twin
+    calls import torch when they run, so that an analysis never loads it.
+    """
+
+    op_types: ClassVar[tuple[str, ...]]
+    domain: ClassVar[str] = ""
+    carries_numbers: ClassVar[bool] = False
+    """Whether `couple` follows integers that describe shapes; elsewhere those sizes are frozen."""
+    statistics: ClassVar[tuple[int, ...]] = ()
+    """Input slots that are measured, not learned: the twin keeps them as buffers."""
+
+    @abstractmethod
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """State which axes are equal, and which roles weights play.
+
+        Returns:
+            What is known of each output.
+        """
+
+    @abstractmethod
+    def forward(self, context: ForwardContext) -> Call:
+        """Say how torch computes the node."""
+
+    @abstractmethod
+    def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
+        """Count multiply-accumulates for concrete shapes; () stands for an input left out."""
+
+    def resize(self, context: ResizeContext) -> None:
+        """Adjust sizes that the node spells out; most operators spell out none."""
+
+
+class FreeOfMacs(Rule):
+    """An operator that does not multiply and accumulate."""
+
+    def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
+        """Return 0: only contractions count."""
+        return 0
+
+
+class RuleSet:
+    """An immutable table of rules by operator.
+
+    Args:
+        rules: Rule instances; no two may claim the same operator.
+    Raises:
+        InvariantError: An operator is claimed twice.
+    """
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._table: dict[tuple[str, str], Rule] = {}
+        for rule in rules:
+            for op_type in rule.op_types:
+                key = (rule.domain, op_type)
+                if key in self._table:
+                    raise InvariantError(f"two rules for operator {op_type} of '{rule.domain}'")
+                self._table[key] = rule
+
+    def find(self, node: Node) -> Rule | None:
+        """Look up the rule for a node; None where the operator is not known."""
+        return self._table.get((node.domain, node.op_type))
+
+    def extended(self, rules: Iterable[Rule]) -> RuleSet:
+        """Return a set with more rules; they must be for operators that have none yet."""
+        return RuleSet([*dict.fromkeys(self._table.values()), *rules])
+
+    @property
+    def operators(self) -> tuple[tuple[str, str], ...]:
+        """Every (domain, operator) that has a rule, sorted."""
+        return tuple(sorted(self._table))

@@ -1,0 +1,99 @@
+"""Run a model in ONNX Runtime: the oracle for everything this package computes otherwise."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnxruntime
+
+from obc_onnx.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.graph import Graph
+
+_MAX_MESSAGE_BYTES = 2**31 - 2**24
+_ERROR_SEVERITY = 3
+
+
+class Session:
+    """A loaded model.
+
+    Args:
+        graph: The model to load.
+        providers: Execution providers, first choice first. Ask for CUDA only where there is one.
+        optimize: Whether ONNX Runtime may rewrite the graph; off where values are compared.
+        outputs: Values to return instead of the graph's outputs.
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        *,
+        optimize: bool = True,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        model = graph.to_model()
+        if outputs is not None:
+            del model.graph.output[:]
+            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERROR_SEVERITY
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        )
+        self.output_names = list(outputs or (port.name for port in graph.outputs))
+        try:
+            self._session = _load(model, options, list(providers))
+        except _refusals() as error:
+            raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run once.
+
+        Args:
+            feed: An array for each graph input.
+        Returns:
+            Each output by name.
+        Raises:
+            ModelError: ONNX Runtime fails on this input.
+        """
+        try:
+            values = self._session.run(self.output_names, dict(feed))
+        except _refusals() as error:
+            raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
+        return dict(zip(self.output_names, values, strict=True))
+
+
+def _load(
+    model: onnx.ModelProto, options: onnxruntime.SessionOptions, providers: list[str]
+) -> onnxruntime.InferenceSession:
+    if model.ByteSize() < _MAX_MESSAGE_BYTES:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path, save_as_external_data=True, location="model.data")
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises about a model or a feed, as opposed to bugs of ours."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.NotImplemented,
+        state.RuntimeException,
+    )

@@ -1,0 +1,1 @@
+"""Criteria: functions that give every unit of every group a saliency."""

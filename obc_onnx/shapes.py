@@ -1,0 +1,137 @@
+"""Find a concrete shape for every tensor of a graph.
+
+Strict ONNX shape inference with data propagation goes first; what it leaves open is read off one
+run in ONNX Runtime with every open value as an output.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from obc_onnx.errors import ModelError, RequestError, ShapeError
+from obc_onnx.runtime import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from obc_onnx.graph import Graph, Port
+
+    Shape = tuple[int, ...]
+
+ANALYSIS_BATCH = 2
+"""Size given to a dynamic first axis: with 1, a batch could not be told from a broadcast axis."""
+_KEPT_ELEMENTS = 1024
+"""Initializers above this hold weights, whose values shape inference does not need."""
+
+
+def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
+    """Choose a concrete shape for every graph input.
+
+    Args:
+        graph: The model.
+        given: Shapes by input name; a dynamic size that is not given must be the first one.
+    Raises:
+        RequestError: A name is no input, or a shape contradicts the declared one.
+        ShapeError: A dynamic size besides the first is not given.
+    """
+    given = given or {}
+    names = [port.name for port in graph.inputs]
+    for name in given:
+        if name not in names:
+            raise RequestError(
+                f"input shape given for '{name}', but the model's inputs are: {', '.join(names)}"
+            )
+    return {port.name: _shape_of(port, given.get(port.name)) for port in graph.inputs}
+
+
+def _shape_of(port: Port, given: Shape | None) -> Shape:
+    if port.shape is None:
+        if given is None:
+            raise ShapeError(
+                f"input '{port.name}' declares no shape: give one, as in "
+                f"--input-shape {port.name}:1x3x224x224"
+            )
+        return given
+    declared = "x".join(str(size or "?") for size in port.shape)
+    if given is None:
+        open_axes = [i for i, size in enumerate(port.shape) if not isinstance(size, int) and i]
+        if open_axes:
+            raise ShapeError(
+                f"input '{port.name}' has shape {declared}, whose axis {open_axes[0]} is dynamic: "
+                f"give its size, as in --input-shape {port.name}:"
+                + "x".join(str(size) if isinstance(size, int) else "1" for size in port.shape)
+            )
+        return tuple(size if isinstance(size, int) else ANALYSIS_BATCH for size in port.shape)
+    fits = len(given) == len(port.shape) and all(
+        size == wanted for wanted, size in zip(port.shape, given, strict=True)
+        if isinstance(wanted, int)
+    )
+    if not fits or min(given, default=1) < 1:
+        raise RequestError(
+            f"input '{port.name}' is declared as {declared}, which "
+            f"{'x'.join(map(str, given))} does not fit"
+        )
+    return given
+
+
+def infer_shapes(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Find the shape of every tensor in the main graph.
+
+    Args:
+        graph: The model.
+        shapes: A concrete shape for each graph input, from `input_shapes`.
+    Returns:
+        Concrete shapes by value name, initializers included. Values that are not tensors are left
+        out.
+    Raises:
+        ModelError: Shape inference or ONNX Runtime finds the graph inconsistent.
+    """
+    model = _with_inputs(graph, shapes)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        )
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(f"shape inference fails for inputs {dict(shapes)}: {error}") from error
+    known: dict[str, Shape] = {name: array.shape for name, array in graph.initializers.items()}
+    known |= dict(shapes)
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        kind = value.type.tensor_type
+        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            known[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
+    missing = [
+        output for node in graph.nodes for output in node.outputs if output and output not in known
+    ]
+    return known | _run_for_shapes(graph, shapes, missing) if missing else known
+
+
+def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
+    """Export with concrete inputs, open outputs, and without the weights' data."""
+    model = graph.to_model()
+    for port in model.graph.input:
+        if port.name in shapes:
+            del port.type.tensor_type.shape.dim[:]
+            for size in shapes[port.name]:
+                port.type.tensor_type.shape.dim.add(dim_value=size)
+    for port in model.graph.output:
+        port.type.tensor_type.ClearField("shape")
+    for tensor in model.graph.initializer:
+        if int(np.prod(tensor.dims)) > _KEPT_ELEMENTS:
+            empty = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            tensor.CopyFrom(empty)
+    return model
+
+
+def _run_for_shapes(
+    graph: Graph, shapes: Mapping[str, Shape], missing: list[str]
+) -> dict[str, Shape]:
+    feed = {
+        port.name: np.zeros(shapes[port.name], port.dtype)
+        for port in graph.inputs
+    }
+    values = Session(graph, optimize=False, outputs=missing).run(feed)
+    return {name: value.shape for name, value in values.items() if isinstance(value, np.ndarray)}

@@ -167,6 +167,7 @@ class Clip(_PositionByPosition):
     """Clamp between two scalars, given as attributes before opset 11 and as inputs since."""
 
     op_types = ("Clip",)
+    held = (1, 2)
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Pass the first input's axes through; the bounds are scalars."""
@@ -199,6 +200,7 @@ class Dropout(FreeOfMacs):
     """Identity outside of training; the mask, where asked for, is all true."""
 
     op_types = ("Dropout",)
+    held = (1, 2)
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Pass axes through to both outputs."""

@@ -169,6 +169,7 @@ class Pad(FreeOfMacs):
     """Add positions around each axis; bounds are an attribute in old opsets, an input in new ones."""
 
     op_types = ("Pad",)
+    held = (2,)
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Put new positions around the axis; they can go again where they are constants."""

@@ -17,7 +17,7 @@ class BatchNormalization(FreeOfMacs):
     """Per-channel normalisation with stored statistics; inputs X, scale, B, mean, var."""
 
     op_types = ("BatchNormalization",)
-    statistics = (3, 4)
+    held = (3, 4)
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie scale, bias, mean and variance to axis 1 of X."""

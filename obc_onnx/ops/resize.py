@@ -26,6 +26,7 @@ class Resize(FreeOfMacs):
     """Interpolate; an axis whose size does not change keeps its positions."""
 
     op_types = ("Resize", "Upsample")
+    held = (1, 2)
     carries_numbers = True
 
     def couple(self, context: CoupleContext) -> list[Value]:

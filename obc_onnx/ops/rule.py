@@ -45,8 +45,8 @@ class Rule(ABC):
     domain: ClassVar[str] = ""
     carries_numbers: ClassVar[bool] = False
     """Whether `couple` follows integers that describe shapes; elsewhere those sizes are frozen."""
-    statistics: ClassVar[tuple[int, ...]] = ()
-    """Input slots that are measured, not learned: the twin keeps them as buffers."""
+    held: ClassVar[tuple[int, ...]] = ()
+    """Input slots that are never learned, such as statistics and bounds: buffers in the twin."""
 
     @abstractmethod
     def couple(self, context: CoupleContext) -> list[Value]:

@@ -71,4 +71,4 @@ def gather(data: Tensor, indices: Tensor, *, axis: int) -> Tensor:
     axis %= data.ndim
     index = indices.to(data.device).long()
     flat = data.index_select(axis, index.reshape(-1) % data.shape[axis])
-    return flat.reshape(*data.shape[:axis], *index.shape, *data.shape[axis + 1 :])
+    return flat.reshape((*data.shape[:axis], *index.shape, *data.shape[axis + 1 :]))

@@ -1,0 +1,178 @@
+"""The twin: the same network as a torch module, built node by node from the graph.
+
+Every float initializer with more than one element is a parameter under its own name; statistics,
+bounds, single numbers and integers are buffers. The twin prints as code, moves and pickles like any
+`torch.fx.GraphModule`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.graph import is_float
+from obc_onnx.ops.context import ForwardContext
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.graph import Graph, Node
+    from obc_onnx.ops.rule import Call, RuleSet, Shape
+
+
+def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> fx.GraphModule:
+    """Build the twin of a graph, in evaluation mode.
+
+    Args:
+        graph: The model.
+        shapes: A shape for every tensor, from `infer_shapes`; only ranks are used.
+        rules: How torch computes each operator.
+    Returns:
+        A module that takes the graph's inputs in order and returns a tuple of its outputs. `meta`
+        of each of its nodes holds the ONNX node's key under "onnx".
+    Raises:
+        UnsupportedOperatorError: Operators without a rule, all of them in one message.
+    """
+    unknown = [node.label for node in graph.nodes if rules.find(node) is None]
+    if unknown:
+        raise UnsupportedOperatorError(
+            f"the twin has no rule for {len(unknown)} nodes: {', '.join(unknown)}; such a model can "
+            f"be pruned with --criterion l2 and without training, or with a rule of your own"
+        )
+    return _Builder(graph, shapes, rules).build()
+
+
+def parameter_name(initializer: str) -> str:
+    """Return the name of an initializer in the twin, as in a URL: torch forbids dots.
+
+    A leading percent sign marks names that a module has for itself; `initializer_name` reverses it.
+    """
+    name = initializer.replace("%", "%25").replace(".", "%2E")
+    return f"%{name}" if not name or hasattr(nn.Module, name) or name in _RESERVED else name
+
+
+def initializer_name(parameter: str) -> str:
+    """Return the initializer that a parameter or buffer of the twin stands for."""
+    bare = parameter[1:] if re.match(r"%(?![0-9A-F]{2})", parameter) or parameter == "%" else parameter
+    return unquote(bare)
+
+
+def to_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Copy an array into a tensor; bfloat16 is an extension type in numpy."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
+
+
+def to_array(tensor: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Copy a tensor into an array of the given type."""
+    host = tensor.detach().cpu()
+    if host.dtype == torch.bfloat16:
+        host = host.float()
+    return np.array(host.numpy(), dtype=dtype)
+
+
+def weights_of(twin: nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
+    """Read the twin's weights as initializers of `graph`, in their types."""
+    state = twin.state_dict()
+    return {
+        name: to_array(state[key], array.dtype)
+        for name, array in graph.initializers.items()
+        if is_float(array.dtype) and (key := parameter_name(name)) in state
+    }
+
+
+_RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset(dir(fx.GraphModule))
+
+
+class _Builder:
+    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> None:
+        self.graph, self.shapes, self.rules = graph, shapes, rules
+        self.root = nn.Module()
+        self.fx = fx.Graph()
+        self.values: dict[str, fx.Node] = {}
+        self.held = self._held()
+
+    def build(self) -> fx.GraphModule:
+        for port in self.graph.inputs:
+            self.values[port.name] = self.fx.placeholder(re.sub(r"\W", "_", f"input_{port.name}"))
+        for node in self.graph.nodes:
+            self._add(node)
+        self.fx.output(tuple(self._value(port.name) for port in self.graph.outputs))
+        return fx.GraphModule(self.root, self.fx, class_name="Twin").eval()
+
+    def _held(self) -> set[str]:
+        """Collect initializers that some node takes in a slot that is never learned."""
+        return {
+            name
+            for node in self.graph.nodes
+            if (rule := self.rules.find(node)) is not None
+            for slot, name in enumerate(node.inputs)
+            if slot in rule.held
+        }
+
+    def _add(self, node: Node) -> None:
+        rule = self.rules.find(node)
+        if rule is None:
+            raise UnsupportedOperatorError(f"{node.label}: no rule")
+        context = ForwardContext(
+            node=node,
+            arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
+            input_ranks=tuple(
+                len(self.shapes[name]) if name in self.shapes else None for name in node.inputs
+            ),
+        )
+        made = self._call(node, rule.forward(context))
+        if len(node.outputs) == 1:
+            self.values[node.key] = made
+            return
+        import operator
+
+        for i, name in enumerate(node.outputs):
+            if name and i == 0 or name:
+                item = self.fx.call_function(operator.getitem, (made, i))
+                item.meta["onnx"] = (node.key, i)
+                self.values[name] = item
+
+    def _call(self, node: Node, call: Call) -> fx.Node:
+        given = [slot for slot in call.inputs if node.has_input(slot)]
+        slots = range(max(given, default=-1) + 1) if given else range(0)
+        passed = set(call.inputs)
+        arguments = [
+            self._value(node.inputs[slot]) if slot in passed and node.has_input(slot) else None
+            for slot in slots
+        ]
+        constants = dict(call.constants)
+        if call.trains:
+            constants["training"] = self._training()
+        made = self.fx.call_function(call.function, tuple(arguments), constants)
+        made.meta["onnx"] = (node.key, None)
+        return made
+
+    def _training(self) -> fx.Node:
+        """Read the module's own mode, so that `train()` and `eval()` switch the operators."""
+        if "training" not in self.values:
+            with self.fx.inserting_before(next(iter(self.fx.nodes))):
+                self.values["training"] = self.fx.get_attr("training")
+        return self.values["training"]
+
+    def _value(self, name: str) -> fx.Node:
+        if name not in self.values:
+            self._register(name, self.graph.initializers[name])
+            self.values[name] = self.fx.get_attr(parameter_name(name))
+        return self.values[name]
+
+    def _register(self, name: str, array: NDArray[Any]) -> None:
+        tensor = to_tensor(array)
+        if is_float(array.dtype) and array.size > 1 and name not in self.held:
+            self.root.register_parameter(parameter_name(name), nn.Parameter(tensor))
+        else:
+            self.root.register_buffer(parameter_name(name), tensor)

@@ -7,13 +7,13 @@ group, and slicing, costs, saliency members and the masked oracle all follow fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves, mask
+from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves, mask, units_along
 from obc_onnx.graph import is_float
 from obc_onnx.ops.context import CoupleContext, Fixed, Role, Value
 from obc_onnx.unification import AxisSystem
@@ -155,6 +155,13 @@ class Coupling:
         )
         return tuple(found)
 
+    @staticmethod
+    def units_of(axis: Expr, dim: Dim) -> NDArray[np.int64]:
+        """List the units of a dim that own positions of an axis."""
+        owners = units_along(axis, dim)
+        found = np.unique(np.concatenate(owners)) if owners else np.zeros(0, np.int64)
+        return found[found >= 0]
+
     def _shape(self, name: str, keep: Keep) -> Shape:
         return tuple(count(axis, keep) for axis in self.axes.get(name, ()))
 
@@ -196,6 +203,10 @@ class _Finder:
             if port.name in self.values:
                 self._freeze(port.name, f"graph output '{port.name}'")
         self.system.settle()
+        self.roles = [
+            replace(role, mixes=tuple(self.system.resolve(expr) for expr in role.mixes))
+            for role in self.roles
+        ]
         axes = {
             name: tuple(self.system.resolve(axis) for axis in value.axes)
             for name, value in self.values.items()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ import onnx_graphsurgeon as gs
 
 from obc_onnx.canonical import canonical, domain_of
 from obc_onnx.errors import ModelError
+from obc_onnx.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -238,21 +238,12 @@ class Graph:
             ModelError: The folder is missing or cannot be written to; the target is untouched.
         """
         path = Path(path)
-        if not path.parent.is_dir():
-            raise ModelError(f"cannot write '{path}': folder '{path.parent}' does not exist")
         model = self.to_model()
         weights = sum(array.nbytes for array in self.initializers.values())
         external = weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES
-        try:
-            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-                temporary = Path(folder) / path.name
-                data = f"{path.name}.data"
-                onnx.save(model, temporary, save_as_external_data=external, location=data)
-                if external:
-                    (Path(folder) / data).replace(path.parent / data)
-                temporary.replace(path)
-        except OSError as error:
-            raise ModelError(f"cannot write '{path}': {error.strerror or error}") from error
+        data = f"{path.name}.data"
+        with replacing(path, *([path.parent / data] if external else [])) as temporary:
+            onnx.save(model, temporary, save_as_external_data=external, location=data)
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -1,0 +1,310 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import click
+
+from obc_onnx.errors import ObcError
+from obc_onnx.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obc_onnx.finetune import TrainingOptions
+    from obc_onnx.pipeline import DataOptions
+    from obc_onnx.plan import Budget
+
+P = ParamSpec("P")
+
+_INTERRUPTED = 130
+FILE = click.Path(path_type=Path)
+
+
+class ShapeOption(click.ParamType):
+    """`NAME:1x3x224x224`."""
+
+    name = "NAME:1x3x224x224"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Split at the last colon: names may hold colons themselves."""
+        name, _, sizes = str(value).rpartition(":")
+        try:
+            shape = tuple(int(size) for size in sizes.split("x"))
+        except ValueError:
+            shape = ()
+        if not name or not shape:
+            self.fail(f"'{value}' is not of the form NAME:1x3x224x224", param, ctx)
+        return name, shape
+
+
+class NumbersOption(click.ParamType):
+    """`0.485,0.456,0.406`."""
+
+    name = "A,B,C"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Split at commas."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not a list of numbers", param, ctx)
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn an ObcError into a one-line message and its exit code; let bugs traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except ObcError as error:
+            failure = click.ClickException(str(error))
+            failure.exit_code = error.exit_code
+            raise failure from error
+        except KeyboardInterrupt as error:
+            stopped = click.ClickException("interrupted; no file was written")
+            stopped.exit_code = _INTERRUPTED
+            raise stopped from error
+
+    return wrapper
+
+
+def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one decorator of several, so that commands share groups of options."""
+
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+input_shape_option = click.option(
+    "--input-shape",
+    type=ShapeOption(),
+    multiple=True,
+    help="Size of a dynamic input; may be given several times.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+seed_option = click.option("--seed", type=int, default=0, show_default=True)
+
+
+@click.group()
+@click.version_option(__version__, prog_name="obc-onnx")
+def cli() -> None:
+    """Make a deployed ONNX model smaller and faster, and prove the result."""
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@input_shape_option
+@json_option
+@reports_errors
+def inspect(
+    model: Path, *, input_shape: tuple[tuple[str, tuple[int, ...]], ...], as_json: bool
+) -> None:
+    """Show what can be pruned in MODEL, and what cannot and why."""
+    from obc_onnx.pipeline import inspect as inspect_model
+    from obc_onnx.report.terminal import inspection_text
+
+    inspection = inspect_model(model, input_shape=dict(input_shape))
+    click.echo(inspection.to_json() if as_json else inspection_text(inspection))
+
+
+data_options = combined(
+    click.option(
+        "--data", type=FILE, help="An .npz with one array per input, or a folder of images."
+    ),
+    click.option("--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."),
+    click.option(
+        "--holdout",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.2,
+        show_default=True,
+        help="Share of the data, from its end, that is only measured on.",
+    ),
+    click.option("--image-mean", type=NumbersOption(), default="0", show_default=True),
+    click.option("--image-std", type=NumbersOption(), default="1", show_default=True),
+    click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
+)
+plan_options = combined(
+    click.option(
+        "--target-macs",
+        type=float,
+        default=0.5,
+        show_default=True,
+        help="Share of the MACs that may be left.",
+    ),
+    click.option("--criterion", help="How to score units: jacobian (default with data) or l2."),
+    click.option(
+        "--ranking",
+        type=click.Choice(["global", "per-mac"]),
+        default="global",
+        show_default=True,
+        help="How to compare units of different groups.",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        default=4,
+        show_default=True,
+        help="Cut in this many steps, and score again before each.",
+    ),
+    click.option(
+        "--score-samples",
+        type=click.IntRange(1),
+        default=512,
+        show_default=True,
+        help="Samples that the criterion looks at.",
+    ),
+    click.option(
+        "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
+    ),
+)
+training_options = combined(
+    click.option(
+        "--epochs",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Passes of fine-tuning; 0 only cuts.",
+    ),
+    click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True),
+    click.option(
+        "--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True
+    ),
+    click.option("--device", default="cpu", show_default=True, help="Where torch runs."),
+)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
+@click.option("--plan-out", type=FILE, help="Where to write the plan, as JSON.")
+@click.option("--latency", is_flag=True, help="Time both models in ONNX Runtime.")
+@data_options
+@plan_options
+@training_options
+@input_shape_option
+@seed_option
+@json_option
+@reports_errors
+def compress(  # noqa: D417 - the options say what they are
+    model: Path,
+    output: Path,
+    plan_out: Path | None,
+    *,
+    latency: bool,
+    seed: int,
+    input_shape: tuple[tuple[str, tuple[int, ...]], ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write a smaller MODEL with the same inputs and outputs to OUTPUT.
+
+    Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
+    """
+    from obc_onnx.files import check_writable
+    from obc_onnx.pipeline import compress as compress_model
+    from obc_onnx.report.terminal import report_text
+
+    for path in (output, plan_out):
+        if path is not None:
+            check_writable(path)
+    result = compress_model(
+        model,
+        data=_data_of(options),
+        budget=_budget_of(options),
+        criterion=options["criterion"],
+        training=_training_of(options),
+        input_shape=dict(input_shape),
+        seed=seed,
+        latency=latency,
+    )
+    result.save(output, plan_out)
+    click.echo(result.report.to_json() if as_json else report_text(result.report))
+
+
+@cli.command()
+@click.argument("original", type=FILE)
+@click.argument("compressed", type=FILE)
+@click.option("--plan", type=FILE, required=True, help="The plan that `compress` wrote.")
+@input_shape_option
+@seed_option
+@json_option
+@reports_errors
+def verify(
+    original: Path,
+    compressed: Path,
+    plan: Path,
+    *,
+    input_shape: tuple[tuple[str, tuple[int, ...]], ...],
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Check that COMPRESSED is ORIGINAL without the units that the plan removes."""
+    from obc_onnx.pipeline import verify as verify_model
+    from obc_onnx.plan import PruningPlan
+    from obc_onnx.report.terminal import checks_text
+    from obc_onnx.verify import require
+
+    checks = verify_model(
+        original, compressed, PruningPlan.load(plan), input_shape=dict(input_shape), seed=seed
+    )
+    if as_json:
+        click.echo(json.dumps({"verification": [asdict(check) for check in checks]}, indent=1))
+    else:
+        click.echo(checks_text(checks))
+    require(checks)
+
+
+def _data_of(options: dict[str, Any]) -> DataOptions:
+    from obc_onnx.data import ImageOptions
+    from obc_onnx.pipeline import DataOptions
+
+    return DataOptions(
+        source=options["data"],
+        holdout=options["holdout"],
+        evaluation=options["eval_data"],
+        images=ImageOptions(
+            options["image_mean"], options["image_std"], options["image_size"]
+        ),
+        scored=options["score_samples"],
+    )
+
+
+def _budget_of(options: dict[str, Any]) -> Budget:
+    from obc_onnx.plan import Budget
+
+    return Budget(
+        target_macs=options["target_macs"],
+        ranking=options["ranking"],
+        steps=options["steps"],
+        exclude=tuple(options["exclude"]),
+    )
+
+
+def _training_of(options: dict[str, Any]) -> TrainingOptions | int:
+    if options["epochs"] == 0:
+        return 0
+    from obc_onnx.finetune import TrainingOptions
+
+    return TrainingOptions(
+        epochs=options["epochs"],
+        batch_size=options["batch_size"],
+        lr=options["lr"],
+        device=options["device"],
+    )

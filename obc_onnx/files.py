@@ -1,0 +1,60 @@
+"""Write files so that a failure leaves the old ones as they were."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obc_onnx.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def replacing(path: Path, *companions: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and rename it to `path` at the end.
+
+    Args:
+        path: The file to write or replace.
+        companions: Files that are written beside the temporary one under their own names.
+    Raises:
+        ModelError: The folder is missing, full, or cannot be written to; nothing was replaced.
+    """
+    check_writable(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            for companion in companions:
+                (Path(folder) / companion.name).replace(companion)
+            temporary.replace(path)
+    except OSError as error:
+        raise ModelError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Check before long work that `path` can be written after it.
+
+    Raises:
+        ModelError: The folder is missing or read-only, or `path` is a folder.
+    """
+    if path.is_dir():
+        raise ModelError(f"cannot write '{path}': it is a folder")
+    if not path.parent.is_dir():
+        raise ModelError(f"cannot write '{path}': folder '{path.parent}' does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise ModelError(f"cannot write '{path}': folder '{path.parent}' is read-only")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, replacing an old one in one step.
+
+    Raises:
+        ModelError: It cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

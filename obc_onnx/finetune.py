@@ -1,0 +1,240 @@
+"""Fine-tune a pruned network at its pruned width, towards the original's outputs and labels."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from obc_onnx.errors import DivergedError, RequestError
+from obc_onnx.measure import batch_size_of
+from obc_onnx.progress import Progress
+from obc_onnx.runtime import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.data import Samples
+    from obc_onnx.equivalent import EquivalentTwin
+    from obc_onnx.graph import Graph
+
+logger = logging.getLogger(__name__)
+
+_CACHE_BYTES = 2**28
+"""The original's outputs are kept for all samples as long as they fit into this."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: Passes over the samples.
+        batch_size: Samples per step.
+        lr: Largest learning rate; it falls to zero along half a cosine.
+        warmup: Share of the steps over which it rises linearly.
+        momentum: Of SGD with Nesterov's correction.
+        weight_decay: Of weights with more than one axis; matrices have none (method.md, 4.6).
+        matrix_lr: Learning rate of compressors and decompressors over that of weights.
+        temperature: Of the distillation of class logits.
+        label_share: Weight of the cross entropy against the distillation, where there are labels.
+        seed: Of the order of samples.
+        device: Where torch runs.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    lr: float = 0.01
+    warmup: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    matrix_lr: float = 0.5
+    temperature: float = 4.0
+    label_share: float = 0.5
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the samples gave; `loss` is the mean over its steps."""
+
+    number: int
+    loss: float
+    lr: float
+
+
+def finetune(
+    student: EquivalentTwin, original: Graph, samples: Samples, options: TrainingOptions
+) -> list[Epoch]:
+    """Train in place.
+
+    Args:
+        student: The pruned network; trained in training mode, left in evaluation mode.
+        original: Whose outputs are the targets.
+        samples: To train on.
+        options: How.
+    Returns:
+        One entry per epoch.
+    Raises:
+        RequestError: A number is out of range.
+        DivergedError: The loss is not finite.
+    """
+    if options.epochs < 1 or options.batch_size < 1 or options.lr <= 0:
+        raise RequestError("epochs and batch size must be at least 1, and lr above 0")
+    teacher = _Teacher(original, samples)
+    student.to(options.device)
+    optimizer = _optimizer(student, options)
+    steps = options.epochs * math.ceil(len(samples) / options.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _schedule(s, steps, options))
+    rng = np.random.default_rng(options.seed)
+    history = []
+    student.train()
+    with torch.random.fork_rng(), Progress("fine-tuning", steps) as progress:
+        torch.random.manual_seed(options.seed)  # noqa: TID251 - Dropout draws from torch's own
+        for number in range(1, options.epochs + 1):
+            losses = []
+            for which in _shuffled(len(samples), options.batch_size, rng):
+                loss = _step(student, teacher, samples, which, optimizer, options)
+                schedule.step()
+                losses.append(loss)
+                if not math.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss is {loss} in epoch {number}, step {len(losses)}, at learning "
+                        f"rate {schedule.get_last_lr()[0]:g}: try a smaller --lr"
+                    )
+                progress.advance(f"epoch {number}/{options.epochs} loss {loss:.4f}")
+            mean = float(np.mean(losses))
+            history.append(Epoch(number, mean, schedule.get_last_lr()[0]))
+            logger.info("epoch %d: loss %.5f", number, mean)
+    student.eval()
+    return history
+
+
+def _step(
+    student: EquivalentTwin,
+    teacher: _Teacher,
+    samples: Samples,
+    which: NDArray[np.int64],
+    optimizer: torch.optim.Optimizer,
+    options: TrainingOptions,
+) -> float:
+    inputs = [torch.from_numpy(a).to(options.device) for a in samples.feed(which).values()]
+    targets = [torch.from_numpy(a).to(options.device) for a in teacher.outputs(which)]
+    labels = None
+    if samples.labels is not None:
+        labels = torch.from_numpy(samples.labels[which]).to(options.device)
+    loss = distillation_loss(student(*inputs), targets, labels, options)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def distillation_loss(
+    outputs: tuple[Tensor, ...],
+    targets: list[Tensor],
+    labels: Tensor | None,
+    options: TrainingOptions,
+) -> Tensor:
+    """Measure how far outputs are from the original's, and from the labels.
+
+    Where there are labels, the first output holds class logits: its part is
+    a * cross entropy + (1 - a) * T^2 * KL(original / T || pruned / T), a = `label_share`.
+    Every other float output adds its mean squared error over the variance of the target.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531, section 2;
+    the mix is that of the paper's ImageNet recipes.
+    """
+    terms = []
+    for i, (output, target) in enumerate(zip(outputs, targets, strict=True)):
+        if not output.is_floating_point():
+            continue
+        if i == 0 and labels is not None:
+            hard = functional.cross_entropy(output, labels)
+            soft = functional.kl_div(
+                functional.log_softmax(output / options.temperature, -1),
+                functional.log_softmax(target / options.temperature, -1),
+                reduction="batchmean",
+                log_target=True,
+            )
+            share = options.label_share
+            terms.append(share * hard + (1 - share) * options.temperature**2 * soft)
+        else:
+            spread = target.var(correction=0).clamp_min(torch.finfo(target.dtype).tiny)
+            terms.append(functional.mse_loss(output, target) / spread)
+    return torch.stack(terms).sum()
+
+
+class _Teacher:
+    """The original network in ONNX Runtime; its outputs are kept where they fit."""
+
+    def __init__(self, graph: Graph, samples: Samples) -> None:
+        self._session = Session(graph)
+        self._samples = samples
+        self._names = [port.name for port in graph.outputs]
+        self._size = batch_size_of(graph)
+        first = self._session.run(samples.feed(slice(0, self._size)))
+        per_run = sum(array.nbytes for array in first.values())
+        runs = math.ceil(len(samples) / self._size)
+        self._cache = self._all() if per_run * runs <= _CACHE_BYTES else None
+
+    def outputs(self, which: NDArray[np.int64]) -> list[NDArray[Any]]:
+        if self._cache is not None:
+            return [array[which] for array in self._cache]
+        values = self._session.run(self._samples.feed(which))
+        return [values[name] for name in self._names]
+
+    def _all(self) -> list[NDArray[Any]]:
+        runs = [
+            self._session.run(self._samples.feed(part))
+            for part in self._samples.batches(self._size)
+        ]
+        return [np.concatenate([run[name] for run in runs]) for name in self._names]
+
+
+def _optimizer(student: EquivalentTwin, options: TrainingOptions) -> torch.optim.Optimizer:
+    weights = list(student.weights())
+    matrices = list(student.matrices())
+    return torch.optim.SGD(
+        [
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": options.weight_decay},
+            {"params": [p for p in weights if p.ndim <= 1]},
+            {"params": matrices, "lr": options.lr * options.matrix_lr},
+        ],
+        lr=options.lr,
+        momentum=options.momentum,
+        nesterov=options.momentum > 0,
+    )
+
+
+def _schedule(step: int, steps: int, options: TrainingOptions) -> float:
+    """Return the learning rate over its largest: a linear rise, then half a cosine."""
+    rise = max(1, round(options.warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def _shuffled(
+    n_samples: int, batch_size: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Yield every sample once, in random order; a last batch of one joins the one before.
+
+    Batch statistics of a single sample are not defined after global pooling.
+    """
+    order = rng.permutation(n_samples)
+    starts = list(range(0, n_samples, batch_size))
+    if len(starts) > 1 and n_samples - starts[-1] == 1:
+        starts.pop()
+    for i, start in enumerate(starts):
+        yield order[start : starts[i + 1] if i + 1 < len(starts) else None]
+

@@ -1,0 +1,304 @@
+"""Decide which units stay under a budget, and write the decision down.
+
+A plan is plain data: a person can read it, edit it and apply it again, and check the surgery with
+numpy alone.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from obc_onnx.errors import InfeasibleTargetError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes import Dim
+    from obc_onnx.coupling import Coupling, Group, Keep
+
+    Saliency = Mapping[str, NDArray[np.float64]]
+    Unit = tuple[Group, int]
+
+Ranking = Literal["global", "per-mac"]
+RANKINGS: tuple[str, ...] = get_args(Ranking)
+FORMAT = 1
+"""Version of the plan file; another one is refused."""
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which units stay.
+
+    Attributes:
+        model_sha256: Of the model that the plan is for.
+        criterion: What scored the units.
+        ranking: How units of different groups were compared.
+        target_macs: Share of the MACs that may be left.
+        macs: Before and after.
+        params: Before and after.
+        groups: For each group by name, its size and the kept units.
+        initializers: For each initializer that shrinks, for each axis, the kept indices.
+    """
+
+    model_sha256: str
+    criterion: str
+    ranking: str
+    target_macs: float
+    seed: int
+    macs: tuple[int, int]
+    params: tuple[int, int]
+    groups: dict[str, dict[str, Any]]
+    initializers: dict[str, dict[str, list[int]]]
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Write as JSON with sorted keys: equal plans give equal bytes."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> PruningPlan:
+        """Read a plan file.
+
+        Raises:
+            RequestError: It is missing, or not a plan of this format.
+        """
+        try:
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RequestError(f"plan '{path}' cannot be read as JSON") from error
+        if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+            raise RequestError(f"'{path}' is not a plan of format {FORMAT}")
+        try:
+            plan = cls(**fields)
+        except TypeError as error:
+            raise RequestError(f"plan '{path}' lacks fields or has unknown ones") from error
+        macs, params = (tuple(plan.macs), tuple(plan.params))
+        return cls(**{**asdict(plan), "macs": macs, "params": params})
+
+    def keep(self, coupling: Coupling) -> Keep:
+        """Say which units of each dim stay.
+
+        Raises:
+            RequestError: The plan names a group or a unit that the model does not have.
+        """
+        keep: dict[Dim, NDArray[np.bool_]] = {}
+        for name, entry in self.groups.items():
+            group = coupling.by_name.get(name)
+            units = np.asarray(entry["kept"], np.int64)
+            if group is None or group.size != entry["size"]:
+                raise RequestError(f"the plan's group '{name}' is not in this model")
+            if units.size == 0 or units.min() < 0 or units.max() >= group.size:
+                raise RequestError(f"the plan keeps no units, or none that exist, of '{name}'")
+            if units.size < group.size:
+                keep[group.dim] = np.isin(np.arange(group.size), units)
+        return keep
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a plan has to meet.
+
+    Attributes:
+        target_macs: Share of the original MACs that may be left, in (0, 1].
+        ranking: "global" compares saliency across groups; "per-mac" divides it by the MACs that
+            removing one more unit saves.
+        steps: Score again this many times on the way.
+        exclude: Patterns of node or initializer names that stay whole.
+    """
+
+    target_macs: float = 0.5
+    ranking: Ranking = "global"
+    steps: int = 1
+    exclude: tuple[str, ...] = ()
+
+
+def make_plan(
+    coupling: Coupling,
+    score: Callable[[Keep], Saliency],
+    budget: Budget,
+    criterion: str,
+    seed: int,
+) -> PruningPlan:
+    """Remove the least salient units until the budget holds.
+
+    Args:
+        coupling: The groups.
+        score: Gives every unit a saliency, with what was removed so far masked.
+        budget: What to meet.
+        criterion: Its name, for the record.
+        seed: For the record.
+    Raises:
+        RequestError: A number is out of range, or a pattern matches nothing.
+        InfeasibleTargetError: Even the smallest plan does not meet the target.
+    """
+    if not 0 < budget.target_macs <= 1:
+        raise RequestError(
+            f"target MACs must be a share in (0, 1], found {budget.target_macs:g}"
+        )
+    if budget.steps < 1:
+        raise RequestError(f"steps must be at least 1, found {budget.steps}")
+    groups = prunable_groups(coupling, budget.exclude)
+    full = coupling.macs({})
+    _check_feasible(coupling, groups, budget.target_macs, full)
+    keep: dict[Dim, NDArray[np.bool_]] = {}
+    for step in range(1, budget.steps + 1):
+        goal = full * (1 - (1 - budget.target_macs) * step / budget.steps)
+        if coupling.macs(keep) > goal:
+            saliency = score(keep)
+            order = _ranked(coupling, groups, saliency, keep, budget.ranking)
+            keep = _cut_until(coupling, order, keep, goal)
+    return _record(coupling, keep, budget, criterion, seed)
+
+
+def prunable_groups(coupling: Coupling, exclude: Sequence[str] = ()) -> list[Group]:
+    """Return the groups that may lose units.
+
+    Raises:
+        RequestError: A pattern matches no node and no initializer.
+    """
+    excluded: set[str] = set()
+    for pattern in exclude:
+        hits = {
+            group.name
+            for group in coupling.groups
+            for role in group.members
+            if fnmatch.fnmatchcase(role.node.name, pattern)
+            or fnmatch.fnmatchcase(role.node.inputs[role.slot], pattern)
+        }
+        names = (*(node.name for node in coupling.graph.nodes), *coupling.graph.initializers)
+        if not hits and not fnmatch.filter(names, pattern):
+            raise RequestError(f"--exclude '{pattern}' matches no node and no initializer")
+        excluded |= hits
+    return [g for g in coupling.groups if g.inexact is None and g.name not in excluded]
+
+
+def _smallest(coupling: Coupling, groups: Sequence[Group]) -> Keep:
+    """Keep one unit of every group."""
+    return {group.dim: np.arange(group.size) == 0 for group in groups}
+
+
+def _check_feasible(
+    coupling: Coupling, groups: Sequence[Group], target: float, full: int
+) -> None:
+    smallest = _smallest(coupling, groups)
+    least = coupling.macs(smallest)
+    if least <= target * full:
+        return
+    costs = sorted(
+        ((coupling.node_macs(node, smallest), node.label) for node in coupling.costed),
+        reverse=True,
+    )
+    holders = "; ".join(f"{label} {100 * cost / full:.1f} %" for cost, label in costs[:3])
+    reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
+    excluded = len(coupling.groups) - len(groups)
+    raise InfeasibleTargetError(
+        f"cannot reach {target:g} of the MACs: with one unit left in each of {len(groups)} groups "
+        f"{least / full:.4g} is the least ({excluded} more groups are excluded or inexact). "
+        f"What holds it: {holders}. Frozen by: {'; '.join(reasons[:5]) or 'nothing'}"
+    )
+
+
+def _ranked(
+    coupling: Coupling, groups: Sequence[Group], saliency: Saliency, keep: Keep, ranking: Ranking
+) -> list[Unit]:
+    """List the units that may go, least valuable first; the best unit of a group stays."""
+    protected = _protected(coupling, saliency, keep)
+    values, units = [], []
+    for group in groups:
+        left = np.flatnonzero(keep.get(group.dim, np.ones(group.size, np.bool_)))
+        own = saliency[group.name][left]
+        cost = 1.0 if ranking == "global" else _marginal_macs(coupling, group, keep, left)
+        for place in np.argsort(own, kind="stable")[:-1]:
+            unit = int(left[place])
+            if unit not in protected.get(group.dim, set()):
+                values.append(own[place] / cost if cost else np.inf)
+                units.append((group, unit))
+    return [units[i] for i in np.argsort(np.asarray(values), kind="stable")]
+
+
+def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, set[int]]:
+    """Find units to protect so that no axis that takes positions of others becomes empty."""
+    by_dim = {group.dim: saliency[group.name] for group in coupling.groups}
+    protected: dict[Dim, set[int]] = {}
+    for axis in coupling.tied_axes:
+        best: tuple[float, Dim, int] | None = None
+        for dim, scores in by_dim.items():
+            for unit in coupling.units_of(axis, dim):
+                if keep.get(dim) is not None and not keep[dim][unit]:
+                    continue
+                if best is None or scores[unit] > best[0]:
+                    best = (float(scores[unit]), dim, int(unit))
+        if best is not None:
+            protected.setdefault(best[1], set()).add(best[2])
+    return protected
+
+
+def _marginal_macs(
+    coupling: Coupling, group: Group, keep: Keep, left: NDArray[np.int64]
+) -> float:
+    """Return the MACs that removing one more unit of a group saves."""
+    nodes = coupling.costed_by_dim.get(group.dim, ())
+    mask = keep.get(group.dim, np.ones(group.size, np.bool_)).copy()
+    mask[left[0]] = False
+    fewer = {**keep, group.dim: mask}
+    return float(
+        sum(coupling.node_macs(node, keep) - coupling.node_macs(node, fewer) for node in nodes)
+    )
+
+
+def _cut_until(
+    coupling: Coupling, order: Sequence[Unit], keep: Keep, goal: float
+) -> dict[Dim, NDArray[np.bool_]]:
+    """Remove the shortest prefix of `order` that meets `goal`; found by bisection."""
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if coupling.macs(_without(keep, order[:middle])) <= goal:
+            high = middle
+        else:
+            low = middle + 1
+    return _without(keep, order[:low])
+
+
+def _without(keep: Keep, units: Sequence[Unit]) -> dict[Dim, NDArray[np.bool_]]:
+    result = {dim: mask.copy() for dim, mask in keep.items()}
+    for group, unit in units:
+        if group.dim not in result:
+            result[group.dim] = np.ones(group.size, np.bool_)
+        result[group.dim][unit] = False
+    return result
+
+
+def _record(
+    coupling: Coupling, keep: Keep, budget: Budget, criterion: str, seed: int
+) -> PruningPlan:
+    kept = {
+        group.name: np.flatnonzero(keep.get(group.dim, np.ones(group.size, np.bool_)))
+        for group in coupling.groups
+    }
+    return PruningPlan(
+        model_sha256=coupling.graph.sha256,
+        criterion=criterion,
+        ranking=budget.ranking,
+        target_macs=budget.target_macs,
+        seed=seed,
+        macs=(coupling.macs({}), coupling.macs(keep)),
+        params=(coupling.params({}), coupling.params(keep)),
+        groups={
+            group.name: {"size": group.size, "kept": kept[group.name].tolist()}
+            for group in coupling.groups
+        },
+        initializers={
+            name: {str(axis): positions.tolist() for axis, positions in axes.items()}
+            for name, axes in coupling.kept_positions(keep).items()
+        },
+    )
+

@@ -1,0 +1,126 @@
+"""What an inspection and a compression found, as plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from obc_onnx.coupling import describe
+
+if TYPE_CHECKING:
+    from obc_onnx.coupling import Coupling, Group, Keep
+    from obc_onnx.finetune import Epoch
+    from obc_onnx.verify import Check
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """A group: its units, and every weight axis that they lie on.
+
+    Attributes:
+        kept: How many units stay.
+        inexact: Why removing units does more than masking them, or None.
+        members: One line for each role, as `Conv 'c': c.weight axis 0 writes = c.weight:0(64)`.
+    """
+
+    name: str
+    size: int
+    kept: int
+    inexact: str | None
+    members: list[str]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be pruned, and what cannot and why.
+
+    Attributes:
+        macs: Multiply-accumulates of one sample.
+        params: Elements of float initializers.
+        seconds: Of each stage.
+    """
+
+    model: str
+    sha256: str
+    macs: int
+    params: int
+    groups: list[GroupSummary]
+    frozen: list[dict[str, Any]]
+    unknown: list[str]
+    seconds: dict[str, float]
+
+    def to_json(self) -> str:
+        """Write one JSON object."""
+        return json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number before and after; None where it was not measured."""
+
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a compression did and how it was verified.
+
+    Attributes:
+        accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
+        latency_ms: Median of one run in ONNX Runtime, where it was asked for.
+        notes: What was decided or left out, each with its reason.
+        epochs: Loss of each epoch of fine-tuning.
+        verification: Each check with its measured error.
+        seconds: Of each stage.
+    """
+
+    model: str
+    criterion: str
+    target_macs: float
+    macs: Change
+    params: Change
+    file_bytes: Change
+    accuracy: Change
+    latency_ms: Change
+    groups: list[GroupSummary]
+    frozen: list[dict[str, Any]]
+    unknown: list[str]
+    notes: list[str]
+    epochs: list[Epoch]
+    verification: list[Check]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Write one JSON object."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def summarise_groups(coupling: Coupling, keep: Keep) -> list[GroupSummary]:
+    """Describe every group."""
+    names = {group.dim: group.name for group in coupling.groups}
+    return [
+        GroupSummary(
+            name=group.name,
+            size=group.size,
+            kept=int(keep[group.dim].sum()) if group.dim in keep else group.size,
+            inexact=group.inexact,
+            members=_members(coupling, group, names),
+        )
+        for group in coupling.groups
+    ]
+
+
+def summarise_frozen(coupling: Coupling) -> list[dict[str, Any]]:
+    """Describe every frozen dim of a weight axis."""
+    return [asdict(frozen) for frozen in coupling.frozen]
+
+
+def _members(coupling: Coupling, group: Group, names: dict[Any, str]) -> list[str]:
+    lines = []
+    for role in group.members:
+        operand = role.node.inputs[role.slot]
+        expr = describe(coupling.axes[operand][role.axis], names)
+        lines.append(f"{role.node.label}: {operand} axis {role.axis} {role.kind} = {expr}")
+    return lines

@@ -1,0 +1,121 @@
+"""Reports for people: tables in a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from obc_onnx.report.summary import Change, GroupSummary, Inspection, Report
+    from obc_onnx.verify import Check
+
+_WIDTH = 100
+
+
+def inspection_text(inspection: Inspection) -> str:
+    """Render an inspection."""
+    console = _console()
+    console.print(f"{inspection.model}: {_si(inspection.macs)}MACs, {_si(inspection.params)}params")
+    n_units = sum(group.size for group in inspection.groups)
+    console.print(f"\n{len(inspection.groups)} groups, {n_units} units")
+    for group in inspection.groups:
+        note = f"   inexact: {group.inexact}" if group.inexact else ""
+        console.print(f"  {group.name}   {group.size} units{note}")
+        for member in group.members:
+            console.print(f"      {member}")
+    console.print(f"\n{len(inspection.frozen)} frozen dims of weights")
+    for frozen in inspection.frozen:
+        console.print(f"  {frozen['where']}({frozen['size']})   frozen: {frozen['reason']}")
+    _print_unknown(console, inspection.unknown)
+    console.print(_seconds(inspection.seconds))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def report_text(report: Report) -> str:
+    """Render a report: before and after, groups, checks."""
+    console = _console()
+    table = Table("", "before", "after", "change", title=report.model)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    _row(table, "MACs", report.macs)
+    _row(table, "params", report.params)
+    _row(table, "file bytes", report.file_bytes)
+    if report.latency_ms.before is not None:
+        _row(table, "latency, ms", report.latency_ms, digits=3)
+    if report.accuracy.before is not None and report.accuracy.after is not None:
+        before, after = 100 * report.accuracy.before, 100 * report.accuracy.after
+        table.add_row("accuracy, %", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
+    console.print(table)
+    console.print(_group_table(report.groups))
+    _print_unknown(console, report.unknown)
+    console.print(check_table(report.verification))
+    for note in report.notes:
+        console.print(f"note: {note}")
+    console.print(_seconds(report.seconds))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def checks_text(checks: Sequence[Check]) -> str:
+    """Render the outcome of checks."""
+    console = _console()
+    console.print(check_table(checks))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """Lay out checks, one a row."""
+    table = Table("check", "", "error", "allowed", "found")
+    for check in checks:
+        measured = check.tolerance > 0
+        table.add_row(
+            check.name,
+            "ok" if check.passed else "FAILED",
+            f"{check.error:.2e}" if measured else "",
+            f"{check.tolerance:.2e}" if measured else "",
+            check.detail,
+        )
+    return table
+
+
+def _group_table(groups: Sequence[GroupSummary]) -> Table:
+    table = Table("group", "units", "kept", "")
+    for group in groups:
+        table.add_row(
+            group.name, str(group.size), str(group.kept), f"inexact: {group.inexact}" if group.inexact else ""
+        )
+    return table
+
+
+def _row(table: Table, name: str, change: Change, digits: int = 0) -> None:
+    if change.before is None or change.after is None:
+        return
+    ratio = f"{change.before / change.after:.2f}x less" if change.after else ""
+    table.add_row(name, f"{change.before:,.{digits}f}", f"{change.after:,.{digits}f}", ratio)
+
+
+def _print_unknown(console: Console, unknown: Sequence[str]) -> None:
+    if unknown:
+        console.print(f"\n{len(unknown)} nodes have no rule and froze what they touch:")
+        for label in unknown:
+            console.print(f"  {label}")
+
+
+def _seconds(seconds: dict[str, float]) -> str:
+    return "\nseconds: " + ", ".join(f"{stage} {value:.3g}" for stage, value in seconds.items())
+
+
+def _si(number: float) -> str:
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.4g} {unit} "
+    return f"{number:g} "
+
+
+def _console() -> Console:
+    import io
+
+    return Console(file=io.StringIO(), width=_WIDTH, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,55 @@
+"""What a criterion is, and what it is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.data import Samples
+
+Saliency = "dict[str, NDArray[np.float64]]"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a criterion may look at.
+
+    Attributes:
+        coupling: The groups to score.
+        samples: Data to score on; None for a criterion that needs none.
+        seed: Of every random choice.
+        batch_size: Samples per pass.
+        device: Where torch runs.
+    """
+
+    coupling: Coupling
+    samples: Samples | None = None
+    seed: int = 0
+    batch_size: int = 64
+    device: str = "cpu"
+
+
+class Criterion(ABC):
+    """A function that gives every unit of every group a saliency; higher is worth more."""
+
+    name: ClassVar[str]
+    needs_data: ClassVar[bool]
+
+    @abstractmethod
+    def score(self, scene: Scene, keep: Keep) -> dict[str, NDArray[np.float64]]:
+        """Score the units that are still there.
+
+        Args:
+            scene: The groups, and data to score on.
+            keep: The units that are left of dims that already lost some; what was removed counts as
+                masked.
+        Returns:
+            For each group by name, shape [n_units], float64; the values of removed units have no
+            meaning.
+        """

@@ -1,0 +1,211 @@
+"""Checks that can fail. Nothing is written before they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from obc_onnx.errors import ModelError, VerificationError
+from obc_onnx.runtime import Session
+from obc_onnx.shapes import infer_shapes
+from obc_onnx.surgery import mask_reads, remove_units, slice_initializers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.graph import Graph
+    from obc_onnx.plan import PruningPlan
+
+    Feed = Mapping[str, NDArray[Any]]
+
+TOLERANCE = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-9}
+"""Largest accepted max |difference| / RMS of the reference, by the type of an output."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: What was checked.
+        passed: Whether it held.
+        error: The measured error; 0 where a fact was checked.
+        tolerance: The largest accepted error.
+        detail: What was found, where it did not hold.
+    """
+
+    name: str
+    passed: bool
+    error: float = 0.0
+    tolerance: float = 0.0
+    detail: str = ""
+
+
+def require(checks: Sequence[Check]) -> None:
+    """Stop where a check failed.
+
+    Raises:
+        VerificationError: Names every failed check with what was measured and what is allowed.
+    """
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        lines = "; ".join(
+            f"{c.name}: {c.detail or f'error {c.error:.3g} above {c.tolerance:.3g}'}" for c in failed
+        )
+        raise VerificationError(f"{len(failed)} of {len(checks)} checks failed: {lines}")
+
+
+def relative_error(found: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return max |found - reference| / RMS(reference); infinite where shapes or NaNs differ."""
+    if found.shape != reference.shape:
+        return float("inf")
+    if reference.size == 0:
+        return 0.0
+    reference, found = reference.astype(np.float64), found.astype(np.float64)
+    rms = float(np.sqrt(np.mean(reference**2)))
+    error = float(np.max(np.abs(found - reference)))
+    if not np.isfinite(error):
+        return float("inf")
+    return error / rms if rms > 0 else error
+
+
+def compare(name: str, found: Feed, reference: Feed) -> Check:
+    """Compare outputs; the check reports the worst of them against its tolerance."""
+    worst = Check(name, passed=True)
+    for output, expected in reference.items():
+        tolerance = TOLERANCE.get(expected.dtype, 0.0)
+        error = relative_error(found[output], expected)
+        if error > tolerance or worst.passed and error >= worst.error:
+            passed = worst.passed and error <= tolerance
+            detail = "" if passed else f"output '{output}': error {error:.3g} above {tolerance:g}"
+            worst = Check(name, passed, error, tolerance, detail)
+    return worst
+
+
+def check_masked(coupling: Coupling, keep: Keep, feed: Feed) -> Check:
+    """Compare the pruned graph with the original in which removed units are masked.
+
+    Both run in ONNX Runtime without optimisations, on the same input.
+    """
+    pruned = Session(remove_units(coupling, keep), optimize=False).run(feed)
+    masked = Session(mask_reads(coupling, keep), optimize=False).run(feed)
+    return compare("pruned equals masked original", pruned, masked)
+
+
+def check_format(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> list[Check]:
+    """Run the ONNX checker, and strict shape inference for the given input shapes."""
+    detail = ""
+    try:
+        onnx.checker.check_model(graph.to_model(), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        detail = str(error)
+    except ValueError:
+        detail = ""  # above the size of one message; the file is checked by its path after writing
+    checks = [Check("ONNX checker", not detail, detail=detail)]
+    try:
+        infer_shapes(graph, shapes)
+    except ModelError as error:
+        checks.append(Check("strict shape inference", passed=False, detail=str(error)))
+    else:
+        checks.append(Check("strict shape inference", passed=True))
+    return checks
+
+
+def check_interface(original: Graph, result: Graph) -> Check:
+    """Compare names, types and sizes of inputs and outputs, dynamic axes included."""
+    for kind in ("inputs", "outputs"):
+        if getattr(original, kind) != getattr(result, kind):
+            detail = f"{kind} differ: {getattr(original, kind)} became {getattr(result, kind)}"
+            return Check("same interface", passed=False, detail=detail)
+    return Check("same interface", passed=True)
+
+
+def check_plan(original: Graph, result: Graph, plan: PruningPlan) -> Check:
+    """Check with numpy alone that every initializer has the size that the plan says."""
+    name = "initializers as planned"
+    kept = {
+        initializer: {int(axis): np.asarray(p, np.int64) for axis, p in axes.items()}
+        for initializer, axes in plan.initializers.items()
+    }
+    expected = {k: v.shape for k, v in original.initializers.items()}
+    expected |= {
+        k: v.shape for k, v in slice_initializers(dict(original.initializers), kept).items()
+    }
+    for initializer, shape in expected.items():
+        found = result.initializers.get(initializer)
+        if found is not None and found.shape != shape:
+            detail = f"'{initializer}' has shape {found.shape}, planned {shape}"
+            return Check(name, passed=False, detail=detail)
+        if found is None and initializer in kept:
+            return Check(name, passed=False, detail=f"'{initializer}' is missing")
+    return Check(name, passed=True)
+
+
+def check_structure(expected: Graph, result: Graph) -> Check:
+    """Check that the result is the pruned graph: same operators, wiring, attributes and sizes."""
+    name = "graph as planned"
+    if len(expected.nodes) != len(result.nodes):
+        detail = f"{len(result.nodes)} nodes, planned {len(expected.nodes)}"
+        return Check(name, passed=False, detail=detail)
+    for planned, found in zip(expected.nodes, result.nodes, strict=True):
+        same = (
+            (planned.op_type, planned.inputs, planned.outputs)
+            == (found.op_type, found.inputs, found.outputs)
+            and set(planned.attributes) == set(found.attributes)
+            and all(_same(planned.attributes[k], found.attributes[k]) for k in planned.attributes)
+        )
+        if not same:
+            return Check(name, passed=False, detail=f"{found.label} differs from the planned one")
+    for initializer, array in expected.initializers.items():
+        found_array = result.initializers.get(initializer)
+        if found_array is None or found_array.shape != array.shape:
+            return Check(name, passed=False, detail=f"initializer '{initializer}' differs")
+        integers = not np.issubdtype(array.dtype, np.inexact) and array.dtype.name != "bfloat16"
+        if integers and not np.array_equal(found_array, array):
+            return Check(name, passed=False, detail=f"numbers in '{initializer}' differ")
+    return Check(name, passed=True)
+
+
+def check_runs(result: Graph, feed: Feed) -> Check:
+    """Run the result in ONNX Runtime with all optimisations; float outputs must be finite."""
+    name = "ONNX Runtime runs it"
+    try:
+        outputs = Session(result).run(feed)
+    except ModelError as error:
+        return Check(name, passed=False, detail=str(error))
+    for output, value in outputs.items():
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            return Check(name, passed=False, detail=f"output '{output}' is not finite")
+    return Check(name, passed=True)
+
+
+def check_budget(macs: int, full: int, target: float) -> Check:
+    """Compare recounted MACs with the target."""
+    share = macs / full if full else 0.0
+    detail = "" if share <= target else f"{share:.4g} of the MACs, allowed {target:g}"
+    return Check("MACs within the target", share <= target, share, target, detail)
+
+
+def random_feed(graph: Graph, shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Any]:
+    """Draw inputs: standard normal floats, and zeros for integers, which may be indices."""
+    rng = np.random.default_rng(seed)
+    return {
+        port.name: rng.standard_normal(shapes[port.name]).astype(port.dtype)
+        if np.issubdtype(port.dtype, np.floating)
+        else np.zeros(shapes[port.name], port.dtype)
+        for port in graph.inputs
+    }
+
+
+def _same(planned: Any, found: Any) -> bool:
+    if isinstance(planned, (np.ndarray, list, tuple)):
+        return bool(np.array_equal(np.asarray(planned), np.asarray(found)))
+    if isinstance(planned, (int, float, str, bytes)):
+        return bool(planned == found)
+    return type(planned) is type(found)  # subgraphs are never changed

@@ -59,6 +59,7 @@ class Take:
 
     @property
     def size(self) -> int:
+        """Number of positions."""
         return len(self.index)
 
 
@@ -177,8 +178,10 @@ def units_along(expr: Expr, dim: Dim) -> list[NDArray[np.int64]]:
             for axis, factor in enumerate(factors):
                 view = [1] * len(shape)
                 view[axis] = factor.size
-                for owners in units_along(factor, dim):
-                    found.append(np.broadcast_to(owners.reshape(view), shape).reshape(-1))
+                found += [
+                    np.broadcast_to(owners.reshape(view), shape).reshape(-1)
+                    for owners in units_along(factor, dim)
+                ]
             return found
         case Concat(parts=parts):
             columns = [(part, units_along(part, dim)) for part in parts]

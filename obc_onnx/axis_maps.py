@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from obc_onnx.axes import Expr
     from obc_onnx.coupling import Keep
 
+
 class AxisMap(nn.Module):
     """Maps axis `axis` of a tensor; the base class leaves it as it is."""
 
@@ -42,8 +43,8 @@ class Select(AxisMap):
 class Mix(AxisMap):
     """Recombines positions by a trained matrix, shape [kept, full].
 
-    A compressor is this matrix, a decompressor its transpose. It starts as the selection of the kept
-    positions, so that the function starts as that of the sliced network.
+    A compressor is this matrix, a decompressor its transpose. It starts as the selection of the
+    kept positions, so that the function starts as that of the sliced network.
     """
 
     def __init__(self, selection: Tensor) -> None:
@@ -52,7 +53,8 @@ class Mix(AxisMap):
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         """Multiply the axis by the matrix."""
-        return torch.tensordot(x, self.matrix, dims=([axis], [1])).movedim(-1, axis)
+        mixed: Tensor = torch.tensordot(x, self.matrix, dims=([axis], [1]))
+        return mixed.movedim(-1, axis)
 
 
 class ProductMap(AxisMap):
@@ -65,7 +67,7 @@ class ProductMap(AxisMap):
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         """Unfold the axis into its factors, map each, and fold it again."""
-        x = x.unflatten(axis, self.sizes)
+        x = x.reshape(*x.shape[:axis], *self.sizes, *x.shape[axis + 1 :])
         for i, factor in enumerate(self.maps):
             x = factor(x, axis + i)
         return x.flatten(axis, axis + len(self.sizes) - 1)
@@ -81,8 +83,11 @@ class ConcatMap(AxisMap):
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         """Cut the axis into its parts, map each, and join them again."""
-        parts = x.split(self.sizes, axis)
-        return torch.cat([part(x, axis) for part, x in zip(self.maps, parts, strict=True)], axis)
+        start, mapped = 0, []
+        for part, size in zip(self.maps, self.sizes, strict=True):
+            mapped.append(part(x.narrow(axis, start, size), axis))
+            start += size
+        return torch.cat(mapped, axis)
 
 
 def make_map(

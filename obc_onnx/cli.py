@@ -16,8 +16,8 @@ from obc_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from obc_onnx.data import DataOptions
     from obc_onnx.finetune import TrainingOptions
-    from obc_onnx.pipeline import DataOptions
     from obc_onnx.plan import Budget
 
 P = ParamSpec("P")
@@ -26,40 +26,35 @@ _INTERRUPTED = 130
 FILE = click.Path(path_type=Path)
 
 
-class ShapeOption(click.ParamType):
-    """`NAME:1x3x224x224`."""
-
-    name = "NAME:1x3x224x224"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Split at the last colon: names may hold colons themselves."""
-        name, _, sizes = str(value).rpartition(":")
-        try:
-            shape = tuple(int(size) for size in sizes.split("x"))
-        except ValueError:
-            shape = ()
-        if not name or not shape:
-            self.fail(f"'{value}' is not of the form NAME:1x3x224x224", param, ctx)
-        return name, shape
+def parse_shapes(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Read `NAME:1x3x224x224` options; the last colon counts, since names may hold some."""
+    shapes = {}
+    for value in values:
+        name, _, sizes = value.rpartition(":")
+        if not name or not all(size.isdecimal() for size in sizes.split("x")):
+            raise click.BadParameter(f"'{value}' is not of the form NAME:1x3x224x224")
+        shapes[name] = tuple(int(size) for size in sizes.split("x"))
+    return shapes
 
 
-class NumbersOption(click.ParamType):
-    """`0.485,0.456,0.406`."""
+def parse_numbers(
+    _context: click.Context, _parameter: click.Parameter, value: str
+) -> tuple[float, ...]:
+    """Read `0.485,0.456,0.406`."""
+    try:
+        return tuple(float(number) for number in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a list of numbers") from None
 
-    name = "A,B,C"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """Split at commas."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(number) for number in str(value).split(","))
-        except ValueError:
-            self.fail(f"'{value}' is not a list of numbers", param, ctx)
+class Failure(click.ClickException):
+    """A message for the user, and the exit code that goes with it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -70,13 +65,9 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ObcError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = error.exit_code
-            raise failure from error
+            raise Failure(str(error), error.exit_code) from error
         except KeyboardInterrupt as error:
-            stopped = click.ClickException("interrupted; no file was written")
-            stopped.exit_code = _INTERRUPTED
-            raise stopped from error
+            raise Failure("interrupted; no file was written", _INTERRUPTED) from error
 
     return wrapper
 
@@ -94,8 +85,9 @@ def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 input_shape_option = click.option(
     "--input-shape",
-    type=ShapeOption(),
+    metavar="NAME:1x3x224x224",
     multiple=True,
+    callback=parse_shapes,
     help="Size of a dynamic input; may be given several times.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -113,14 +105,12 @@ def cli() -> None:
 @input_shape_option
 @json_option
 @reports_errors
-def inspect(
-    model: Path, *, input_shape: tuple[tuple[str, tuple[int, ...]], ...], as_json: bool
-) -> None:
+def inspect(model: Path, *, input_shape: dict[str, tuple[int, ...]], as_json: bool) -> None:
     """Show what can be pruned in MODEL, and what cannot and why."""
     from obc_onnx.pipeline import inspect as inspect_model
     from obc_onnx.report.terminal import inspection_text
 
-    inspection = inspect_model(model, input_shape=dict(input_shape))
+    inspection = inspect_model(model, input_shape=input_shape)
     click.echo(inspection.to_json() if as_json else inspection_text(inspection))
 
 
@@ -128,7 +118,9 @@ data_options = combined(
     click.option(
         "--data", type=FILE, help="An .npz with one array per input, or a folder of images."
     ),
-    click.option("--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."),
+    click.option(
+        "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."
+    ),
     click.option(
         "--holdout",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -136,8 +128,12 @@ data_options = combined(
         show_default=True,
         help="Share of the data, from its end, that is only measured on.",
     ),
-    click.option("--image-mean", type=NumbersOption(), default="0", show_default=True),
-    click.option("--image-std", type=NumbersOption(), default="1", show_default=True),
+    click.option(
+        "--image-mean", metavar="A,B,C", callback=parse_numbers, default="0", show_default=True
+    ),
+    click.option(
+        "--image-std", metavar="A,B,C", callback=parse_numbers, default="1", show_default=True
+    ),
     click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
 )
 plan_options = combined(
@@ -164,6 +160,13 @@ plan_options = combined(
         help="Cut in this many steps, and score again before each.",
     ),
     click.option(
+        "--round-to",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Make widths that shrink a multiple of this, as runtimes like 8 or 16.",
+    ),
+    click.option(
         "--score-samples",
         type=click.IntRange(1),
         default=512,
@@ -182,10 +185,15 @@ training_options = combined(
         show_default=True,
         help="Passes of fine-tuning; 0 only cuts.",
     ),
-    click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True),
     click.option(
-        "--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True
+        "--recover",
+        type=click.Choice(["auto", "none"]),
+        default="auto",
+        show_default=True,
+        help="Repair without training, where there is data.",
     ),
+    click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True),
     click.option("--device", default="cpu", show_default=True, help="Where torch runs."),
 )
 
@@ -202,14 +210,14 @@ training_options = combined(
 @seed_option
 @json_option
 @reports_errors
-def compress(  # noqa: D417 - the options say what they are
+def compress(
     model: Path,
     output: Path,
     plan_out: Path | None,
     *,
     latency: bool,
     seed: int,
-    input_shape: tuple[tuple[str, tuple[int, ...]], ...],
+    input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -230,7 +238,8 @@ def compress(  # noqa: D417 - the options say what they are
         budget=_budget_of(options),
         criterion=options["criterion"],
         training=_training_of(options),
-        input_shape=dict(input_shape),
+        recover=options["recover"] == "auto",
+        input_shape=input_shape,
         seed=seed,
         latency=latency,
     )
@@ -251,7 +260,7 @@ def verify(
     compressed: Path,
     plan: Path,
     *,
-    input_shape: tuple[tuple[str, tuple[int, ...]], ...],
+    input_shape: dict[str, tuple[int, ...]],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -262,7 +271,7 @@ def verify(
     from obc_onnx.verify import require
 
     checks = verify_model(
-        original, compressed, PruningPlan.load(plan), input_shape=dict(input_shape), seed=seed
+        original, compressed, PruningPlan.load(plan), input_shape=input_shape, seed=seed
     )
     if as_json:
         click.echo(json.dumps({"verification": [asdict(check) for check in checks]}, indent=1))
@@ -272,16 +281,14 @@ def verify(
 
 
 def _data_of(options: dict[str, Any]) -> DataOptions:
-    from obc_onnx.data import ImageOptions
-    from obc_onnx.pipeline import DataOptions
+    from obc_onnx.data import DataOptions
+    from obc_onnx.images import ImageOptions
 
     return DataOptions(
         source=options["data"],
         holdout=options["holdout"],
         evaluation=options["eval_data"],
-        images=ImageOptions(
-            options["image_mean"], options["image_std"], options["image_size"]
-        ),
+        images=ImageOptions(options["image_mean"], options["image_std"], options["image_size"]),
         scored=options["score_samples"],
     )
 
@@ -293,6 +300,7 @@ def _budget_of(options: dict[str, Any]) -> Budget:
         target_macs=options["target_macs"],
         ranking=options["ranking"],
         steps=options["steps"],
+        round_to=options["round_to"],
         exclude=tuple(options["exclude"]),
     )
 

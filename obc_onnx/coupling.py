@@ -19,7 +19,7 @@ from obc_onnx.ops.context import CoupleContext, Fixed, Role, Value
 from obc_onnx.unification import AxisSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -86,6 +86,11 @@ class Coupling:
     frozen: tuple[Frozen, ...]
     unknown: tuple[str, ...]
     batch: Dim | None
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Concrete shapes by value name, before anything is removed."""
+        return {name: tuple(axis.size for axis in axes) for name, axes in self.axes.items()}
 
     @cached_property
     def by_name(self) -> dict[str, Group]:
@@ -191,6 +196,7 @@ class _Finder:
         self.values: dict[str, Value] = {}
         self.roles: list[Role] = []
         self.claims: dict[tuple[str, int], Expr] = {}
+        self.pinned: dict[tuple[str, int], str] = {}
         self.unknown: list[str] = []
         self.batch: Dim | None = None
 
@@ -202,6 +208,10 @@ class _Finder:
         for port in self.graph.outputs:
             if port.name in self.values:
                 self._freeze(port.name, f"graph output '{port.name}'")
+                self._pin(self.values[port.name], f"graph output '{port.name}'")
+        for source, user in self.pinned.items():
+            if source in self.claims:
+                self.system.freeze(self.claims[source], f"{user} uses the number of its size too")
         self.system.settle()
         self.roles = [
             replace(role, mixes=tuple(self.system.resolve(expr) for expr in role.mixes))
@@ -258,10 +268,14 @@ class _Finder:
             claims=self.claims,
         )
         constant = all(value.constant for value in inputs if value is not None)
+        passed: set[tuple[str, int]] = set()
         for name, value in zip(node.outputs, rule.couple(context), strict=True):
             if name:
                 numbers = value.numbers if rule.carries_numbers else None
                 self.values[name] = Value(value.axes, numbers, constant)
+                passed.update(self.values[name].sources)
+        for value in inputs:
+            self._pin(value, node.label, passed | context.claimed)
 
     def _refuse(self, node: Node, rule: Rule | None) -> None:
         """Freeze all that a node touches, because its operator or its shapes are not known."""
@@ -275,6 +289,7 @@ class _Finder:
                 self.values[name] = self._initializer(name)
             if name in self.values:
                 self._freeze_sizes(node, self.values[name])
+                self._pin(self.values[name], node.label)
                 self._freeze(name, why)
         for name in node.outputs:
             if name in self.shapes:
@@ -297,6 +312,14 @@ class _Finder:
     def _freeze(self, name: str, why: str) -> None:
         for axis in self.values[name].axes:
             self.system.freeze(axis, why)
+
+    def _pin(
+        self, value: Value | None, user: str, except_for: Collection[tuple[str, int]] = ()
+    ) -> None:
+        """Note spelled-out numbers that surgery may not rewrite, because `user` reads them."""
+        for source in value.sources if value is not None else ():
+            if source not in except_for:
+                self.pinned.setdefault(source, user)
 
     def _freeze_sizes(self, node: Node, value: Value | None) -> None:
         for axis in value.sizes if value is not None else ():
@@ -357,4 +380,3 @@ def _holds_take(expr: Expr) -> bool:
         case Take():
             return True
     return False
-

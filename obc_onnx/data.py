@@ -7,13 +7,14 @@ or a folder of images in class subfolders.
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obc_onnx.errors import DataError
+from obc_onnx.images import ImageOptions, read_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,25 +22,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.graph import Graph, Port
+    from obc_onnx.images import PixelScaling
 
 LABELS = "labels"
-_CHANNELS = {1: "L", 3: "RGB"}
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+"""The array of an archive that holds class indices."""
+_CLASSIFIER_RANK = 2
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """How pictures become an input: (pixel / 255 - mean) / std, per channel.
+class DataOptions:
+    """Where samples come from.
 
     Attributes:
-        mean: One number per channel, or one for all.
-        std: The same.
-        size: (height, width) to resize to; None takes the model's own.
+        source: An `.npz` or a folder of images; None works without data.
+        holdout: Share of it, from the end, that is only measured on.
+        evaluation: Samples to measure on instead.
+        images: How pictures become an input.
+        scored: Samples that the criterion looks at, at most.
     """
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    size: tuple[int, int] | None = None
+    source: str | Path | Samples | None = None
+    holdout: float = 0.2
+    evaluation: str | Path | Samples | None = None
+    images: ImageOptions = field(default_factory=ImageOptions)
+    scored: int = 512
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,13 @@ class Samples:
         inputs: For each model input, an array of shape [samples, ...].
         labels: Class indices, shape [samples], int64, or None.
         dtypes: The type that the model takes for each input.
-        pixels: For pictures, how to normalise them; None takes the arrays as they are.
+        scaling: For pictures, how to normalise them; None takes the arrays as they are.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     labels: NDArray[np.int64] | None
     dtypes: Mapping[str, np.dtype[Any]]
-    pixels: ImageOptions | None = None
+    scaling: PixelScaling | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -64,8 +70,8 @@ class Samples:
     def feed(self, which: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Return chosen samples as the model takes them."""
         feed = {name: array[which] for name, array in self.inputs.items()}
-        if self.pixels is not None:
-            feed = {name: _normalise(array, self.pixels) for name, array in feed.items()}
+        if self.scaling is not None:
+            feed = {name: self.scaling.apply(array) for name, array in feed.items()}
         return {
             name: np.ascontiguousarray(array, dtype=self.dtypes[name])
             for name, array in feed.items()
@@ -112,14 +118,47 @@ def load_samples(path: str | Path, graph: Graph, images: ImageOptions | None = N
     path = Path(path)
     if not path.exists():
         raise DataError(f"data '{path}' does not exist")
-    samples = (
-        _from_folder(path, graph, images or ImageOptions())
-        if path.is_dir()
-        else _from_archive(path, graph)
-    )
+    if path.is_dir():
+        samples = _from_folder(path, graph, images or ImageOptions())
+    else:
+        samples = _from_archive(path, graph)
     if samples.labels is not None:
         _check_labels(samples.labels, len(samples), graph)
     return samples
+
+
+def open_samples(options: DataOptions, graph: Graph) -> tuple[Samples | None, Samples | None]:
+    """Read the samples to work with, and those to measure on.
+
+    Returns:
+        Both None without data.
+    Raises:
+        DataError: They do not fit the model, or are too few to split.
+    """
+    if options.source is None:
+        return None, None
+    source = _opened(options.source, graph, options.images)
+    if options.evaluation is None:
+        used, held = source.split(options.holdout)
+    else:
+        used, held = source, _opened(options.evaluation, graph, options.images)
+    return _whole_batches(used, graph), _whole_batches(held, graph)
+
+
+def _opened(source: str | Path | Samples, graph: Graph, images: ImageOptions) -> Samples:
+    return source if isinstance(source, Samples) else load_samples(source, graph, images)
+
+
+def _whole_batches(samples: Samples, graph: Graph) -> Samples:
+    """Leave out what does not fill a batch, where the model's batch is static."""
+    if graph.batch is None:
+        return samples
+    n_whole = len(samples) // graph.batch * graph.batch
+    if n_whole == 0:
+        raise DataError(
+            f"the model takes batches of {graph.batch}, but there are {len(samples)} samples"
+        )
+    return samples.part(slice(0, n_whole))
 
 
 def _from_archive(path: Path, graph: Graph) -> Samples:
@@ -173,7 +212,8 @@ def _check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
     if len(labels) != n_samples:
         raise DataError(f"there are {len(labels)} labels for {n_samples} samples")
     output = graph.outputs[0]
-    n_classes = output.shape[-1] if output.shape is not None and len(output.shape) == 2 else None  # noqa: PLR2004
+    shape = output.shape or ()
+    n_classes = shape[-1] if len(shape) == _CLASSIFIER_RANK else None
     if not isinstance(n_classes, int):
         raise DataError(
             f"labels are given, but the model's first output '{output.name}' is not of shape "
@@ -187,67 +227,14 @@ def _check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
 
 
 def _from_folder(path: Path, graph: Graph, images: ImageOptions) -> Samples:
-    if len(graph.inputs) != 1 or graph.inputs[0].shape is None:
-        raise DataError("a folder of images needs a model with one input of known rank")
+    if len(graph.inputs) != 1:
+        raise DataError(
+            f"a folder of images needs a model with one input; this one has {len(graph.inputs)}"
+        )
     port = graph.inputs[0]
-    n_channels, size, channels_last = _picture_layout(port, images)
-    classes = sorted(folder for folder in path.iterdir() if folder.is_dir())
-    files = [
-        (file, index)
-        for index, folder in enumerate(classes)
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in _SUFFIXES
-    ]
-    if not files:
-        raise DataError(f"data '{path}' holds no images in class subfolders")
-    for name, values in (("image-mean", images.mean), ("image-std", images.std)):
-        if len(values) not in {1, n_channels}:
-            raise DataError(f"--{name} needs 1 or {n_channels} numbers, found {len(values)}")
-    pixels = np.stack([_read(file, size, n_channels) for file, _ in files])
-    options = images
-    if not channels_last:
-        pixels = pixels.transpose(0, 3, 1, 2)
-        options = replace(images, mean=_as_column(images.mean), std=_as_column(images.std))
-    labels = np.array([index for _, index in files], np.int64)
-    return Samples({port.name: pixels}, labels, {port.name: port.dtype}, options)
-
-
-def _picture_layout(port: Port, images: ImageOptions) -> tuple[int, tuple[int, int], bool]:
-    """Return channels, (height, width) and whether channels come last."""
-    shape = port.shape or ()
-    if len(shape) != 4:  # noqa: PLR2004 - batch, channels, height, width
-        raise DataError(f"input '{port.name}' has {len(shape)} axes; images need 4")
-    last = shape[1] not in _CHANNELS and shape[3] in _CHANNELS
-    channels, own = (shape[3], shape[1:3]) if last else (shape[1], shape[2:4])
-    if channels not in _CHANNELS:
-        raise DataError(f"input '{port.name}' has shape {shape}: no axis of 1 or 3 channels")
-    size = images.size or own
-    if not all(isinstance(extent, int) for extent in size):
-        raise DataError(f"input '{port.name}' has a dynamic size: give --image-size")
-    if any(isinstance(want, int) and want != got for want, got in zip(own, size, strict=True)):
-        raise DataError(f"--image-size {size} does not fit input '{port.name}' of shape {shape}")
-    return int(channels), (int(size[0]), int(size[1])), last
-
-
-def _read(file: Path, size: tuple[int, int], n_channels: int) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            picture = image.convert(_CHANNELS[n_channels]).resize(size[::-1])
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"image '{file}' cannot be read") from error
-    return np.asarray(picture, np.uint8).reshape(*size, n_channels)
-
-
-def _as_column(values: tuple[float, ...]) -> Any:
-    return np.asarray(values, np.float32).reshape(-1, 1, 1)
-
-
-def _normalise(array: NDArray[Any], pixels: ImageOptions) -> NDArray[np.float32]:
-    mean, std = np.asarray(pixels.mean, np.float32), np.asarray(pixels.std, np.float32)
-    scaled: NDArray[np.float32] = (array.astype(np.float32) / 255 - mean) / std
-    return scaled
+    pictures = read_pictures(path, port, images)
+    dtypes = {port.name: port.dtype}
+    return Samples({port.name: pictures.pixels}, pictures.labels, dtypes, pictures.scaling)
 
 
 def _names(graph: Graph) -> list[str]:

@@ -2,12 +2,14 @@
 
 The paper puts a linear compressor C behind every producer and a decompressor D in front of every
 consumer, trains all of it and merges. The same function with the same gradients is had in weight
-space: W' = C W D and b' = C b, computed once per step, so the network runs at its pruned width while
-every original weight still learns (method.md, sections 4.7 and 5).
+space: W' = C W D and b' = C b, computed once per step, so the network runs at its pruned width
+while every original weight still learns.
 
 C acts on written axes and D on read axes of dense weights; D has no bias, since zero padding would
 not pass through it. Depthwise weights, norms and other parameters are sliced. The members of a
 residual stream share the kept set and not the matrices.
+
+Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equivalent pruning.
 """
 
 from __future__ import annotations
@@ -42,10 +44,7 @@ class EquivalentTwin(nn.Module):
 
     def __init__(self, coupling: Coupling, keep: Keep, pruned: Graph) -> None:
         super().__init__()
-        shapes = {
-            name: tuple(axis.size for axis in axes) for name, axes in coupling.axes.items()
-        }
-        self.twin: fx.GraphModule = build_twin(pruned, shapes, coupling.rules)
+        self.twin: fx.GraphModule = build_twin(pruned, coupling.shapes, coupling.rules)
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
         self._targets: list[tuple[str, int, tuple[tuple[int, int], ...]]] = []
@@ -54,7 +53,7 @@ class EquivalentTwin(nn.Module):
             self._add(coupling, keep, name, axes)
         own = dict(self.twin.named_parameters())
         for target, _, _ in self._targets:
-            own[target].requires_grad_(requires_grad=False)
+            own[target].requires_grad_(False)  # noqa: FBT003 - torch names it so
 
     def _add(
         self, coupling: Coupling, keep: Keep, name: str, mixable: dict[int, frozenset[Dim]]
@@ -71,10 +70,11 @@ class EquivalentTwin(nn.Module):
             dims = mixable.get(axis, frozenset())
             placed.append((axis, self._keep_map(make_map(expr, keep, dims, weight.dtype, reuse))))
         self._register(name, weight, placed)
-        for bias in biases if written is not None and written.axis in mixable else ():
-            dims = mixable[written.axis]
+        if written is None or written.axis not in mixable:
+            return
+        for bias in biases:
             expr = coupling.axes[bias][-1]
-            made = make_map(expr, keep, dims, weight.dtype, shared)
+            made = make_map(expr, keep, mixable[written.axis], weight.dtype, shared)
             last = len(coupling.axes[bias]) - 1
             tensor = to_tensor(coupling.graph.initializers[bias])
             self._register(bias, tensor, [(last, self._keep_map(made))])
@@ -99,9 +99,7 @@ class EquivalentTwin(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the pruned network with the weights of this step."""
-        outputs: tuple[Tensor, ...] = functional_call(
-            self.twin, self.effective_weights(), inputs
-        )
+        outputs: tuple[Tensor, ...] = functional_call(self.twin, self.effective_weights(), inputs)
         return outputs
 
     def matrices(self) -> Iterator[nn.Parameter]:
@@ -129,9 +127,7 @@ class EquivalentTwin(nn.Module):
         return pruned.edit(weights_of(self.twin, pruned))
 
 
-def _find_parametrised(
-    coupling: Coupling, keep: Keep
-) -> dict[str, dict[int, frozenset[Dim]]]:
+def _find_parametrised(coupling: Coupling, keep: Keep) -> dict[str, dict[int, frozenset[Dim]]]:
     """Find the weights that get matrices: for each axis, the dims that are recombined.
 
     Every use of an initializer has to allow it: a weight that is also used otherwise, or whose bias
@@ -211,4 +207,3 @@ def _biases(coupling: Coupling, name: str) -> list[str]:
             and role.node.inputs[role.slot] == name
         )
     )
-

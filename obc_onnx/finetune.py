@@ -91,18 +91,19 @@ def finetune(
     if options.epochs < 1 or options.batch_size < 1 or options.lr <= 0:
         raise RequestError("epochs and batch size must be at least 1, and lr above 0")
     teacher = _Teacher(original, samples)
+    batch_size = batch_size_of(original, options.batch_size)
     student.to(options.device)
     optimizer = _optimizer(student, options)
-    steps = options.epochs * math.ceil(len(samples) / options.batch_size)
+    steps = options.epochs * math.ceil(len(samples) / batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _schedule(s, steps, options))
     rng = np.random.default_rng(options.seed)
     history = []
     student.train()
     with torch.random.fork_rng(), Progress("fine-tuning", steps) as progress:
-        torch.random.manual_seed(options.seed)  # noqa: TID251 - Dropout draws from torch's own
+        torch.random.manual_seed(options.seed)  # Dropout draws from torch's own generator
         for number in range(1, options.epochs + 1):
             losses = []
-            for which in _shuffled(len(samples), options.batch_size, rng):
+            for which in _shuffled(len(samples), batch_size, rng):
                 loss = _step(student, teacher, samples, which, optimizer, options)
                 schedule.step()
                 losses.append(loss)
@@ -113,7 +114,7 @@ def finetune(
                     )
                 progress.advance(f"epoch {number}/{options.epochs} loss {loss:.4f}")
             mean = float(np.mean(losses))
-            history.append(Epoch(number, mean, schedule.get_last_lr()[0]))
+            history.append(Epoch(number, mean, float(schedule.get_last_lr()[0])))
             logger.info("epoch %d: loss %.5f", number, mean)
     student.eval()
     return history
@@ -134,7 +135,7 @@ def _step(
         labels = torch.from_numpy(samples.labels[which]).to(options.device)
     loss = distillation_loss(student(*inputs), targets, labels, options)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.item()
 
@@ -151,8 +152,7 @@ def distillation_loss(
     a * cross entropy + (1 - a) * T^2 * KL(original / T || pruned / T), a = `label_share`.
     Every other float output adds its mean squared error over the variance of the target.
 
-    Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531, section 2;
-    the mix is that of the paper's ImageNet recipes.
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the mix is that of the paper's ImageNet recipes.
     """
     terms = []
     for i, (output, target) in enumerate(zip(outputs, targets, strict=True)):
@@ -204,15 +204,13 @@ class _Teacher:
 def _optimizer(student: EquivalentTwin, options: TrainingOptions) -> torch.optim.Optimizer:
     weights = list(student.weights())
     matrices = list(student.matrices())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in weights if p.ndim <= 1]},
+        {"params": matrices, "lr": options.lr * options.matrix_lr},
+    ]
     return torch.optim.SGD(
-        [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": options.weight_decay},
-            {"params": [p for p in weights if p.ndim <= 1]},
-            {"params": matrices, "lr": options.lr * options.matrix_lr},
-        ],
-        lr=options.lr,
-        momentum=options.momentum,
-        nesterov=options.momentum > 0,
+        groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0
     )
 
 
@@ -237,4 +235,3 @@ def _shuffled(
         starts.pop()
     for i, start in enumerate(starts):
         yield order[start : starts[i + 1] if i + 1 < len(starts) else None]
-

@@ -9,7 +9,6 @@ they are; what they use of the outer graph is listed in `Node.captures`.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,7 @@ from obc_onnx.errors import ModelError
 from obc_onnx.files import replacing
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
@@ -97,16 +97,24 @@ class Graph:
         initializers: Every constant by name; never write into the arrays.
         inputs: Graph inputs that a caller has to feed; initializers are not among them.
         outputs: Graph outputs.
-        sha256: Of the file the model came from, or of the serialised model.
+        file_bytes: Size of that file with its external data, or None.
     """
 
-    def __init__(self, surgeon: gs.Graph, original: onnx.ModelProto, sha256: str) -> None:
+    def __init__(
+        self,
+        surgeon: gs.Graph,
+        original: onnx.ModelProto,
+        sha256: str | None = None,
+    ) -> None:
         self._surgeon = surgeon
         self._original = original
-        self.sha256 = sha256
+        self._sha256 = sha256
+        self.file_bytes: int | None = None
         tensors = surgeon.tensors()
         self.initializers: dict[str, NDArray[Any]] = {
-            name: tensor.values for name, tensor in tensors.items() if isinstance(tensor, gs.Constant)
+            name: tensor.values
+            for name, tensor in tensors.items()
+            if isinstance(tensor, gs.Constant)
         }
         versions = {domain_of(entry.domain): entry.version for entry in original.opset_import}
         self.nodes = tuple(_view(node, versions) for node in surgeon.nodes)
@@ -134,7 +142,9 @@ class Graph:
             raise ModelError(
                 f"'{path}' cannot be read as an ONNX model: {_first_line(error)}"
             ) from error
-        return cls.from_model(model, _file_sha256(path))
+        graph = cls.from_model(model, _file_sha256(path))
+        graph.file_bytes = path.stat().st_size + _external_bytes(path)
+        return graph
 
     @classmethod
     def from_model(cls, model: onnx.ModelProto, sha256: str | None = None) -> Graph:
@@ -145,11 +155,23 @@ class Graph:
         """
         if not model.graph.node:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
-        if sha256 is None:
-            sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
         inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
         surgeon = canonical(inlined)
         return cls(surgeon, inlined, sha256)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file that the model was read from; of the serialised model where there is none."""
+        if self._sha256 is None:
+            message = self.to_model().SerializeToString(deterministic=True)
+            self._sha256 = hashlib.sha256(message).hexdigest()
+        return self._sha256
+
+    @property
+    def batch(self) -> int | None:
+        """The size of the inputs' first axis where it is written into the model, else None."""
+        static = {port.shape[0] for port in self.inputs if port.shape}
+        return next((size for size in static if isinstance(size, int)), None)
 
     @cached_property
     def producers(self) -> dict[str, Node]:
@@ -169,9 +191,7 @@ class Graph:
     @property
     def params(self) -> int:
         """Elements of the floating-point initializers."""
-        return sum(
-            array.size for array in self.initializers.values() if is_float(array.dtype)
-        )
+        return sum(array.size for array in self.initializers.values() if is_float(array.dtype))
 
     def edit(
         self,
@@ -190,9 +210,9 @@ class Graph:
         tensors = copy.tensors()
         for name, array in (initializers or {}).items():
             if name in tensors:
-                tensors[name].values = np.ascontiguousarray(array)
+                tensors[name].values = np.asarray(array, order="C")
             else:
-                tensors[name] = gs.Constant(name, np.ascontiguousarray(array))
+                tensors[name] = gs.Constant(name, np.asarray(array, order="C"))
         nodes = {
             next(output.name for output in node.outputs if output.name): node for node in copy.nodes
         }
@@ -200,7 +220,7 @@ class Graph:
             nodes[key].attrs = {**nodes[key].attrs, **changes}
         for (key, slot), name in (rewired or {}).items():
             nodes[key].inputs[slot] = tensors[name]
-        return Graph(copy, self._original, self.sha256)
+        return Graph(copy, self._original)
 
     def insert_before(self, key: str, slot: int, op_type: str, operand: NDArray[Any]) -> Graph:
         """Return a copy in which a binary operator with a constant feeds one input slot."""
@@ -214,7 +234,7 @@ class Graph:
             gs.Node(op_type, name, inputs=[node.inputs[slot], constant], outputs=[result]),
         )
         node.inputs[slot] = result
-        return Graph(copy, self._original, self.sha256)
+        return Graph(copy, self._original)
 
     def to_model(self) -> onnx.ModelProto:
         """Export with the names, opsets, metadata and dynamic axes of the original model."""
@@ -316,6 +336,18 @@ def _restore(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
         if note is not None:
             node.doc_string = note.doc_string
             node.metadata_props.extend(note.metadata_props)
+
+
+def _external_bytes(path: Path) -> int:
+    """Return the size of the files that hold a model's external data."""
+    model = onnx.load(path, load_external_data=False)
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sum((path.parent / name).stat().st_size for name in names)
 
 
 def _first_line(error: BaseException) -> str:

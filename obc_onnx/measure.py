@@ -19,41 +19,28 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 128
 """Samples per run where the model's batch is dynamic."""
+_WARM_UP = 5
 
 
 def batch_size_of(graph: Graph, wanted: int = BATCH_SIZE) -> int:
     """Return how many samples one run takes: `wanted`, or the model's own where it is static."""
-    sizes = {port.shape[0] for port in graph.inputs if port.shape}
-    static = [size for size in sizes if isinstance(size, int)]
-    return static[0] if static else wanted
-
-
-def outputs_of(
-    session: Session, samples: Samples, which: NDArray[np.int64] | slice
-) -> dict[str, NDArray[Any]]:
-    """Run chosen samples."""
-    return session.run(samples.feed(which))
+    return graph.batch or wanted
 
 
 def accuracy(graph: Graph, samples: Samples) -> float | None:
     """Return the share of samples whose label is the largest of the first output.
 
     Returns:
-        In [0, 1]; None where there are no labels. Samples that do not fill a static batch are left
-        out.
+        In [0, 1]; None where there are no labels.
     """
     if samples.labels is None:
         return None
     session = Session(graph)
-    size = batch_size_of(graph)
-    correct = seen = 0
-    for part in samples.batches(size):
-        if part.stop - part.start < size and size != BATCH_SIZE:
-            continue
+    correct = 0
+    for part in samples.batches(batch_size_of(graph)):
         logits = session.run(samples.feed(part))[graph.outputs[0].name]
         correct += int((logits.argmax(axis=-1) == samples.labels[part]).sum())
-        seen += part.stop - part.start
-    return correct / seen if seen else None
+    return correct / len(samples)
 
 
 def latencies_ms(
@@ -68,10 +55,10 @@ def latencies_ms(
     """
     sessions = {name: Session(graph) for name, graph in graphs.items()}
     times: dict[str, list[float]] = {name: [] for name in graphs}
-    for repeat in range(repeats + 3):
+    for repeat in range(_WARM_UP + repeats):
         for name, session in sessions.items():
             start = time.perf_counter()
             session.run(feed)
-            if repeat >= 3:  # noqa: PLR2004 - the first runs warm up
+            if repeat >= _WARM_UP:
                 times[name].append(time.perf_counter() - start)
     return {name: 1e3 * float(np.median(values)) for name, values in times.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from obc_onnx.coupling import Coupling, find_coupling
-from obc_onnx.data import ImageOptions, Samples, load_samples
+from obc_onnx.data import DataOptions, Samples, open_samples
 from obc_onnx.errors import RequestError
 from obc_onnx.files import write_text
 from obc_onnx.graph import Graph
@@ -38,6 +38,7 @@ from obc_onnx.verify import (
     check_plan,
     check_runs,
     check_structure,
+    check_twin,
     compare,
     random_feed,
     require,
@@ -48,31 +49,12 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Keep
     from obc_onnx.finetune import Epoch, TrainingOptions
+    from obc_onnx.recover import Recovery
 
     Shape = tuple[int, ...]
     Model = str | Path | onnx.ModelProto | Graph
 
 _VERIFIED_SAMPLES = 4
-_TIMED_BATCH = 1
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Where samples come from.
-
-    Attributes:
-        source: An `.npz` or a folder of images; None works without data.
-        holdout: Share of it, from the end, that is only measured on.
-        evaluation: Samples to measure on instead.
-        images: How pictures become an input.
-        scored: Samples that the criterion looks at, at most.
-    """
-
-    source: str | Path | Samples | None = None
-    holdout: float = 0.2
-    evaluation: str | Path | Samples | None = None
-    images: ImageOptions = field(default_factory=ImageOptions)
-    scored: int = 512
 
 
 @dataclass(frozen=True)
@@ -103,6 +85,34 @@ class Result:
         self.graph.save(path)
         if plan is not None:
             write_text(Path(plan), self.plan.to_json())
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What `compress` was asked for."""
+
+    name: str
+    data: DataOptions
+    budget: Budget
+    criterion: str | None
+    training: TrainingOptions | None
+    recover: bool
+    input_shape: Mapping[str, Shape]
+    seed: int
+    latency: bool
+    rules: RuleSet
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A plan on its way through surgery, repair and training."""
+
+    coupling: Coupling
+    plan: PruningPlan
+    keep: Keep
+    pruned: Graph
+    inputs: Mapping[str, Shape]
+    feed: Mapping[str, Any]
 
 
 def inspect(
@@ -144,6 +154,7 @@ def compress(
     budget: Budget | float = 0.5,
     criterion: str | None = None,
     training: TrainingOptions | int = 0,
+    recover: bool = True,
     input_shape: Mapping[str, Shape] | None = None,
     seed: int = 0,
     latency: bool = False,
@@ -153,10 +164,11 @@ def compress(
 
     Args:
         model: A file, a loaded model, or a graph; it is left as it is.
-        data: Samples to score, fine-tune and measure on.
+        data: Samples to score, repair, fine-tune and measure on.
         budget: What to meet; a number is the share of the MACs that may be left.
         criterion: "jacobian" by default with data, "l2" without.
-        training: How to fine-tune; a number is the epochs, 0 only cuts.
+        training: How to fine-tune; a number is the epochs, 0 does not train.
+        recover: Whether to repair the cut network in closed form, with data.
         input_shape: Sizes of dynamic inputs, by input name.
         seed: Of every random choice: equal seeds give equal bytes.
         latency: Whether to time both models.
@@ -167,15 +179,19 @@ def compress(
         ObcError: The request cannot be met; the message says why.
         VerificationError: The result failed a check.
     """
-    run = _Run(
+    request = _Request(
+        name=_name(model),
         data=data if isinstance(data, DataOptions) else DataOptions(data),
         budget=budget if isinstance(budget, Budget) else Budget(budget),
         criterion=criterion,
         training=_training(training, seed),
+        recover=recover,
+        input_shape=input_shape or {},
         seed=seed,
+        latency=latency,
         rules=rules,
     )
-    return run.execute(model, input_shape, latency=latency)
+    return _Run(request).execute(model)
 
 
 def verify(
@@ -201,21 +217,11 @@ def verify(
             f"the plan is for a model with sha256 {plan.model_sha256[:12]}..., "
             f"but '{_name(original)}' has {before.sha256[:12]}..."
         )
-    coupling, shapes = _analyse(before, input_shape, rules, clock)
+    coupling, inputs = _analyse(before, input_shape, rules, clock)
     keep = plan.keep(coupling)
-    feed = random_feed(before, shapes, seed)
-    checks = [
-        check_plan(before, after, plan),
-        check_structure(remove_units(coupling, keep), after),
-        check_interface(before, after),
-        *check_format(after, shapes),
-        check_masked(coupling, keep, feed),
-        check_runs(after, feed),
-    ]
-    if all(check.passed for check in checks):
-        recounted, _ = _analyse(after, shapes, rules, clock)
-        checks.append(check_budget(recounted.macs({}), coupling.macs({}), plan.target_macs))
-    return checks
+    feed = random_feed(before, inputs, seed)
+    cut = _Cut(coupling, plan, keep, remove_units(coupling, keep), inputs, feed)
+    return [check_masked(coupling, keep, feed), *_check_result(cut, after, clock)]
 
 
 class _Clock:
@@ -235,182 +241,154 @@ class _Clock:
 class _Run:
     """One compression."""
 
-    data: DataOptions
-    budget: Budget
-    criterion: str | None
-    training: TrainingOptions | None
-    seed: int
-    rules: RuleSet
+    request: _Request
     clock: _Clock = field(default_factory=_Clock)
     notes: list[str] = field(default_factory=list)
 
-    def execute(
-        self, model: Model, input_shape: Mapping[str, Shape] | None, *, latency: bool
-    ) -> Result:
+    def execute(self, model: Model) -> Result:
+        request = self.request
         with self.clock("load"):
             graph = _load(model)
-            samples, held = self._samples(graph)
-        shapes = {**_shapes_of(graph, samples), **(input_shape or {})}
-        coupling, inputs = _analyse(graph, shapes, self.rules, self.clock)
-        criterion = self._criterion(samples)
-        plan = self._plan(coupling, samples, criterion)
+            samples, held = open_samples(request.data, graph)
+        if request.training is not None and samples is None:
+            raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
+        shapes = {**_sample_shapes(graph, samples), **request.input_shape}
+        coupling, inputs = _analyse(graph, shapes, request.rules, self.clock)
+        plan = self._plan(coupling, samples)
         keep = plan.keep(coupling)
-        with self.clock("surgery"):
+        with self.clock("cut"):
             pruned = remove_units(coupling, keep)
-        feed = self._feed(graph, held, inputs)
+        feed = _verification_feed(graph, held, inputs, request.seed)
+        cut = _Cut(coupling, plan, keep, pruned, inputs, feed)
         with self.clock("verify"):
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
-        result, epochs = pruned, []
-        if self.training is not None and samples is not None:
-            result, epochs, folded = self._finetune(coupling, keep, pruned, samples, feed)
-            checks.append(folded)
+        result, recovery = self._recover(cut, samples)
+        result, epochs, folded = self._finetune(replace(cut, pruned=result), samples)
         with self.clock("verify"):
-            checks += self._final_checks(coupling, keep, plan, pruned, result, inputs, feed)
+            checks += [*folded, *_check_result(cut, result, self.clock)]
+            if coupling.unknown:
+                self.notes.append("the twin was not compared, since some operators have no rule")
             require(checks)
-        report = self._report(
-            _name(model), coupling, keep, plan, result, held, checks, epochs, latency=latency
-        )
+        report = self._report(cut, result, held, checks, epochs, recovery)
         return Result(result, plan, report)
 
-    def _samples(self, graph: Graph) -> tuple[Samples | None, Samples | None]:
-        if self.data.source is None:
-            if self.training is not None:
-                raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
-            return None, None
-        samples = _samples_from(self.data.source, graph, self.data.images)
-        if self.data.evaluation is not None:
-            return samples, _samples_from(self.data.evaluation, graph, self.data.images)
-        return samples.split(self.data.holdout)
-
-    def _criterion(self, samples: Samples | None) -> str:
-        if self.criterion is None and samples is None:
+    def _plan(self, coupling: Coupling, samples: Samples | None) -> PruningPlan:
+        request = self.request
+        name = request.criterion or ("jacobian" if samples is not None else DATA_FREE)
+        if request.criterion is None and samples is None:
             self.notes.append(
-                f"no data was given, so units are scored by '{DATA_FREE}', which needs none"
+                f"no data was given, so units are scored by '{name}', which needs none"
             )
-            return DATA_FREE
-        return self.criterion or "jacobian"
-
-    def _plan(self, coupling: Coupling, samples: Samples | None, name: str) -> PruningPlan:
         criterion = make_criterion(name)
         if criterion.needs_data and samples is None:
             raise RequestError(
                 f"criterion '{name}' needs samples: give --data, or use --criterion {DATA_FREE}"
             )
-        scored = None
         if samples is not None:
-            rng = np.random.default_rng(self.seed)
-            chosen = rng.permutation(len(samples))[: self.data.scored]
-            scored = samples.part(np.sort(chosen))
-        scene = Scene(coupling, scored, self.seed)
+            order = np.random.default_rng(request.seed).permutation(len(samples))
+            n_scored = request.data.scored
+            if coupling.graph.batch is not None:
+                n_scored = max(n_scored // coupling.graph.batch, 1) * coupling.graph.batch
+            samples = samples.part(np.sort(order[:n_scored]))
+        scene = Scene(coupling, samples, request.seed)
         with self.clock("score and plan"):
             return make_plan(
-                coupling, lambda keep: criterion.score(scene, keep), self.budget, name, self.seed
+                coupling,
+                lambda keep: criterion.score(scene, keep),
+                request.budget,
+                name,
+                request.seed,
             )
 
-    def _feed(
-        self, graph: Graph, held: Samples | None, inputs: Mapping[str, Shape]
-    ) -> dict[str, Any]:
-        """Return real samples to verify on where there are enough, random ones elsewhere."""
-        if held is None:
-            return random_feed(graph, inputs, self.seed)
-        static = [p.shape[0] for p in graph.inputs if p.shape and isinstance(p.shape[0], int)]
-        wanted = static[0] if static else min(_VERIFIED_SAMPLES, len(held))
-        if wanted > len(held):
-            return random_feed(graph, inputs, self.seed)
-        return held.feed(slice(0, wanted))
+    def _recover(self, cut: _Cut, samples: Samples | None) -> tuple[Graph, Recovery | None]:
+        if samples is None or not self.request.recover:
+            return cut.pruned, None
+        from obc_onnx.recover import reestimate_norms
+
+        with self.clock("recover"):
+            return reestimate_norms(cut.coupling, cut.pruned, samples, self.request.seed)
 
     def _finetune(
-        self, coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, feed: dict[str, Any]
-    ) -> tuple[Graph, list[Epoch], Check]:
+        self, cut: _Cut, samples: Samples | None
+    ) -> tuple[Graph, list[Epoch], list[Check]]:
+        if self.request.training is None or samples is None:
+            return cut.pruned, [], []
         import torch
 
         from obc_onnx.equivalent import EquivalentTwin
         from obc_onnx.finetune import finetune
         from obc_onnx.runtime import Session
 
-        if self.training is None:
-            raise RequestError("fine-tuning needs training options")
+        graph = cut.coupling.graph
         with self.clock("fine-tune"):
-            student = EquivalentTwin(coupling, keep, pruned)
-            epochs = finetune(student, coupling.graph, samples, self.training)
-            folded = student.cpu().fold(pruned)
+            student = EquivalentTwin(cut.coupling, cut.keep, cut.pruned)
+            epochs = finetune(student, graph, samples, self.request.training)
+            folded = student.cpu().fold(cut.pruned)
         with self.clock("verify"), torch.no_grad():
-            inputs = [torch.from_numpy(feed[port.name]) for port in coupling.graph.inputs]
-            outputs = student(*inputs)
-            names = [port.name for port in coupling.graph.outputs]
+            outputs = student(*(torch.from_numpy(cut.feed[port.name]) for port in graph.inputs))
+            names = [port.name for port in graph.outputs]
             unfolded = {n: o.numpy() for n, o in zip(names, outputs, strict=True)}
-            found = Session(folded, optimize=False).run(feed)
-            return folded, epochs, compare("folded equals trained network", found, unfolded)
-
-    def _final_checks(
-        self,
-        coupling: Coupling,
-        keep: Keep,
-        plan: PruningPlan,
-        pruned: Graph,
-        result: Graph,
-        inputs: Mapping[str, Shape],
-        feed: dict[str, Any],
-    ) -> list[Check]:
-        graph = coupling.graph
-        checks = [
-            check_plan(graph, result, plan),
-            check_structure(pruned, result),
-            check_interface(graph, result),
-            *check_format(result, inputs),
-            check_runs(result, feed),
-        ]
-        recounted, _ = _analyse(result, inputs, self.rules, self.clock)
-        checks.append(check_budget(recounted.macs({}), coupling.macs({}), plan.target_macs))
-        if coupling.unknown:
-            self.notes.append(
-                f"the twin was not compared: {len(coupling.unknown)} nodes have no rule"
-            )
-        else:
-            checks.append(_check_twin(recounted, feed))
-        return checks
+            found = Session(folded, optimize=False).run(cut.feed)
+        return folded, epochs, [compare("folded equals trained network", found, unfolded)]
 
     def _report(
         self,
-        name: str,
-        coupling: Coupling,
-        keep: Keep,
-        plan: PruningPlan,
+        cut: _Cut,
         result: Graph,
         held: Samples | None,
         checks: list[Check],
         epochs: list[Epoch],
-        *,
-        latency: bool,
+        recovery: Recovery | None,
     ) -> Report:
-        graph = coupling.graph
+        graph, plan = cut.coupling.graph, cut.plan
+        scores, times = Change(None, None), Change(None, None)
         with self.clock("measure"):
-            scores = Change(None, None)
             if held is not None and held.labels is not None:
                 scores = Change(accuracy(graph, held), accuracy(result, held))
-            times = Change(None, None)
-            if latency:
-                one = self._feed(graph, None, _one_sample(coupling))
-                measured = latencies_ms({"before": graph, "after": result}, one)
+            if self.request.latency:
+                one = {name: (graph.batch or 1, *shape[1:]) for name, shape in cut.inputs.items()}
+                feed = random_feed(graph, one, self.request.seed)
+                measured = latencies_ms({"before": graph, "after": result}, feed)
                 times = Change(measured["before"], measured["after"])
         return Report(
-            model=name,
+            model=self.request.name,
             criterion=plan.criterion,
             target_macs=plan.target_macs,
             macs=Change(*plan.macs),
             params=Change(*plan.params),
-            file_bytes=Change(graph.size_bytes(), result.size_bytes()),
+            file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
             accuracy=scores,
             latency_ms=times,
-            groups=summarise_groups(coupling, keep),
-            frozen=summarise_frozen(coupling),
-            unknown=list(coupling.unknown),
+            groups=summarise_groups(cut.coupling, cut.keep),
+            frozen=summarise_frozen(cut.coupling),
+            unknown=list(cut.coupling.unknown),
+            recovery=recovery,
             notes=self.notes,
             epochs=epochs,
             verification=checks,
             seconds=self.clock.seconds,
         )
+
+
+def _check_result(cut: _Cut, result: Graph, clock: _Clock) -> list[Check]:
+    """Check everything that must hold of a result, trained or not."""
+    original = cut.coupling.graph
+    checks = [
+        check_plan(original, result, cut.plan),
+        check_structure(cut.pruned, result),
+        check_interface(original, result),
+        *check_format(result, cut.inputs),
+        check_runs(result, cut.feed),
+    ]
+    if not all(check.passed for check in checks):
+        return checks  # what follows would only stumble over the same fault
+    recounted, _ = _analyse(result, cut.inputs, cut.coupling.rules, clock)
+    full = cut.coupling.macs({})
+    checks.append(check_budget(recounted.macs({}), full, cut.plan.target_macs))
+    if not cut.coupling.unknown:
+        checks.append(check_twin(recounted, cut.feed))
+    return checks
 
 
 def _load(model: Model) -> Graph:
@@ -423,31 +401,14 @@ def _name(model: Model) -> str:
     return str(model) if isinstance(model, (str, Path)) else "model"
 
 
-def _samples_from(source: str | Path | Samples, graph: Graph, images: ImageOptions) -> Samples:
-    return source if isinstance(source, Samples) else load_samples(source, graph, images)
-
-
 def _training(training: TrainingOptions | int, seed: int) -> TrainingOptions | None:
-    if isinstance(training, int):
-        if training == 0:
-            return None
-        from obc_onnx.finetune import TrainingOptions
+    if not isinstance(training, int):
+        return replace(training, seed=seed)
+    if training == 0:
+        return None
+    from obc_onnx.finetune import TrainingOptions
 
-        return TrainingOptions(epochs=training, seed=seed)
-    return replace(training, seed=seed)
-
-
-def _shapes_of(graph: Graph, samples: Samples | None) -> dict[str, Shape]:
-    """Take dynamic sizes besides the batch from the samples."""
-    if samples is None:
-        return {}
-    first = samples.feed(slice(0, 1))
-    shapes = {}
-    for port in graph.inputs:
-        batch = port.shape[0] if port.shape else ANALYSIS_BATCH
-        size = batch if isinstance(batch, int) else ANALYSIS_BATCH
-        shapes[port.name] = (size, *first[port.name].shape[1:])
-    return shapes
+    return TrainingOptions(epochs=training, seed=seed)
 
 
 def _analyse(
@@ -460,26 +421,19 @@ def _analyse(
         return find_coupling(graph, shapes, rules), inputs
 
 
-def _check_twin(coupling: Coupling, feed: dict[str, Any]) -> Check:
-    import torch
-
-    from obc_onnx.runtime import Session
-    from obc_onnx.twin import build_twin
-
-    graph = coupling.graph
-    shapes = {name: tuple(axis.size for axis in axes) for name, axes in coupling.axes.items()}
-    twin = build_twin(graph, shapes, coupling.rules)
-    with torch.no_grad():
-        outputs = twin(*(torch.from_numpy(feed[port.name]) for port in graph.inputs))
-    names = [port.name for port in graph.outputs]
-    found = {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
-    return compare("twin equals ONNX Runtime", found, Session(graph, optimize=False).run(feed))
+def _sample_shapes(graph: Graph, samples: Samples | None) -> dict[str, Shape]:
+    """Take sizes besides the batch from the samples, which the model may leave open."""
+    if samples is None:
+        return {}
+    batch = graph.batch or ANALYSIS_BATCH
+    first = samples.feed(slice(0, 1))
+    return {name: (batch, *array.shape[1:]) for name, array in first.items()}
 
 
-def _one_sample(coupling: Coupling) -> dict[str, Shape]:
-    """Return input shapes with a dynamic batch of one."""
-    shapes = {}
-    for port in coupling.graph.inputs:
-        axes = coupling.axes[port.name]
-        shapes[port.name] = tuple(_TIMED_BATCH if a is coupling.batch else a.size for a in axes)
-    return shapes
+def _verification_feed(
+    graph: Graph, held: Samples | None, inputs: Mapping[str, Shape], seed: int
+) -> dict[str, Any]:
+    """Return held-out samples to verify on, or random ones where there is no data."""
+    if held is None:
+        return random_feed(graph, inputs, seed)
+    return held.feed(slice(0, graph.batch or min(_VERIFIED_SAMPLES, len(held))))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,7 +17,7 @@ import numpy as np
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Group, Keep
 
     Saliency = Mapping[str, NDArray[np.float64]]
-    Unit = tuple[Group, int]
+    Cut = tuple[Group, NDArray[np.int64]]
 
 Ranking = Literal["global", "per-mac"]
 RANKINGS: tuple[str, ...] = get_args(Ranking)
@@ -111,12 +111,14 @@ class Budget:
         ranking: "global" compares saliency across groups; "per-mac" divides it by the MACs that
             removing one more unit saves.
         steps: Score again this many times on the way.
+        round_to: Widths that shrink stay a multiple of this: runtimes work in blocks of channels.
         exclude: Patterns of node or initializer names that stay whole.
     """
 
     target_macs: float = 0.5
     ranking: Ranking = "global"
     steps: int = 1
+    round_to: int = 1
     exclude: tuple[str, ...] = ()
 
 
@@ -140,20 +142,18 @@ def make_plan(
         InfeasibleTargetError: Even the smallest plan does not meet the target.
     """
     if not 0 < budget.target_macs <= 1:
-        raise RequestError(
-            f"target MACs must be a share in (0, 1], found {budget.target_macs:g}"
-        )
-    if budget.steps < 1:
-        raise RequestError(f"steps must be at least 1, found {budget.steps}")
+        raise RequestError(f"target MACs must be a share in (0, 1], found {budget.target_macs:g}")
+    if budget.steps < 1 or budget.round_to < 1:
+        raise RequestError("steps and the multiple of widths must be at least 1")
     groups = prunable_groups(coupling, budget.exclude)
+    _check_feasible(coupling, groups, budget)
     full = coupling.macs({})
-    _check_feasible(coupling, groups, budget.target_macs, full)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     for step in range(1, budget.steps + 1):
         goal = full * (1 - (1 - budget.target_macs) * step / budget.steps)
         if coupling.macs(keep) > goal:
             saliency = score(keep)
-            order = _ranked(coupling, groups, saliency, keep, budget.ranking)
+            order = _ranked(coupling, groups, saliency, keep, budget)
             keep = _cut_until(coupling, order, keep, goal)
     return _record(coupling, keep, budget, criterion, seed)
 
@@ -180,17 +180,12 @@ def prunable_groups(coupling: Coupling, exclude: Sequence[str] = ()) -> list[Gro
     return [g for g in coupling.groups if g.inexact is None and g.name not in excluded]
 
 
-def _smallest(coupling: Coupling, groups: Sequence[Group]) -> Keep:
-    """Keep one unit of every group."""
-    return {group.dim: np.arange(group.size) == 0 for group in groups}
-
-
-def _check_feasible(
-    coupling: Coupling, groups: Sequence[Group], target: float, full: int
-) -> None:
-    smallest = _smallest(coupling, groups)
-    least = coupling.macs(smallest)
-    if least <= target * full:
+def _check_feasible(coupling: Coupling, groups: Sequence[Group], budget: Budget) -> None:
+    """Remove all that may be removed, and compare."""
+    equal = {group.name: np.zeros(group.size) for group in coupling.groups}
+    smallest = _without({}, _ranked(coupling, groups, equal, {}, replace(budget, ranking="global")))
+    full, least = coupling.macs({}), coupling.macs(smallest)
+    if least <= budget.target_macs * full:
         return
     costs = sorted(
         ((coupling.node_macs(node, smallest), node.label) for node in coupling.costed),
@@ -198,30 +193,39 @@ def _check_feasible(
     )
     holders = "; ".join(f"{label} {100 * cost / full:.1f} %" for cost, label in costs[:3])
     reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
-    excluded = len(coupling.groups) - len(groups)
+    n_held = len(coupling.groups) - len(groups)
     raise InfeasibleTargetError(
-        f"cannot reach {target:g} of the MACs: with one unit left in each of {len(groups)} groups "
-        f"{least / full:.4g} is the least ({excluded} more groups are excluded or inexact). "
-        f"What holds it: {holders}. Frozen by: {'; '.join(reasons[:5]) or 'nothing'}"
+        f"cannot reach {budget.target_macs:g} of the MACs: with the least width in each of "
+        f"{len(groups)} groups {least / full:.4g} are left ({n_held} more groups are excluded or "
+        f"inexact). What holds it: {holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}"
     )
 
 
 def _ranked(
-    coupling: Coupling, groups: Sequence[Group], saliency: Saliency, keep: Keep, ranking: Ranking
-) -> list[Unit]:
-    """List the units that may go, least valuable first; the best unit of a group stays."""
+    coupling: Coupling, groups: Sequence[Group], saliency: Saliency, keep: Keep, budget: Budget
+) -> list[Cut]:
+    """List what may go, least valuable first; each cut leaves a width that is allowed."""
     protected = _protected(coupling, saliency, keep)
-    values, units = [], []
+    values: list[float] = []
+    cuts: list[Cut] = []
     for group in groups:
         left = np.flatnonzero(keep.get(group.dim, np.ones(group.size, np.bool_)))
-        own = saliency[group.name][left]
-        cost = 1.0 if ranking == "global" else _marginal_macs(coupling, group, keep, left)
-        for place in np.argsort(own, kind="stable")[:-1]:
-            unit = int(left[place])
-            if unit not in protected.get(group.dim, set()):
-                values.append(own[place] / cost if cost else np.inf)
-                units.append((group, unit))
-    return [units[i] for i in np.argsort(np.asarray(values), kind="stable")]
+        cost = 1.0 if budget.ranking == "global" else _marginal_macs(coupling, group, keep, left)
+        own = saliency[group.name]
+        free = left[~np.isin(left, list(protected.get(group.dim, ())))]
+        order = free[np.argsort(own[free], kind="stable")]
+        for units in _chunks(order, left.size, budget.round_to):
+            values.append(float(own[units].mean()) / cost if cost else np.inf)
+            cuts.append((group, units))
+    return [cuts[i] for i in np.argsort(np.asarray(values), kind="stable")]
+
+
+def _chunks(order: NDArray[np.int64], width: int, round_to: int) -> Iterator[NDArray[np.int64]]:
+    """Cut units into runs whose removal leaves a multiple of `round_to`, but never nothing."""
+    start, size = 0, width % round_to or round_to
+    while start + size <= order.size and width - start - size >= round_to:
+        yield order[start : start + size]
+        start, size = start + size, round_to
 
 
 def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, set[int]]:
@@ -241,9 +245,7 @@ def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, 
     return protected
 
 
-def _marginal_macs(
-    coupling: Coupling, group: Group, keep: Keep, left: NDArray[np.int64]
-) -> float:
+def _marginal_macs(coupling: Coupling, group: Group, keep: Keep, left: NDArray[np.int64]) -> float:
     """Return the MACs that removing one more unit of a group saves."""
     nodes = coupling.costed_by_dim.get(group.dim, ())
     mask = keep.get(group.dim, np.ones(group.size, np.bool_)).copy()
@@ -255,9 +257,9 @@ def _marginal_macs(
 
 
 def _cut_until(
-    coupling: Coupling, order: Sequence[Unit], keep: Keep, goal: float
+    coupling: Coupling, order: Sequence[Cut], keep: Keep, goal: float
 ) -> dict[Dim, NDArray[np.bool_]]:
-    """Remove the shortest prefix of `order` that meets `goal`; found by bisection."""
+    """Apply the shortest prefix of `order` that meets `goal`; found by bisection."""
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
@@ -268,12 +270,12 @@ def _cut_until(
     return _without(keep, order[:low])
 
 
-def _without(keep: Keep, units: Sequence[Unit]) -> dict[Dim, NDArray[np.bool_]]:
+def _without(keep: Keep, cuts: Sequence[Cut]) -> dict[Dim, NDArray[np.bool_]]:
     result = {dim: mask.copy() for dim, mask in keep.items()}
-    for group, unit in units:
+    for group, units in cuts:
         if group.dim not in result:
             result[group.dim] = np.ones(group.size, np.bool_)
-        result[group.dim][unit] = False
+        result[group.dim][units] = False
     return result
 
 
@@ -301,4 +303,3 @@ def _record(
             for name, axes in coupling.kept_positions(keep).items()
         },
     )
-

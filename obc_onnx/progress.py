@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    from typing_extensions import Self
+
 Item = TypeVar("Item")
 _QUIET_SECONDS = 2.0
 
@@ -28,7 +30,7 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -67,7 +67,8 @@ def _shape_of(port: Port, given: Shape | None) -> Shape:
             )
         return tuple(size if isinstance(size, int) else ANALYSIS_BATCH for size in port.shape)
     fits = len(given) == len(port.shape) and all(
-        size == wanted for wanted, size in zip(port.shape, given, strict=True)
+        size == wanted
+        for wanted, size in zip(port.shape, given, strict=True)
         if isinstance(wanted, int)
     )
     if not fits or min(given, default=1) < 1:
@@ -129,9 +130,6 @@ def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
 def _run_for_shapes(
     graph: Graph, shapes: Mapping[str, Shape], missing: list[str]
 ) -> dict[str, Shape]:
-    feed = {
-        port.name: np.zeros(shapes[port.name], port.dtype)
-        for port in graph.inputs
-    }
+    feed = {port.name: np.zeros(shapes[port.name], port.dtype) for port in graph.inputs}
     values = Session(graph, optimize=False, outputs=missing).run(feed)
     return {name: value.shape for name, value in values.items() if isinstance(value, np.ndarray)}

@@ -42,7 +42,7 @@ def remove_units(coupling: Coupling, keep: Keep) -> Graph:
             attributes[key] = context.attributes
         for slot, operand in context.operands.items():
             name = context.node.inputs[slot]
-            if len(graph.consumers[name]) > 1:  # the other consumers keep the numbers they have
+            if _is_shared(graph, name):  # the other consumers keep the numbers they have
                 name = rewired[key, slot] = f"{name}.{key}"
             arrays[name] = operand
         for (name, position), number in context.literals.items():
@@ -131,6 +131,13 @@ def _touches(coupling: Coupling, node: Node, keep: Keep) -> bool:
         for axis in coupling.axes.get(name, ())
         for dim in leaves(axis)
     )
+
+
+def _is_shared(graph: Graph, name: str) -> bool:
+    """Say whether an initializer has more uses than one, those in subgraphs included."""
+    captured = any(name in node.captures for node in graph.nodes)
+    returned = any(name == port.name for port in graph.outputs)
+    return captured or returned or len(graph.consumers[name]) > 1
 
 
 def _computing_dtype(graph: Graph) -> np.dtype[Any]:

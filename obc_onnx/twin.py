@@ -7,6 +7,7 @@ bounds, single numbers and integers are buffers. The twin prints as code, moves 
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -44,24 +45,31 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> fx.
     unknown = [node.label for node in graph.nodes if rules.find(node) is None]
     if unknown:
         raise UnsupportedOperatorError(
-            f"the twin has no rule for {len(unknown)} nodes: {', '.join(unknown)}; such a model can "
-            f"be pruned with --criterion l2 and without training, or with a rule of your own"
+            f"the twin has no rule for {len(unknown)} nodes: {', '.join(unknown)}; such a model "
+            f"can be pruned with --criterion l2 and without training, or with a rule of your own"
         )
     return _Builder(graph, shapes, rules).build()
 
 
 def parameter_name(initializer: str) -> str:
-    """Return the name of an initializer in the twin, as in a URL: torch forbids dots.
+    """Return the name of an initializer in the twin, as in a URL.
 
+    Escaped are dots, which torch forbids, and what would break out of a string in the twin's code.
     A leading percent sign marks names that a module has for itself; `initializer_name` reverses it.
     """
-    name = initializer.replace("%", "%25").replace(".", "%2E")
+    name = _UNSAFE.sub(_escaped, initializer)
     return f"%{name}" if not name or hasattr(nn.Module, name) or name in _RESERVED else name
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode())
 
 
 def initializer_name(parameter: str) -> str:
     """Return the initializer that a parameter or buffer of the twin stands for."""
-    bare = parameter[1:] if re.match(r"%(?![0-9A-F]{2})", parameter) or parameter == "%" else parameter
+    bare = (
+        parameter[1:] if re.match(r"%(?![0-9A-F]{2})", parameter) or parameter == "%" else parameter
+    )
     return unquote(bare)
 
 
@@ -90,7 +98,10 @@ def weights_of(twin: nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
     }
 
 
-_RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset(dir(fx.GraphModule))
+_UNSAFE = re.compile(r'[%."\\\x00-\x1f\x7f-\x9f\u2028\u2029]')
+_RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset(
+    dir(fx.GraphModule)
+)
 
 
 class _Builder:
@@ -99,6 +110,7 @@ class _Builder:
         self.root = nn.Module()
         self.fx = fx.Graph()
         self.values: dict[str, fx.Node] = {}
+        self.training: fx.Node | None = None
         self.held = self._held()
 
     def build(self) -> fx.GraphModule:
@@ -126,21 +138,22 @@ class _Builder:
         context = ForwardContext(
             node=node,
             arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
-            input_ranks=tuple(
-                len(self.shapes[name]) if name in self.shapes else None for name in node.inputs
-            ),
+            input_ranks=tuple(self._rank(name) for name in node.inputs),
         )
         made = self._call(node, rule.forward(context))
         if len(node.outputs) == 1:
             self.values[node.key] = made
             return
-        import operator
-
         for i, name in enumerate(node.outputs):
-            if name and i == 0 or name:
+            if name:
                 item = self.fx.call_function(operator.getitem, (made, i))
                 item.meta["onnx"] = (node.key, i)
                 self.values[name] = item
+
+    def _rank(self, name: str) -> int | None:
+        if name in self.graph.initializers:
+            return self.graph.initializers[name].ndim
+        return len(self.shapes[name]) if name in self.shapes else None
 
     def _call(self, node: Node, call: Call) -> fx.Node:
         given = [slot for slot in call.inputs if node.has_input(slot)]
@@ -159,10 +172,10 @@ class _Builder:
 
     def _training(self) -> fx.Node:
         """Read the module's own mode, so that `train()` and `eval()` switch the operators."""
-        if "training" not in self.values:
+        if self.training is None:
             with self.fx.inserting_before(next(iter(self.fx.nodes))):
-                self.values["training"] = self.fx.get_attr("training")
-        return self.values["training"]
+                self.training = self.fx.get_attr("training")
+        return self.training
 
     def _value(self, name: str) -> fx.Node:
         if name not in self.values:

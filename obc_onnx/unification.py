@@ -236,9 +236,9 @@ class AxisSystem:
         """
         match expr:
             case Dim():
-                outer, inner = self.dim(expr.size // inner_size), self.dim(inner_size)
-                self._bind(expr, product([outer, inner]))
-                return outer, [inner]
+                pair = self.dim(expr.size // inner_size), self.dim(inner_size)
+                self._bind(expr, product(pair))
+                return pair[0], [pair[1]]
             case Product(factors=(*rest, last)):
                 if last.size == inner_size:
                     return product(rest), [last]
@@ -246,7 +246,7 @@ class AxisSystem:
                     outer, inners = self._factor(last, inner_size)
                     return product([*rest, outer]), inners
                 outer, inners = self._factor(product(rest), inner_size // last.size)
-                return outer, [product([inner, last]) for inner in inners]
+                return outer, [product([part, last]) for part in inners]
             case Concat(parts=parts):
                 pairs = [self._factor(self.resolve(part), inner_size) for part in parts]
                 return concat(o for o, _ in pairs), [i for _, inners in pairs for i in inners]

@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from obc_onnx.ops.context import CoupleContext, Value
 
 
-def broadcast_axes(
-    context: CoupleContext, operands: Sequence[Sequence[Expr]]
-) -> tuple[Expr, ...]:
+def broadcast_axes(context: CoupleContext, operands: Sequence[Sequence[Expr]]) -> tuple[Expr, ...]:
     """Align operands at their last axis and tie what is not broadcast.
 
     Args:
+        context: The node.
         operands: The axes of each operand.
     Returns:
         The axes of the result. Where an operand has size 1 the others set the axis.

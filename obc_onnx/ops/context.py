@@ -73,6 +73,15 @@ class Value:
         """The axes whose sizes the numbers are."""
         return tuple(number.axis for number in self.numbers or () if isinstance(number, Size))
 
+    @property
+    def sources(self) -> tuple[tuple[str, int], ...]:
+        """The initializer positions that hold the numbers that are written down."""
+        return tuple(
+            number.source
+            for number in self.numbers or ()
+            if isinstance(number, Fixed) and number.source is not None
+        )
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -125,6 +134,8 @@ class CoupleContext:
     """The initializer in each input slot, None where the input is computed or left out."""
     claims: dict[tuple[str, int], Expr]
     """The axis whose size each spelled-out number sets, across all nodes."""
+    claimed: set[tuple[str, int]] = field(default_factory=set)
+    """The spelled-out numbers that this node claims."""
 
     def value(self, slot: int) -> Value:
         """Return an input that the operator requires."""
@@ -188,6 +199,7 @@ class CoupleContext:
             self.unify(number.axis, axis)
         elif isinstance(number, Fixed) and number.source is not None:
             if self.arrays[slot] is None:  # reached through other nodes: one number, all its users
+                self.claimed.add(number.source)
                 self.unify(self.claims.setdefault(number.source, axis), axis)
         else:
             self.freeze([axis], "a size that is computed for input")

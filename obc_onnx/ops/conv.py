@@ -35,8 +35,9 @@ class Conv(Rule):
         blocks = context.node.integer("group", 1)
         written: Expr = out_channels
         if blocks > 1:
-            block, written = context.system.dim(blocks), context.system.dim(
-                out_channels.size // blocks
+            block, written = (
+                context.system.dim(blocks),
+                context.system.dim(out_channels.size // blocks),
             )
             context.unify(out_channels, product([block, written]))
             context.unify(x.axes[1], product([block, in_per_block]))
@@ -83,8 +84,9 @@ class ConvTranspose(Rule):
         context.unify(x.axes[1], in_channels)
         read, out_channels = in_channels, out_per_block
         if blocks > 1:
-            block, read = context.system.dim(blocks), context.system.dim(
-                in_channels.size // blocks
+            block, read = (
+                context.system.dim(blocks),
+                context.system.dim(in_channels.size // blocks),
             )
             context.unify(in_channels, product([block, read]))
             out_channels = product([block, out_per_block])
@@ -199,8 +201,7 @@ def conv_transpose(
     begin, end = pads[:rank], pads[rank:]
     if begin == end:
         return convolve(x, w, b, strides, begin, output_padding, groups, dilations)
-    y = convolve(x, w, b, strides, 0, 0, groups, dilations)
-    y = functional.pad(y, [side for size in reversed(output_padding) for side in (0, size)])
+    y = convolve(x, w, b, strides, 0, output_padding, groups, dilations)
     for i in range(rank):
         y = y.narrow(2 + i, begin[i], full[i] - begin[i] - end[i])
     return y

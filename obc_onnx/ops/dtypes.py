@@ -20,7 +20,7 @@ def torch_dtype(data_type: int) -> torch.dtype:
     """
     import torch
 
-    table = {
+    table: dict[int, torch.dtype] = {
         TensorProto.FLOAT: torch.float32,
         TensorProto.DOUBLE: torch.float64,
         TensorProto.FLOAT16: torch.float16,
@@ -33,6 +33,5 @@ def torch_dtype(data_type: int) -> torch.dtype:
         TensorProto.BOOL: torch.bool,
     }
     if data_type not in table:
-        name = TensorProto.DataType.Name(data_type)
-        raise ModelError(f"the twin cannot hold tensors of type {name}")
+        raise ModelError(f"the twin cannot hold tensors of ONNX type {data_type}")
     return table[data_type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.ops.broadcast import broadcast_axes, couple_parameters
 from obc_onnx.ops.context import Computed, Value
@@ -63,13 +63,16 @@ class Unary(_PositionByPosition):
 class ParametricUnary(_PositionByPosition):
     """Functions of one tensor with number attributes."""
 
-    _table: dict[str, tuple[str, dict[str, float]]] = {
+    _table: ClassVar[dict[str, tuple[str, dict[str, float]]]] = {
         "Celu": ("celu", {"alpha": 1.0}),
         "Elu": ("elu", {"alpha": 1.0}),
         "HardSigmoid": ("hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
         "HardSwish": ("hard_swish", {}),
         "LeakyRelu": ("leaky_relu", {"alpha": 0.01}),
-        "Selu": ("selu", {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}),
+        "Selu": (
+            "selu",
+            {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+        ),
         "Shrink": ("shrink", {"lambd": 0.5, "bias": 0.0}),
         "ThresholdedRelu": ("thresholded_relu", {"alpha": 1.0}),
     }
@@ -119,7 +122,9 @@ class Binary(_PositionByPosition):
         if node.op_type == "Div":
             return Call(divide, inputs=(0, 1))
         if node.op_type == "Mod":
-            function: Callable[..., Any] = torch.fmod if node.integer("fmod", 0) else torch.remainder
+            function: Callable[..., Any] = (
+                torch.fmod if node.integer("fmod", 0) else torch.remainder
+            )
             return Call(function, inputs=(0, 1))
         if node.op_type == "BitShift":
             left = node.text("direction", "") == "LEFT"
@@ -178,7 +183,10 @@ class Clip(_PositionByPosition):
         node = context.node
         if "min" in node.attributes or "max" in node.attributes:
             infinity = float("inf")
-            bounds = {"low": node.number("min", -infinity), "high": node.number("max", infinity)}
+            bounds = {
+                "low": node.number("min", -infinity),
+                "high": node.number("max", infinity),
+            }
             return Call(clip, bounds)
         return Call(clip, inputs=tuple(range(len(node.inputs))))
 
@@ -310,13 +318,9 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     return x.clamp(min=0) + slope * x.clamp(max=0)
 
 
-def clip(
-    x: Tensor, low: Tensor | float | None = None, high: Tensor | float | None = None
-) -> Tensor:
-    """Clamp; a bound that is left out does not bind."""
-    import torch
-
-    return x if low is None and high is None else torch.clamp(x, low, high)
+def clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
+    """Clamp between two numbers or scalar tensors; a bound that is left out does not bind."""
+    return x if low is None and high is None else x.clamp(low, high)
 
 
 def identity(x: Tensor) -> Tensor:

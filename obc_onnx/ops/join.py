@@ -105,13 +105,21 @@ class Slice(FreeOfMacs):
         """Cut the expression where the range is consecutive and constant, freeze it elsewhere."""
         x = context.value(0)
         ranges = _ranges(context, x.shape)
+        sliced = _sliced_axes(context, len(x.axes))
+        for slot in range(1, len(context.inputs)):
+            bounds = context.optional(slot)
+            if bounds is not None:
+                context.freeze_sizes(bounds)
         axes = list(x.axes)
         for axis, size in enumerate(context.shape()):
-            span = None if ranges is None else ranges.get(axis, range(x.shape[axis]))
+            if axis not in sliced:
+                continue
+            span = None if ranges is None else ranges[axis]
             if span is not None and span == range(x.shape[axis]):
                 continue
             if span is not None and span.step == 1 and self._can_rewrite(context):
-                parts = context.cut(x.axes[axis], [span.start, span.stop, x.shape[axis]])
+                stop = span.start + len(span)
+                parts = context.cut(x.axes[axis], [span.start, stop, x.shape[axis]])
                 axes[axis] = parts[1]
             else:
                 context.freeze([x.axes[axis]], "a strided or computed range")
@@ -166,7 +174,7 @@ class Slice(FreeOfMacs):
 
 
 class Pad(FreeOfMacs):
-    """Add positions around each axis; bounds are an attribute in old opsets, an input in new ones."""
+    """Add positions around each axis; amounts are an attribute in old opsets, then an input."""
 
     op_types = ("Pad",)
     held = (2,)
@@ -238,9 +246,9 @@ def _bounds(
     given = [arrays[slot] if slot < len(arrays) else None for slot in range(1, 4)]
     if given[0] is None or given[1] is None or (node.has_input(3) and given[2] is None):
         return None
-    starts, ends = (tuple(int(v) for v in array.reshape(-1)) for array in given[:2])
-    axes = range(len(starts)) if given[2] is None else given[2].reshape(-1)
-    return starts, ends, tuple(int(axis) for axis in axes)
+    first, last = _as_ints(given[0]), _as_ints(given[1])
+    where = list(range(len(first))) if given[2] is None else _as_ints(given[2])
+    return tuple(first), tuple(last), tuple(where)
 
 
 def _ranges(context: CoupleContext, shape: tuple[int, ...]) -> dict[int, range] | None:
@@ -257,6 +265,18 @@ def _ranges(context: CoupleContext, shape: tuple[int, ...]) -> dict[int, range] 
         cut = slice(starts[i], ends[i], steps[i] if steps else 1)
         ranges[at] = range(*cut.indices(shape[at]))
     return ranges
+
+
+def _sliced_axes(context: CoupleContext, rank: int) -> set[int]:
+    """Return the axes that a Slice names, all of them where they are computed."""
+    own = context.node.integers("axes")
+    if own is None and context.node.has_input(3):
+        own = context.integers(3)
+        return set(range(rank)) if own is None else {axis % rank for axis in own}
+    if own is None:
+        starts = context.node.integers("starts")
+        own = tuple(range(context.value(1).shape[0] if starts is None else len(starts)))
+    return {axis % rank for axis in own}
 
 
 def _pad_axes(node: Node, arrays: tuple[Any, ...], rank: int) -> tuple[int, ...]:
@@ -290,7 +310,7 @@ def join(*tensors: Tensor, axis: int) -> Tensor:
 def split(
     x: Tensor, *, axis: int, n_parts: int, sizes: tuple[int, ...] | None
 ) -> tuple[Tensor, ...] | Tensor:
-    """Cut into parts of the given sizes, or into `n_parts` of which only the last may be smaller."""
+    """Cut into the given sizes, or into `n_parts` of which only the last may be smaller."""
     import torch
 
     chunk = -(-x.shape[axis] // n_parts)
@@ -320,9 +340,7 @@ def slice_axes(
     return x
 
 
-def pad(
-    x: Tensor, pads: Any, value: Any = 0.0, axes: Any = None, *, mode: str
-) -> Tensor:
+def pad(x: Tensor, pads: Any, value: Any = 0.0, axes: Any = None, *, mode: str) -> Tensor:
     """Compute Pad; negative amounts crop."""
     from torch.nn import functional
 
@@ -333,7 +351,7 @@ def pad(
         begin[axis], end[axis] = amounts[i], amounts[i + len(where)]
     if mode == "constant":
         sides = [s for i in reversed(range(x.ndim)) for s in (begin[i], end[i])]
-        return functional.pad(x, sides, value=float(value))
+        return functional.pad(x, sides, value=0.0 if value is None else float(value))
     return _pad_by_index(x, begin, end, mode)
 
 
@@ -352,4 +370,4 @@ def _pad_by_index(x: Tensor, begin: list[int], end: list[int], mode: str) -> Ten
 
 
 def _as_ints(values: Any) -> list[int]:
-    return [int(v) for v in (values.tolist() if hasattr(values, "tolist") else values)]
+    return [int(v) for v in (values.reshape(-1) if hasattr(values, "reshape") else values)]

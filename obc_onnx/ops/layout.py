@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes import product
+from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.context import Fixed, Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
 
@@ -115,15 +116,23 @@ class Squeeze(FreeOfMacs):
         x = context.value(0)
         axes = context.node.integers("axes") or context.integers(1)
         rank = len(x.axes)
-        dropped = {axis % rank for axis in axes} if axes else {
-            i for i, axis in enumerate(x.axes) if axis.size == 1
-        }
+        if axes is None and context.node.has_input(1):
+            context.freeze(x.axes, "the input")
+            context.freeze_sizes(x)
+            return [Value(tuple(context.fixed(n, "an output axis") for n in context.shape()))]
+        if axes:
+            dropped = {axis % rank for axis in axes}
+        else:  # with one position left an axis would be dropped too
+            context.freeze(x.axes, "an axis that it drops at size 1")
+            dropped = {i for i, axis in enumerate(x.axes) if axis.size == 1}
         kept = tuple(axis for i, axis in enumerate(x.axes) if i not in dropped)
         return [Value(kept, x.numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.squeeze."""
         axes = context.node.integers("axes") or context.integers(1)
+        if axes is None and context.node.has_input(1):
+            raise UnsupportedOperatorError(f"{context.node.label}: the twin needs constant axes")
         return Call(squeeze, {"axes": axes})
 
 
@@ -150,7 +159,9 @@ class Unsqueeze(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.unsqueeze for each axis."""
         axes = context.node.integers("axes") or context.integers(1)
-        return Call(unsqueeze, {"axes": axes} if axes is not None else {}, (0,))
+        if axes is None:
+            raise UnsupportedOperatorError(f"{context.node.label}: the twin needs constant axes")
+        return Call(unsqueeze, {"axes": axes})
 
 
 def permute(x: Tensor, *, order: tuple[int, ...]) -> Tensor:

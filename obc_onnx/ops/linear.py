@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from obc_onnx.ops.rule import Shape
 
 
+_MATRIX_RANK = 2
+
+
 class Gemm(Rule):
     """Y = alpha A' B' + beta C, with A and B transposed as the node says."""
 
@@ -29,7 +32,7 @@ class Gemm(Rule):
         contracted_a = 0 if context.node.integer("transA", 0) else 1
         contracted_b = 1 if context.node.integer("transB", 0) else 0
         context.unify(a.axes[contracted_a], b.axes[contracted_b])
-        axes = (a.axes[1 - contracted_a], b.axes[1 - contracted_b])
+        axes: tuple[Expr, ...] = (a.axes[1 - contracted_a], b.axes[1 - contracted_b])
         c = context.optional(2)
         bias = None
         if c is not None:
@@ -94,13 +97,15 @@ def _couple_product(
     left. Weights with batch axes are sliced but never recombined.
     """
     n_out = len(context.shape())
-    weights = [slot for slot in (0, 1) if operands[slot].constant and not operands[1 - slot].constant]
+    weights = [
+        slot for slot in (0, 1) if operands[slot].constant and not operands[1 - slot].constant
+    ]
     if not weights:
         context.reads(0, contracted[0])
         return
     slot = weights[0]
     weight, through = operands[slot], contracted[1 - slot]
-    dense = len(weight.axes) == 2
+    dense = len(weight.axes) == _MATRIX_RANK
     read = contracted[slot]
     mixes: list[Expr] = [weight.axes[read]] if dense else []
     context.reads(slot, read, mixes=mixes, tap=Tap("input", 1 - slot, through))
@@ -109,7 +114,8 @@ def _couple_product(
         two_sided = len(operands[1 - slot].axes) > 1
         out_axis = n_out - 2 if slot == 0 and two_sided else n_out - 1
         mixes = [weight.axes[written]] if dense else []
-        context.writes(slot, written, out_axis=out_axis, mixes=mixes, bias=bias)
+        along = bias if out_axis == n_out - 1 else None  # a bias lies along the last axis
+        context.writes(slot, written, out_axis=out_axis, mixes=mixes, bias=along)
 
 
 def gemm(
@@ -130,6 +136,3 @@ def gemm(
     y = (a.T if trans_a else a) @ (b.T if trans_b else b)
     y = y if alpha == 1.0 else alpha * y
     return y if c is None else y + (c if beta == 1.0 else beta * c)
-
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.context import Tap, Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
 
@@ -31,6 +32,8 @@ class BatchNormalization(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Use stored statistics in evaluation mode, and update them in training mode."""
         node = context.node
+        if len(node.outputs) > 1:
+            raise UnsupportedOperatorError(f"{node.label}: the twin computes its first output only")
         constants = {
             "epsilon": node.number("epsilon", 1e-5),
             "momentum": node.number("momentum", 0.9),

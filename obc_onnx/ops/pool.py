@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.context import Value
 from obc_onnx.ops.padding import explicit_pads, same_pads
 from obc_onnx.ops.rule import Call, FreeOfMacs
@@ -19,16 +20,10 @@ class _Pool(FreeOfMacs):
         """Pass batch and channels through; spatial axes are frozen."""
         x = context.value(0)
         context.freeze(x.axes[2:], "a spatial axis")
-        return [
-            Value(
-                (
-                    *x.axes[:2],
-                    *(context.fixed(size, "a spatial axis") for size in context.shape(i)[2:]),
-                )
-            )
-            for i, name in enumerate(context.node.outputs)
-            if name
-        ]
+        if len(context.node.outputs) > 1:
+            context.freeze(x.axes, "channels that the positions of maxima count")
+        spatial = (context.fixed(size, "a spatial axis") for size in context.shape()[2:])
+        return [Value((*x.axes[:2], *spatial))] * len(context.node.outputs)
 
 
 class WindowPool(_Pool):
@@ -39,6 +34,8 @@ class WindowPool(_Pool):
     def forward(self, context: ForwardContext) -> Call:
         """Pad as ONNX does, then pool without padding."""
         node = context.node
+        if len(node.outputs) > 1:
+            raise UnsupportedOperatorError(f"{node.label}: the twin computes its first output only")
         kernel = node.integers("kernel_shape") or ()
         rank = len(kernel)
         constants = {
@@ -100,9 +97,7 @@ def _pad(x: Tensor, pads: tuple[int, ...], extra: tuple[int, ...], value: float)
     from torch.nn import functional
 
     rank = len(extra)
-    sides = [
-        side for i in reversed(range(rank)) for side in (pads[i], pads[rank + i] + extra[i])
-    ]
+    sides = [side for i in reversed(range(rank)) for side in (pads[i], pads[rank + i] + extra[i])]
     return functional.pad(x, sides, value=value) if any(sides) else x
 
 
@@ -119,9 +114,7 @@ def max_pool(
     """Compute MaxPool. Source: the ONNX operator page of MaxPool."""
     from torch.nn import functional
 
-    pads, extra = _window_pads(
-        x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode
-    )
+    pads, extra = _window_pads(x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode)
     pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
     x = _pad(x, pads, extra, float("-inf"))
     return pool(x, kernel, strides, 0, dilations)
@@ -147,14 +140,14 @@ def average_pool(
     from torch.nn import functional
 
     rank = len(kernel)
-    pads, extra = _window_pads(
-        x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode
-    )
+    pads, extra = _window_pads(x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode)
     average = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[rank - 1]
     if all(d == 1 for d in dilations) and not any(pads) and not any(extra):
         return average(x, kernel, strides)
     ones = torch.ones_like(x[:1, :1])
-    counted = _pad(_pad(ones, pads, (0,) * rank, float(count_include_pad)), (0,) * 2 * rank, extra, 0.0)
+    counted = _pad(
+        _pad(ones, pads, (0,) * rank, float(count_include_pad)), (0,) * 2 * rank, extra, 0.0
+    )
     padded = _pad(x, pads, extra, 0.0)
     if all(d == 1 for d in dilations):
         return average(padded, kernel, strides) / average(counted, kernel, strides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.context import Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
 
@@ -47,6 +48,8 @@ class Reduce(FreeOfMacs):
         """Reduce; the axes have to be constants."""
         node = context.node
         axes = node.integers("axes") or context.integers(1)
+        if axes is None and node.has_input(1):
+            raise UnsupportedOperatorError(f"{node.label}: the twin needs constant axes")
         if not axes and node.integer("noop_with_empty_axes", 0):
             return Call(reduce, {"op": "none", "axes": (), "keepdims": True})
         constants = {

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.errors import ModelError, UnsupportedOperatorError
 from obc_onnx.ops.context import Fixed, Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from obc_onnx.axes import Expr
@@ -62,13 +64,17 @@ class Resize(FreeOfMacs):
         if node.op_type == "Upsample" or node.opset == 10:  # noqa: PLR2004 - the only such opset
             transform = "asymmetric"
         nearest = mode == "nearest" and (
-            (transform == "asymmetric" and node.text("nearest_mode", "floor") == "floor")
+            transform == "asymmetric" and self._nearest_mode(node) == "floor"
         )
         smooth = mode in {"linear", "cubic"} and transform in {
             "half_pixel", "pytorch_half_pixel", "align_corners",
         }  # fmt: skip
         cubic_fits = mode != "cubic" or node.number("cubic_coeff_a", -0.75) == -0.75  # noqa: PLR2004
-        plain = not (node.integer("antialias", 0) or node.integer("exclude_outside", 0))
+        plain = not (
+            node.integer("antialias", 0)
+            or node.integer("exclude_outside", 0)
+            or node.text("keep_aspect_ratio_policy", "stretch") != "stretch"
+        )
         if not ((nearest or (smooth and cubic_fits)) and plain):
             raise UnsupportedOperatorError(
                 f"{node.label}: the twin cannot resize with mode '{mode}' and coordinates "
@@ -86,20 +92,27 @@ class Resize(FreeOfMacs):
 
     def resize(self, context: ResizeContext) -> None:
         """Write the sizes of the axes that shrink."""
-        sizes, output = context.inputs[_SIZES] if len(context.inputs) > _SIZES else None, (
-            context.node.outputs[0]
+        sizes, output = (
+            context.inputs[_SIZES] if len(context.inputs) > _SIZES else None,
+            (context.node.outputs[0]),
         )
         if sizes is None or sizes.numbers is None:
             return
         where = _sized_axes(context.node, len(context.axes[output]))
         new = [
             context.size(output, axis)
-            if isinstance(number, Fixed) and context.size(output, axis) != context.before(output, axis)
+            if isinstance(number, Fixed)
+            and context.size(output, axis) != context.before(output, axis)
             else None
             for number, axis in zip(sizes.numbers, where, strict=True)
         ]
         if any(size is not None for size in new):
             context.set_sizes(_SIZES, new)
+
+    @staticmethod
+    def _nearest_mode(node: Node) -> str:
+        fixed = node.op_type == "Upsample" or node.opset == 10  # noqa: PLR2004
+        return "floor" if fixed else node.text("nearest_mode", "round_prefer_floor")
 
     @staticmethod
     def _scales(context: ForwardContext) -> tuple[float, ...] | None:
@@ -119,6 +132,8 @@ def _sized_axes(node: Node, rank: int) -> tuple[int, ...]:
 
 def resize(
     x: Tensor,
+    _roi: None = None,
+    _scales: None = None,
     computed: Tensor | None = None,
     *,
     mode: str,
@@ -127,7 +142,11 @@ def resize(
     sizes: tuple[int, ...] | None,
     axes: tuple[int, ...] | None,
 ) -> Tensor:
-    """Compute Resize over the axes behind batch and channels."""
+    """Compute Resize over the axes behind batch and channels.
+
+    Raises:
+        ModelError: The batch or the channels would be resampled.
+    """
     from torch.nn import functional
 
     spatial = x.ndim - 2
@@ -142,8 +161,15 @@ def resize(
     wanted = computed.tolist() if computed is not None else sizes
     if wanted is not None:
         target = dict(zip(where, wanted, strict=True))
+        _refuse_channels({axis: size / x.shape[axis] for axis, size in target.items()})
         size = [int(target.get(i, x.shape[i])) for i in range(2, x.ndim)]
         return functional.interpolate(x, size=size, **options)
     factor = dict(zip(where, scales or (), strict=True))
+    _refuse_channels(factor)
     options["scale_factor"] = [factor.get(i, 1.0) for i in range(2, x.ndim)]
     return functional.interpolate(x, **options, recompute_scale_factor=False)
+
+
+def _refuse_channels(factors: Mapping[int, float]) -> None:
+    if factors.get(0, 1.0) != 1.0 or factors.get(1, 1.0) != 1.0:
+        raise ModelError("the twin cannot resample the batch or the channels")

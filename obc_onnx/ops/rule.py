@@ -64,7 +64,7 @@ class Rule(ABC):
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Count multiply-accumulates for concrete shapes; () stands for an input left out."""
 
-    def resize(self, context: ResizeContext) -> None:
+    def resize(self, context: ResizeContext) -> None:  # noqa: B027 - most do nothing
         """Adjust sizes that the node spells out; most operators spell out none."""
 
 

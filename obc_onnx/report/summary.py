@@ -11,6 +11,7 @@ from obc_onnx.coupling import describe
 if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.finetune import Epoch
+    from obc_onnx.recover import Recovery
     from obc_onnx.verify import Check
 
 
@@ -70,6 +71,7 @@ class Report:
     Attributes:
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
         latency_ms: Median of one run in ONNX Runtime, where it was asked for.
+        recovery: The repair without training, where there was one.
         notes: What was decided or left out, each with its reason.
         epochs: Loss of each epoch of fine-tuning.
         verification: Each check with its measured error.
@@ -87,6 +89,7 @@ class Report:
     groups: list[GroupSummary]
     frozen: list[dict[str, Any]]
     unknown: list[str]
+    recovery: Recovery | None
     notes: list[str]
     epochs: list[Epoch]
     verification: list[Check]

@@ -53,6 +53,12 @@ def report_text(report: Report) -> str:
     console.print(_group_table(report.groups))
     _print_unknown(console, report.unknown)
     console.print(check_table(report.verification))
+    if report.recovery is not None:
+        step = report.recovery
+        console.print(
+            f"repair by {step.step}: error of held-out outputs {step.before:.4g} -> "
+            f"{step.after:.4g}, {'kept' if step.kept else 'not kept'}"
+        )
     for note in report.notes:
         console.print(f"note: {note}")
     console.print(_seconds(report.seconds))
@@ -85,7 +91,10 @@ def _group_table(groups: Sequence[GroupSummary]) -> Table:
     table = Table("group", "units", "kept", "")
     for group in groups:
         table.add_row(
-            group.name, str(group.size), str(group.kept), f"inexact: {group.inexact}" if group.inexact else ""
+            group.name,
+            str(group.size),
+            str(group.kept),
+            f"inexact: {group.inexact}" if group.inexact else "",
         )
     return table
 

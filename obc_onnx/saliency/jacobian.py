@@ -11,7 +11,6 @@ from obc_onnx.errors import DataError
 from obc_onnx.progress import track
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.shapes import input_shapes
 from obc_onnx.surgery import mask_reads
 from obc_onnx.twin import build_twin
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.coupling import Keep
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.taps import Member
 
@@ -68,10 +67,9 @@ def accumulate(scene: Scene, keep: Keep) -> Totals:
     if samples is None:
         raise DataError("the Jacobian criterion needs samples: give --data, or use --criterion l2")
     graph = mask_reads(coupling, keep) if keep else coupling.graph
-    shapes = {name: tuple(a.size for a in axes) for name, axes in coupling.axes.items()}
-    taps = Taps(build_twin(graph, shapes, coupling.rules), coupling, scene.device)
+    taps = Taps(build_twin(graph, coupling.shapes, coupling.rules), coupling, scene.device)
     generator = torch.Generator(scene.device).manual_seed(scene.seed)
-    size = _rows_per_pass(coupling, taps, scene.batch_size)
+    size = graph.batch or (scene.batch_size if taps.per_sample else 1)
     totals: Totals = {}
     for part in track(list(samples.batches(size)), "scoring"):
         feed = samples.feed(part)
@@ -79,7 +77,6 @@ def accumulate(scene: Scene, keep: Keep) -> Totals:
         labels = None
         if samples.labels is not None:
             labels = torch.from_numpy(samples.labels[part]).to(scene.device)
-        taps.n_samples = part.stop - part.start
         for key, row in taps.rows(inputs, _objective(labels, generator)).items():
             squares = row.double().square().sum(0)
             totals[key] = totals[key] + squares if key in totals else squares
@@ -101,11 +98,3 @@ def _objective(
         return torch.stack(terms).sum()
 
     return loss
-
-
-def _rows_per_pass(coupling: Coupling, taps: Taps, wanted: int) -> int:
-    """Return the samples per pass: one where rows of samples could not be told apart."""
-    static = coupling.batch is None
-    if static:
-        return next(shape[0] for shape in input_shapes(coupling.graph).values())
-    return wanted if taps.per_sample else 1

@@ -52,10 +52,11 @@ class Taps:
     def __init__(
         self, twin: fx.GraphModule, coupling: Coupling, device: torch.device | str = "cpu"
     ) -> None:
-        self.twin = twin.to(device).eval().requires_grad_(requires_grad=False)
+        self.twin = twin.to(device).eval().requires_grad_(False)  # noqa: FBT003
         self.coupling = coupling
         self.device = device
         self.per_sample = True
+        self._n_samples = 1
         self._rows: dict[tuple[Member, Dim], Tensor] = {}
         self._place()
 
@@ -70,6 +71,7 @@ class Taps:
             gradient, shape [batch, n_units]; [1, n_units] where `per_sample` is False.
         """
         self._rows = {}
+        self._n_samples = len(inputs[0])
         value = loss(self.twin(*inputs))
         if not torch.isfinite(value):
             raise InvariantError("the loss of the scoring pass is not finite")
@@ -120,7 +122,7 @@ class Taps:
         """Add what one tap saw to the rows of its members."""
         kind = torch.promote_types(value.dtype, torch.float32)
         product = value.to(kind) * gradient.to(kind)
-        batch = self._batch_size(product)
+        batch = self._n_samples if self.per_sample else 1
         for projection in projections:
             flat = product.movedim(projection.axis, -1)
             along = flat.reshape(batch, -1, flat.shape[-1]).sum(1)
@@ -130,12 +132,6 @@ class Taps:
             key = (projection.member, projection.dim)
             found = units[:, :-1]
             self._rows[key] = self._rows[key] + found if key in self._rows else found
-
-    def _batch_size(self, product: Tensor) -> int:
-        return self.n_samples if self.per_sample else 1
-
-    n_samples = 1
-    """Samples in the pass that is running; set by the caller before `rows`."""
 
 
 class _Tap(nn.Module):
@@ -149,18 +145,16 @@ class _Tap(nn.Module):
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         """Return an alias of `x` of its own, broadcast with `others`, with a hook on it."""
         if others:
-            x = x.expand(torch.broadcast_shapes(x.shape, *(other.shape for other in others)))
+            x = torch.broadcast_tensors(x, *others)[0]  # type: ignore[no-untyped-call]
         alias = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
         value = alias.detach()
-        alias.register_hook(
+        alias.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: self._taps[0].collect(value, gradient, self._projections)
         )
         return alias
 
 
-def _insert(
-    graph: fx.Graph, call: fx.Node, output: fx.Node, at: str, slot: int, name: str
-) -> None:
+def _insert(graph: fx.Graph, call: fx.Node, output: fx.Node, at: str, slot: int, name: str) -> None:
     """Put a tap module into the twin's graph."""
     if at == "output":
         with graph.inserting_after(output):

@@ -1,0 +1,323 @@
+"""Convolutional nets made of random blocks; a recipe says which, and hypothesis shrinks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from helpers import IR_VERSION, draw_weight
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Step = tuple[str, int, int]
+    Recipe = Sequence[Step]
+
+IMAGE = (3, 8, 8)
+N_CLASSES = 4
+MOST_CHANNELS = 20
+MOST_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A map of shape [batch, channels, rows, rows]."""
+
+    name: str
+    channels: int
+    rows: int
+
+
+class Net:
+    """Nodes and weights under construction, with every feature map made so far.
+
+    Args:
+        seed: Of the weights.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.features = [self.conv(Feature("x", IMAGE[0], IMAGE[1]), 6)]
+        self.outputs: list[str] = []
+
+    def node(self, op_type: str, *inputs: str, n: int = 1, **attributes: Any) -> str:
+        """Add a node; return its first output."""
+        names = [f"v{len(self.nodes)}_{i}" for i in range(n)]
+        self.nodes.append(helper.make_node(op_type, inputs, names, **attributes))
+        return names[0]
+
+    def weight(self, *shape: int, kind: str = "w") -> str:
+        """Add a weight."""
+        name = f"{kind}{len(self.arrays)}"
+        self.arrays[name] = draw_weight(name, shape, self.rng)
+        return name
+
+    def sizes(self, *values: int) -> str:
+        """Add integers."""
+        name = f"n{len(self.arrays)}"
+        self.arrays[name] = np.array(values, np.int64)
+        return name
+
+    def conv(
+        self, x: Feature, channels: int, kernel: int = 1, stride: int = 1, blocks: int = 1
+    ) -> Feature:
+        """Add a convolution with a bias that keeps or halves the rows."""
+        w = self.weight(channels, x.channels // blocks, kernel, kernel)
+        name = self.node(
+            "Conv", x.name, w, self.weight(channels), group=blocks,
+            strides=[stride] * 2, pads=[kernel // 2] * 4,
+        )  # fmt: skip
+        return Feature(name, channels, -(-x.rows // stride))
+
+    def same(self, op_type: str, x: Feature, *others: str, **attributes: Any) -> Feature:
+        """Add a node that changes no size."""
+        return Feature(self.node(op_type, x.name, *others, **attributes), x.channels, x.rows)
+
+    def joined(self, *parts: Feature) -> Feature:
+        """Concatenate channels."""
+        name = self.node("Concat", *(part.name for part in parts), axis=1)
+        return Feature(name, sum(part.channels for part in parts), parts[0].rows)
+
+    def fitting(self, x: Feature, b: int) -> Feature:
+        """Choose a map with as many rows as `x`."""
+        fits = [f for f in self.features if f.rows == x.rows]
+        return fits[b % len(fits)]
+
+    def to_model(self) -> onnx.ModelProto:
+        """Finish the model, with a dynamic batch."""
+        ports = [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in self.outputs
+        ]
+        graph = helper.make_graph(
+            self.nodes,
+            "random",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *IMAGE])],
+            ports,
+            [numpy_helper.from_array(array, name) for name, array in self.arrays.items()],
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=IR_VERSION
+        )
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        for port, found in zip(model.graph.output, inferred.graph.output, strict=True):
+            port.CopyFrom(found)
+        return model
+
+
+def conv(net: Net, x: Feature, b: int) -> Feature:
+    return net.conv(x, 2 + b, kernel=1 + 2 * (b % 2), stride=1 + (b == 5))
+
+
+def residual(net: Net, x: Feature, b: int) -> Feature:
+    inner = net.same("Relu", net.conv(x, 2 + b, 3))
+    return net.same("Add", net.conv(inner, x.channels), x.name)
+
+
+def add(net: Net, x: Feature, b: int) -> Feature:
+    other = net.fitting(x, b)
+    if other.channels != x.channels:
+        other = net.conv(other, x.channels)
+    return net.same("Add", x, other.name)
+
+
+def concat_with_itself(net: Net, x: Feature, b: int) -> Feature:
+    return net.joined(*[x] * (2 + b % 2))
+
+
+def concat(net: Net, x: Feature, b: int) -> Feature:
+    return net.joined(net.fitting(x, b), x)
+
+
+def dense(net: Net, x: Feature, b: int) -> Feature:
+    first = net.joined(x, net.conv(x, 2 + b % 3))
+    return net.joined(first, net.same("Relu", net.conv(first, 2 + b % 3, 3)))
+
+
+def squeeze_excite(net: Net, x: Feature, b: int) -> Feature:
+    pooled = Feature(net.node("GlobalAveragePool", x.name), x.channels, 1)
+    hidden = net.same("Relu", net.conv(pooled, 2 + b % 3))
+    gate = net.same("Sigmoid", net.conv(hidden, x.channels))
+    return net.same("Mul", x, gate.name)
+
+
+def gate_without_axes(net: Net, x: Feature, b: int) -> Feature:
+    mean = net.node("ReduceMean", x.name, axes=[2, -1], keepdims=b % 2)
+    flat = net.node("Squeeze", mean, net.sizes(-1, 2)) if b % 2 else mean
+    gate = net.node("Sigmoid", net.node("MatMul", flat, net.weight(x.channels, x.channels)))
+    return net.same("Mul", x, net.node("Unsqueeze", gate, net.sizes(2, 3)))
+
+
+def depthwise(net: Net, x: Feature, b: int) -> Feature:
+    return net.conv(x, x.channels * (1 + b % 2), 3, blocks=x.channels)
+
+
+def grouped(net: Net, x: Feature, b: int) -> Feature:
+    blocks = _divisor(x.channels, b)
+    return net.conv(x, blocks * (1 + b % 3), 3, blocks=blocks)
+
+
+def padded_shortcut(net: Net, x: Feature, b: int) -> Feature:
+    before, after = 1 + b % 3, 2 + b % 2
+    bounds = (
+        net.sizes(0, 0),
+        net.sizes(2**63 - 1, 2**63 - 1),
+        net.sizes(2, 3),
+        net.sizes(2, 2),
+    )
+    small = net.node("Slice", x.name, *bounds)
+    padded = net.node("Pad", small, net.sizes(0, before, 0, 0, 0, after, 0, 0))
+    main = net.conv(x, x.channels + before + after, 3, stride=2)
+    return net.same("Add", main, padded)
+
+
+def pad_channels(net: Net, x: Feature, b: int) -> Feature:
+    pads = net.sizes(0, b % 3, 0, 0, 0, b % 4, 0, 0)
+    return Feature(net.node("Pad", x.name, pads), x.channels + b % 3 + b % 4, x.rows)
+
+
+def shared_weight(net: Net, x: Feature, b: int) -> Feature:
+    w = net.weight(x.channels, x.channels, 1, 1)
+    first = net.same("Conv", x, w)
+    second = net.same("Conv", net.same("Relu", first), w)
+    return net.same("Add", first, second.name) if b % 2 else net.joined(second, x)
+
+
+def shuffle(net: Net, x: Feature, b: int) -> Feature:
+    blocks = _divisor(x.channels, b)
+    inner = x.channels // blocks
+    to = net.sizes(0 if b % 2 else -1, blocks, inner, x.rows, x.rows)
+    apart = net.node("Reshape", x.name, to)
+    swapped = net.node("Transpose", apart, perm=[0, 2, 1, 3, 4])
+    back = net.sizes(-1 if b % 2 else 0, x.channels, x.rows, x.rows)
+    return Feature(net.node("Reshape", swapped, back), x.channels, x.rows)
+
+
+def split(net: Net, x: Feature, b: int) -> Feature:
+    first = 1 + b % (x.channels - 1)
+    sizes = net.sizes(first, x.channels - first)
+    head = net.node("Split", x.name, sizes, n=2, axis=1)
+    tail = Feature(head[:-1] + "1", x.channels - first, x.rows)
+    return net.joined(net.same("Relu", tail), Feature(head, first, x.rows))
+
+
+def shuffle_and_split(net: Net, x: Feature, b: int) -> Feature:
+    return split(net, shuffle(net, x, b), b)
+
+
+def slice_channels(net: Net, x: Feature, b: int) -> Feature:
+    start = b % (x.channels - 1)
+    name = net.node("Slice", x.name, net.sizes(start), net.sizes(x.channels), net.sizes(1))
+    return Feature(name, x.channels - start, x.rows)
+
+
+def batch_norm(net: Net, x: Feature, b: int) -> Feature:
+    kinds = ("scale", "bias", "mean", "var")
+    return net.same("BatchNormalization", x, *(net.weight(x.channels, kind=k) for k in kinds))
+
+
+def prelu(net: Net, x: Feature, b: int) -> Feature:
+    return net.same("PRelu", x, net.weight(x.channels, 1, 1))
+
+
+def scale_and_shift(net: Net, x: Feature, b: int) -> Feature:
+    scaled = net.same("Mul", x, net.weight(1, x.channels, 1, 1))
+    return net.same("Add", scaled, net.weight(x.channels, 1, 1))
+
+
+def pool(net: Net, x: Feature, b: int) -> Feature:
+    op_type = ("MaxPool", "AveragePool")[b % 2]
+    name = net.node(op_type, x.name, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    return Feature(name, x.channels, -(-x.rows // 2))
+
+
+def resize(net: Net, x: Feature, b: int) -> Feature:
+    if 2 * x.rows > MOST_ROWS:
+        return pool(net, x, b)
+    net.arrays["scales"] = np.array([1, 1, 2, 2], np.float32)
+    mode = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return Feature(net.node("Resize", x.name, "", "scales", **mode), x.channels, 2 * x.rows)
+
+
+def dynamic_reshape(net: Net, x: Feature, b: int) -> Feature:
+    batch = net.node("Gather", net.node("Shape", x.name), net.sizes(0))
+    target = (net.sizes(x.channels), net.sizes(x.rows**2))
+    flat = net.node("Reshape", x.name, net.node("Concat", batch, *target, axis=0))
+    back = net.sizes(0, -1 if b % 2 else x.channels, x.rows, x.rows)
+    return Feature(net.node("Reshape", net.node("Relu", flat), back), x.channels, x.rows)
+
+
+def dead_branch(net: Net, x: Feature, b: int) -> Feature:
+    net.same("Relu", net.conv(x, 2 + b))
+    return net.same("Tanh", x)
+
+
+def second_output(net: Net, x: Feature, b: int) -> Feature:
+    net.outputs.append(x.name if b % 2 else net.conv(x, N_CLASSES).name)
+    return net.same("LeakyRelu", x)
+
+
+BLOCKS: dict[str, Callable[[Net, Feature, int], Feature]] = {
+    block.__name__: block
+    for block in (
+        conv, residual, add, concat_with_itself, concat, dense, squeeze_excite, gate_without_axes,
+        depthwise, grouped, padded_shortcut, pad_channels, shared_weight, shuffle, split,
+        shuffle_and_split, slice_channels, batch_norm, prelu, scale_and_shift, pool, resize,
+        dynamic_reshape, dead_branch, second_output,
+    )
+}  # fmt: skip
+
+
+def flat_head(net: Net, x: Feature) -> str:
+    flat = net.node("Flatten", x.name)
+    w, bias = net.weight(N_CLASSES, x.channels * x.rows**2), net.weight(N_CLASSES)
+    return net.node("Gemm", flat, w, bias, transB=1)
+
+
+def pooled_head(net: Net, x: Feature) -> str:
+    pooled = net.node("GlobalAveragePool", x.name)
+    hidden = net.node("Gemm", net.node("Flatten", pooled), net.weight(x.channels, 7))
+    return net.node("MatMul", net.node("Relu", hidden), net.weight(7, N_CLASSES))
+
+
+def map_head(net: Net, x: Feature) -> str:
+    return net.conv(x, N_CLASSES).name
+
+
+HEADS = (flat_head, pooled_head, map_head)
+
+
+def build_net(recipe: Recipe, head: int = 0, seed: int = 0) -> onnx.ModelProto:
+    """Follow a recipe of (block, which map to extend, variant)."""
+    net = Net(seed)
+    for kind, which, variant in recipe:
+        x = net.features[-1 - which % len(net.features)]
+        if x.channels == 1:
+            x = net.conv(x, 6)
+        made = BLOCKS[kind](net, x, variant)
+        net.features.append(net.conv(made, 6) if made.channels > MOST_CHANNELS else made)
+    last = net.features[-1]
+    if last.channels == 1:
+        last = net.conv(last, 6)
+    net.outputs.insert(0, HEADS[head](net, last))
+    return net.to_model()
+
+
+def _divisor(size: int, b: int) -> int:
+    divisors = [d for d in range(1, size + 1) if size % d == 0]
+    return divisors[b % len(divisors)]
+
+
+steps = st.tuples(st.sampled_from(sorted(BLOCKS)), st.integers(0, 2), st.integers(0, 6))
+nets = st.builds(
+    build_net,
+    st.lists(steps, min_size=1, max_size=7),
+    st.integers(0, len(HEADS) - 1),
+    st.integers(0, 99),
+)
+"""Models; at most seven blocks between a stem and a head."""

@@ -1,0 +1,204 @@
+"""What tests share: models from ONNX text, the stages in a row, and comparisons that raise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from obc_onnx.axes import count
+from obc_onnx.coupling import Coupling, find_coupling
+from obc_onnx.graph import Graph
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.runtime import Session
+from obc_onnx.shapes import infer_shapes, input_shapes
+from obc_onnx.surgery import mask_reads, remove_units
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from obc_onnx.axes import Dim
+    from obc_onnx.coupling import Keep
+
+    Shape = tuple[int, ...]
+    Feed = Mapping[str, NDArray]
+
+OPSET = 17
+IR_VERSION = 10
+TOLERANCE = 1e-4
+"""Largest error over RMS between two float32 computations of the same network."""
+
+
+class Analysed(NamedTuple):
+    """A model after the first two stages."""
+
+    graph: Graph
+    shapes: dict[str, Shape]
+    coupling: Coupling
+
+
+def build(
+    text: str,
+    constants: Mapping[str, ArrayLike] | None = None,
+    *,
+    opset: int = OPSET,
+    seed: int = 0,
+) -> onnx.ModelProto:
+    """Parse `name (inputs) => (outputs) <weights> { nodes }` into a checked model.
+
+    A value that is declared but that no node makes is a weight, and is drawn from a generator.
+    """
+    header = f'<ir_version: {IR_VERSION}, opset_import: ["" : {opset}]>'
+    model = onnx.parser.parse_model(text if text.lstrip().startswith("<") else header + text)
+    for name, value in (constants or {}).items():
+        model.graph.initializer.append(numpy_helper.from_array(as_constant(value), name))
+    fill_weights(model, np.random.default_rng(seed))
+    onnx.checker.check_model(model)
+    return model
+
+
+def as_constant(value: ArrayLike) -> NDArray:
+    """Give integers the type that ONNX wants for sizes, and floats float32."""
+    array = np.asarray(value)
+    if isinstance(value, np.ndarray):
+        return array
+    return array.astype(np.float32 if array.dtype.kind == "f" or array.size == 0 else np.int64)
+
+
+def fill_weights(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Turn every declared value without a producer into an initializer."""
+    made = {name for node in model.graph.node for name in node.output}
+    made |= {tensor.name for tensor in model.graph.initializer}
+    declared = [value for value in model.graph.value_info if value.name not in made]
+    for value in declared:
+        shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        weight = draw_weight(value.name, shape, rng)
+        model.graph.initializer.append(numpy_helper.from_array(weight, value.name))
+    del model.graph.value_info[:]
+
+
+def draw_weight(name: str, shape: Shape, rng: np.random.Generator) -> NDArray:
+    """Draw weights that keep the size of activations; variances are positive."""
+    if name.startswith("var"):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    fan_in = max(int(np.prod(shape[1:])), 1)
+    return (rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
+
+
+def analyse(model: onnx.ModelProto | Graph, batch: int | None = None) -> Analysed:
+    """Run the stages up to the coupling."""
+    graph = model if isinstance(model, Graph) else Graph.from_model(model)
+    given = None
+    if batch is not None:
+        given = {name: (batch, *shape[1:]) for name, shape in input_shapes(graph).items()}
+    shapes = infer_shapes(graph, input_shapes(graph, given))
+    return Analysed(graph, shapes, find_coupling(graph, shapes, DEFAULT_RULES))
+
+
+def coupling_of(text: str, constants: Mapping[str, ArrayLike] | None = None) -> Coupling:
+    """Analyse ONNX text."""
+    return analyse(build(text, constants)).coupling
+
+
+def make_feed(graph: Graph, rng: np.random.Generator, batch: int = 2) -> dict[str, NDArray]:
+    """Draw an input for each port; `batch` is the size of a dynamic first axis."""
+    return {
+        port.name: rng.standard_normal(
+            [size if isinstance(size, int) else batch for size in port.shape or ()]
+        ).astype(port.dtype)
+        for port in graph.inputs
+    }
+
+
+def run_onnx(graph: Graph, feed: Feed) -> dict[str, NDArray]:
+    """Run ONNX Runtime as the graph is written, without rewriting it."""
+    return Session(graph, optimize=False).run(feed)
+
+
+def run_twin(graph: Graph, shapes: Mapping[str, Shape], feed: Feed) -> dict[str, NDArray]:
+    """Run the torch twin; outputs by name, as `run_onnx` gives them."""
+    twin = build_twin(graph, shapes, DEFAULT_RULES)
+    with torch.no_grad():
+        outputs = twin(*[torch.from_numpy(feed[port.name]) for port in graph.inputs])
+    return {p.name: y.numpy() for p, y in zip(graph.outputs, outputs, strict=True)}
+
+
+def random_keep(
+    coupling: Coupling, rng: np.random.Generator, most: float = 0.8
+) -> dict[Dim, NDArray[np.bool_]]:
+    """Draw units to keep of every exact group: at least one each, and of every tied axis."""
+    for limit in np.linspace(most, 0.0, 50):
+        keep = {}
+        for group in coupling.groups:
+            if group.inexact is None:
+                kept = rng.random(group.size) >= rng.uniform(limit / 8, limit)
+                kept[rng.integers(group.size)] = True
+                keep[group.dim] = kept
+        if leaves_no_axis_empty(coupling, keep):
+            return keep
+    raise AssertionError("keeping every unit leaves an axis empty")
+
+
+def leaves_no_axis_empty(coupling: Coupling, keep: Keep) -> bool:
+    """Say whether every axis with tied positions keeps at least one of them."""
+    return all(count(expr, keep) > 0 for expr in coupling.tied_axes)
+
+
+def removes_something(keep: Keep) -> bool:
+    """Say whether any unit goes."""
+    return any(not kept.all() for kept in keep.values())
+
+
+def relative_error(actual: NDArray, expected: NDArray) -> float:
+    """Return max|a - b| / RMS(b); where b is all zeros, max|a|."""
+    if expected.size == 0:
+        return 0.0
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    rms = float(np.sqrt(np.mean(expected**2)))
+    return float(np.max(np.abs(actual - expected))) / (rms or 1.0)
+
+
+def assert_close(
+    actual: Mapping[str, NDArray],
+    expected: Mapping[str, NDArray],
+    tolerance: float = TOLERANCE,
+) -> None:
+    """Raise where two sets of outputs differ in names, shapes or values."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert actual[name].shape == value.shape, name
+        assert actual[name].dtype == value.dtype, name
+        assert np.isfinite(value).all(), f"'{name}' is not finite, so it cannot be compared"
+        error = relative_error(actual[name], value)
+        assert error <= tolerance, f"'{name}' is off by {error:.2e}, allowed {tolerance:.0e}"
+
+
+def assert_valid(graph: Graph) -> None:
+    """Raise where the checker or strict shape inference refuses a graph."""
+    onnx.checker.check_model(graph.to_model(), full_check=True)
+    infer_shapes(graph, input_shapes(graph))
+
+
+def assert_pruned_equals_masked(
+    coupling: Coupling, keep: Keep, feed: Feed, tolerance: float = TOLERANCE
+) -> Graph:
+    """Raise where removing units is not the same as masking what reads them."""
+    pruned = remove_units(coupling, keep)
+    assert_valid(pruned)
+    masked = run_onnx(mask_reads(coupling, keep), feed)
+    assert_close(run_onnx(pruned, feed), masked, tolerance)
+    return pruned
+
+
+def assert_recount_agrees(coupling: Coupling, keep: Keep, pruned: Graph) -> None:
+    """Raise where the predicted cost is not the cost of the pruned graph, analysed afresh."""
+    batch = None if coupling.batch is None else coupling.batch.size
+    again = analyse(pruned, batch).coupling
+    assert coupling.params(keep) == again.params({}) == pruned.params
+    assert coupling.macs(keep) == again.macs({})

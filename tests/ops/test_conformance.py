@@ -1,0 +1,92 @@
+"""One table of operator forms, four tests for every row."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    TOLERANCE,
+    assert_close,
+    assert_pruned_equals_masked,
+    assert_recount_agrees,
+    assert_valid,
+    make_feed,
+    random_keep,
+    run_onnx,
+    run_twin,
+)
+from ops.cases import Case
+from ops.cases_contract import CASES as CONTRACT
+from ops.cases_elementwise import CASES as ELEMENTWISE
+from ops.cases_join import CASES as JOIN
+from ops.cases_layout import CASES as LAYOUT
+from ops.cases_pool import CASES as POOL
+from torch.utils.flop_counter import FlopCounterMode
+
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.surgery import remove_units
+from obc_onnx.twin import build_twin
+
+CASES: tuple[Case, ...] = (*CONTRACT, *ELEMENTWISE, *JOIN, *LAYOUT, *POOL)
+BATCH = 3
+N_KEEPS = 3
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+
+
+def generator(case: Case) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(case.id.encode()))
+
+
+@each_case
+def test_a_pruned_model_equals_the_masked_model(case: Case) -> None:
+    rng, (graph, _, coupling) = generator(case), case.analysed
+    assert_valid(graph)
+    feed = make_feed(graph, rng, BATCH)
+    for _ in range(N_KEEPS):
+        keep = random_keep(coupling, rng)
+        assert_pruned_equals_masked(coupling, keep, feed, case.tolerance)
+
+
+@each_case
+def test_the_twin_equals_onnx_runtime(case: Case) -> None:
+    graph, shapes, _ = case.analysed
+    feed = make_feed(graph, generator(case), BATCH)
+    assert_close(run_twin(graph, shapes, feed), run_onnx(graph, feed), case.tolerance)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.counted], ids=lambda case: case.id)
+def test_macs_are_half_of_what_torch_counts(case: Case) -> None:
+    graph, shapes, coupling = case.analysed
+    feed = make_feed(graph, generator(case), BATCH)
+    twin = build_twin(graph, shapes, DEFAULT_RULES)
+    with FlopCounterMode(display=False) as counter:
+        twin(*[torch.from_numpy(feed[port.name]) for port in graph.inputs])
+    batch = BATCH if coupling.batch is not None else 1
+    assert 2 * batch * coupling.macs({}) == counter.get_total_flops()
+
+
+@each_case
+def test_predicted_cost_is_the_cost_of_the_pruned_model(case: Case) -> None:
+    rng, coupling = generator(case), case.analysed.coupling
+    for _ in range(N_KEEPS):
+        keep = random_keep(coupling, rng)
+        assert_recount_agrees(coupling, keep, remove_units(coupling, keep))
+
+
+def test_every_operator_has_a_case() -> None:
+    assert {case.op_type for case in CASES} == {
+        op_type for _, op_type in DEFAULT_RULES.operators
+    }
+
+
+def test_names_are_unique_and_looser_tolerances_have_a_reason() -> None:
+    assert len({case.id for case in CASES}) == len(CASES)
+    assert all(case.reason for case in CASES if case.tolerance > TOLERANCE)
+
+
+def test_every_case_contains_its_operator() -> None:
+    for case in CASES:
+        assert case.op_type in {node.op_type for node in case.analysed.graph.nodes}, case.id

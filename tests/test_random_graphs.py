@@ -1,0 +1,106 @@
+"""Properties of surgery that hold for every net."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from graphs import BLOCKS, HEADS, build_net, nets
+from helpers import (
+    analyse,
+    assert_close,
+    assert_pruned_equals_masked,
+    assert_recount_agrees,
+    make_feed,
+    random_keep,
+    removes_something,
+    run_onnx,
+    run_twin,
+)
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from obc_onnx.surgery import mask_reads, remove_units
+
+if TYPE_CHECKING:
+    import onnx
+
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.graph import Graph
+
+seeds = st.integers(0, 2**16)
+VARIANTS = range(7)
+
+
+def everything(coupling: Coupling) -> Keep:
+    """Keep every unit, but say so for each group."""
+    return {group.dim: np.ones(group.size, np.bool_) for group in coupling.groups}
+
+
+def assert_pruning_is_exact(coupling: Coupling, keep: Keep, rng: np.random.Generator) -> Graph:
+    feeds = [make_feed(coupling.graph, rng, batch) for batch in (1, 3)]
+    for feed in feeds:
+        pruned = assert_pruned_equals_masked(coupling, keep, feed)
+    return pruned
+
+
+@settings(max_examples=300)
+@given(model=nets, seed=seeds)
+def test_a_pruned_net_equals_the_masked_net_and_costs_what_was_predicted(
+    model: onnx.ModelProto, seed: int
+) -> None:
+    coupling, rng = analyse(model).coupling, np.random.default_rng(seed)
+    keep = random_keep(coupling, rng)
+    assume(removes_something(keep))
+    pruned = assert_pruning_is_exact(coupling, keep, rng)
+    assert_recount_agrees(coupling, keep, pruned)
+
+
+@settings(max_examples=60)
+@given(model=nets, seed=seeds)
+def test_keeping_everything_changes_nothing(model: onnx.ModelProto, seed: int) -> None:
+    graph, _, coupling = analyse(model)
+    before = graph.to_model().SerializeToString(deterministic=True)
+    feed = make_feed(graph, np.random.default_rng(seed))
+    for keep in ({}, everything(coupling)):
+        kept = remove_units(coupling, keep)
+        assert kept.to_model().SerializeToString(deterministic=True) == before
+        assert_close(run_onnx(kept, feed), run_onnx(graph, feed), 0.0)
+        assert_close(run_onnx(mask_reads(coupling, keep), feed), run_onnx(graph, feed), 0.0)
+
+
+@settings(max_examples=30)
+@given(model=nets, seed=seeds)
+def test_surgery_leaves_its_input_as_it_is(model: onnx.ModelProto, seed: int) -> None:
+    graph, _, coupling = analyse(model)
+    before = graph.to_model().SerializeToString(deterministic=True)
+    keep = random_keep(coupling, np.random.default_rng(seed))
+    remove_units(coupling, keep)
+    mask_reads(coupling, keep)
+    assert graph.to_model().SerializeToString(deterministic=True) == before
+
+
+@settings(max_examples=60)
+@given(model=nets, seed=seeds)
+def test_the_twin_of_a_pruned_net_equals_onnx_runtime(
+    model: onnx.ModelProto, seed: int
+) -> None:
+    coupling, rng = analyse(model).coupling, np.random.default_rng(seed)
+    pruned, shapes, _ = analyse(remove_units(coupling, random_keep(coupling, rng)))
+    feed = make_feed(pruned, rng, 3)
+    assert_close(run_twin(pruned, shapes, feed), run_onnx(pruned, feed))
+
+
+@pytest.mark.parametrize("head", range(len(HEADS)), ids=[head.__name__ for head in HEADS])
+@pytest.mark.parametrize("block", sorted(BLOCKS))
+def test_every_block_leaves_something_to_prune(block: str, head: int) -> None:
+    rng = np.random.default_rng(0)
+    for variant in VARIANTS:
+        if block == "second_output" and variant % 2:
+            continue  # the only group is an output then
+        coupling = analyse(build_net([(block, 0, variant)], head)).coupling
+        assert not coupling.unknown
+        keep = random_keep(coupling, rng)
+        assert keep
+        assert_pruning_is_exact(coupling, keep, rng)

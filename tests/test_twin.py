@@ -1,0 +1,282 @@
+"""The torch twin: names, modes, types and gradients. Its values are tested per operator."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers import analyse, assert_close, build, make_feed, run_onnx, run_twin
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+from torch import fx, nn
+
+from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.twin import (
+    build_twin,
+    initializer_name,
+    parameter_name,
+    to_array,
+    to_tensor,
+    weights_of,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from obc_onnx.graph import Graph
+
+NET = (
+    "net (float[N,3,5,5] x) => (float[N,4] y)"
+    "<float[4,3,3,3] w, float[4] w_bias, float[4] scale, float[4] shift, float[4] mean,"
+    " float[4] var, float[4,1,1] slope, float[4,36] fc, float[4] fc_bias>"
+    "{ p = Conv(x, w, w_bias) q = BatchNormalization(p, scale, shift, mean, var)"
+    "  r = PRelu(q, slope) s = Flatten(r) y = Gemm<transB=1>(s, fc, fc_bias) }"
+)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+AWKWARD = [
+    "", "%", "%%", "%2E", "a.b", "a%2Eb", "training", "forward", "weight", "state_dict", "T_destination",
+    "_parameters", "module/conv.weight", "onnx::Conv_12", 'say "hi"', "back\\slash", "new\nline", "{x}",
+    "name with spaces", "1st", "é", "\u2028",
+]  # fmt: skip
+
+
+def twin_of(model: onnx.ModelProto | str) -> tuple[fx.GraphModule, Graph]:
+    graph, shapes, _ = analyse(build(model) if isinstance(model, str) else model)
+    return build_twin(graph, shapes, DEFAULT_RULES), graph
+
+
+def image(batch: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(batch, 3, 5, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+@given(name=NAMES)
+def test_names_go_there_and_back(name: str) -> None:
+    assert initializer_name(parameter_name(name)) == name
+    assert "." not in parameter_name(name)
+
+
+@given(names=st.sets(NAMES | st.sampled_from(AWKWARD)))
+def test_different_names_stay_different(names: set[str]) -> None:
+    assert len({parameter_name(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("name", [name for name in AWKWARD if name])
+def test_a_weight_may_have_any_name(name: str) -> None:
+    model = build("net (float[2,3] x) => (float[2,3] y) <float[3] weight> { y = Mul(x, weight) }")
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = name
+    twin, graph = twin_of(model)
+    assert [initializer_name(key) for key, _ in twin.named_parameters()] == [name]
+    (y,) = pickle.loads(pickle.dumps(twin))(torch.ones(2, 3))
+    np.testing.assert_array_equal(y.detach()[0].numpy(), graph.initializers[name])
+    assert weights_of(twin, graph).keys() == {name}
+
+
+@pytest.mark.parametrize("name", ["training", "x", "input_x", "self", "torch", "y"])
+def test_values_may_have_names_that_torch_uses(name: str) -> None:
+    model = build(
+        "net (float[2,3] x) => (float[2,3] y) <float[3] a, float[3] b, float[3] c, float[3] var>"
+        "{ z = Relu(x) y = BatchNormalization(z, a, b, c, var) }"
+    )
+    if name not in {"x", "y"}:
+        model.graph.node[0].output[0] = model.graph.node[1].input[0] = name
+    graph, shapes, _ = analyse(model)
+    feed = make_feed(graph, np.random.default_rng(0))
+    assert_close(run_twin(graph, shapes, feed), run_onnx(graph, feed))
+
+
+def test_two_inputs_may_differ_in_a_dot_only() -> None:
+    model = build("net (float[2] x, float[2] z) => (float[2] y) { y = Sub(x, z) }")
+    for slot, name in enumerate(("a.b", "a_b")):
+        model.graph.input[slot].name = model.graph.node[0].input[slot] = name
+    twin, _ = twin_of(model)
+    (y,) = twin(torch.tensor([3.0, 3.0]), torch.tensor([1.0, 2.0]))
+    assert y.tolist() == [2.0, 1.0]
+
+
+def test_a_twin_pickles() -> None:
+    twin, graph = twin_of(NET)
+    again = pickle.loads(pickle.dumps(twin))
+    assert torch.equal(again(image())[0], twin(image())[0])
+    assert not again.training
+    for name, array in weights_of(twin, graph).items():
+        np.testing.assert_array_equal(weights_of(again, graph)[name], array)
+
+
+def test_a_twin_prints_as_code_that_names_operators_and_weights() -> None:
+    code = twin_of(NET)[0].code
+    for word in (
+        "def forward(self, input_x)",
+        "conv(",
+        "batch_norm(",
+        "prelu(",
+        "gemm(",
+        "self.fc",
+    ):
+        assert word in code
+
+
+def test_every_node_knows_its_onnx_node() -> None:
+    twin, graph = twin_of(NET)
+    keys = [node.meta["onnx"][0] for node in twin.graph.nodes if "onnx" in node.meta]
+    assert keys == [node.key for node in graph.nodes]
+
+
+def test_weights_are_parameters_and_the_rest_are_buffers() -> None:
+    twin, _ = twin_of(
+        "net (float[N,3,5,5] x) => (float[N,4,5,5] y)"
+        "<float[4,3,1,1] w, float[4] scale, float[4] shift, float[4] mean, float[4] var,"
+        " float low = {-1.0}, float[1] factor = {2.0}, int64[4] to = {0,4,5,5}>"
+        "{ p = Conv(x, w) q = BatchNormalization(p, scale, shift, mean, var) r = Clip(q, low)"
+        "  s = Mul(r, factor) y = Reshape(s, to) }"
+    )
+    assert {name for name, _ in twin.named_parameters()} == {"w", "scale", "shift"}
+    assert {name for name, _ in twin.named_buffers()} == {"mean", "var", "low", "factor"}
+
+
+def test_training_updates_statistics_as_torch_does() -> None:
+    twin, graph = twin_of(
+        "net (float[N,3,5,5] x) => (float[N,3,5,5] y)"
+        "<float[3] scale, float[3] shift, float[3] mean, float[3] var>"
+        "{ y = BatchNormalization<momentum=0.8, epsilon=0.001>(x, scale, shift, mean, var) }"
+    )
+    norm = nn.BatchNorm2d(3, eps=0.001, momentum=1.0 - 0.8)
+    names = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "var"}
+    state = {key: to_tensor(graph.initializers[name]) for key, name in names.items()}
+    norm.load_state_dict(state, strict=False)
+    for module in (twin, norm):
+        module.train()
+    for batch in (4, 6):
+        torch.testing.assert_close(twin(image(batch))[0], norm(image(batch)))
+    torch.testing.assert_close(twin.mean, norm.running_mean)
+    torch.testing.assert_close(twin.var, norm.running_var)
+    for module in (twin, norm):
+        module.eval()
+    torch.testing.assert_close(twin(image())[0], norm(image()))
+    assert torch.equal(twin.mean, norm.running_mean)
+
+
+def test_a_twin_starts_in_evaluation_mode_and_comes_back_to_it() -> None:
+    graph, shapes, _ = analyse(build(NET))
+    twin, feed = build_twin(graph, shapes, DEFAULT_RULES), image()
+    expected = run_onnx(graph, {"x": feed.numpy()})
+    assert_close({"y": twin(feed)[0].detach().numpy()}, expected)
+    assert_close({"y": twin.train().eval()(feed)[0].detach().numpy()}, expected)
+
+
+def test_dropout_drops_in_training_mode_only() -> None:
+    twin, _ = twin_of("net (float[64] x) => (float[64] y) <float r = {0.5}> { y = Dropout(x, r) }")
+    ones = torch.ones(64)
+    assert torch.equal(twin(ones)[0], ones)
+    assert set(twin.train()(ones)[0].tolist()) == {0.0, 2.0}
+
+
+def test_one_error_lists_every_unknown_node() -> None:
+    graph, shapes, _ = analyse(
+        build(
+            "net (float[N,3,5,5] x) => (float[N,3,5,5] y)"
+            "{ [one] p = LRN<size=3>(x) q = Relu(p) [two] y = LpNormalization(q) }"
+        )
+    )
+    with pytest.raises(
+        UnsupportedOperatorError, match=r"2 nodes: LRN 'one', LpNormalization 'two'"
+    ):
+        build_twin(graph, shapes, DEFAULT_RULES)
+
+
+@pytest.mark.parametrize(
+    ("call", "opset"),
+    [
+        ("p, i = MaxPool<kernel_shape=[2,2]>(x) y = Relu(p)", 17),
+        ("a = Shape(x) b = Slice(a, k, l) c = Sub(b, one) s = Squeeze(x, c) y = Identity(s)", 17),
+        ('y = Resize<mode="nearest">(x, , scales)', 17),
+        (
+            'y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric">(x, , scales)',
+            17,
+        ),
+        ('y = Resize<mode="cubic", cubic_coeff_a=-0.5>(x, , scales)', 17),
+        ('y = Resize<mode="linear", antialias=1>(x, , scales)', 18),
+    ],
+)
+def test_forms_that_the_twin_would_compute_otherwise_are_refused(call: str, opset: int) -> None:
+    constants = {"scales": [1.0, 1.0, 3.0, 3.0], "k": [0], "l": [1], "one": [1]}
+    model = build(f"net (float[1,3,4,4] x) => (float y) {{ {call} }}", constants, opset=opset)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    graph, shapes, _ = analyse(model)
+    with pytest.raises(UnsupportedOperatorError):
+        build_twin(graph, shapes, DEFAULT_RULES)
+
+
+def test_untrained_weights_come_back_byte_for_byte() -> None:
+    twin, graph = twin_of(NET)
+    weights = weights_of(twin, graph)
+    assert weights.keys() == set(graph.initializers)
+    for name, array in weights.items():
+        assert array.dtype == graph.initializers[name].dtype
+        assert array.tobytes() == graph.initializers[name].tobytes()
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64", "bfloat16"])
+def test_arrays_of_every_float_type_survive_the_trip(name: str) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(_onnx_name(name)))
+    array: NDArray = np.linspace(-3, 3, 7).astype(dtype).reshape(7, 1)
+    tensor = to_tensor(array)
+    assert tensor.dtype == getattr(torch, name)
+    back = to_array(tensor, array.dtype)
+    assert back.dtype == array.dtype
+    assert back.tobytes() == array.tobytes()
+
+
+def _onnx_name(name: str) -> str:
+    return {"float32": "FLOAT", "float64": "DOUBLE"}.get(name, name.upper())
+
+
+def test_the_twin_does_not_share_memory_with_the_graph() -> None:
+    twin, graph = twin_of(NET)
+    before = graph.initializers["w"].copy()
+    with torch.no_grad():
+        twin.w.zero_()
+    np.testing.assert_array_equal(graph.initializers["w"], before)
+    assert not weights_of(twin, graph)["w"].any()
+
+
+def test_a_double_twin_computes_in_double() -> None:
+    twin, _ = twin_of(NET)
+    single = twin(image())[0]
+    (double,) = twin.double()(image(dtype=torch.float64))
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_are_those_of_finite_differences(training: bool) -> None:
+    twin, _ = twin_of(NET)
+    twin.double().train(training)
+    names = [name for name, _ in twin.named_parameters()]
+    frozen = {name: buffer.clone() for name, buffer in twin.named_buffers()}
+
+    def run(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        buffers = {name: buffer.clone() for name, buffer in frozen.items()}
+        state = dict(zip(names, weights, strict=True)) | buffers
+        return torch.func.functional_call(twin, state, (x,))[0]
+
+    x = image(dtype=torch.float64).requires_grad_()
+    weights = [parameter.detach().clone().requires_grad_() for parameter in twin.parameters()]
+    assert torch.autograd.gradcheck(run, (x, *weights), fast_mode=True)
+
+
+def test_a_shared_weight_is_one_parameter_with_the_sum_of_gradients() -> None:
+    twin, _ = twin_of(
+        "net (float[2,3] x) => (float[2,3] y) <float[3,3] w> { p = MatMul(x, w) y = MatMul(p, w) }"
+    )
+    assert len(list(twin.parameters())) == 1
+    x = torch.ones(2, 3)
+    twin(x)[0].sum().backward()
+    w = twin.w.detach().clone().requires_grad_()
+    (x @ w @ w).sum().backward()
+    torch.testing.assert_close(twin.w.grad, w.grad)

@@ -67,14 +67,17 @@ Expr = Dim | Product | Concat | Take
 
 
 def product(factors: Iterable[Expr]) -> Expr:
-    """Multiply `factors` into a normal form: flat, without factors of size 1."""
+    """Multiply `factors` into a normal form: flat, without factors of size 1.
+
+    A `Take` of one position is kept: it goes with a unit that others may share.
+    """
     flat: list[Expr] = []
     last: Expr | None = None
     for factor in factors:
         last = factor
         if isinstance(factor, Product):
             flat.extend(factor.factors)
-        elif factor.size != 1:
+        elif factor.size != 1 or isinstance(factor, Take):
             flat.append(factor)
     if last is None:
         raise InvariantError("a product needs at least one factor")

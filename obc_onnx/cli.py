@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from obc_onnx.errors import ObcError
+from obc_onnx.errors import ObcError, RequestError
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ObcError as error:
-            raise Failure(str(error), error.exit_code) from error
+            sentence = " ".join(str(error).split())  # messages of onnx and ONNX Runtime have lines
+            raise Failure(sentence, error.exit_code) from error
         except KeyboardInterrupt as error:
             raise Failure("interrupted; no file was written", _INTERRUPTED) from error
 
@@ -91,7 +92,9 @@ input_shape_option = click.option(
     help="Size of a dynamic input; may be given several times.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-seed_option = click.option("--seed", type=int, default=0, show_default=True)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
+)
 
 
 @click.group()
@@ -232,6 +235,8 @@ def compress(
     for path in (output, plan_out):
         if path is not None:
             check_writable(path)
+    if plan_out is not None and plan_out.resolve() == output.resolve():
+        raise RequestError(f"--output and --plan-out are the same file '{output}'")
     result = compress_model(
         model,
         data=_data_of(options),
@@ -239,6 +244,7 @@ def compress(
         criterion=options["criterion"],
         training=_training_of(options),
         recover=options["recover"] == "auto",
+        device=options["device"],
         input_shape=input_shape,
         seed=seed,
         latency=latency,
@@ -314,5 +320,4 @@ def _training_of(options: dict[str, Any]) -> TrainingOptions | int:
         epochs=options["epochs"],
         batch_size=options["batch_size"],
         lr=options["lr"],
-        device=options["device"],
     )

@@ -7,6 +7,7 @@ or a folder of images in class subfolders.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 LABELS = "labels"
 """The array of an archive that holds class indices."""
 _CLASSIFIER_RANK = 2
+_UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise about a file; RuntimeError for an encrypted one."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Samples:
         Raises:
             DataError: One of the parts would be empty.
         """
-        n_held = round(len(self) * holdout)
+        n_held = round(len(self) * holdout) if 0 < holdout < 1 else 0
         if not 0 < n_held < len(self):
             raise DataError(
                 f"{len(self)} samples cannot be split with holdout {holdout:g}: both parts need "
@@ -122,9 +125,41 @@ def load_samples(path: str | Path, graph: Graph, images: ImageOptions | None = N
         samples = _from_folder(path, graph, images or ImageOptions())
     else:
         samples = _from_archive(path, graph)
-    if samples.labels is not None:
-        _check_labels(samples.labels, len(samples), graph)
-    return samples
+    return check_samples(samples, graph, f"data '{path}'")
+
+
+def check_samples(samples: Samples, graph: Graph, what: str = "the data") -> Samples:
+    """Check samples against a model.
+
+    Args:
+        samples: To check.
+        graph: The model that they are for.
+        what: How messages call them.
+    Returns:
+        The samples with inputs in the model's order, and labels as int64.
+    Raises:
+        DataError: Names, ranks, types, sizes, values or labels do not fit the model.
+    """
+    if set(samples.inputs) != set(_names(graph)):
+        raise DataError(
+            f"{what} holds {_listed(samples.inputs)}, but the model's inputs are "
+            f"{_listed(_names(graph))}"
+        )
+    for port in graph.inputs:
+        _check_array(samples.inputs[port.name], port)
+    counts = {len(array) for array in samples.inputs.values()}
+    if len(counts) != 1:
+        raise DataError(f"{what} has inputs of different lengths: {sorted(counts)}")
+    labels = samples.labels
+    if labels is not None:
+        _check_labels(labels, len(samples), graph)
+        labels = labels.astype(np.int64)
+    return replace(
+        samples,
+        inputs={name: samples.inputs[name] for name in _names(graph)},
+        labels=labels,
+        dtypes={port.name: port.dtype for port in graph.inputs},
+    )
 
 
 def open_samples(options: DataOptions, graph: Graph) -> tuple[Samples | None, Samples | None]:
@@ -136,6 +171,8 @@ def open_samples(options: DataOptions, graph: Graph) -> tuple[Samples | None, Sa
         DataError: They do not fit the model, or are too few to split.
     """
     if options.source is None:
+        if options.evaluation is not None:
+            raise DataError("samples to measure on need samples to work with: give --data too")
         return None, None
     source = _opened(options.source, graph, options.images)
     if options.evaluation is None:
@@ -146,7 +183,9 @@ def open_samples(options: DataOptions, graph: Graph) -> tuple[Samples | None, Sa
 
 
 def _opened(source: str | Path | Samples, graph: Graph, images: ImageOptions) -> Samples:
-    return source if isinstance(source, Samples) else load_samples(source, graph, images)
+    if isinstance(source, Samples):
+        return check_samples(source, graph)
+    return load_samples(source, graph, images)
 
 
 def _whole_batches(samples: Samples, graph: Graph) -> Samples:
@@ -163,23 +202,18 @@ def _whole_batches(samples: Samples, graph: Graph) -> Samples:
 
 def _from_archive(path: Path, graph: Graph) -> Samples:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
                 raise DataError(f"data '{path}' is one array; an .npz with names is needed")
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+            with archive:
+                arrays = {name: archive[name] for name in archive.files}
+    except _UNREADABLE as error:
         raise DataError(f"data '{path}' is not an .npz file that numpy can read") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy gives other members of a zip as bytes
+            raise DataError(f"data '{path}' holds '{name}', which is not an array")
     labels = arrays.pop(LABELS, None) if LABELS not in _names(graph) else None
-    if set(arrays) != set(_names(graph)):
-        raise DataError(
-            f"data '{path}' holds {_listed(arrays)}, but the model's inputs are "
-            f"{_listed(_names(graph))}"
-        )
-    for port in graph.inputs:
-        _check_array(arrays[port.name], port)
-    counts = {len(array) for array in arrays.values()}
-    if len(counts) != 1:
-        raise DataError(f"data '{path}' has inputs of different lengths: {sorted(counts)}")
     return Samples(arrays, labels, {port.name: port.dtype for port in graph.inputs})
 
 

@@ -14,7 +14,7 @@ Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equivalent prun
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, fx, nn
 from torch.func import functional_call
@@ -51,33 +51,30 @@ class EquivalentTwin(nn.Module):
         parametrised = _find_parametrised(coupling, keep)
         for name, axes in parametrised.items():
             self._add(coupling, keep, name, axes)
-        own = dict(self.twin.named_parameters())
+        own = self._own()
         for target, _, _ in self._targets:
             own[target].requires_grad_(False)  # noqa: FBT003 - torch names it so
+
+    def _own(self) -> dict[str, Tensor]:
+        """List what the twin holds by name; of an axis cut to one unit a bias is a buffer."""
+        return {**dict(self.twin.named_parameters()), **dict(self.twin.named_buffers())}
 
     def _add(
         self, coupling: Coupling, keep: Keep, name: str, mixable: dict[int, frozenset[Dim]]
     ) -> None:
-        """Re-parametrise one weight, and the biases that belong to its written axis."""
-        array = coupling.graph.initializers[name]
-        weight = to_tensor(array)
-        written = _written_role(coupling, name)
-        biases = _biases(coupling, name)
-        shared: dict[Dim, Any] = {}
+        """Re-parametrise one weight, and the biases that belong to its written axes."""
+        weight = to_tensor(coupling.graph.initializers[name])
         placed = []
         for axis, expr in enumerate(coupling.axes[name]):
-            reuse = shared if biases and written is not None and axis == written.axis else None
             dims = mixable.get(axis, frozenset())
-            placed.append((axis, self._keep_map(make_map(expr, keep, dims, weight.dtype, reuse))))
+            biases = _biases(coupling, name, axis) if dims else []
+            shared: dict[Dim, Mix] | None = {} if biases else None
+            placed.append((axis, self._keep_map(make_map(expr, keep, dims, weight.dtype, shared))))
+            for bias in biases:
+                tensor = to_tensor(coupling.graph.initializers[bias])
+                made = make_map(coupling.axes[bias][-1], keep, dims, tensor.dtype, shared)
+                self._register(bias, tensor, [(tensor.ndim - 1, self._keep_map(made))])
         self._register(name, weight, placed)
-        if written is None or written.axis not in mixable:
-            return
-        for bias in biases:
-            expr = coupling.axes[bias][-1]
-            made = make_map(expr, keep, mixable[written.axis], weight.dtype, shared)
-            last = len(coupling.axes[bias]) - 1
-            tensor = to_tensor(coupling.graph.initializers[bias])
-            self._register(bias, tensor, [(last, self._keep_map(made))])
 
     def _keep_map(self, made: AxisMap) -> int:
         self.maps.append(made)
@@ -119,7 +116,7 @@ class EquivalentTwin(nn.Module):
         Returns:
             A plain pruned graph that computes the same in evaluation mode.
         """
-        state = dict(self.twin.named_parameters())
+        state = self._own()
         for target, value in self.effective_weights().items():
             if state[target].shape != value.shape:
                 raise InvariantError(f"folding '{target}' gives {tuple(value.shape)}")
@@ -172,38 +169,28 @@ def _bias_follows(coupling: Coupling, name: str, role: Role) -> bool:
         axis.size > 1 for axis in coupling.axes[bias][:-1]
     ):
         return False
-    repeated = len(set(leaves(coupling.axes[name][role.axis]))) < len(
-        list(leaves(coupling.axes[name][role.axis]))
-    )
-    return not repeated and all(
-        slot == role.bias and node.inputs[role.slot] == name
-        for node, slot in coupling.graph.consumers[bias]
-    )
+    dims = list(leaves(coupling.axes[name][role.axis]))
+    followers = {
+        (other.node.key, other.bias)
+        for other in coupling.roles
+        if other.kind == "writes" and other.axis == role.axis
+        if other.node.inputs[other.slot] == name
+    }
+    users = {(node.key, slot) for node, slot in coupling.graph.consumers[bias]}
+    return len(set(dims)) == len(dims) and users <= followers
 
 
 _BIAS_SLOT = 2
 """Where every operator with a writing weight takes its bias."""
 
 
-def _written_role(coupling: Coupling, name: str) -> Role | None:
-    return next(
-        (
-            role
-            for role in coupling.roles
-            if role.kind == "writes" and role.node.inputs[role.slot] == name
-        ),
-        None,
-    )
-
-
-def _biases(coupling: Coupling, name: str) -> list[str]:
-    """List the biases that go with a weight, each once."""
+def _biases(coupling: Coupling, name: str, axis: int) -> list[str]:
+    """List the biases that go with a written axis of a weight, each once."""
     return list(
         dict.fromkeys(
             role.node.inputs[role.bias]
             for role in coupling.roles
-            if role.kind == "writes"
-            and role.bias is not None
-            and role.node.inputs[role.slot] == name
+            if role.kind == "writes" and role.bias is not None
+            if role.node.inputs[role.slot] == name and role.axis == axis
         )
     )

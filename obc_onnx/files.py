@@ -40,10 +40,12 @@ def check_writable(path: Path) -> None:
     """Check before long work that `path` can be written after it.
 
     Raises:
-        ModelError: The folder is missing or read-only, or `path` is a folder.
+        ModelError: The folder is missing or read-only, or `path` is a folder or a device.
     """
     if path.is_dir():
         raise ModelError(f"cannot write '{path}': it is a folder")
+    if path.exists() and not path.is_file():  # a rename would replace a device such as /dev/null
+        raise ModelError(f"cannot write '{path}': it is not a regular file")
     if not path.parent.is_dir():
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' does not exist")
     if not os.access(path.parent, os.W_OK):

@@ -152,7 +152,8 @@ def distillation_loss(
     a * cross entropy + (1 - a) * T^2 * KL(original / T || pruned / T), a = `label_share`.
     Every other float output adds its mean squared error over the variance of the target.
 
-    Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the mix is that of the paper's ImageNet recipes.
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the mix
+    is that of the recipes in Chen et al., arXiv 2508.05521.
     """
     terms = []
     for i, (output, target) in enumerate(zip(outputs, targets, strict=True)):

@@ -59,7 +59,7 @@ class Pictures:
 
 
 def read_pictures(folder: Path, port: Port, options: ImageOptions) -> Pictures:
-    """Decode every picture below `folder`; class subfolders are numbered by name.
+    """Decode every picture below `folder`; class subfolders are numbered by name, and take turns.
 
     Args:
         folder: Holds one subfolder per class.
@@ -77,13 +77,7 @@ def read_pictures(folder: Path, port: Port, options: ImageOptions) -> Pictures:
     )
     if not scaling.std.all():
         raise DataError("--image-std must not be 0")
-    classes = sorted(child for child in folder.iterdir() if child.is_dir())
-    files = [
-        (file, index)
-        for index, child in enumerate(classes)
-        for file in sorted(child.iterdir())
-        if file.suffix.lower() in _SUFFIXES
-    ]
+    files = _files(folder)
     if not files:
         raise DataError(f"data '{folder}' holds no images in class subfolders")
     pixels = np.stack([_decode(file, size, channels) for file, _ in files])
@@ -92,6 +86,19 @@ def read_pictures(folder: Path, port: Port, options: ImageOptions) -> Pictures:
         np.array([index for _, index in files], np.int64),
         scaling,
     )
+
+
+def _files(folder: Path) -> list[tuple[Path, int]]:
+    """List pictures with their class, so that any run of them has about each class's share.
+
+    Samples are split by their order: sorted by class, the held-out ones would be all of one class.
+    """
+    places = []
+    classes = sorted(child for child in folder.iterdir() if child.is_dir())
+    for index, child in enumerate(classes):
+        own = sorted(file for file in child.iterdir() if file.suffix.lower() in _SUFFIXES)
+        places += [((rank + 0.5) / len(own), index, file) for rank, file in enumerate(own)]
+    return [(file, index) for _, index, file in sorted(places)]
 
 
 def _layout(port: Port, options: ImageOptions) -> tuple[int, tuple[int, int], bool]:
@@ -106,6 +113,8 @@ def _layout(port: Port, options: ImageOptions) -> tuple[int, tuple[int, int], bo
     height, width = options.size or own
     if not isinstance(height, int) or not isinstance(width, int):
         raise DataError(f"input '{port.name}' has a dynamic size: give --image-size")
+    if min(height, width) < 1:
+        raise DataError(f"--image-size {height} {width} is not a size of a picture")
     for want, got in zip(own, (height, width), strict=True):
         if isinstance(want, int) and want != got:
             raise DataError(
@@ -119,6 +128,8 @@ def _per_channel(
 ) -> NDArray[np.float32]:
     if len(values) not in {1, channels}:
         raise DataError(f"{option} needs 1 or {channels} numbers, found {len(values)}")
+    if not np.isfinite(values).all():
+        raise DataError(f"{option} must be finite, found {', '.join(map(str, values))}")
     return np.broadcast_to(np.asarray(values, np.float32), (channels,)).reshape(shape)
 
 
@@ -128,6 +139,6 @@ def _decode(file: Path, size: tuple[int, int], channels: int) -> NDArray[np.uint
     try:
         with Image.open(file) as image:
             picture = image.convert(_MODES[channels]).resize(size[::-1])
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"image '{file}' cannot be read") from error
     return np.asarray(picture, np.uint8).reshape(*size, channels)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
-from obc_onnx.coupling import Coupling, find_coupling
+from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.data import DataOptions, Samples, open_samples
 from obc_onnx.errors import RequestError
 from obc_onnx.files import write_text
-from obc_onnx.graph import Graph
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.plan import Budget, PruningPlan, make_plan
@@ -27,7 +23,7 @@ from obc_onnx.report.summary import (
     summarise_groups,
 )
 from obc_onnx.saliency import DATA_FREE, Scene, make_criterion
-from obc_onnx.shapes import ANALYSIS_BATCH, infer_shapes, input_shapes
+from obc_onnx.shapes import ANALYSIS_BATCH
 from obc_onnx.surgery import remove_units
 from obc_onnx.verify import (
     Check,
@@ -45,14 +41,16 @@ from obc_onnx.verify import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from obc_onnx.coupling import Keep
+    import onnx
+
+    from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.finetune import Epoch, TrainingOptions
+    from obc_onnx.graph import Graph
     from obc_onnx.recover import Recovery
 
     Shape = tuple[int, ...]
-    Model = str | Path | onnx.ModelProto | Graph
 
 _VERIFIED_SAMPLES = 4
 
@@ -99,6 +97,7 @@ class _Request:
     recover: bool
     input_shape: Mapping[str, Shape]
     seed: int
+    device: str
     latency: bool
     rules: RuleSet
 
@@ -131,12 +130,12 @@ def inspect(
         ModelError: The model cannot be read or analysed.
         RequestError: An input name or shape does not fit.
     """
-    clock = _Clock()
+    clock = Clock()
     with clock("load"):
-        graph = _load(model)
-    coupling, _ = _analyse(graph, input_shape, rules, clock)
+        graph = load_model(model)
+    coupling, _ = analyse(graph, input_shape, rules, clock)
     return Inspection(
-        model=_name(model),
+        model=model_name(model),
         sha256=graph.sha256,
         macs=coupling.macs({}),
         params=graph.params,
@@ -157,6 +156,7 @@ def compress(
     recover: bool = True,
     input_shape: Mapping[str, Shape] | None = None,
     seed: int = 0,
+    device: str = "cpu",
     latency: bool = False,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
@@ -171,6 +171,7 @@ def compress(
         recover: Whether to repair the cut network in closed form, with data.
         input_shape: Sizes of dynamic inputs, by input name.
         seed: Of every random choice: equal seeds give equal bytes.
+        device: Where torch scores and trains.
         latency: Whether to time both models.
         rules: What is known of operators.
     Returns:
@@ -180,17 +181,22 @@ def compress(
         VerificationError: The result failed a check.
     """
     request = _Request(
-        name=_name(model),
+        name=model_name(model),
         data=data if isinstance(data, DataOptions) else DataOptions(data),
         budget=budget if isinstance(budget, Budget) else Budget(budget),
         criterion=criterion,
-        training=_training(training, seed),
+        training=_training(training, seed, device),
         recover=recover,
         input_shape=input_shape or {},
         seed=seed,
+        device=device,
         latency=latency,
         rules=rules,
     )
+    if device != "cpu":
+        from obc_onnx.twin import check_device
+
+        check_device(device)
     return _Run(request).execute(model)
 
 
@@ -210,31 +216,18 @@ def verify(
     Raises:
         RequestError: The plan is for another model.
     """
-    clock = _Clock()
-    before, after = _load(original), _load(compressed)
+    clock = Clock()
+    before, after = load_model(original), load_model(compressed)
     if before.sha256 != plan.model_sha256:
         raise RequestError(
             f"the plan is for a model with sha256 {plan.model_sha256[:12]}..., "
-            f"but '{_name(original)}' has {before.sha256[:12]}..."
+            f"but '{model_name(original)}' has {before.sha256[:12]}..."
         )
-    coupling, inputs = _analyse(before, input_shape, rules, clock)
+    coupling, inputs = analyse(before, input_shape, rules, clock)
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
     cut = _Cut(coupling, plan, keep, remove_units(coupling, keep), inputs, feed)
     return [check_masked(coupling, keep, feed), *_check_result(cut, after, clock)]
-
-
-class _Clock:
-    """Seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -242,18 +235,18 @@ class _Run:
     """One compression."""
 
     request: _Request
-    clock: _Clock = field(default_factory=_Clock)
+    clock: Clock = field(default_factory=Clock)
     notes: list[str] = field(default_factory=list)
 
     def execute(self, model: Model) -> Result:
         request = self.request
         with self.clock("load"):
-            graph = _load(model)
+            graph = load_model(model)
             samples, held = open_samples(request.data, graph)
         if request.training is not None and samples is None:
             raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
         shapes = {**_sample_shapes(graph, samples), **request.input_shape}
-        coupling, inputs = _analyse(graph, shapes, request.rules, self.clock)
+        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
         plan = self._plan(coupling, samples)
         keep = plan.keep(coupling)
         with self.clock("cut"):
@@ -291,7 +284,7 @@ class _Run:
             if coupling.graph.batch is not None:
                 n_scored = max(n_scored // coupling.graph.batch, 1) * coupling.graph.batch
             samples = samples.part(np.sort(order[:n_scored]))
-        scene = Scene(coupling, samples, request.seed)
+        scene = Scene(coupling, samples, request.seed, device=request.device)
         with self.clock("score and plan"):
             return make_plan(
                 coupling,
@@ -371,7 +364,7 @@ class _Run:
         )
 
 
-def _check_result(cut: _Cut, result: Graph, clock: _Clock) -> list[Check]:
+def _check_result(cut: _Cut, result: Graph, clock: Clock) -> list[Check]:
     """Check everything that must hold of a result, trained or not."""
     original = cut.coupling.graph
     checks = [
@@ -383,7 +376,7 @@ def _check_result(cut: _Cut, result: Graph, clock: _Clock) -> list[Check]:
     ]
     if not all(check.passed for check in checks):
         return checks  # what follows would only stumble over the same fault
-    recounted, _ = _analyse(result, cut.inputs, cut.coupling.rules, clock)
+    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock)
     full = cut.coupling.macs({})
     checks.append(check_budget(recounted.macs({}), full, cut.plan.target_macs))
     if not cut.coupling.unknown:
@@ -391,34 +384,14 @@ def _check_result(cut: _Cut, result: Graph, clock: _Clock) -> list[Check]:
     return checks
 
 
-def _load(model: Model) -> Graph:
-    if isinstance(model, Graph):
-        return model
-    return Graph.from_model(model) if isinstance(model, onnx.ModelProto) else Graph.load(model)
-
-
-def _name(model: Model) -> str:
-    return str(model) if isinstance(model, (str, Path)) else "model"
-
-
-def _training(training: TrainingOptions | int, seed: int) -> TrainingOptions | None:
+def _training(training: TrainingOptions | int, seed: int, device: str) -> TrainingOptions | None:
     if not isinstance(training, int):
-        return replace(training, seed=seed)
+        return replace(training, seed=seed, device=device)
     if training == 0:
         return None
     from obc_onnx.finetune import TrainingOptions
 
-    return TrainingOptions(epochs=training, seed=seed)
-
-
-def _analyse(
-    graph: Graph, given: Mapping[str, Shape] | None, rules: RuleSet, clock: _Clock
-) -> tuple[Coupling, dict[str, Shape]]:
-    with clock("shapes"):
-        inputs = input_shapes(graph, given)
-        shapes = infer_shapes(graph, inputs)
-    with clock("coupling"):
-        return find_coupling(graph, shapes, rules), inputs
+    return TrainingOptions(epochs=training, seed=seed, device=device)
 
 
 def _sample_shapes(graph: Graph, samples: Samples | None) -> dict[str, Shape]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -72,7 +73,7 @@ class PruningPlan:
         """
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RequestError(f"plan '{path}' cannot be read as JSON") from error
         if not isinstance(fields, dict) or fields.get("format") != FORMAT:
             raise RequestError(f"'{path}' is not a plan of format {FORMAT}")
@@ -80,14 +81,18 @@ class PruningPlan:
             plan = cls(**fields)
         except TypeError as error:
             raise RequestError(f"plan '{path}' lacks fields or has unknown ones") from error
-        macs, params = (tuple(plan.macs), tuple(plan.params))
-        return cls(**{**asdict(plan), "macs": macs, "params": params})
+        for field, holds in _FIELDS.items():
+            if not holds(getattr(plan, field)):
+                raise RequestError(f"plan '{path}' has a '{field}' that is not of a plan")
+        (macs, fewer_macs), (params, fewer_params) = plan.macs, plan.params
+        return replace(plan, macs=(macs, fewer_macs), params=(params, fewer_params))
 
     def keep(self, coupling: Coupling) -> Keep:
         """Say which units of each dim stay.
 
         Raises:
-            RequestError: The plan names a group or a unit that the model does not have.
+            RequestError: The plan names a group or a unit that the model does not have, or its
+                initializers do not follow from its groups.
         """
         keep: dict[Dim, NDArray[np.bool_]] = {}
         for name, entry in self.groups.items():
@@ -99,6 +104,12 @@ class PruningPlan:
                 raise RequestError(f"the plan keeps no units, or none that exist, of '{name}'")
             if units.size < group.size:
                 keep[group.dim] = np.isin(np.arange(group.size), units)
+        follow = _kept_indices(coupling, keep)
+        for name in sorted(follow.keys() | self.initializers.keys()):
+            if follow.get(name) != self.initializers.get(name):
+                raise RequestError(
+                    f"the plan's indices of initializer '{name}' do not follow from its groups"
+                )
         return keep
 
 
@@ -145,16 +156,24 @@ def make_plan(
         raise RequestError(f"target MACs must be a share in (0, 1], found {budget.target_macs:g}")
     if budget.steps < 1 or budget.round_to < 1:
         raise RequestError("steps and the multiple of widths must be at least 1")
+    if budget.ranking not in RANKINGS:
+        raise RequestError(
+            f"ranking '{budget.ranking}' is not known: choose from {', '.join(RANKINGS)}"
+        )
     groups = prunable_groups(coupling, budget.exclude)
     _check_feasible(coupling, groups, budget)
     full = coupling.macs({})
     keep: dict[Dim, NDArray[np.bool_]] = {}
     for step in range(1, budget.steps + 1):
-        goal = full * (1 - (1 - budget.target_macs) * step / budget.steps)
-        if coupling.macs(keep) > goal:
+        share = 1 - (1 - budget.target_macs) * step / budget.steps
+        if step == budget.steps:
+            share = budget.target_macs  # and not what rounding made of it
+        if coupling.macs(keep) / full > share:
             saliency = score(keep)
             order = _ranked(coupling, groups, saliency, keep, budget)
-            keep = _cut_until(coupling, order, keep, goal)
+            keep = _cut_until(coupling, order, keep, share)
+    if coupling.macs(keep) / full > budget.target_macs:  # saliency protected dearer units
+        raise _infeasible(coupling, groups, keep, budget)
     return _record(coupling, keep, budget, criterion, seed)
 
 
@@ -185,8 +204,16 @@ def _check_feasible(coupling: Coupling, groups: Sequence[Group], budget: Budget)
     equal = {group.name: np.zeros(group.size) for group in coupling.groups}
     smallest = _without({}, _ranked(coupling, groups, equal, {}, replace(budget, ranking="global")))
     full, least = coupling.macs({}), coupling.macs(smallest)
-    if least <= budget.target_macs * full:
-        return
+    if not full:
+        raise InfeasibleTargetError("the model has no MACs to save: no Conv, Gemm or MatMul")
+    if least / full > budget.target_macs:
+        raise _infeasible(coupling, groups, smallest, budget)
+
+
+def _infeasible(
+    coupling: Coupling, groups: Sequence[Group], smallest: Keep, budget: Budget
+) -> InfeasibleTargetError:
+    full, least = coupling.macs({}), coupling.macs(smallest)
     costs = sorted(
         ((coupling.node_macs(node, smallest), node.label) for node in coupling.costed),
         reverse=True,
@@ -194,7 +221,7 @@ def _check_feasible(coupling: Coupling, groups: Sequence[Group], budget: Budget)
     holders = "; ".join(f"{label} {100 * cost / full:.1f} %" for cost, label in costs[:3])
     reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
     n_held = len(coupling.groups) - len(groups)
-    raise InfeasibleTargetError(
+    return InfeasibleTargetError(
         f"cannot reach {budget.target_macs:g} of the MACs: with the least width in each of "
         f"{len(groups)} groups {least / full:.4g} are left ({n_held} more groups are excluded or "
         f"inexact). What holds it: {holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}"
@@ -257,13 +284,14 @@ def _marginal_macs(coupling: Coupling, group: Group, keep: Keep, left: NDArray[n
 
 
 def _cut_until(
-    coupling: Coupling, order: Sequence[Cut], keep: Keep, goal: float
+    coupling: Coupling, order: Sequence[Cut], keep: Keep, share: float
 ) -> dict[Dim, NDArray[np.bool_]]:
-    """Apply the shortest prefix of `order` that meets `goal`; found by bisection."""
+    """Apply the shortest prefix of `order` that leaves `share` of the MACs; found by bisection."""
+    full = coupling.macs({})
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
-        if coupling.macs(_without(keep, order[:middle])) <= goal:
+        if coupling.macs(_without(keep, order[:middle])) / full <= share:
             high = middle
         else:
             low = middle + 1
@@ -298,8 +326,59 @@ def _record(
             group.name: {"size": group.size, "kept": kept[group.name].tolist()}
             for group in coupling.groups
         },
-        initializers={
-            name: {str(axis): positions.tolist() for axis, positions in axes.items()}
-            for name, axes in coupling.kept_positions(keep).items()
-        },
+        initializers=_kept_indices(coupling, keep),
     )
+
+
+def _kept_indices(coupling: Coupling, keep: Keep) -> dict[str, dict[str, list[int]]]:
+    return {
+        name: {str(axis): positions.tolist() for axis, positions in axes.items()}
+        for name, axes in coupling.kept_positions(keep).items()
+    }
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST_COUNT
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == _PAIR and all(map(_is_count, value))
+
+
+def _are_indices(value: Any) -> bool:
+    increasing = isinstance(value, list) and all(map(_is_count, value))
+    return increasing and all(first < second for first, second in pairwise(value))
+
+
+def _are_groups(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(entry, dict)
+        and entry.keys() == {"size", "kept"}
+        and _is_count(entry["size"])
+        and _are_indices(entry["kept"])
+        for entry in value.values()
+    )
+
+
+def _are_slices(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(axes, dict)
+        and all(axis.isdecimal() and _are_indices(kept) for axis, kept in axes.items())
+        for axes in value.values()
+    )
+
+
+_LARGEST_COUNT = 2**63
+_PAIR = 2
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "model_sha256": lambda value: isinstance(value, str),
+    "criterion": lambda value: isinstance(value, str),
+    "ranking": lambda value: value in RANKINGS,
+    "target_macs": lambda value: isinstance(value, (int, float)) and 0 < value <= 1,
+    "seed": _is_count,
+    "macs": _are_counts,
+    "params": _are_counts,
+    "groups": _are_groups,
+    "initializers": _are_slices,
+}
+"""What a plan file has to hold, since people may have edited it."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
 
 _MAX_MESSAGE_BYTES = 2**31 - 2**24
-_ERROR_SEVERITY = 3
+_FATAL_SEVERITY = 4
+"""Errors come as exceptions; ONNX Runtime would print them on stderr too."""
 
 
 class Session:
@@ -48,7 +49,7 @@ class Session:
             del model.graph.output[:]
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERROR_SEVERITY
+        options.log_severity_level = _FATAL_SEVERITY
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = (
             levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL

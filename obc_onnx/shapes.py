@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ANALYSIS_BATCH = 2
 """Size given to a dynamic first axis: with 1, a batch could not be told from a broadcast axis."""
+_LARGEST_SIZE = 2**31 - 1
 _KEPT_ELEMENTS = 1024
 """Initializers above this hold weights, whose values shape inference does not need."""
 
@@ -49,6 +50,11 @@ def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict
 
 
 def _shape_of(port: Port, given: Shape | None) -> Shape:
+    if not all(1 <= size <= _LARGEST_SIZE for size in given or ()):
+        raise RequestError(
+            f"input '{port.name}' cannot have the shape {'x'.join(map(str, given or ()))}: "
+            f"sizes go from 1 to {_LARGEST_SIZE}"
+        )
     if port.shape is None:
         if given is None:
             raise ShapeError(
@@ -71,7 +77,7 @@ def _shape_of(port: Port, given: Shape | None) -> Shape:
         for wanted, size in zip(port.shape, given, strict=True)
         if isinstance(wanted, int)
     )
-    if not fits or min(given, default=1) < 1:
+    if not fits:
         raise RequestError(
             f"input '{port.name}' is declared as {declared}, which "
             f"{'x'.join(map(str, given))} does not fit"

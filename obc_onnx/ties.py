@@ -1,8 +1,8 @@
 """Tie two axes position by position, where their layouts cross.
 
 Applies where no position of either axis belongs to two free units: then "position i of one is
-position i of the other" is an equivalence between units, and each class becomes a unit of a new
-dim. This is how a channel shuffle followed by a split stays prunable.
+position i of the other" is an equivalence between units, and each class becomes a unit of a
+new dim. This is how a channel shuffle followed by a split stays prunable.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.axes import Concat, Dim, Product, Take, leaves
+from obc_onnx.errors import InvariantError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,30 +36,48 @@ class Ties:
     """For each free dim, the class of each of its units."""
 
 
-def tied_positions(left: Expr, right: Expr, is_free: Callable[[Dim], bool]) -> Ties | None:
+def has_single_owners(left: Expr, right: Expr, is_free: Callable[[Dim], bool]) -> bool:
+    """Say whether no position of either axis belongs to two free units."""
+    offset, _ = _offsets(left, right, is_free)
+    return _owners(left, offset) is not None and _owners(right, offset) is not None
+
+
+def tied_positions(left: Expr, right: Expr, is_free: Callable[[Dim], bool]) -> Ties:
     """Find which units two axes of equal size tie together.
 
     Args:
         left: A resolved axis expression.
-        right: Another one of the same size.
+        right: Another one of the same size; `has_single_owners` must hold for the two.
         is_free: Whether units of a dim may be removed.
+
     Returns:
-        The classes of units; None where a position has two free owners.
+        The classes of units.
+
+    Raises:
+        InvariantError: A position has two free owners.
     """
-    dims = [dim for dim in dict.fromkeys([*leaves(left), *leaves(right)]) if is_free(dim)]
-    starts = np.cumsum([0, *(dim.size for dim in dims)])
-    offset = {dim: int(start) for dim, start in zip(dims, starts[:-1], strict=True)}
+    offset, n_units = _offsets(left, right, is_free)
     owners_left, owners_right = _owners(left, offset), _owners(right, offset)
     if owners_left is None or owners_right is None:
-        return None
-    n_units = int(starts[-1])
+        raise InvariantError(f"cannot tie {left} with {right}: a position has two owners")
     parent = list(range(n_units + 1))  # the last one stands for everything held
     for a, b in zip(owners_left % (n_units + 1), owners_right % (n_units + 1), strict=True):
         _union(parent, int(a), int(b))
-    return _classes(parent, dims, offset)
+    return _classes(parent, offset)
 
 
-def _classes(parent: list[int], dims: list[Dim], offset: dict[Dim, int]) -> Ties:
+def _offsets(left: Expr, right: Expr, is_free: Callable[[Dim], bool]) -> tuple[dict[Dim, int], int]:
+    """Number the units of all free dims, in order of occurrence; and count them."""
+    offset: dict[Dim, int] = {}
+    n_units = 0
+    for dim in dict.fromkeys([*leaves(left), *leaves(right)]):
+        if is_free(dim):
+            offset[dim] = n_units
+            n_units += dim.size
+    return offset, n_units
+
+
+def _classes(parent: list[int], offset: dict[Dim, int]) -> Ties:
     """Number the classes in order of their first unit: free classes, then held units."""
     held_root = _find(parent, len(parent) - 1)
     roots = [_find(parent, unit) for unit in range(len(parent) - 1)]
@@ -66,7 +85,7 @@ def _classes(parent: list[int], dims: list[Dim], offset: dict[Dim, int]) -> Ties
     held = iter(range(len(free), len(free) + roots.count(held_root)))
     numbers = [free[root] if root != held_root else next(held) for root in roots]
     index_of = {dim: tuple(numbers[start : start + dim.size]) for dim, start in offset.items()}
-    return Ties(len(free), roots.count(held_root), {dim: index_of[dim] for dim in dims})
+    return Ties(len(free), roots.count(held_root), index_of)
 
 
 def _owners(expr: Expr, offset: dict[Dim, int]) -> NDArray[np.int64] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.errors import RequestError, UnsupportedOperatorError
 from obc_onnx.graph import is_float
 from obc_onnx.ops.context import ForwardContext
 
@@ -49,6 +50,18 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> fx.
             f"can be pruned with --criterion l2 and without training, or with a rule of your own"
         )
     return _Builder(graph, shapes, rules).build()
+
+
+def check_device(device: str) -> None:
+    """Check that torch can compute on a device.
+
+    Raises:
+        RequestError: torch does not know it, or it is not there.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(f"torch cannot use device '{device}' here") from error
 
 
 def parameter_name(initializer: str) -> str:
@@ -104,6 +117,65 @@ _RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset
 )
 
 
+class Twin(fx.GraphModule):
+    """A graph module that pickles node by node.
+
+    torch's own way traces the code again when it loads, which would look into operators and fix the
+    mode the module is in.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle tensors, and nodes by name."""
+        nodes = [
+            (
+                node.op,
+                node.name,
+                node.target,
+                fx.node.map_arg(node.args, _by_name),
+                fx.node.map_arg(node.kwargs, _by_name),
+                node.meta.get("onnx"),
+            )
+            for node in self.graph.nodes
+        ]
+        return _rebuild, (dict(self._parameters), dict(self._buffers), nodes, self.training)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A node's result as an argument of another node."""
+
+    name: str
+
+
+def _by_name(node: fx.Node) -> Any:
+    return _Use(node.name)
+
+
+def _rebuild(
+    parameters: dict[str, nn.Parameter],
+    buffers: dict[str, torch.Tensor],
+    nodes: list[tuple[Any, ...]],
+    training: bool,  # noqa: FBT001 - pickle passes by position
+) -> Twin:
+    root, graph = nn.Module(), fx.Graph()
+    for name, parameter in parameters.items():
+        root.register_parameter(name, parameter)
+    for name, buffer in buffers.items():
+        root.register_buffer(name, buffer)
+    made: dict[str, fx.Node] = {}
+
+    def resolve(argument: Any) -> Any:
+        return made[argument.name] if isinstance(argument, _Use) else argument
+
+    for op, name, target, named_args, named_kwargs, onnx in nodes:
+        args: Any = fx.node.map_aggregate(named_args, resolve)
+        kwargs: Any = fx.node.map_aggregate(named_kwargs, resolve)
+        made[name] = graph.create_node(op, target, args, kwargs, name)
+        if onnx is not None:
+            made[name].meta["onnx"] = onnx
+    return Twin(root, graph, class_name="Twin").train(training)
+
+
 class _Builder:
     def __init__(self, graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> None:
         self.graph, self.shapes, self.rules = graph, shapes, rules
@@ -114,12 +186,17 @@ class _Builder:
         self.held = self._held()
 
     def build(self) -> fx.GraphModule:
+        taken: set[str] = set()
         for port in self.graph.inputs:
-            self.values[port.name] = self.fx.placeholder(re.sub(r"\W", "_", f"input_{port.name}"))
+            argument = re.sub(r"\W", "_", f"input_{port.name}")
+            while argument in taken:
+                argument += "_"
+            taken.add(argument)
+            self.values[port.name] = self.fx.placeholder(argument)
         for node in self.graph.nodes:
             self._add(node)
         self.fx.output(tuple(self._value(port.name) for port in self.graph.outputs))
-        return fx.GraphModule(self.root, self.fx, class_name="Twin").eval()
+        return Twin(self.root, self.fx, class_name="Twin").eval()
 
     def _held(self) -> set[str]:
         """Collect initializers that some node takes in a slot that is never learned."""

@@ -2,8 +2,9 @@
 
 `AxisSystem.unify` states that two axes always lose the same positions, and finds the coarsest
 dims for which that holds by construction: dims become one (union-find), a dim that meets an
-expression is defined as that expression everywhere, products are aligned from the inside out and
-concatenations boundary by boundary. What cannot be aligned is tied position by position or frozen.
+expression is defined as that expression everywhere, products are aligned from the inside out
+and concatenations boundary by boundary. What cannot be aligned is tied position by position or
+frozen.
 
 This module knows nothing of ONNX, tensors or operators.
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.axes import Concat, Dim, Product, Take, concat, leaves, product, take
 from obc_onnx.errors import InvariantError
-from obc_onnx.ties import tied_positions
+from obc_onnx.ties import has_single_owners, tied_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,15 +24,17 @@ if TYPE_CHECKING:
     from obc_onnx.axes import Expr
 
     Equality = tuple[Expr, Expr]
+    Deferred = tuple[Expr, Expr, str]
 
 
 class AxisSystem:
     """Dims and the equalities between axes.
 
-    Equalities are solved as they are stated. One whose boundaries cross is deferred to `settle`,
-    which ties positions where each side has one free factor, and freezes the rest. Deferring
-    makes the result independent of the order in which equalities are stated. Freezing is always
-    correct: nothing is removed from a frozen dim.
+    Equalities are solved as they are stated. What does not follow from boundaries is deferred
+    to `settle`: boundaries that cross, and every `Take`. There, positions are tied where each
+    has at most one free owner, and the rest is frozen. Deferring makes the result independent
+    of the order in which equalities are stated. Freezing is always correct: nothing is removed
+    from a frozen dim.
     """
 
     def __init__(self) -> None:
@@ -39,10 +42,10 @@ class AxisSystem:
         self._bound: dict[Dim, Expr] = {}
         self._frozen: dict[Dim, str] = {}
         self._inexact: dict[Dim, str] = {}
-        self._deferred: list[tuple[Expr, Expr, str]] = []
+        self._deferred: list[Deferred] = []
 
     def dim(self, size: int, frozen: str | None = None) -> Dim:
-        """Make a new dim of `size` positions, frozen from the start where a reason is given."""
+        """Make a new dim of `size` positions, frozen at once where a reason is given."""
         made = Dim(size, self._n_dims)
         self._n_dims += 1
         if frozen is not None:
@@ -96,6 +99,7 @@ class AxisSystem:
             left: An axis expression.
             right: Another one of the same size.
             where: What ties them, for the reason given where they cannot be aligned.
+
         Raises:
             InvariantError: The sizes differ.
         """
@@ -103,17 +107,9 @@ class AxisSystem:
             return
         if left.size != right.size:
             raise InvariantError(f"{where}: cannot unify {left} with {right}: sizes differ")
-        work = [(left, right)]
-        while work:
-            a, b = work.pop()
-            a, b = self.resolve(a), self.resolve(b)
-            if a == b:
-                continue
-            finer = self._refine(a, b)
-            if finer is None:
-                self._deferred.append((a, b, where))
-            else:
-                work.extend(reversed(finer))
+        left, right = self.resolve(left), self.resolve(right)
+        if left != right:
+            self._refine_all([(self._lift(left, where), self._lift(right, where), where)])
 
     def can_cut(self, expr: Expr, boundaries: Sequence[int]) -> bool:
         """Say whether an axis can be written as a concatenation with these boundaries."""
@@ -122,139 +118,198 @@ class AxisSystem:
 
     def settle(self) -> None:
         """Solve the deferred equalities: tie positions where possible, freeze the others."""
-        progress = True
-        while progress and self._deferred:
-            progress = False
-            pending, self._deferred = self._deferred, []
-            for left, right, where in pending:
-                progress |= self._tie(self.resolve(left), self.resolve(right), where)
-        for left, right, where in self._deferred:
-            reason = f"{where}: two layouts of {left.size} positions cannot be aligned"
-            self.freeze(left, reason)
-            self.freeze(right, reason)
-        self._deferred = []
+        while self._refine_all(self._take_deferred()) or self._name():
+            pass
+        while self._deferred:
+            if not (self._tie() or self._refine_all(self._take_deferred())):
+                for left, right, where in self._take_deferred():
+                    reason = f"{where}: two layouts of {left.size} positions cannot be aligned"
+                    self.freeze(left, reason)
+                    self.freeze(right, reason)
 
-    def _tie(self, left: Expr, right: Expr, where: str) -> bool:
-        """Tie two axes position by position; defer them again and say False where it fails."""
-        ties = tied_positions(left, right, lambda dim: self.reason(dim) is None)
-        if ties is None:
-            self._deferred.append((left, right, where))
-            return False
-        if not ties.index_of:
-            return True  # everything is frozen already
+    def _take_deferred(self) -> list[Deferred]:
+        """Hand over what is deferred, resolved."""
+        pending, self._deferred = self._deferred, []
+        return [(self.resolve(left), self.resolve(right), where) for left, right, where in pending]
+
+    def _lift(self, expr: Expr, where: str) -> Expr:
+        """Put a new dim in place of each `Take`, and defer what it stands for.
+
+        A dim bound to a `Take` at once would spread its marks to every unit of the base,
+        also to those that are not taken; a tie holds only those that are.
+        """
+        match expr:
+            case Product(factors=factors):
+                return product([self._lift(factor, where) for factor in factors])
+            case Concat(parts=parts):
+                return concat([self._lift(part, where) for part in parts])
+            case Take() if expr.size > 1:
+                name = self.dim(expr.size)
+                self._deferred.append((expr, name, where))
+                return name
+        return expr
+
+    def _refine_all(self, equalities: list[Deferred]) -> bool:
+        """Align boundaries and bind dims, deferring what crosses; say if any was solved."""
+        progress = False
+        work = equalities[::-1]
+        while work:
+            left, right, where = work.pop()
+            a, b = self.resolve(left), self.resolve(right)
+            finer = [] if a == b else self._refine(a, b, where)
+            if finer is None:
+                self._deferred.append((a, b, where))
+            else:
+                progress = True
+                work.extend((*equality, where) for equality in reversed(finer))
+        return progress
+
+    def _name(self) -> bool:
+        """Define dims as the takes they stand for, where a position has several free owners.
+
+        Such a `Take` cannot be tied. This comes before any tie, after which what a dim is would
+        depend on how the tied units are numbered.
+        """
+        progress = False
+        for left, right, where in self._take_deferred():
+            a, b = self.resolve(left), self.resolve(right)
+            dim, taken = (a, b) if isinstance(a, Dim) else (b, a)
+            if (
+                isinstance(dim, Dim)
+                and isinstance(taken, Take)
+                and dim not in leaves(taken)
+                and not has_single_owners(a, b, self._is_free_dim)
+            ):
+                self._bind(dim, taken)
+                progress = True
+            else:
+                self._deferred.append((a, b, where))
+        return progress
+
+    def _tie(self) -> bool:
+        """Tie deferred equalities position by position; say whether any could be.
+
+        All that share a free dim are tied at once, so that their order does not matter.
+        """
+        tied: list[tuple[set[Dim], list[Deferred]]] = []
+        for equality in self._take_deferred():
+            left, right, _ = equality
+            if not has_single_owners(left, right, self._is_free_dim):
+                self._deferred.append(equality)
+                continue
+            dims = {dim for dim in (*leaves(left), *leaves(right)) if self._is_free_dim(dim)}
+            touched = [entry for entry in tied if entry[0] & dims]
+            tied = [entry for entry in tied if not entry[0] & dims]
+            members = [member for _, others in touched for member in others]
+            tied.append((dims.union(*(others for others, _ in touched)), [*members, equality]))
+        for _, equalities in tied:
+            self._tie_together(equalities)
+        return bool(tied)
+
+    def _tie_together(self, equalities: list[Deferred]) -> None:
+        left = concat([left for left, _, _ in equalities])
+        right = concat([right for _, right, _ in equalities])
+        where = equalities[0][2]
+        ties = tied_positions(left, right, self._is_free_dim)
         shared = self.dim(ties.n_free) if ties.n_free else None
         held = self.dim(ties.n_held, f"{where}: tied to a frozen position") if ties.n_held else None
-        base = concat([part for part in (shared, held) if part is not None])
+        base = concat([part for part in (shared, held) if part is not None] or [left])
         for dim, index in ties.index_of.items():
             self._bind(dim, take(base, index))
-        return True
+
+    def _is_free_dim(self, dim: Dim) -> bool:
+        return self.reason(dim) is None
 
     def _bind(self, dim: Dim, expr: Expr) -> None:
         """Define `dim` as `expr` everywhere it occurs; its marks spread to `expr`."""
+        reason = self.reason(dim)
         self._bound[dim] = expr
-        if dim in self._frozen:
-            self.freeze(expr, self._frozen[dim])
+        if reason is not None:
+            self.freeze(expr, reason)
         if dim in self._inexact:
             self.mark_inexact(expr, self._inexact[dim])
 
-    def _refine(self, a: Expr, b: Expr) -> list[Equality] | None:
+    def _refine(self, a: Expr, b: Expr, where: str) -> list[Equality] | None:
         """Turn one equality into smaller ones, binding dims; None where boundaries cross."""
         if isinstance(a, Dim) and isinstance(b, Dim):
             older, newer = (a, b) if a.index < b.index else (b, a)
             self._bind(newer, older)
             return []
         for dim, other in ((a, b), (b, a)):
-            if isinstance(dim, Dim):
-                if dim in leaves(other):
-                    return None
+            takes = isinstance(other, Take)
+            if isinstance(dim, Dim) and not takes and dim not in leaves(other):
                 self._bind(dim, other)
                 return []
-        if isinstance(a, Concat) or isinstance(b, Concat):
-            return self._align_parts(_parts(a), _parts(b))
         if isinstance(a, Product) and isinstance(b, Product):
-            return self._align_factors(a.factors, b.factors)
-        return None
+            finer = self._align_factors(a.factors, b.factors)
+            if finer is not None:
+                return finer
+        return self._align_parts(_parts(a), _parts(b), where)
 
     def _align_factors(
         self, left: tuple[Expr, ...], right: tuple[Expr, ...]
     ) -> list[Equality] | None:
-        """Peel the innermost factor off both products, splitting the larger one to fit."""
+        """Peel the innermost factor off both products, factoring the larger one to fit."""
         if left[-1].size < right[-1].size:
             left, right = right, left
         large, small = left[-1], right[-1]
         if large.size == small.size:
             return [(large, small), (product(left[:-1]), product(right[:-1]))]
-        if not _can_factor(large, small.size):
+        if small.size == 0 or large.size % small.size:
             return None
-        outer, inners = self._factor(large, small.size)
-        rest = (product([*left[:-1], outer]), product(right[:-1]))
-        return [*((inner, small) for inner in inners), rest]
+        outer = self.dim(large.size // small.size)
+        rest = product([*left[:-1], outer]), product(right[:-1])
+        return [(large, product([outer, small])), rest]
 
     def _align_parts(
-        self, left: tuple[Expr, ...], right: tuple[Expr, ...]
+        self, left: tuple[Expr, ...], right: tuple[Expr, ...], where: str
     ) -> list[Equality] | None:
-        """Cut two concatenations at their shared boundaries, then at the first other one."""
+        """Cut two concatenations where both have boundaries, else at the first both allow."""
         segments = list(_segments(left, right))
         if len(segments) > 1:
             return [(concat(a), concat(b)) for a, b in segments]
-        if left[0].size > right[0].size:
-            left, right = right, left
-        at, cut = left[0].size, right[0]
-        if not _can_split(cut, at):
-            return None
-        head, tail = self._split(cut, at)
-        return [(left[0], head), (concat(left[1:]), concat([tail, *right[1:]]))]
+        for parts, other in ((left, concat(right)), (right, concat(left))):
+            for i, end in enumerate(accumulate(part.size for part in parts[:-1]), start=1):
+                if _can_split(other, end, fold=True):
+                    head, tail = self._split(other, end, where)
+                    return [(concat(parts[:i]), head), (concat(parts[i:]), tail)]
+        return None
 
-    def _split(self, expr: Expr, at: int) -> Equality:
+    def _split(self, expr: Expr, at: int, where: str) -> Equality:
         """Cut an axis in two at position `at`; `_can_split` must have said that it can."""
         match expr:
             case Dim():
                 halves = self.dim(at), self.dim(expr.size - at)
                 self._bind(expr, concat(halves))
                 return halves
-            case Product(factors=(leading, *rest)):
-                inner = product(rest)
-                head, tail = self._split(leading, at // inner.size)
+            case Product():
+                outer, inner = _around(expr, at)
+                if isinstance(outer, Product):
+                    folded = self.dim(outer.size)
+                    self._deferred.append((outer, folded, where))
+                    outer = folded
+                head, tail = self._split(outer, at // inner.size, where)
                 return product([head, inner]), product([tail, inner])
             case Concat(parts=parts):
                 before = [end for end in accumulate(part.size for part in parts) if end <= at]
                 which, start = len(before), before[-1] if before else 0
                 if start == at:
                     return concat(parts[:which]), concat(parts[which:])
-                head, tail = self._split(parts[which], at - start)
+                head, tail = self._split(parts[which], at - start, where)
                 return concat([*parts[:which], head]), concat([tail, *parts[which + 1 :]])
             case Take(base=base, index=index):
                 return take(base, index[:at]), take(base, index[at:])
         raise InvariantError(f"cannot split {expr} at {at}")
 
-    def _factor(self, expr: Expr, inner_size: int) -> tuple[Expr, list[Expr]]:
-        """Write an axis as outer x inner; `_can_factor` must have said that it can.
-
-        Returns:
-            The outer axis, and every expression of the inner one: one for each part of a
-            concatenation. The caller has to unify them.
-        """
-        match expr:
-            case Dim():
-                pair = self.dim(expr.size // inner_size), self.dim(inner_size)
-                self._bind(expr, product(pair))
-                return pair[0], [pair[1]]
-            case Product(factors=(*rest, last)):
-                if last.size == inner_size:
-                    return product(rest), [last]
-                if last.size > inner_size:
-                    outer, inners = self._factor(last, inner_size)
-                    return product([*rest, outer]), inners
-                outer, inners = self._factor(product(rest), inner_size // last.size)
-                return outer, [product([part, last]) for part in inners]
-            case Concat(parts=parts):
-                pairs = [self._factor(self.resolve(part), inner_size) for part in parts]
-                return concat(o for o, _ in pairs), [i for _, inners in pairs for i in inners]
-        raise InvariantError(f"cannot factor {expr} by {inner_size}")
-
 
 def _parts(expr: Expr) -> tuple[Expr, ...]:
-    return expr.parts if isinstance(expr, Concat) else (expr,)
+    """Write an axis as a concatenation, also where its parts share their inner factors."""
+    match expr:
+        case Concat(parts=parts):
+            return tuple(piece for part in parts for piece in _parts(part))
+        case Product(factors=(Concat(parts=parts), *inner)):
+            return tuple(p for part in parts for p in _parts(product([part, *inner])))
+    return (expr,)
 
 
 def _segments(
@@ -272,33 +327,27 @@ def _segments(
             start_left, start_right = i + 1, j + 1
 
 
-def _can_split(expr: Expr, at: int) -> bool:
+def _can_split(expr: Expr, at: int, *, fold: bool = False) -> bool:
+    """Say whether an axis can be cut at `at`; `fold` allows it inside several factors."""
     match expr:
-        case Product(factors=(leading, *rest)):
-            inner = product(rest).size
-            return at % inner == 0 and _can_split(leading, at // inner)
+        case Product():
+            outer, inner = _around(expr, at)
+            if at % inner.size or (isinstance(outer, Product) and not fold):
+                return False
+            return isinstance(outer, Product) or _can_split(outer, at // inner.size, fold=fold)
         case Concat(parts=parts):
             start = 0
             for part in parts:
                 if at < start + part.size:
-                    return at == start or _can_split(part, at - start)
+                    return at == start or _can_split(part, at - start, fold=fold)
                 start += part.size
             return False
     return True
 
 
-def _can_factor(expr: Expr, inner_size: int) -> bool:
-    if expr.size % inner_size:
-        return False
-    match expr:
-        case Dim():
-            return True
-        case Product(factors=(*rest, last)):
-            if last.size % inner_size == 0:
-                return last.size == inner_size or _can_factor(last, inner_size)
-            return inner_size % last.size == 0 and _can_factor(
-                product(rest), inner_size // last.size
-            )
-        case Concat(parts=parts):
-            return all(_can_factor(part, inner_size) for part in parts)
-    return False
+def _around(expr: Product, at: int) -> tuple[Expr, Expr]:
+    """Write a product as outer x inner, with as many inner factors as divide `at`."""
+    first = len(expr.factors) - 1
+    while first > 1 and at % product(expr.factors[first - 1 :]).size == 0:
+        first -= 1
+    return product(expr.factors[:first]), product(expr.factors[first:])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph import Graph, Node
     from obc_onnx.plan import PruningPlan
 
     Feed = Mapping[str, NDArray[Any]]
@@ -113,7 +113,10 @@ def check_format(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> list[Ch
     except ValueError:
         detail = ""  # above the size of one message; the file is checked by its path after writing
     checks = [Check("ONNX checker", not detail, detail=detail)]
+    unknown = [port.name for port in graph.inputs if port.name not in shapes]
     try:
+        if unknown:
+            raise ModelError(f"input '{unknown[0]}' is not one of the original")
         infer_shapes(graph, shapes)
     except ModelError as error:
         checks.append(Check("strict shape inference", passed=False, detail=str(error)))
@@ -160,8 +163,7 @@ def check_structure(expected: Graph, result: Graph) -> Check:
         return Check(name, passed=False, detail=detail)
     for planned, found in zip(expected.nodes, result.nodes, strict=True):
         same = (
-            (planned.op_type, planned.inputs, planned.outputs)
-            == (found.op_type, found.inputs, found.outputs)
+            _identity(planned) == _identity(found)
             and set(planned.attributes) == set(found.attributes)
             and all(_same(planned.attributes[k], found.attributes[k]) for k in planned.attributes)
         )
@@ -180,6 +182,8 @@ def check_structure(expected: Graph, result: Graph) -> Check:
 def check_runs(result: Graph, feed: Feed) -> Check:
     """Run the result in ONNX Runtime with all optimisations; float outputs must be finite."""
     name = "ONNX Runtime runs it"
+    if {port.name for port in result.inputs} != set(feed):
+        return Check(name, passed=False, detail="its inputs are not those of the original")
     try:
         outputs = Session(result).run(feed)
     except ModelError as error:
@@ -221,6 +225,10 @@ def random_feed(graph: Graph, shapes: Mapping[str, tuple[int, ...]], seed: int) 
         else np.zeros(shapes[port.name], port.dtype)
         for port in graph.inputs
     }
+
+
+def _identity(node: Node) -> tuple[Any, ...]:
+    return node.domain, node.op_type, node.opset, node.inputs, node.outputs
 
 
 def _same(planned: Any, found: Any) -> bool:

@@ -258,7 +258,8 @@ def dead_branch(net: Net, x: Feature, b: int) -> Feature:
 
 
 def second_output(net: Net, x: Feature, b: int) -> Feature:
-    net.outputs.append(x.name if b % 2 else net.conv(x, N_CLASSES).name)
+    as_it_is = b % 2 and x.name not in net.outputs
+    net.outputs.append(x.name if as_it_is else net.conv(x, N_CLASSES).name)
     return net.same("LeakyRelu", x)
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from helpers import analyse, build, coupling_of, make_feed, run_onnx
 
-from obc_onnx.axes import Concat, Dim, Product, count, leaves
+from obc_onnx.axes import Concat, Dim, Product, leaves
 from obc_onnx.coupling import Coupling, describe
 from obc_onnx.surgery import mask_reads, remove_units
 

@@ -233,7 +233,7 @@ def test_a_partial_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_missing_folder_is_named(tmp_path: Path, model: onnx.ModelProto) -> None:
-    with pytest.raises(ModelError, match="folder .*nowhere' does not exist"):
+    with pytest.raises(ModelError, match=r"folder .*nowhere' does not exist"):
         Graph.from_model(model).save(tmp_path / "nowhere" / "model.onnx")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import TYPE_CHECKING
 
@@ -103,9 +104,31 @@ def test_a_twin_pickles() -> None:
     twin, graph = twin_of(NET)
     again = pickle.loads(pickle.dumps(twin))
     assert torch.equal(again(image())[0], twin(image())[0])
-    assert not again.training
+    assert again.code == twin.code
+    assert [n.meta.get("onnx") for n in again.graph.nodes] == [
+        n.meta.get("onnx") for n in twin.graph.nodes
+    ]
     for name, array in weights_of(twin, graph).items():
         np.testing.assert_array_equal(weights_of(again, graph)[name], array)
+
+
+def test_a_pickled_twin_still_switches_modes() -> None:
+    twin, _ = twin_of(NET)
+    again = pickle.loads(pickle.dumps(twin))
+    assert not again.training
+    for mode in (True, False):
+        torch.testing.assert_close(again.train(mode)(image())[0], twin.train(mode)(image())[0])
+    torch.testing.assert_close(again.mean, twin.mean)
+    assert pickle.loads(pickle.dumps(twin.train())).training
+
+
+def test_a_copy_of_a_twin_is_independent() -> None:
+    twin, _ = twin_of(NET)
+    copied = copy.deepcopy(twin)
+    with torch.no_grad():
+        copied.w.zero_()
+    assert twin.w.any()
+    assert torch.equal(pickle.loads(pickle.dumps(copied))(image())[0], copied(image())[0])
 
 
 def test_a_twin_prints_as_code_that_names_operators_and_weights() -> None:
@@ -248,7 +271,7 @@ def test_the_twin_does_not_share_memory_with_the_graph() -> None:
 def test_a_double_twin_computes_in_double() -> None:
     twin, _ = twin_of(NET)
     single = twin(image())[0]
-    (double,) = twin.double()(image(dtype=torch.float64))
+    (double,) = twin.double()(image().double())
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
 

@@ -1,19 +1,9 @@
 """Operator rules, one class per family; `DEFAULT_RULES` is what every stage uses by default."""
 
+from obc_onnx.ops.activation import Clip, Dropout, Gelu, ParametricUnary, PRelu
 from obc_onnx.ops.conv import Conv, ConvTranspose
-from obc_onnx.ops.elementwise import (
-    Binary,
-    Clip,
-    Dropout,
-    Gelu,
-    ParametricUnary,
-    PRelu,
-    Same,
-    Unary,
-    Variadic,
-    Where,
-)
-from obc_onnx.ops.join import Concat, Pad, Slice, Split
+from obc_onnx.ops.elementwise import Binary, Same, Unary, Variadic, Where
+from obc_onnx.ops.join import Concat, Split
 from obc_onnx.ops.layout import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
 from obc_onnx.ops.linear import Gemm, MatMul
 from obc_onnx.ops.norm import BatchNormalization
@@ -22,6 +12,7 @@ from obc_onnx.ops.reduce import Reduce, Softmax
 from obc_onnx.ops.resize import Resize
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule, RuleSet
 from obc_onnx.ops.shape import Gather, Shape
+from obc_onnx.ops.slicing import Pad, Slice
 
 DEFAULT_RULES = RuleSet(
     (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from obc_onnx.errors import DataError
+from obc_onnx.errors import DataError, RequestError
 from obc_onnx.progress import track
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.taps import Taps
@@ -61,7 +61,8 @@ def accumulate(scene: Scene, keep: Keep) -> Totals:
     Returns:
         For each member and dim, shape [n_units], float64.
     Raises:
-        DataError: There are no samples.
+        DataError: There are no samples, or the loss is not finite.
+        RequestError: No output can be differentiated.
     """
     samples, coupling = scene.samples, scene.coupling
     if samples is None:
@@ -90,6 +91,8 @@ def _objective(
         if labels is not None:
             return torch.nn.functional.cross_entropy(outputs[0], labels, reduction="sum")
         floats = [output for output in outputs if output.is_floating_point()]
+        if not floats:
+            raise RequestError("no output of the model is a float: use --criterion l2")
         projections = [
             torch.randn(o.shape, generator=generator, device=o.device, dtype=o.dtype)
             for o in floats

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes import units_along
 from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.owners import owners_along
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def _by_unit(
     coupling: Coupling, operand: str, axis: int, dim: Dim, values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     sums = np.zeros(dim.size)
-    for owners in units_along(coupling.axes[operand][axis], dim):
+    for owners in owners_along(coupling.axes[operand][axis], dim):
         owned = owners >= 0
         sums += np.bincount(owners[owned], values[owned], dim.size)
     return sums

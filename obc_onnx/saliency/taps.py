@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
-from obc_onnx.axes import Dim, Product, leaves, units_along
-from obc_onnx.errors import InvariantError
+from obc_onnx.axes import Dim, Product, leaves
+from obc_onnx.errors import DataError
+from obc_onnx.saliency.owners import owners_along
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling
     from obc_onnx.ops.context import Role, Tap
 
-Member = tuple[str, int, str]
-"""An operand, its axis, and the kind of its role: uses of one weight share a member."""
+Member = tuple[str, int]
+"""An operand and its axis: all uses of one weight share a member, so they add up."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,19 @@ class Taps:
         Returns:
             For each member and dim, the inner product of every unit's weights with the loss
             gradient, shape [batch, n_units]; [1, n_units] where `per_sample` is False.
+        Raises:
+            DataError: The loss is not finite.
         """
         self._rows = {}
         self._n_samples = len(inputs[0])
         value = loss(self.twin(*inputs))
         if not torch.isfinite(value):
-            raise InvariantError("the loss of the scoring pass is not finite")
-        value.backward()
+            raise DataError(
+                f"the loss of the scoring pass is {value.item()}, which is not finite: some sample "
+                f"drives the model out of its range"
+            )
+        if value.requires_grad:  # nothing does where there is no group
+            value.backward()
         rows, self._rows = self._rows, {}
         return rows
 
@@ -106,12 +112,12 @@ class Taps:
         own = dict.fromkeys(leaves(self.coupling.axes[operand][role.axis]))
         return [
             _Projection(
-                member=(operand, role.axis, role.kind),
+                member=(operand, role.axis),
                 dim=dim,
                 axis=tap.axis,
                 owners=tuple(
-                    torch.from_numpy(np.array(owners)).to(self.device)
-                    for owners in units_along(axes[tap.axis], dim)
+                    torch.from_numpy(owners).to(self.device)
+                    for owners in owners_along(axes[tap.axis], dim)
                 ),
             )
             for dim in own

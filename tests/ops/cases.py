@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import onnx
 from helpers import OPSET, Analysed, analyse, build
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import onnx
     from numpy.typing import ArrayLike
 
     Shape = tuple[int, ...]
@@ -59,12 +59,12 @@ class Case:
     def model(self) -> onnx.ModelProto:
         """The operator between weights that write its inputs and weights that read its output."""
         shape = analyse(self._build(self.text, "Y", None)).shapes["Y"]
-        if len(shape) < 2:  # noqa: PLR2004 - nothing but a batch
+        if len(shape) < 2:
             return self._build(self.text, "Y", len(shape))
-        width = shape[1] if len(shape) > 2 else shape[-1]  # noqa: PLR2004
+        width = shape[1] if len(shape) > 2 else shape[-1]
         read = (READ_OUT, width) + (1,) * (len(shape) - 2)
-        call = "y = Conv(Y, w_read)" if len(shape) > 2 else "y = MatMul(Y, w_read)"  # noqa: PLR2004
-        weights = {"w_read": read if len(shape) > 2 else read[1::-1]}  # noqa: PLR2004
+        call = "y = Conv(Y, w_read)" if len(shape) > 2 else "y = MatMul(Y, w_read)"
+        weights = {"w_read": read if len(shape) > 2 else read[1::-1]}
         return self._build(f"{self.text}\n{call}", "y", len(shape), weights)
 
     @cached_property
@@ -81,9 +81,7 @@ class Case:
     ) -> onnx.ModelProto:
         made = {f"w_{name}": _writer(shape) for name, shape in self.inputs.items()}
         declared = {**made, **self.weights, **(weights or {})}
-        inputs = [
-            f"float[{self._feed(shape)}] x_{name}" for name, shape in self.inputs.items()
-        ]
+        inputs = [f"float[{self._feed(shape)}] x_{name}" for name, shape in self.inputs.items()]
         nodes = [_write(name, shape) for name, shape in self.inputs.items()]
         values = [f"float[{','.join(map(str, s))}] {name}" for name, s in declared.items()]
         model = build(

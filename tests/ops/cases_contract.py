@@ -120,9 +120,7 @@ GEMM = (
     Case("bias_row", "Gemm", "Y = Gemm(X, W, C)", FLAT, {"W": (8, 6), "C": (1, 6)}),
     Case("bias_one", "Gemm", "Y = Gemm(X, W, C)", FLAT, {"W": (8, 6), "C": (1,)}),
     Case("bias_scalar", "Gemm", "Y = Gemm(X, W, C)", FLAT, {"W": (8, 6)}, {"C": 0.5}),
-    Case(
-        "bias_column", "Gemm", "Y = Gemm(X, W, C)", FLAT, {"W": (8, 6), "C": (3, 1)}, batch=3
-    ),
+    Case("bias_column", "Gemm", "Y = Gemm(X, W, C)", FLAT, {"W": (8, 6), "C": (3, 1)}, batch=3),
     Case("bias_full", "Gemm", "Y = Gemm(X, W, C)", FLAT, {"W": (8, 6), "C": (3, 6)}, batch=3),
     Case("residual", "Gemm", "Y = Gemm<beta=0.5>(X, W, X)", FLAT, {"W": (8, 8)}),
     Case(
@@ -165,9 +163,7 @@ MATMUL = (
     Case("batched_4d", "MatMul", "Y = MatMul(X, W)", {"X": (4, 3, 6)}, {"W": (1, 4, 6, 5)}),
     Case("vector_right", "MatMul", "Y = MatMul(X, W)", FLAT, {"W": (8,)}, counted=False),
     Case("vector_left", "MatMul", "Y = MatMul(W, X)", LINE, {"W": (6,)}, counted=False),
-    Case(
-        "vector_right_batched", "MatMul", "Y = MatMul(X, W)", LINE, {"W": (10,)}, counted=False
-    ),
+    Case("vector_right_batched", "MatMul", "Y = MatMul(X, W)", LINE, {"W": (10,)}, counted=False),
     Case(
         "computed",
         "MatMul",

@@ -97,10 +97,7 @@ BINARY = (
         for op in ("Add", "Mul", "Sub")
     ),
     *(Case("features", op, f"Y = {op}(X, P)", FLAT, {"P": (8,)}) for op in ("Add", "Mul")),
-    *(
-        Case("scalar", op, f"Y = {op}(X, k)", constants={"k": 1.5})
-        for op in ("Add", "Mul", "Div")
-    ),
+    *(Case("scalar", op, f"Y = {op}(X, k)", constants={"k": 1.5}) for op in ("Add", "Mul", "Div")),
     *(
         Case("channels", op, f"R = {op}(X, P) Y = Cast<to=1>(R)", weights={"P": (4, 1, 1)})
         for op in ("Greater", "Less", "GreaterOrEqual")
@@ -167,9 +164,7 @@ CHOICE = (
         "K = Mul(X, k) D = Cast<to=7>(K) Y = Cast<to=1>(D)",
         constants={"k": 9.0},
     ),
-    Case(
-        "numbers", "Cast", "S = Shape(X) I = Cast<to=6>(S) J = Cast<to=7>(I) Y = Reshape(X, J)"
-    ),
+    Case("numbers", "Cast", "S = Shape(X) I = Cast<to=6>(S) J = Cast<to=7>(I) Y = Reshape(X, J)"),
     Case("attribute", "Dropout", "Y = Dropout<ratio=0.3>(X)", opset=10),
     Case("input", "Dropout", "Y = Dropout(X, r)", constants={"r": 0.3}),
     Case("default", "Dropout", "Y = Dropout(X)"),

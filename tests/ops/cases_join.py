@@ -17,9 +17,7 @@ CONCAT = (
     Case("one", "Concat", "Y = Concat<axis=1>(X)"),
     Case("rows", "Concat", "Y = Concat<axis=2>(X, Z)", {"X": (4, 6, 6), "Z": (4, 2, 6)}),
     Case("features", "Concat", "Y = Concat<axis=-1>(X, Z)", {"X": (8,), "Z": (3,)}),
-    Case(
-        "constant", "Concat", "Y = Concat<axis=1>(X, P)", weights={"P": (2, 3, 6, 6)}, batch=2
-    ),
+    Case("constant", "Concat", "Y = Concat<axis=1>(X, P)", weights={"P": (2, 3, 6, 6)}, batch=2),
     Case(
         "dense_block",
         "Concat",
@@ -60,9 +58,7 @@ SPLIT = (
         {},
         {"k": [2, 4, 2]},
     ),
-    Case(
-        "half_read", "Split", "Y, B = Split<axis=1>(X, k)", {"X": (8, 6, 6)}, {}, {"k": [5, 3]}
-    ),
+    Case("half_read", "Split", "Y, B = Split<axis=1>(X, k)", {"X": (8, 6, 6)}, {}, {"k": [5, 3]}),
     Case("rows", "Split", f"A, B = Split<axis=2>(X) {HALVES}"),
     Case(
         "default_axis",
@@ -92,9 +88,7 @@ SPLIT = (
 )
 SLICE = (
     Case("attributes", "Slice", "Y = Slice<starts=[1], ends=[3], axes=[1]>(X)", opset=9),
-    Case(
-        "attributes_default_axes", "Slice", "Y = Slice<starts=[0,1], ends=[99,4]>(X)", opset=9
-    ),
+    Case("attributes_default_axes", "Slice", "Y = Slice<starts=[0,1], ends=[99,4]>(X)", opset=9),
     Case(
         "inputs",
         "Slice",
@@ -229,9 +223,7 @@ PAD = (
     Case("attribute", "Pad", "Y = Pad<pads=[0,0,1,1,0,0,2,1]>(X)", opset=10),
     Case("attribute_value", "Pad", "Y = Pad<pads=[0,1,0,0,0,2,0,0], value=0.5>(X)", opset=10),
     Case("rows", "Pad", "Y = Pad(X, k)", constants={"k": [0, 0, 1, 0, 0, 0, 1, 2]}),
-    Case(
-        "value", "Pad", "Y = Pad(X, k, v)", constants={"k": [0, 0, 1, 0, 0, 0, 1, 2], "v": 1.5}
-    ),
+    Case("value", "Pad", "Y = Pad(X, k, v)", constants={"k": [0, 0, 1, 0, 0, 0, 1, 2], "v": 1.5}),
     Case("channels", "Pad", "Y = Pad(X, k)", constants={"k": [0, 2, 0, 0, 0, 3, 0, 0]}),
     Case(
         "channels_value",
@@ -276,9 +268,7 @@ PAD = (
         'Y = Pad<mode="reflect">(X, k)',
         constants={"k": [0, 1, 0, 0, 0, 2, 0, 0]},
     ),
-    Case(
-        "edge", "Pad", 'Y = Pad<mode="edge">(X, k)', constants={"k": [0, 0, 2, 1, 0, 0, 1, 0]}
-    ),
+    Case("edge", "Pad", 'Y = Pad<mode="edge">(X, k)', constants={"k": [0, 0, 2, 1, 0, 0, 1, 0]}),
     Case("edge_10", "Pad", 'Y = Pad<mode="edge", pads=[0,0,1,1,0,0,2,1]>(X)', opset=10),
     Case(
         "wrap",

@@ -49,9 +49,7 @@ AXES = (
         weights={"P": (4,)},
     ),
     Case("reversed", "Transpose", "A = Transpose(X) Y = Transpose(A)"),
-    Case(
-        "attribute", "Squeeze", "G = GlobalAveragePool(X) Y = Squeeze<axes=[2,3]>(G)", opset=11
-    ),
+    Case("attribute", "Squeeze", "G = GlobalAveragePool(X) Y = Squeeze<axes=[2,3]>(G)", opset=11),
     Case(
         "negative",
         "Squeeze",

@@ -48,9 +48,7 @@ WINDOWS = (
         Case("3d", op, f"Y = {op}<kernel_shape=[2,2,3], pads=[1,0,1,0,0,1]>(X)", CUBE)
         for op in ("MaxPool", "AveragePool")
     ),
-    Case(
-        "dilations", "MaxPool", "Y = MaxPool<kernel_shape=[2,2], dilations=[2,3]>(X)", UNEVEN
-    ),
+    Case("dilations", "MaxPool", "Y = MaxPool<kernel_shape=[2,2], dilations=[2,3]>(X)", UNEVEN),
     Case(
         "dilated_ceil",
         "MaxPool",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from helpers import (
     run_onnx,
     run_twin,
 )
-from ops.cases import Case
 from ops.cases_contract import CASES as CONTRACT
 from ops.cases_elementwise import CASES as ELEMENTWISE
 from ops.cases_join import CASES as JOIN
@@ -29,6 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.surgery import remove_units
 from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from ops.cases import Case
 
 CASES: tuple[Case, ...] = (*CONTRACT, *ELEMENTWISE, *JOIN, *LAYOUT, *POOL)
 BATCH = 3
@@ -77,9 +80,7 @@ def test_predicted_cost_is_the_cost_of_the_pruned_model(case: Case) -> None:
 
 
 def test_every_operator_has_a_case() -> None:
-    assert {case.op_type for case in CASES} == {
-        op_type for _, op_type in DEFAULT_RULES.operators
-    }
+    assert {case.op_type for case in CASES} == {op_type for _, op_type in DEFAULT_RULES.operators}
 
 
 def test_names_are_unique_and_looser_tolerances_have_a_reason() -> None:

@@ -1,0 +1,69 @@
+"""What every command starts with: load a model, find its shapes and its coupling, keep the time."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from obc_onnx.coupling import find_coupling
+from obc_onnx.graph import Graph
+from obc_onnx.shapes import infer_shapes, input_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from obc_onnx.coupling import Coupling
+    from obc_onnx.ops import RuleSet
+
+    Shape = tuple[int, ...]
+
+Model = str | Path | onnx.ModelProto | Graph
+"""How a model may be given: a file, a loaded model, or a graph."""
+
+
+class Clock:
+    """Seconds of each stage; a stage that is entered again adds up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def load_model(model: Model) -> Graph:
+    """Bring a model in any form into a graph."""
+    if isinstance(model, Graph):
+        return model
+    return Graph.from_model(model) if isinstance(model, onnx.ModelProto) else Graph.load(model)
+
+
+def model_name(model: Model) -> str:
+    """Return what a report calls a model."""
+    return str(model) if isinstance(model, (str, Path)) else "model"
+
+
+def analyse(
+    graph: Graph, given: Mapping[str, Shape] | None, rules: RuleSet, clock: Clock
+) -> tuple[Coupling, dict[str, Shape]]:
+    """Find the coupling of a graph, and the input shapes that it holds for.
+
+    Args:
+        graph: The model.
+        given: Sizes of dynamic inputs, by input name.
+        rules: What is known of operators.
+        clock: Keeps the seconds of "shapes" and "coupling".
+    """
+    with clock("shapes"):
+        inputs = input_shapes(graph, given)
+        shapes = infer_shapes(graph, inputs)
+    with clock("coupling"):
+        return find_coupling(graph, shapes, rules), inputs

@@ -1,0 +1,173 @@
+"""Activation functions with attributes or parameters, Clip and Dropout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from obc_onnx.ops.context import Value
+from obc_onnx.ops.elementwise import PositionByPosition
+from obc_onnx.ops.rule import Call, FreeOfMacs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+
+
+class ParametricUnary(PositionByPosition):
+    """Functions of one tensor with number attributes."""
+
+    _table: ClassVar[dict[str, tuple[str, dict[str, float]]]] = {
+        "Celu": ("celu", {"alpha": 1.0}),
+        "Elu": ("elu", {"alpha": 1.0}),
+        "HardSigmoid": ("hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
+        "HardSwish": ("hard_swish", {}),
+        "LeakyRelu": ("leaky_relu", {"alpha": 0.01}),
+        "Selu": (
+            "selu",
+            {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+        ),
+        "Shrink": ("shrink", {"lambd": 0.5, "bias": 0.0}),
+        "ThresholdedRelu": ("thresholded_relu", {"alpha": 1.0}),
+    }
+    op_types = tuple(_table)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Run the function of this module with the node's attributes."""
+        name, defaults = self._table[context.node.op_type]
+        constants = {key: context.node.number(key, value) for key, value in defaults.items()}
+        return Call(globals()[name], constants)
+
+
+class Gelu(PositionByPosition):
+    """Gaussian error linear unit, exact or by tanh."""
+
+    op_types = ("Gelu",)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Run torch's gelu."""
+        from torch.nn import functional
+
+        return Call(functional.gelu, {"approximate": context.node.text("approximate", "none")})
+
+
+class PRelu(PositionByPosition):
+    """Leaky rectifier with a learned slope, broadcast to the input."""
+
+    op_types = ("PRelu",)
+
+    def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
+        """Multiply the negative part."""
+        return Call(prelu, inputs=(0, 1))
+
+
+class Clip(PositionByPosition):
+    """Clamp between two scalars, given as attributes before opset 11 and as inputs since."""
+
+    op_types = ("Clip",)
+    held = (1, 2)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Pass the first input's axes through; the bounds are scalars."""
+        return [context.value(0)]
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Run torch.clamp."""
+        node = context.node
+        if "min" in node.attributes or "max" in node.attributes:
+            infinity = float("inf")
+            bounds = {
+                "low": node.number("min", -infinity),
+                "high": node.number("max", infinity),
+            }
+            return Call(clip, bounds)
+        return Call(clip, inputs=tuple(range(len(node.inputs))))
+
+
+class Dropout(FreeOfMacs):
+    """Identity outside of training; the mask, where asked for, is all true."""
+
+    op_types = ("Dropout",)
+    held = (1, 2)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Pass axes through to both outputs."""
+        return [Value(context.value(0).axes)] * len(context.node.outputs)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Drop only in training mode."""
+        node = context.node
+        ratio: float = node.number("ratio", 0.5)
+        if len(context.arrays) > 1 and context.arrays[1] is not None:
+            ratio = float(context.arrays[1].reshape(-1)[0])
+        return Call(dropout, {"ratio": ratio, "n_outputs": len(node.outputs)}, trains=True)
+
+
+def celu(x: Tensor, *, alpha: float) -> Tensor:
+    """Compute Celu."""
+    from torch.nn import functional
+
+    return functional.celu(x, alpha)
+
+
+def elu(x: Tensor, *, alpha: float) -> Tensor:
+    """Compute Elu."""
+    from torch.nn import functional
+
+    return functional.elu(x, alpha)
+
+
+def hard_sigmoid(x: Tensor, *, alpha: float, beta: float) -> Tensor:
+    """Compute HardSigmoid: clamp(alpha x + beta, 0, 1)."""
+    return (alpha * x + beta).clamp(0.0, 1.0)
+
+
+def hard_swish(x: Tensor) -> Tensor:
+    """Compute HardSwish: x times HardSigmoid with alpha 1/6."""
+    return x * hard_sigmoid(x, alpha=1 / 6, beta=0.5)
+
+
+def leaky_relu(x: Tensor, *, alpha: float) -> Tensor:
+    """Compute LeakyRelu."""
+    from torch.nn import functional
+
+    return functional.leaky_relu(x, alpha)
+
+
+def selu(x: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Compute Selu: gamma times Elu."""
+    return gamma * elu(x, alpha=alpha)
+
+
+def shrink(x: Tensor, *, lambd: float, bias: float) -> Tensor:
+    """Compute Shrink: pull towards zero by `bias` outside of [-lambd, lambd], zero inside."""
+    import torch
+
+    zero = torch.zeros_like(x)
+    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, zero))
+
+
+def thresholded_relu(x: Tensor, *, alpha: float) -> Tensor:
+    """Compute ThresholdedRelu."""
+    return x * (x > alpha)
+
+
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """Compute PRelu. torch's own takes one slope per channel only; ONNX broadcasts."""
+    return x.clamp(min=0) + slope * x.clamp(max=0)
+
+
+def clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
+    """Clamp between two numbers or scalar tensors; a bound that is left out does not bind."""
+    return x if low is None and high is None else x.clamp(low, high)
+
+
+def dropout(x: Tensor, *, ratio: float, n_outputs: int, training: bool) -> Any:
+    """Drop positions in training mode; return the mask too where it is asked for."""
+    import torch
+
+    if not training:
+        return x if n_outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool))
+    mask = torch.rand_like(x) >= ratio
+    y = x * mask / (1.0 - ratio)
+    return y if n_outputs == 1 else (y, mask)

@@ -1,0 +1,757 @@
+"""The laws of the axis algebra, checked against a brute-force reading of the expressions.
+
+The oracle reads an expression position by position: `owners` says which units clear a position
+when they are removed. It shares no code with the algebra.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from obc_onnx.axes import (
+    Concat,
+    Dim,
+    Take,
+    concat,
+    count,
+    leaves,
+    mask,
+    product,
+    take,
+    units_along,
+)
+from obc_onnx.errors import InvariantError
+from obc_onnx.unification import AxisSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hypothesis.strategies import SearchStrategy
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes import Expr
+
+    Keep = dict[Dim, NDArray[np.bool_]]
+    Unit = tuple[Dim, int]
+    Position = tuple[int, int]
+    Classes = frozenset[frozenset[Position]]
+
+laws = settings(deadline=None, derandomize=True, max_examples=200)
+
+# What a test draws: an expression over numbered dims, which can be built in any system.
+
+
+@dataclass(frozen=True)
+class Leaf:
+    dim: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """A product, a concatenation, or (with an index) a take of its only child."""
+
+    kind: str
+    children: tuple[Tree, ...]
+    index: tuple[int, ...] = ()
+
+
+Tree = Leaf | Node
+
+
+@dataclass(frozen=True)
+class Equal:
+    left: Tree
+    right: Tree
+
+
+@dataclass(frozen=True)
+class Freeze:
+    tree: Tree
+
+
+Statement = Equal | Freeze
+
+SIZES = (1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 6, 6, 7, 8, 8, 9, 10, 11, 12, 12)
+"""The dims that trees are drawn over: every size up to the largest, so that a leaf fits."""
+ANY = ("product", "concat", "take")
+
+
+@dataclass
+class World:
+    """A system with one dim for each of `sizes`, in which trees are built."""
+
+    sizes: Sequence[int]
+
+    def __post_init__(self) -> None:
+        self.system = AxisSystem()
+        self.dims = [self.system.dim(size) for size in self.sizes]
+
+    def build(self, tree: Tree) -> Expr:
+        if isinstance(tree, Leaf):
+            return self.dims[tree.dim]
+        children = [self.build(child) for child in tree.children]
+        if tree.kind == "take":
+            return take(children[0], tree.index)
+        return product(children) if tree.kind == "product" else concat(children)
+
+    def state(self, statements: Iterable[Statement]) -> World:
+        """State everything, without solving what is deferred."""
+        for statement in statements:
+            if isinstance(statement, Freeze):
+                self.system.freeze(self.build(statement.tree), "asked for")
+            else:
+                left, right = self.build(statement.left), self.build(statement.right)
+                self.system.unify(left, right, "test")
+        return self
+
+    def settle(self) -> World:
+        self.system.settle()
+        return self
+
+    def axes(self, statements: Iterable[Statement]) -> list[Expr]:
+        """Resolve every dim, then both sides of every statement."""
+        exprs: list[Expr] = list(self.dims)
+        for statement in statements:
+            exprs.extend(self.build(tree) for tree in trees_of(statement))
+        return [self.system.resolve(expr) for expr in exprs]
+
+
+def trees_of(statement: Statement) -> tuple[Tree, ...]:
+    if isinstance(statement, Freeze):
+        return (statement.tree,)
+    return (statement.left, statement.right)
+
+
+def swapped(statement: Statement) -> Statement:
+    return statement if isinstance(statement, Freeze) else Equal(statement.right, statement.left)
+
+
+# The oracle.
+
+
+def owners(expr: Expr) -> list[frozenset[Unit]]:
+    """For each position, the units of which one is enough to clear it."""
+    if isinstance(expr, Dim):
+        return [frozenset({(expr, unit)}) for unit in range(expr.size)]
+    if isinstance(expr, Take):
+        of_base = owners(expr.base)
+        return [of_base[position] for position in expr.index]
+    if isinstance(expr, Concat):
+        return [position for part in expr.parts for position in owners(part)]
+    combinations = itertools.product(*(owners(factor) for factor in expr.factors))
+    return [frozenset().union(*combination) for combination in combinations]
+
+
+def stays(expr: Expr, removed: set[Unit]) -> list[bool]:
+    return [not position & removed for position in owners(expr)]
+
+
+def free_units(system: AxisSystem, exprs: Iterable[Expr]) -> list[Unit]:
+    dims = dict.fromkeys(dim for expr in exprs for dim in leaves(expr))
+    return [(dim, i) for dim in dims if system.reason(dim) is None for i in range(dim.size)]
+
+
+def classes(system: AxisSystem, exprs: Sequence[Expr]) -> Classes:
+    """Give the canonical form: for each free unit, every (axis, position) that it removes.
+
+    Positions in no class are frozen.
+    """
+    found: dict[Unit, set[Position]] = {unit: set() for unit in free_units(system, exprs)}
+    for axis, expr in enumerate(exprs):
+        for position, of_position in enumerate(owners(expr)):
+            for unit in of_position & found.keys():
+                found[unit].add((axis, position))
+    return frozenset(frozenset(places) for places in found.values() if places)
+
+
+def as_keep(units: Iterable[Unit], removed: set[Unit]) -> Keep:
+    keep = {dim: np.ones(dim.size, np.bool_) for dim, _ in units}
+    for dim, unit in removed:
+        keep[dim][unit] = False
+    return keep
+
+
+def assert_same_mask(left: Expr, right: Expr, keep: Keep) -> None:
+    np.testing.assert_array_equal(mask(left, keep), mask(right, keep))
+
+
+# What is drawn: a seed for each statement, so that a failing list of statements shrinks.
+
+
+def random_tree(rng: Random, size: int, kinds: Sequence[str] = ANY, depth: int = 2) -> Tree:
+    """Build a tree of exactly `size` positions; without products, all boundaries are even."""
+    kind = rng.choice(["leaf", *kinds]) if depth else "leaf"
+    step = 1 if "product" in kinds else 2
+    factors = [n for n in range(2, size) if size % n == 0]
+    if kind == "concat" and size > step:
+        cut = rng.randrange(step, size, step)
+        sizes = [cut, size - cut]
+    elif kind == "product" and factors:
+        inner = rng.choice(factors)
+        sizes = [size // inner, inner]
+    elif kind == "take":
+        sizes = [rng.randrange(max(1, size - 2), min(size + 3, 13))]
+    else:
+        return Leaf(rng.choice([i for i, other in enumerate(SIZES) if other == size]))
+    children = tuple(random_tree(rng, n, kinds, depth - 1) for n in sizes)
+    index = tuple(rng.randrange(sizes[0]) for _ in range(size)) if kind == "take" else ()
+    return Node(kind, children, index)
+
+
+def random_statement(seed: int, kinds: Sequence[str]) -> Statement:
+    rng = Random(seed)
+    size = rng.choice((2, 3, 4, 6, 8, 12) if "product" in kinds else (4, 6, 8, 10, 12))
+    tree = random_tree(rng, size, kinds)
+    return Freeze(tree) if rng.random() < 0.2 else Equal(tree, random_tree(rng, size, kinds))
+
+
+def statements(kinds: Sequence[str] = ANY) -> SearchStrategy[list[Statement]]:
+    one = st.integers(0, 2**32 - 1).map(lambda seed: random_statement(seed, kinds))
+    return st.lists(one, min_size=1, max_size=6)
+
+
+def takes_one_position(tree: Tree) -> bool:
+    return isinstance(tree, Node) and (
+        len(tree.index) == 1 or any(takes_one_position(child) for child in tree.children)
+    )
+
+
+def ordered_statements() -> SearchStrategy[list[Statement]]:
+    """Leave out every `Take` of one position.
+
+    A part of size 1 is held where a boundary makes it a dim of its own, and free where a larger
+    dim is bound to the concatenation before the boundary is found. So the order can decide how
+    much is frozen: (d4[0,] ++ d3[2, 1, 2]) = (d3'[2, 2] ++ d1 ++ d1), swapped. Either is sound.
+    """
+
+    def is_plain(statement: Statement) -> bool:
+        return not any(map(takes_one_position, trees_of(statement)))
+
+    return statements().map(lambda stated: [s for s in stated if is_plain(s)])
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def some_removed(units: Sequence[Unit], seed: int) -> set[Unit]:
+    rng = Random(seed)
+    return {unit for unit in units if rng.random() < 0.3}
+
+
+def tree_stays(world: World, tree: Tree, removed: set[Unit]) -> list[bool]:
+    """Read a tree without building it: only its dims are resolved."""
+    if isinstance(tree, Leaf):
+        return stays(world.system.resolve(world.dims[tree.dim]), removed)
+    children = [tree_stays(world, child, removed) for child in tree.children]
+    if tree.kind == "take":
+        return [children[0][position] for position in tree.index]
+    if tree.kind == "concat":
+        return [stay for child in children for stay in child]
+    return [all(combination) for combination in itertools.product(*children)]
+
+
+def position_classes(stated: Iterable[Statement]) -> Classes:
+    """Solve statements without products by merging positions, one equality at a time."""
+    world = World(SIZES)
+    found = {(dim, i): {(dim, i)} for dim in world.dims for i in range(dim.size)}
+    frozen: set[Unit] = {(dim, 0) for dim in world.dims if dim.size == 1}
+    for statement in stated:
+        sides = [[unit for (unit,) in owners(world.build(tree))] for tree in trees_of(statement)]
+        if isinstance(statement, Freeze):
+            frozen |= {
+                (dim, i) for dim in leaves(world.build(statement.tree)) for i in range(dim.size)
+            }
+        for a, b in zip(sides[0], sides[-1], strict=True):
+            merged = found[a] | found[b]
+            found.update(dict.fromkeys(merged, merged))
+    free = [units for units in found.values() if not units & frozen]
+    return frozenset(frozenset((dim.index, i) for dim, i in units) for units in free)
+
+
+# The laws.
+
+
+@laws
+@given(statements())
+def test_resolving_keeps_sizes(stated: list[Statement]) -> None:
+    world = World(SIZES)
+    exprs: list[Expr] = [world.build(tree) for s in stated for tree in trees_of(s)]
+    exprs += world.dims
+    for statement in stated:
+        world.state([statement])
+        assert [world.system.resolve(e).size for e in exprs] == [e.size for e in exprs]
+    world.settle()
+    assert [world.system.resolve(e).size for e in exprs] == [e.size for e in exprs]
+
+
+@laws
+@given(statements(), seeds)
+def test_equal_axes_lose_the_same_positions(stated: list[Statement], seed: int) -> None:
+    world = World(SIZES).state(stated).settle()
+    units = free_units(world.system, world.axes(stated))
+    keep = as_keep(units, some_removed(units, seed))
+    for statement in stated:
+        sides = [world.system.resolve(world.build(tree)) for tree in trees_of(statement)]
+        assert_same_mask(sides[0], sides[-1], keep)
+        if isinstance(statement, Freeze):
+            assert mask(sides[0], keep).all()
+
+
+@laws
+@given(statements(), seeds)
+def test_an_axis_loses_what_its_dims_lose(stated: list[Statement], seed: int) -> None:
+    world = World(SIZES).state(stated).settle()
+    units = free_units(world.system, world.axes(stated))
+    removed = some_removed(units, seed)
+    keep = as_keep(units, removed)
+    for tree in itertools.chain.from_iterable(map(trees_of, stated)):
+        resolved = world.system.resolve(world.build(tree))
+        assert mask(resolved, keep).tolist() == tree_stays(world, tree, removed)
+
+
+@laws
+@given(ordered_statements())
+def test_stating_or_settling_twice_changes_nothing(stated: list[Statement]) -> None:
+    expected = World(SIZES).state(stated).settle()
+    twice = World(SIZES).state(stated).state(stated).settle().settle()
+    assert_same_classes(twice, expected, stated)
+    assert_same_classes(twice.state(stated).settle(), expected, stated)
+
+
+@laws
+@given(ordered_statements(), seeds)
+def test_the_order_of_statements_does_not_matter(stated: list[Statement], seed: int) -> None:
+    rng = Random(seed)
+    shuffled = [swapped(s) if rng.random() < 0.5 else s for s in rng.sample(stated, len(stated))]
+    first, second = World(SIZES).state(stated).settle(), World(SIZES).state(shuffled).settle()
+    assert_same_classes(first, second, stated)
+
+
+@laws
+@given(statements(["concat"]))
+def test_without_products_classes_are_exactly_the_merged_positions(
+    stated: list[Statement],
+) -> None:
+    world = World(SIZES).state(stated).settle()
+    axes = [world.system.resolve(dim) for dim in world.dims]
+    assert classes(world.system, axes) == position_classes(stated)
+
+
+@laws
+@given(statements(), st.integers(0, 6))
+def test_marks_hold_whenever_they_are_made(stated: list[Statement], when: int) -> None:
+    world = World(SIZES).state(stated[:when])
+    frozen, inexact = world.build(Leaf(7)), world.build(Leaf(11))
+    world.system.freeze(frozen, "asked for")
+    world.system.mark_inexact(inexact, "a mean")
+    world.state(stated[when:]).settle()
+    assert not world.system.is_free(frozen)
+    marked = [world.system.inexact(dim) for dim in leaves(world.system.resolve(inexact))]
+    assert set(marked) == {"a mean"}
+
+
+@laws
+@given(statements(), seeds)
+def test_count_is_the_number_of_positions_that_stay(stated: list[Statement], seed: int) -> None:
+    world = World(SIZES).state(stated).settle()
+    exprs = world.axes(stated)
+    units = free_units(world.system, exprs)
+    removed = some_removed(units, seed)
+    for expr in exprs:
+        assert count(expr, as_keep(units, removed)) == sum(stays(expr, removed))
+
+
+@laws
+@given(statements())
+def test_units_along_names_what_each_unit_clears(stated: list[Statement]) -> None:
+    for expr in World(SIZES).state(stated).settle().axes(stated):
+        for dim in set(leaves(expr)):
+            named: list[set[Unit]] = [set() for _ in range(expr.size)]
+            for column in units_along(expr, dim):
+                for position, unit in enumerate(column.tolist()):
+                    named[position] |= {(dim, unit)} - {(dim, -1)}
+            assert named == [{u for u in units if u[0] is dim} for units in owners(expr)]
+
+
+def assert_same_classes(first: World, second: World, stated: Sequence[Statement]) -> None:
+    assert classes(first.system, first.axes(stated)) == classes(second.system, second.axes(stated))
+
+
+# Boundaries.
+
+small = st.integers(1, 12)
+
+
+@laws
+@given(small, small)
+def test_a_dim_splits_at_any_boundary(head: int, tail: int) -> None:
+    system = AxisSystem()
+    whole, parts = system.dim(head + tail), (system.dim(head), system.dim(tail))
+    system.unify(concat(parts), whole, "split")
+    assert system.resolve(whole) == concat(parts)
+    assert [system.is_free(part) for part in parts] == [head > 1, tail > 1]
+
+
+@laws
+@given(st.integers(2, 6), st.integers(2, 6), st.data())
+def test_a_product_splits_at_multiples_of_its_inner_size(
+    outer: int, inner: int, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(1, outer - 1)) * inner
+    system = AxisSystem()
+    factors = system.dim(outer), system.dim(inner)
+    parts = system.dim(at), system.dim(outer * inner - at)
+    system.unify(concat(parts), product(factors), "split")
+    system.settle()
+    inner_part = system.resolve(factors[1])
+    assert isinstance(inner_part, Dim)
+    assert system.is_free(inner_part)
+    assert [list(leaves(system.resolve(part)))[-1] for part in parts] == [inner_part] * 2
+    assert system.is_free(factors[0]) == (max(at, outer * inner - at) > inner)
+
+
+@laws
+@given(st.integers(2, 6), st.integers(2, 6), st.data())
+def test_a_product_cut_elsewhere_is_tied_by_its_only_free_factor(
+    outer: int, inner: int, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(1, outer * inner - 1).filter(lambda n: n % inner))
+    system = AxisSystem()
+    left = product([system.dim(outer), system.dim(inner, "fixed")])
+    right = concat([system.dim(at), system.dim(outer * inner - at)])
+    system.unify(left, right, "cut")
+    system.settle()
+    expected = {frozenset(range(i, i + inner)) for i in range(0, outer * inner, inner)}
+    held = {0 if at == 1 else -1, outer - 1 if outer * inner - at == 1 else -1}
+    expected -= {frozenset(range(i * inner, (i + 1) * inner)) for i in held if i >= 0}
+    assert_classes(system, left, expected if len(expected) > 1 else set())
+    assert_classes(system, right, expected if len(expected) > 1 else set())
+
+
+@laws
+@given(st.integers(2, 6), st.integers(2, 6), st.data())
+def test_a_product_of_free_factors_cut_elsewhere_is_frozen(
+    outer: int, inner: int, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(1, outer * inner - 1).filter(lambda n: n % inner))
+    system = AxisSystem()
+    left = product([system.dim(outer), system.dim(inner)])
+    right = concat([system.dim(at), system.dim(outer * inner - at)])
+    system.unify(left, right, "cut")
+    system.settle()
+    assert not system.is_free(left)
+    assert not system.is_free(right)
+    assert {system.reason(dim) for dim in leaves(left)} == {
+        f"cut: two layouts of {outer * inner} positions cannot be aligned"
+    }
+
+
+def assert_classes(system: AxisSystem, expr: Expr, expected: set[frozenset[int]]) -> None:
+    """Compare the positions of one axis that go together; those in no class are frozen."""
+    found = classes(system, [system.resolve(expr)])
+    assert {frozenset(position for _, position in places) for places in found} == expected
+
+
+def assert_free(system: AxisSystem, *dims: Dim) -> None:
+    """Say that dims are still themselves, and free."""
+    assert [system.resolve(dim) for dim in dims] == list(dims)
+    assert [system.reason(dim) for dim in dims] == [None] * len(dims)
+
+
+# Layouts of known networks: what has to stay free, and separate.
+
+
+def cut_in_two(system: AxisSystem, axis: Expr) -> list[Expr]:
+    """Split an axis as `CoupleContext.cut` does."""
+    half = axis.size // 2
+    if not system.can_cut(axis, [half]):
+        return [take(axis, tuple(range(half))), take(axis, tuple(range(half, axis.size)))]
+    parts = [system.dim(half), system.dim(half)]
+    system.unify(axis, concat(parts), "Split")
+    return list(parts)
+
+
+def shuffled(system: AxisSystem, axis: Expr) -> Expr:
+    """Reshape to 2 x channels, transpose and flatten, as ShuffleNet does."""
+    blocks, channels = system.dim(2, "a constant of Reshape"), system.dim(axis.size // 2)
+    system.unify(axis, product([blocks, channels]), "Reshape")
+    return product([channels, blocks])
+
+
+def test_a_dim_refined_to_heads_keeps_both_factors_free() -> None:
+    system = AxisSystem()
+    hidden, heads, head_dim = system.dim(768), system.dim(12), system.dim(64)
+    system.unify(hidden, product([heads, head_dim]), "Reshape")
+    system.settle()
+    assert system.resolve(hidden) == product([heads, head_dim])
+    assert_free(system, heads, head_dim)
+
+
+def test_a_product_refines_another_from_the_inside_out() -> None:
+    system = AxisSystem()
+    heads, head_dim, outer, half = (system.dim(size) for size in (12, 64, 24, 32))
+    system.unify(product([heads, head_dim]), product([outer, half]), "Reshape")
+    system.settle()
+    middle = list(leaves(system.resolve(outer)))[1]
+    assert system.resolve(outer) == product([heads, middle])
+    assert system.resolve(head_dim) == product([middle, half])
+    assert_free(system, heads, middle, half)
+
+
+def test_a_concatenation_splits_a_dim_into_free_groups() -> None:
+    system = AxisSystem()
+    whole, head, tail = system.dim(96), system.dim(64), system.dim(32)
+    system.unify(whole, concat([head, tail]), "Concat")
+    system.settle()
+    assert system.resolve(whole) == concat([head, tail])
+    assert_free(system, head, tail)
+
+
+def test_a_tensor_joined_with_itself_stays_one_group() -> None:
+    system = AxisSystem()
+    part, whole = system.dim(32), system.dim(64)
+    system.unify(concat([part, part]), whole, "Concat")
+    system.settle()
+    assert system.resolve(whole) == concat([part, part])
+    assert_free(system, part)
+
+
+def test_flattened_channels_stay_free_where_the_spatial_axes_are_frozen() -> None:
+    system = AxisSystem()
+    channels, height, width = (
+        system.dim(32),
+        system.dim(7, "spatial"),
+        system.dim(7, "spatial"),
+    )
+    flat = system.dim(32 * 49)
+    system.unify(flat, product([channels, height, width]), "Flatten")
+    system.settle()
+    assert_free(system, channels)
+    rows = {frozenset(range(start, start + 49)) for start in range(0, 32 * 49, 49)}
+    assert_classes(system, flat, rows)
+
+
+def test_fused_qkv_keeps_heads_and_head_dims_free() -> None:
+    system = AxisSystem()
+    fused, three = system.dim(3 * 12 * 64), system.dim(3, "a constant of Reshape")
+    heads, head_dim = system.dim(12), system.dim(64)
+    system.unify(fused, product([three, heads, head_dim]), "Reshape")
+    q_k_v = [system.dim(12 * 64) for _ in range(3)]
+    for part in q_k_v:
+        system.unify(part, product([heads, head_dim]), "Gather")
+    system.unify(fused, concat(q_k_v), "Split")
+    system.settle()
+    assert_free(system, heads, head_dim)
+
+
+def test_a_zero_padded_shortcut_keeps_its_channels_free() -> None:
+    system = AxisSystem()
+    before, channels, after = system.dim(8, "pad"), system.dim(16), system.dim(8, "pad")
+    wide = system.dim(32)
+    system.unify(concat([before, channels, after]), wide, "Add")
+    system.settle()
+    assert_free(system, channels)
+    assert_classes(system, wide, {frozenset({i}) for i in range(8, 24)})
+
+
+def test_a_channel_shuffle_then_a_split_keeps_both_halves_free() -> None:
+    system = AxisSystem()
+    halves = cut_in_two(system, shuffled(system, system.dim(116)))
+    system.settle()
+    pairs = {frozenset({i, i + 1}) for i in range(0, 58, 2)}
+    for half in halves:
+        assert_classes(system, half, pairs)
+
+
+def test_a_channel_shuffle_and_split_done_twice_stays_free() -> None:
+    system = AxisSystem()
+    first, _ = cut_in_two(system, shuffled(system, system.dim(116)))
+    joined = concat([first, system.dim(58)])
+    again, other = cut_in_two(system, shuffled(system, joined))
+    read = system.dim(58)
+    system.unify(again, read, "Conv")
+    system.settle()
+    quads = [frozenset(range(i, i + 4)) for i in range(0, 116, 4)]
+    assert len(quads) == 29
+    assert_classes(system, concat([again, other]), set(quads))
+    assert_classes(system, read, {quad & set(range(58)) for quad in quads} - {frozenset()})
+
+
+def test_a_split_across_two_free_factors_keeps_both_free() -> None:
+    system = AxisSystem()
+    channels, blocks, read = system.dim(3), system.dim(2), system.dim(5)
+    shuffled_axis = product([channels, blocks])
+    system.unify(take(shuffled_axis, (1, 2, 3, 4, 5)), read, "Conv")
+    system.settle()
+    assert_free(system, channels, blocks)
+    rows = {frozenset({0}), frozenset({1, 2}), frozenset({3, 4})}
+    assert_classes(system, read, rows | {frozenset({1, 3}), frozenset({0, 2, 4})})
+
+
+def test_a_single_position_holds_both_owners_of_what_it_reads() -> None:
+    system = AxisSystem()
+    axis = product([system.dim(3), system.dim(2)])
+    system.unify(take(axis, (4,)), system.dim(1), "Conv")
+    system.settle()
+    assert not system.is_free(axis)
+
+
+def test_a_residual_around_a_shuffle_ties_the_cycles() -> None:
+    system = AxisSystem()
+    channels = system.dim(8)
+    system.unify(channels, take(channels, (0, 4, 1, 5, 2, 6, 3, 7)), "Add")
+    system.settle()
+    cycles = [{0}, {1, 4, 2}, {3, 5, 6}, {7}]
+    assert_classes(system, channels, {frozenset(cycle) for cycle in cycles})
+
+
+def test_a_permutation_read_by_another_weight_ties_pairs() -> None:
+    system = AxisSystem()
+    written, read, order = system.dim(4), system.dim(4), (2, 0, 3, 1)
+    system.unify(read, take(written, order), "Gather")
+    system.settle()
+    both = concat([written, read])
+    assert_classes(system, both, {frozenset({order[i], 4 + i}) for i in range(4)})
+
+
+# Marks.
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_marks_spread_to_everything_that_is_tied(early: bool) -> None:
+    system = AxisSystem()
+    a, b, whole = system.dim(4), system.dim(6), system.dim(10)
+    joined, permuted = system.dim(10), take(whole, tuple(range(9, -1, -1)))
+
+    def mark() -> None:
+        system.freeze(a, "asked for")
+        system.mark_inexact(b, "a mean")
+
+    if early:
+        mark()
+    system.unify(concat([a, b]), whole, "Concat")
+    system.unify(whole, joined, "Add")
+    if not early:
+        mark()
+    assert system.reason(next(leaves(system.resolve(joined)))) == "asked for"
+    system.unify(system.dim(10), permuted, "Gather")
+    system.settle()
+    inexact = {system.inexact(dim) for dim in leaves(system.resolve(b))}
+    assert inexact == {"a mean"}
+    assert_classes(system, joined, {frozenset({i}) for i in range(4, 10)})
+    assert_classes(system, permuted, {frozenset({i}) for i in range(6)})
+
+
+def test_the_first_reason_for_freezing_is_kept() -> None:
+    system = AxisSystem()
+    axis = system.dim(4, "first")
+    system.freeze(axis, "second")
+    assert system.reason(axis) == "first"
+
+
+def test_axes_of_different_sizes_cannot_be_unified() -> None:
+    system = AxisSystem()
+    with pytest.raises(InvariantError, match=r"Add: cannot unify .* sizes differ"):
+        system.unify(system.dim(4), product([system.dim(2), system.dim(3)]), "Add")
+
+
+# Cases that random statements seldom meet.
+
+
+def test_a_product_keeps_a_factor_that_takes_one_position_of_a_dim() -> None:
+    system = AxisSystem()
+    axis, other = system.dim(4), system.dim(3)
+    keep = {axis: np.array([True, True, False, True])}
+    assert not mask(product([take(axis, (2,)), other]), keep).any()
+
+
+def test_a_unit_tied_to_a_single_position_is_held() -> None:
+    system = AxisSystem()
+    axis = system.dim(4)
+    system.unify(system.dim(1), take(axis, (2,)), "Slice")
+    system.settle()
+    assert_classes(system, axis, {frozenset({0}), frozenset({1}), frozenset({3})})
+
+
+def test_a_frozen_axis_holds_only_the_units_that_it_takes() -> None:
+    system = AxisSystem()
+    axis = system.dim(4)
+    system.unify(concat([system.dim(2, "output"), system.dim(2)]), take(axis, (3, 0, 1, 2)), "")
+    system.settle()
+    assert_classes(system, axis, {frozenset({1}), frozenset({2})})
+
+
+def test_a_dim_factored_in_two_ways_keeps_its_size() -> None:
+    system = AxisSystem()
+    shared = system.dim(12)
+    parts = [product([shared, system.dim(3)]), product([shared, system.dim(4)])]
+    system.unify(concat(parts), product([system.dim(7), system.dim(12)]), "Reshape")
+    system.settle()
+    assert system.resolve(shared).size == 12
+
+
+def test_factors_outside_of_crossing_boundaries_stay_free() -> None:
+    system = AxisSystem()
+    outer = system.dim(2)
+    crossing = concat([system.dim(3), system.dim(3)])
+    system.unify(product([outer, crossing]), product([system.dim(6), system.dim(2)]), "")
+    system.settle()
+    assert_free(system, outer)
+    assert not system.is_free(crossing)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_parts_beside_crossing_boundaries_stay_free(order: tuple[int, ...]) -> None:
+    """Boundaries 3 and 4 cross the pairs of a 6 x 2 product; what lies behind 4 does not."""
+    system = AxisSystem()
+    whole, outer, inner = system.dim(12), system.dim(6), system.dim(2)
+    head, tail = system.dim(4), system.dim(8)
+    layouts = [
+        product([outer, inner]),
+        concat([head, tail]),
+        concat([system.dim(3), system.dim(9)]),
+    ]
+    for i in order:
+        system.unify(whole, layouts[i], "")
+    system.settle()
+    assert not system.is_free(head)
+    assert_classes(system, tail, {frozenset({i, i + 1}) for i in range(0, 8, 2)})
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_boundary_that_is_stated_late_still_cuts(late: bool) -> None:
+    system = AxisSystem()
+    outer, second = system.dim(6), system.dim(9)
+    last = system.dim(8)
+    equalities: list[tuple[Expr, Expr]] = [
+        (concat([system.dim(3), second]), product([outer, system.dim(2)])),
+        (second, concat([system.dim(1), last])),
+    ]
+    for left, right in equalities if late else equalities[::-1]:
+        system.unify(left, right, "")
+    system.settle()
+    assert_classes(system, last, {frozenset({i, i + 1}) for i in range(0, 8, 2)})
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_factor_inside_of_crossing_boundaries_stays_free(late: bool) -> None:
+    """The cut falls inside 2 x 2, and crosses the inner 2; the innermost 3 is not touched."""
+    system = AxisSystem()
+    wide, inner = system.dim(4), system.dim(3)
+    equalities: list[tuple[Expr, Expr]] = [
+        (product([system.dim(2), system.dim(2)]), wide),
+        (concat([inner, product([system.dim(3), inner])]), product([wide, inner])),
+    ]
+    for left, right in equalities[::-1] if late else equalities:
+        system.unify(left, right, "")
+    system.settle()
+    assert_free(system, inner)
+    assert not system.is_free(wide)

@@ -1,0 +1,232 @@
+"""Samples: what fits a model, what does not and why, and how they are split."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from helpers import build
+from hypothesis import given
+from hypothesis import strategies as st
+from small import (
+    CHAIN,
+    OLD,
+    OPEN,
+    STATIC,
+    TWO_INPUTS,
+    archive,
+    assert_refused,
+    chain,
+    classes,
+    images,
+    invoke,
+    saved,
+    written_into,
+)
+
+from obc_onnx.data import DataOptions, Samples, load_samples, open_samples
+from obc_onnx.errors import DataError
+from obc_onnx.graph import Graph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+GRAPH = Graph.from_model(chain())
+N = 20
+"""Samples of every archive here."""
+
+
+def with_value(array: NDArray[Any], index: int, value: Any) -> NDArray[Any]:
+    """Copy an array and change one element of sample `index`."""
+    changed = array.copy()
+    changed[index].reshape(-1)[0] = value
+    return changed
+
+
+def labelled(*extreme: int, dtype: type[np.integer[Any]] = np.int64) -> NDArray[Any]:
+    """Return labels that are 0 but for the last ones."""
+    return np.array([0] * (N - len(extreme)) + list(extreme), dtype)
+
+
+LARGEST = 2**64 - 1
+MISFITS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "another name": ({"z": images()}, ("'z'", "'x'")),
+    "a name too many": ({"x": images(), "z": images()}, ("'x', 'z'", "are 'x'")),
+    "no input": ({"labels": classes()}, ("nothing", "'x'")),
+    "float64": ({"x": images().astype(float)}, ("'x'", "float64", "float32")),
+    "int64": ({"x": np.zeros((N, 3, 8, 8), np.int64)}, ("int64", "float32")),
+    "strings": ({"x": np.full((N, 3, 8, 8), "a")}, ("<U1", "float32")),
+    "another size": ({"x": images(size=9)}, ("'x'", "size 9 on axis 2", "takes 8")),
+    "another rank": ({"x": images()[:, 0]}, ("'x'", "3 axes", "takes 4")),
+    "no samples": ({"x": images(0)}, ("'x'", "no samples")),
+    "a scalar": ({"x": np.float32(1)}, ("'x'", "no samples")),
+    "NaN": ({"x": with_value(images(), 7, np.nan)}, ("'x'", "NaN", "1 samples, first 7")),
+    "infinity": ({"x": with_value(images(), 3, np.inf)}, ("'x'", "1 samples, first 3")),
+    "a label too many": ({"x": images(), "labels": classes(N + 1)}, ("21 labels", "20 samples")),
+    "one-hot labels": ({"x": images(), "labels": np.eye(N, 4)}, ("(20, 4)",)),
+    "float labels": ({"x": images(), "labels": np.zeros(N)}, ("(20,)", "float64")),
+    "a large label": ({"x": images(), "labels": labelled(4)}, ("0 to 4", "'y'", "4 classes")),
+    "a negative label": ({"x": images(), "labels": labelled(-1)}, ("-1 to 0", "4 classes")),
+    "an overflowing label": (
+        {"x": images(), "labels": labelled(LARGEST, dtype=np.uint64)},
+        (f"0 to {LARGEST}", "4 classes"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("arrays", "parts"), MISFITS.values(), ids=MISFITS.keys())
+def test_data_that_does_not_fit_is_refused_with_what_is_wrong(
+    arrays: dict[str, Any], parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "small.onnx").write_bytes(OLD)
+    data = archive(tmp_path, **arrays)
+    result = invoke("compress", saved(tmp_path), "-o", folder / "small.onnx", "--data", data)
+    assert_refused(result, *parts)
+    assert written_into(folder) == {"small.onnx": OLD}
+
+
+@pytest.mark.parametrize(("arrays", "parts"), MISFITS.values(), ids=MISFITS.keys())
+def test_samples_in_memory_are_checked_like_a_file(
+    arrays: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    inputs = {name: np.asarray(array) for name, array in arrays.items() if name != "labels"}
+    samples = Samples(inputs, arrays.get("labels"), {})
+    with pytest.raises(DataError) as refusal:
+        open_samples(DataOptions(samples), GRAPH)
+    assert all(part in str(refusal.value) for part in parts)
+
+
+def test_inputs_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    data = archive(tmp_path, left=images(20), right=images(19)[:, :2])
+    with pytest.raises(DataError, match=r"different lengths: \[19, 20\]"):
+        load_samples(data, Graph.from_model(build(TWO_INPUTS)))
+
+
+def test_files_that_are_no_archive_of_arrays_are_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "good.npz", x=images())
+    good = (tmp_path / "good.npz").read_bytes()
+    damaged = good[:2000] + bytes(100) + good[2100:]
+    for content in (b"", b"no archive", good[:-50], good[:500], damaged, b"PK\x03\x04"):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(DataError, match=r"bad\.npz' is not an \.npz file"):
+            load_samples(tmp_path / "bad.npz", GRAPH)
+
+
+def test_one_array_without_a_name_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", images())
+    with pytest.raises(DataError, match=r"one\.npy' is one array; an \.npz with names"):
+        load_samples(tmp_path / "one.npy", GRAPH)
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as file:
+        file.writestr("x", "some text")
+    with pytest.raises(DataError, match="'x', which is not an array"):
+        load_samples(tmp_path / "text.npz", GRAPH)
+    data = archive(tmp_path, x=np.array([None, 1], object))
+    with pytest.raises(DataError, match=r"not an \.npz file"):
+        load_samples(data, GRAPH)
+
+
+def test_data_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.npz' does not exist"):
+        load_samples(tmp_path / "none.npz", GRAPH)
+
+
+def test_bytes_are_taken_where_the_model_takes_floats(tmp_path: Path) -> None:
+    pixels = np.arange(N * 192, dtype=np.uint8).reshape(N, 3, 8, 8)
+    samples = load_samples(archive(tmp_path, x=pixels), GRAPH)
+    fed = samples.feed(slice(2, 5))["x"]
+    assert fed.dtype == np.float32
+    assert samples.inputs["x"].dtype == np.uint8, "kept small until it is fed"
+    np.testing.assert_array_equal(fed, pixels[2:5])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.uint16, np.uint64])
+def test_labels_of_any_integer_type_become_int64(
+    dtype: type[np.integer[Any]], tmp_path: Path
+) -> None:
+    data = archive(tmp_path, x=images(), labels=classes().astype(dtype))
+    samples = load_samples(data, GRAPH)
+    assert samples.labels is not None
+    assert samples.labels.dtype == np.int64
+    np.testing.assert_array_equal(samples.labels, classes())
+
+
+def test_inputs_come_in_the_order_of_the_model(tmp_path: Path) -> None:
+    graph = Graph.from_model(build(TWO_INPUTS))
+    data = archive(tmp_path, right=images()[:, :2], left=images())
+    assert list(load_samples(data, graph).feed(slice(0, 1))) == ["left", "right"]
+
+
+def test_an_input_called_labels_is_an_input(tmp_path: Path) -> None:
+    graph = Graph.from_model(build(CHAIN.replace("x)", "labels)").replace("(x,", "(labels,")))
+    samples = load_samples(archive(tmp_path, labels=images()), graph)
+    assert samples.labels is None
+    assert len(samples) == N
+
+
+@given(n_samples=st.integers(1, 60), holdout=st.floats(0, 1) | st.just(float("nan")))
+def test_a_split_keeps_the_order_and_every_sample(n_samples: int, holdout: float) -> None:
+    samples = Samples({"x": np.arange(n_samples)}, np.arange(n_samples), {"x": np.dtype(int)})
+    try:
+        used, held = samples.split(holdout)
+    except DataError as refusal:
+        assert f"{n_samples} samples" in str(refusal)  # noqa: PT017 - the rest is the other case
+        share = holdout if 0 < holdout < 1 else 0
+        assert round(n_samples * share) in {0, n_samples}
+        return
+    assert abs(len(held) - n_samples * holdout) <= 0.5
+    for part in (used, held):
+        np.testing.assert_array_equal(part.inputs["x"], part.labels)
+    joined = np.concatenate([used.inputs["x"], held.inputs["x"]])
+    np.testing.assert_array_equal(joined, np.arange(n_samples))
+
+
+def test_a_holdout_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    data = archive(tmp_path, x=images(2))
+    options = ("-o", tmp_path / "small.onnx", "--data", data, "--holdout", "0.1")
+    assert_refused(invoke("compress", saved(tmp_path), *options), "2 samples", "holdout 0.1")
+
+
+def test_samples_to_measure_on_replace_the_held_out_share(tmp_path: Path) -> None:
+    data = archive(tmp_path, x=images())
+    other = archive(tmp_path, "eval.npz", x=images(3, seed=9))
+    used, held = open_samples(DataOptions(data, evaluation=other), GRAPH)
+    assert used is not None
+    assert held is not None
+    assert (len(used), len(held)) == (N, 3)
+    np.testing.assert_array_equal(held.inputs["x"], images(3, seed=9))
+
+
+def test_samples_to_measure_on_must_fit_the_model_too(tmp_path: Path) -> None:
+    data = archive(tmp_path, x=images())
+    other = archive(tmp_path, "eval.npz", left=images())
+    options = ("-o", tmp_path / "small.onnx", "--data", data, "--eval-data", other)
+    assert_refused(invoke("compress", saved(tmp_path), *options), "eval.npz", "'left'", "'x'")
+
+
+def test_a_static_batch_takes_whole_batches_only(tmp_path: Path) -> None:
+    graph = Graph.from_model(build(STATIC))
+    used, held = open_samples(DataOptions(archive(tmp_path, x=images(27))), graph)
+    assert used is not None
+    assert held is not None
+    assert (len(used), len(held)) == (20, 4)
+    with pytest.raises(DataError, match="batches of 4, but there are 2 samples"):
+        open_samples(DataOptions(archive(tmp_path, x=images(10))), graph)
+
+
+def test_a_dynamic_size_is_taken_from_the_samples(tmp_path: Path) -> None:
+    data = archive(tmp_path, x=images(size=6))
+    result = invoke("compress", saved(tmp_path, OPEN), "-o", tmp_path / "s.onnx", "--data", data)
+    assert result.exit_code == 0, result.output
+
+
+def test_no_data_gives_no_samples() -> None:
+    assert open_samples(DataOptions(), GRAPH) == (None, None)

@@ -162,6 +162,33 @@ def count(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> int:
             return int(np.count_nonzero(mask(expr, keep)))
 
 
+def only_position(expr: Expr, at: int) -> dict[Dim, NDArray[np.bool_]]:
+    """Say what to keep of each dim so that one position of an axis is all that is left.
+
+    Args:
+        expr: A resolved axis expression in which no dim occurs twice.
+        at: The position, in [0, expr.size).
+    """
+    keep: dict[Dim, NDArray[np.bool_]] = {}
+    match expr:
+        case Dim():
+            keep[expr] = np.arange(expr.size) == at
+        case Product(factors=factors):
+            for factor in reversed(factors):
+                at, own = divmod(at, factor.size)
+                keep |= only_position(factor, own)
+        case Concat(parts=parts):
+            for part in parts:
+                if 0 <= at < part.size:
+                    keep |= only_position(part, at)
+                else:
+                    keep |= {dim: np.zeros(dim.size, np.bool_) for dim in leaves(part)}
+                at -= part.size
+        case Take(base=base, index=index):
+            keep |= only_position(base, index[at])
+    return keep
+
+
 def units_along(expr: Expr, dim: Dim) -> list[NDArray[np.int64]]:
     """Say which unit of `dim` owns each position of an axis.
 

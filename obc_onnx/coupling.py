@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves, mask, units_along
+from obc_onnx.axes import (
+    Concat,
+    Dim,
+    Product,
+    Take,
+    count,
+    leaves,
+    mask,
+    only_position,
+    units_along,
+)
 from obc_onnx.graph import is_float
 from obc_onnx.ops.context import CoupleContext, Fixed, Role, Value
 from obc_onnx.unification import AxisSystem
@@ -74,7 +84,7 @@ class Coupling:
         groups: The dims that may lose units, in the order of the graph.
         frozen: The other dims of weight axes that play a role.
         unknown: Labels of nodes whose operator has no rule.
-        batch: The dim of the dynamic first axis of the inputs, None where it is static.
+        batch: The dynamic first axis of the inputs, None where it is static.
     """
 
     graph: Graph
@@ -85,7 +95,7 @@ class Coupling:
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
     unknown: tuple[str, ...]
-    batch: Dim | None
+    batch: Expr | None
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -131,11 +141,13 @@ class Coupling:
         rule = self.rules.find(node)
         if rule is None or node.key not in self.axes:
             return 0
-        sizes = dict(keep)
-        if self.batch is not None:
-            sizes[self.batch] = np.arange(self.batch.size) == 0
+        sizes = {**keep, **self._one_sample}
         inputs = [self._shape(name, sizes) for name in node.inputs]
         return rule.macs(node, inputs, [self._shape(name, sizes) for name in node.outputs])
+
+    @cached_property
+    def _one_sample(self) -> Keep:
+        return {} if self.batch is None else only_position(self.batch, 0)
 
     @cached_property
     def costed(self) -> tuple[Node, ...]:
@@ -231,7 +243,7 @@ class _Finder:
             groups=groups,
             frozen=frozen,
             unknown=tuple(self.unknown),
-            batch=self.batch,
+            batch=None if self.batch is None else self.system.resolve(self.batch),
         )
 
     def _input(self, name: str, declared: tuple[int | str, ...] | None) -> Value:

@@ -174,7 +174,9 @@ def _insert(graph: fx.Graph, call: fx.Node, output: fx.Node, at: str, slot: int,
     call.update_arg(slot, tap)
 
 
-def _is_batch(axis: Expr, batch: Dim | None) -> bool:
+def _is_batch(axis: Expr, batch: Expr | None) -> bool:
     """Say whether samples lie one after the other along an axis."""
-    leading = axis.factors[0] if isinstance(axis, Product) else axis
-    return batch is not None and leading is batch
+    if batch is None or axis == batch:
+        return batch is not None
+    leading = batch.factors if isinstance(batch, Product) else (batch,)
+    return isinstance(axis, Product) and axis.factors[: len(leading)] == leading

@@ -14,6 +14,7 @@ from torch.nn import functional
 from obc_onnx.errors import DivergedError, RequestError
 from obc_onnx.measure import batch_size_of
 from obc_onnx.progress import Progress
+from obc_onnx.recover import spread_of
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the samples gave; `loss` is the mean over its steps."""
+    """What one pass over the samples gave: the mean loss of its steps, and the last rate."""
 
     number: int
     loss: float
@@ -94,7 +95,8 @@ def finetune(
     batch_size = batch_size_of(original, options.batch_size)
     student.to(options.device)
     optimizer = _optimizer(student, options)
-    steps = options.epochs * math.ceil(len(samples) / batch_size)
+    starts = _starts(len(samples), batch_size, joins=original.batch is None)
+    steps = options.epochs * len(starts)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _schedule(s, steps, options))
     rng = np.random.default_rng(options.seed)
     history = []
@@ -102,19 +104,21 @@ def finetune(
     with torch.random.fork_rng(), Progress("fine-tuning", steps) as progress:
         torch.random.manual_seed(options.seed)  # Dropout draws from torch's own generator
         for number in range(1, options.epochs + 1):
-            losses = []
-            for which in _shuffled(len(samples), batch_size, rng):
-                loss = _step(student, teacher, samples, which, optimizer, options)
+            losses: list[float] = []
+            for which in _shuffled(len(samples), starts, rng):
+                lr = float(schedule.get_last_lr()[0])
+                loss = _step(student, teacher, which, optimizer, options)
+                if not math.isfinite(loss):
+                    before = f", after {losses[-1]:g}" if losses else ""
+                    raise DivergedError(
+                        f"the loss is {loss} in epoch {number}, step {len(losses) + 1}, at "
+                        f"learning rate {lr:g}{before}: try a smaller --lr"
+                    )
                 schedule.step()
                 losses.append(loss)
-                if not math.isfinite(loss):
-                    raise DivergedError(
-                        f"the loss is {loss} in epoch {number}, step {len(losses)}, at learning "
-                        f"rate {schedule.get_last_lr()[0]:g}: try a smaller --lr"
-                    )
                 progress.advance(f"epoch {number}/{options.epochs} loss {loss:.4f}")
             mean = float(np.mean(losses))
-            history.append(Epoch(number, mean, float(schedule.get_last_lr()[0])))
+            history.append(Epoch(number, mean, lr))
             logger.info("epoch %d: loss %.5f", number, mean)
     student.eval()
     return history
@@ -123,17 +127,17 @@ def finetune(
 def _step(
     student: EquivalentTwin,
     teacher: _Teacher,
-    samples: Samples,
     which: NDArray[np.int64],
     optimizer: torch.optim.Optimizer,
     options: TrainingOptions,
 ) -> float:
-    inputs = [torch.from_numpy(a).to(options.device) for a in samples.feed(which).values()]
+    samples = teacher.samples
+    inputs = [torch.from_numpy(a).to(options.device) for a in teacher.inputs(which)]
     targets = [torch.from_numpy(a).to(options.device) for a in teacher.outputs(which)]
     labels = None
     if samples.labels is not None:
         labels = torch.from_numpy(samples.labels[which]).to(options.device)
-    loss = distillation_loss(student(*inputs), targets, labels, options)
+    loss = distillation_loss(student(*inputs), targets, labels, teacher.spreads, options)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -144,13 +148,15 @@ def distillation_loss(
     outputs: tuple[Tensor, ...],
     targets: list[Tensor],
     labels: Tensor | None,
+    spreads: list[float],
     options: TrainingOptions,
 ) -> Tensor:
     """Measure how far outputs are from the original's, and from the labels.
 
     Where there are labels, the first output holds class logits: its part is
     a * cross entropy + (1 - a) * T^2 * KL(original / T || pruned / T), a = `label_share`.
-    Every other float output adds its mean squared error over the variance of the target.
+    Every other float output adds its mean squared error over its spread: the variance of the
+    original's output over the samples, since that over a small batch may be anything.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the mix
     is that of the recipes in Chen et al., arXiv 2508.05521.
@@ -170,8 +176,7 @@ def distillation_loss(
             share = options.label_share
             terms.append(share * hard + (1 - share) * options.temperature**2 * soft)
         else:
-            spread = target.var(correction=0).clamp_min(torch.finfo(target.dtype).tiny)
-            terms.append(functional.mse_loss(output, target) / spread)
+            terms.append(functional.mse_loss(output, target) / spreads[i])
     return torch.stack(terms).sum()
 
 
@@ -180,24 +185,31 @@ class _Teacher:
 
     def __init__(self, graph: Graph, samples: Samples) -> None:
         self._session = Session(graph)
-        self._samples = samples
+        self.samples = samples
+        self._ports = [port.name for port in graph.inputs]
         self._names = [port.name for port in graph.outputs]
         self._size = batch_size_of(graph)
         first = self._session.run(samples.feed(slice(0, self._size)))
         per_run = sum(array.nbytes for array in first.values())
         runs = math.ceil(len(samples) / self._size)
         self._cache = self._all() if per_run * runs <= _CACHE_BYTES else None
+        wide = [np.asarray(array, np.float64) for array in self._cache or first.values()]
+        self.spreads = [spread_of(float(x.mean()), float((x**2).mean())) for x in wide]
+
+    def inputs(self, which: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return chosen samples in the order of the graph's inputs."""
+        feed = self.samples.feed(which)
+        return [feed[name] for name in self._ports]
 
     def outputs(self, which: NDArray[np.int64]) -> list[NDArray[Any]]:
         if self._cache is not None:
             return [array[which] for array in self._cache]
-        values = self._session.run(self._samples.feed(which))
+        values = self._session.run(self.samples.feed(which))
         return [values[name] for name in self._names]
 
     def _all(self) -> list[NDArray[Any]]:
         runs = [
-            self._session.run(self._samples.feed(part))
-            for part in self._samples.batches(self._size)
+            self._session.run(self.samples.feed(part)) for part in self.samples.batches(self._size)
         ]
         return [np.concatenate([run[name] for run in runs]) for name in self._names]
 
@@ -223,16 +235,21 @@ def _schedule(step: int, steps: int, options: TrainingOptions) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def _shuffled(
-    n_samples: int, batch_size: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """Yield every sample once, in random order; a last batch of one joins the one before.
+def _starts(n_samples: int, batch_size: int, *, joins: bool) -> list[int]:
+    """Return where batches start; a last batch of one joins the one before, where sizes are free.
 
     Batch statistics of a single sample are not defined after global pooling.
     """
-    order = rng.permutation(n_samples)
     starts = list(range(0, n_samples, batch_size))
-    if len(starts) > 1 and n_samples - starts[-1] == 1:
+    if joins and len(starts) > 1 and n_samples - starts[-1] == 1:
         starts.pop()
-    for i, start in enumerate(starts):
-        yield order[start : starts[i + 1] if i + 1 < len(starts) else None]
+    return starts
+
+
+def _shuffled(
+    n_samples: int, starts: list[int], rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Yield every sample once, in random order."""
+    order = rng.permutation(n_samples)
+    for start, end in zip(starts, [*starts[1:], n_samples], strict=True):
+        yield order[start:end]

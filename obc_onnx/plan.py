@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from obc_onnx.axes import leaves
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 
 if TYPE_CHECKING:
@@ -180,23 +181,26 @@ def make_plan(
 def prunable_groups(coupling: Coupling, exclude: Sequence[str] = ()) -> list[Group]:
     """Return the groups that may lose units.
 
+    Args:
+        coupling: The groups.
+        exclude: Patterns of names; what a matching initializer has, or a matching node touches,
+            stays whole. A node without a name goes by that of its first output.
     Raises:
         RequestError: A pattern matches no node and no initializer.
     """
-    excluded: set[str] = set()
+    whole: set[Dim] = set()
     for pattern in exclude:
-        hits = {
-            group.name
-            for group in coupling.groups
-            for role in group.members
-            if fnmatch.fnmatchcase(role.node.name, pattern)
-            or fnmatch.fnmatchcase(role.node.inputs[role.slot], pattern)
-        }
-        names = (*(node.name for node in coupling.graph.nodes), *coupling.graph.initializers)
-        if not hits and not fnmatch.filter(names, pattern):
+        values = [
+            name for name in coupling.graph.initializers if fnmatch.fnmatchcase(name, pattern)
+        ]
+        for node in coupling.graph.nodes:
+            if fnmatch.fnmatchcase(node.name or node.key, pattern):
+                values += [*node.inputs, *node.outputs]
+        if not values:
             raise RequestError(f"--exclude '{pattern}' matches no node and no initializer")
-        excluded |= hits
-    return [g for g in coupling.groups if g.inexact is None and g.name not in excluded]
+        axes = (axis for name in values for axis in coupling.axes.get(name, ()))
+        whole.update(dim for axis in axes for dim in leaves(axis))
+    return [g for g in coupling.groups if g.inexact is None and g.dim not in whole]
 
 
 def _check_feasible(coupling: Coupling, groups: Sequence[Group], budget: Budget) -> None:

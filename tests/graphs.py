@@ -91,9 +91,7 @@ class Net:
 
     def to_model(self) -> onnx.ModelProto:
         """Finish the model, with a dynamic batch."""
-        ports = [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in self.outputs
-        ]
+        ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in self.outputs]
         graph = helper.make_graph(
             self.nodes,
             "random",

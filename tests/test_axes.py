@@ -689,6 +689,15 @@ def test_a_frozen_axis_holds_only_the_units_that_it_takes() -> None:
     assert_classes(system, axis, {frozenset({1}), frozenset({2})})
 
 
+def test_an_axis_joined_of_taken_positions_holds_only_those() -> None:
+    system = AxisSystem()
+    axis = system.dim(6)
+    joined = concat([take(axis, (0, 1)), system.dim(2)])
+    system.unify(joined, system.dim(4, "output"), "Concat")
+    system.settle()
+    assert_classes(system, axis, {frozenset({i}) for i in range(2, 6)})
+
+
 def test_a_dim_factored_in_two_ways_keeps_its_size() -> None:
     system = AxisSystem()
     shared = system.dim(12)

@@ -52,9 +52,7 @@ class ConvBn(nn.Module):
         return y if self.act is None else self.act(y)
 
 
-def conv(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Makes a convolution that keeps the image's size, but for its stride."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
@@ -257,9 +255,7 @@ def write_sample(output: Path, training: Images, test: Images) -> None:
     report(path, f"{len(labels)} images")
 
 
-def make_model(
-    name: str, output: Path, splits: tuple[Images, Images], epochs: int | None
-) -> None:
+def make_model(name: str, output: Path, splits: tuple[Images, Images], epochs: int | None) -> None:
     """Trains one recipe's model, exports it and prints the accuracy of each file."""
     recipe = RECIPES[name]
     torch.manual_seed(SEED)  # noqa: TID251 - layers draw their first weights globally

@@ -195,6 +195,14 @@ REDUCTIONS = (
         {"axes": [1]},
     ),
     Case(
+        "two_free_axes",
+        "ReduceSum",
+        "A = Reshape(X, to) B = Relu(A) Y = ReduceSum<keepdims=0>(B, axes)",
+        {"X": (12,)},
+        {},
+        {"to": [0, 3, 4], "axes": [1, 2]},
+    ),
+    Case(
         "product",
         "ReduceSum",
         "F = Flatten(X) Y = ReduceSum(F, axes)",

@@ -1,0 +1,216 @@
+"""Repair of norm statistics against statistics computed by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from nets import NETS, draw_keep, draw_samples, make_static, model_of
+
+from helpers import analyse, build
+from obc_onnx import recover
+from obc_onnx.data import Samples
+from obc_onnx.recover import output_error, reestimate_norms, spread_of
+from obc_onnx.runtime import Session
+from obc_onnx.surgery import remove_units
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling import Coupling
+    from obc_onnx.graph import Graph
+
+HELD_OUT = 0.2
+
+
+class Cut(NamedTuple):
+    """A net whose channels were removed, and samples."""
+
+    coupling: Coupling
+    original: Graph
+    pruned: Graph
+    samples: Samples
+
+
+def moments(graph: Graph, value: str, samples: Samples) -> tuple[NDArray, NDArray]:
+    """Mean and variance of every channel of a value, over all samples in one batch."""
+    feed = samples.feed(slice(0, None))
+    x = Session(graph, optimize=False, outputs=[value]).run(feed)[value].astype(np.float64)
+    return x.mean((0, 2, 3)), x.var((0, 2, 3))
+
+
+def settled(model: onnx.ModelProto, samples: Samples) -> Graph:
+    """Give the norm of a net the statistics that it meets, as training would have."""
+    graph, _, _ = analyse(model)
+    mean, var = moments(graph, "c1", samples)
+    return graph.edit({"mean": mean.astype(np.float32), "var": var.astype(np.float32)})
+
+
+def cut_of(
+    text: str = NETS["norm"], n_samples: int = 320, batch: int | None = None
+) -> Cut:
+    """Shift inputs, so that statistics matter, and remove units behind a trained norm."""
+    model = build(text)
+    free = draw_samples(analyse(model).graph, n_samples)
+    samples = Samples({"x": free.inputs["x"] + np.float32(0.5)}, None, free.dtypes)
+    graph = settled(model, samples)
+    if batch is not None:
+        static = graph.to_model()
+        make_static(static, batch)
+        graph = analyse(static).graph
+    coupling = analyse(graph).coupling
+    return Cut(coupling, graph, remove_units(coupling, draw_keep(coupling)), samples)
+
+
+def used_of(cut: Cut) -> Samples:
+    return cut.samples.part(slice(0, round(len(cut.samples) * (1 - HELD_OUT))))
+
+
+DEEP = (
+    "net (float[N,3,6,6] x) => (float[N,4] y) <float[8,3,3,3] w0, float[6,8,3,3] w1,"
+    " float[6] scale, float[6] shift, float[6] mean, float[6] var, float[5,6,1,1] w2,"
+    " float[4,5] fc, float[4] fc_b>"
+    "{ c0 = Conv(x, w0) t0 = Relu(c0) c1 = Conv(t0, w1)"
+    "  n1 = BatchNormalization<momentum=0.9>(c1, scale, shift, mean, var) t1 = Relu(n1)"
+    "  last = Conv(t1, w2) pool = GlobalAveragePool(last) flat = Flatten(pool)"
+    "  y = Gemm<transB=1>(flat, fc, fc_b) }"
+)
+
+
+def assert_statistics_are_measured(cut: Cut, repaired: Graph) -> None:
+    mean, var = moments(cut.pruned, "c1", used_of(cut))
+    n = cut.samples.inputs["x"].size
+    old = cut.pruned.initializers
+    new = repaired.initializers
+    assert n > 0
+    assert np.abs(new["mean"] - mean).max() < 0.05 * np.sqrt(var).max()
+    assert np.abs(new["var"] / var - 1).max() < 0.05
+    assert np.abs(old["var"] / var - 1).max() > 0.2
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.999, 0.0])
+def test_statistics_approach_those_of_one_large_batch(momentum: float) -> None:
+    cut = cut_of(DEEP.replace("0.9>", f"{momentum}>"))
+    repaired, recovery = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
+    assert recovery is not None
+    assert recovery.kept
+    assert recovery.after < recovery.before
+    assert_statistics_are_measured(cut, repaired)
+
+
+def test_only_statistics_change() -> None:
+    cut = cut_of(DEEP)
+    repaired, _ = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
+    changed = {
+        name
+        for name, array in cut.pruned.initializers.items()
+        if not np.array_equal(repaired.initializers[name], array)
+    }
+    assert changed == {"mean", "var"}
+    assert repaired.nodes == cut.pruned.nodes
+
+
+def test_the_errors_are_those_of_held_out_samples() -> None:
+    cut = cut_of(DEEP)
+    repaired, recovery = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
+    feed = cut.samples.feed(slice(len(used_of(cut)), None))
+    y, *others = (Session(g).run(feed)["y"] for g in (cut.original, cut.pruned, repaired))
+    errors = [((other - y) ** 2).mean() / y.var() for other in others]
+    assert [recovery.before, recovery.after] == pytest.approx(errors, rel=1e-4)
+
+
+def test_the_seed_decides_every_byte() -> None:
+    cut = cut_of(DEEP)
+    made = [
+        reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed)[0].initializers["mean"]
+        for seed in (0, 0, 1)
+    ]
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2])
+
+
+def test_dropout_stays_off() -> None:
+    plain = cut_of(DEEP)
+    cut = cut_of(DEEP.replace("t0 = Relu(c0)", "r0 = Relu(c0) t0 = Dropout(r0)"))
+    state = torch.random.get_rng_state()
+    found, _ = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
+    expected, _ = reestimate_norms(plain.coupling, plain.pruned, plain.samples, seed=0)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(found.initializers[name], expected.initializers[name], rtol=1e-5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_step_that_does_not_help_is_not_kept() -> None:
+    """Of the unpruned network any other statistics are worse."""
+    cut = cut_of(DEEP)
+    same, recovery = reestimate_norms(cut.coupling, cut.original, cut.samples, seed=0)
+    assert same is cut.original
+    assert recovery is not None
+    assert not recovery.kept
+    assert recovery.before == 0
+    assert 0 < recovery.after < 0.01
+
+
+@pytest.mark.parametrize("name", ["dense", "gemm"])
+def test_a_net_without_norms_has_nothing_to_repair(name: str) -> None:
+    graph, _, coupling = analyse(model_of(name))
+    samples = draw_samples(graph, 200)
+    assert reestimate_norms(coupling, graph, samples, seed=0) == (graph, None)
+
+
+@pytest.mark.parametrize(("batch", "n_samples"), [(None, 100), (4, 3), (4, 7)])
+def test_too_few_samples_leave_the_network_as_it_is(batch: int | None, n_samples: int) -> None:
+    cut = cut_of(DEEP, 20, batch)
+    few = draw_samples(cut.original, n_samples)
+    assert reestimate_norms(cut.coupling, cut.pruned, few, seed=0) == (cut.pruned, None)
+
+
+@pytest.mark.parametrize("n_samples", [16, 24, 26])
+def test_a_static_batch_is_filled_by_every_part(n_samples: int) -> None:
+    cut = cut_of(DEEP, n_samples, batch=4)
+    _, recovery = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
+    assert recovery is not None
+
+
+@pytest.mark.parametrize("batch", [16, 32])
+def test_statistics_of_a_static_batch_are_measured(batch: int) -> None:
+    cut = cut_of(DEEP, batch=batch)
+    repaired, recovery = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
+    assert recovery is not None
+    assert recovery.kept
+    free = cut_of(DEEP)
+    mean, var = moments(free.pruned, "c1", used_of(free))
+    assert np.abs(repaired.initializers["mean"] - mean).max() < 0.1 * np.sqrt(var).max()
+    assert np.abs(repaired.initializers["var"] / var - 1).max() < 0.1
+
+
+def test_a_norm_of_a_single_value_is_left_alone() -> None:
+    text = DEEP.replace("t0 = Relu(c0)", "r0 = Relu(c0) t0 = GlobalAveragePool(r0)")
+    model = build(text.replace("w1,", "w1,").replace("float[6,8,3,3]", "float[6,8,1,1]"))
+    make_static(model, 1)
+    graph, _, coupling = analyse(model)
+    samples = draw_samples(graph, 20)
+    assert reestimate_norms(coupling, graph, samples, seed=0) == (graph, None)
+
+
+def test_the_output_error_is_a_share_of_the_variance_over_all_samples() -> None:
+    cut = cut_of(DEEP, 300)
+    feed = cut.samples.feed(slice(0, None))
+    y, z = (Session(graph).run(feed)["y"] for graph in (cut.original, cut.pruned))
+    expected = ((z - y).astype(np.float64) ** 2).mean() / y.astype(np.float64).var()
+    found = output_error(cut.original, cut.pruned, cut.samples)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert output_error(cut.original, cut.original, cut.samples) == 0
+
+
+def test_a_spread_is_never_rounding_or_zero() -> None:
+    assert spread_of(1.0, 5.0) == 4.0
+    assert spread_of(3.0, 9.0 + 1e-14) == pytest.approx(9.0)
+    assert spread_of(0.0, 0.0) == 1.0
+
+
+def test_every_update_counts() -> None:
+    assert recover._MOMENTUM**recover._UPDATES < 1e-4

@@ -58,7 +58,7 @@ class Failure(click.ClickException):
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn an ObcError into a one-line message and its exit code; let bugs traceback."""
+    """Turn what users can act on into a one-line message and exit code; let bugs traceback."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -67,6 +67,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except ObcError as error:
             sentence = " ".join(str(error).split())  # messages of onnx and ONNX Runtime have lines
             raise Failure(sentence, error.exit_code) from error
+        except MemoryError as error:
+            raise Failure(f"not enough memory: {error or 'an allocation failed'}", 1) from error
         except KeyboardInterrupt as error:
             raise Failure("interrupted; no file was written", _INTERRUPTED) from error
 

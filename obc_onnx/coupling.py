@@ -303,11 +303,17 @@ class _Finder:
                 self._freeze_sizes(node, self.values[name])
                 self._pin(self.values[name], node.label)
                 self._freeze(name, why)
+        batched = self.batch is not None and any(
+            self.values[name].axes[:1] == (self.batch,)
+            for name in node.inputs
+            if name in self.values
+        )
         for name in node.outputs:
             if name in self.shapes:
-                self.values[name] = Value(
-                    tuple(self.system.dim(size, why) for size in self.shapes[name])
-                )
+                axes: list[Expr] = [self.system.dim(size, why) for size in self.shapes[name]]
+                if self.batch is not None and batched and axes and axes[0].size == self.batch.size:
+                    axes[0] = self.batch  # frozen either way; what a sample costs depends on it
+                self.values[name] = Value(tuple(axes))
 
     def _initializer(self, name: str) -> Value:
         array = self.graph.initializers[name]

@@ -43,7 +43,7 @@ class TrainingOptions:
         lr: Largest learning rate; it falls to zero along half a cosine.
         warmup: Share of the steps over which it rises linearly.
         momentum: Of SGD with Nesterov's correction.
-        weight_decay: Of weights with more than one axis; matrices have none (method.md, 4.6).
+        weight_decay: Of weights with more than one axis; matrices have none.
         matrix_lr: Learning rate of compressors and decompressors over that of weights.
         temperature: Of the distillation of class logits.
         label_share: Weight of the cross entropy against the distillation, where there are labels.

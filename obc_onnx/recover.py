@@ -64,7 +64,7 @@ def reestimate_norms(
     Returns:
         The repaired graph, or the same one; and what was measured, None where no norm is there,
         where samples are fewer than a batch, or where a norm sees a single value at a time.
-    Source: recovery.md 6.1 (b), after Li et al., EagleEye, arXiv 2007.02491.
+    Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
     """
     rules = coupling.rules
     norms = [node for node in pruned.nodes if node.op_type == "BatchNormalization"]

@@ -11,7 +11,6 @@ from helpers import analyse, build
 from onnx import TensorProto, numpy_helper
 
 from obc_onnx.data import Samples
-from obc_onnx.graph import Graph
 from obc_onnx.surgery import remove_units
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.graph import Graph
 
 torch.set_num_threads(1)  # threads take longer to meet than these nets take to run
 

@@ -34,6 +34,7 @@ from small import (
 )
 
 import obc_onnx.pipeline
+from obc_onnx.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,9 +137,17 @@ def test_a_dynamic_size_that_is_not_given_says_how_to_give_it(
 
 
 def test_a_shape_that_the_network_is_too_large_for_gives_one_sentence(
-    tmp_path: Path, refuse: Refuse
+    tmp_path: Path, refuse: Refuse, capfd: pytest.CaptureFixture[str]
 ) -> None:
     refuse(saved(tmp_path, OPEN), "--input-shape", "x:1x3x2x2", parts=("ONNX Runtime", "{2,2}"))
+    assert capfd.readouterr().err == "", "ONNX Runtime itself prints nothing"
+
+
+def test_a_shape_that_does_not_fit_into_memory_gives_one_sentence(
+    tmp_path: Path, refuse: Refuse
+) -> None:
+    shape = f"x:1x3x{2**22}x{2**22}"  # beyond any address space
+    refuse(saved(tmp_path, OPEN), "--input-shape", shape, parts=("not enough memory",))
 
 
 @pytest.mark.parametrize("target", ["0", "-0.5", "1.5", "nan"])
@@ -286,6 +295,17 @@ def test_a_bug_of_ours_is_no_error_of_the_user(
     monkeypatch.setattr(obc_onnx.pipeline, "compress", lambda *_a, **_k: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         invoke("compress", saved(tmp_path), "-o", tmp_path / "small.onnx")
+
+
+def test_a_message_of_several_lines_becomes_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any, **_options: Any) -> None:
+        raise ModelError("ONNX Runtime says:\n  this\n\nand that\n")
+
+    monkeypatch.setattr(obc_onnx.pipeline, "compress", fail)
+    result = invoke("compress", saved(tmp_path), "-o", tmp_path / "small.onnx")
+    assert result.stderr == "Error: ONNX Runtime says: this and that\n"
 
 
 def test_a_model_with_an_unknown_operator_cannot_be_scored_with_data(

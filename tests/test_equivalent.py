@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from explicit import BLOCKED, EXPLICIT, Parts, copy_of, parts_of
-from helpers import random_keep
+from helpers import build, random_keep
 from nets import NETS, Case, case_of, draw_inputs, draw_keep, error_of, prune, sine_loss
 from torch.nn import functional as fn
 
@@ -19,6 +19,7 @@ from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
+    import onnx
     from torch import Tensor, fx
 
     from obc_onnx.coupling import Keep
@@ -37,7 +38,7 @@ class Student(NamedTuple):
     twin: EquivalentTwin
 
 
-def student_of(name: str, keep: Keep | None = None) -> Student:
+def student_of(name: str | onnx.ModelProto, keep: Keep | None = None) -> Student:
     case = case_of(name)
     keep = draw_keep(case.coupling) if keep is None else keep
     pruned = prune(case, keep)
@@ -200,6 +201,16 @@ def test_only_dense_weights_have_matrices(name: str, mixed: set[str], sliced: se
     parts = parts_of(student_of(name).twin)
     assert parts.mixes.keys() == mixed
     assert parts.sliced.keys() == sliced
+
+
+def test_a_weight_with_a_computed_addend_has_no_compressor() -> None:
+    """The addend is at its pruned width, so there is no full-width sum to compress."""
+    text = (
+        "net (float[N,7] x) => (float[N,4] y) <float[6,7] w1, float[6,6] w2, float[4,6] fc>"
+        "{ c1 = Gemm<transB=1>(x, w1) t1 = Tanh(c1) c2 = Gemm<transB=1>(t1, w2, t1)"
+        "  y = Gemm<transB=1>(c2, fc) }"
+    )
+    assert parts_of(student_of(build(text)).twin).mixes.keys() == {"w1:0", "w2:1", "fc:1"}
 
 
 def test_copies_of_parametrised_weights_are_not_trained() -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from helpers import analyse, build
 from nets import NETS, draw_keep, draw_samples, make_static, model_of
 from torch.nn.functional import softmax
 
-from helpers import analyse, build
 from obc_onnx import finetune as module
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.errors import DivergedError, RequestError

@@ -88,10 +88,15 @@ def test_one_channel_takes_grey_pictures(folder: Path) -> None:
 
 
 def test_pictures_of_any_size_are_resized_to_height_and_width(folder: Path) -> None:
-    Image.fromarray(picture(0, 0, 31)).save(folder / "cat" / "0.PNG")
+    striped = np.zeros((31, 20, 3), np.uint8)
+    striped[:, 10:] = 255
+    for path in folder.rglob("*.PNG"):
+        Image.fromarray(striped).save(path)
     graph = Graph.from_model(build(OPEN))
-    samples = load_samples(folder, graph, ImageOptions(size=(6, 10)))
-    assert samples.inputs["x"].shape[1:] == (3, 6, 10)
+    pixels = load_samples(folder, graph, ImageOptions(size=(6, 10))).inputs["x"]
+    assert pixels.shape[1:] == (3, 6, 10)
+    assert (pixels[..., :3] < 16).all(), "what was on the left stays there"
+    assert (pixels[..., -3:] > 239).all()
 
 
 def test_a_folder_compresses_like_an_archive(folder: Path, tmp_path: Path) -> None:
@@ -110,8 +115,8 @@ def test_a_folder_compresses_like_an_archive(folder: Path, tmp_path: Path) -> No
         (ImageOptions(mean=(float("nan"),)), ("--image-mean", "finite", "nan")),
         (ImageOptions(std=(float("inf"),)), ("--image-std", "finite", "inf")),
         (ImageOptions(size=(9, 8)), ("--image-size 9 8", "'x'", "8, 8")),
-        (ImageOptions(size=(0, 8)), ("--image-size 0 8",)),
-        (ImageOptions(size=(-1, -1)), ("--image-size -1 -1",)),
+        (ImageOptions(size=(0, 8)), ("--image-size 0 8 is not",)),
+        (ImageOptions(size=(-1, -1)), ("--image-size -1 -1 is not",)),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

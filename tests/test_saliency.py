@@ -1,154 +1,45 @@
-"""Saliency against weight gradients, one sample and one unit at a time, in float64."""
+"""Scores of criteria: sums of squares, invariances, and norms by formula, in float64."""
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from gradients import brute_force
+from helpers import analyse, build
 from nets import (
     NETS,
     Case,
     case_of,
-    draw_inputs,
     draw_keep,
     draw_samples,
     error_of,
     make_double,
     model_of,
     prune,
-    sine_loss,
-    with_grads,
 )
 from onnx import numpy_helper
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from helpers import analyse, build
-from obc_onnx.axes import Dim, leaves, mask
 from obc_onnx.errors import DataError, RequestError
-from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.saliency import Scene, make_criterion
 from obc_onnx.saliency.jacobian import accumulate
-from obc_onnx.saliency.taps import Taps
-from obc_onnx.twin import build_twin, parameter_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import onnx
-    from torch import Tensor, fx
 
     from obc_onnx.data import Samples
-
-    Loss = Callable[[tuple[Tensor, ...]], Tensor]
-    Rows = dict[tuple[tuple[str, int], Dim], Tensor]
 
 EXACT = 1e-10
 PLAIN = [name for name in NETS if name != "shared bias"]
 """A bias of two weights counts with each use of it, which gradients of the bias cannot tell."""
-MEMBERS = {
-    "grouped": {("w1", 0), ("w2", 0), ("w2", 1), ("w3", 0), ("w3", 1), ("fc", 1)},
-    "multiplier": {("w1", 0), ("w2", 0), ("w3", 0), ("w3", 1), ("fc", 1)},
-    "transposed blocks": {("w1", 0), ("w2", 0), ("w2", 1), ("w3", 0), ("w3", 1), ("fc", 1)},
-    "matmul right": {("w1", 1), ("b1", 0), ("w2", 0), ("w2", 1), ("b2", 2), ("fc", 0)},
-    "matmul left": {("w1", 0), ("b1", 0), ("fc", 1)},
-    "norm": {("w1", 0), ("scale", 0), ("slope", 0), ("w2", 0), ("w2", 1), ("fc", 1)},
-    "bare": {("w1", 0), ("p", 1), ("q", 1), ("r", 0), ("w2", 0), ("w2", 1), ("fc", 1)},
-    "shared weight": {("w0", 0), ("w", 0), ("w", 1), ("fc", 1)},
-    "tied": {("w0", 0), ("w", 0), ("w", 1), ("fc", 1)},
-}
-
-
-def twin_of(case: Case) -> fx.GraphModule:
-    return build_twin(case.graph, case.shapes, DEFAULT_RULES)
-
-
-def operands_of(case: Case) -> dict[tuple[str, int], set[tuple[str, int]]]:
-    """For each member, the axes along which its unit lies: its own, and that of its bias."""
-    members: dict[tuple[str, int], set[tuple[str, int]]] = {}
-    for role in case.coupling.roles:
-        names = role.node.inputs
-        member = (names[role.slot], role.axis)
-        if member[0] not in case.graph.initializers:
-            continue
-        owned = members.setdefault(member, {member})
-        if role.kind == "writes" and role.bias is not None:
-            owned.add((names[role.bias], case.graph.initializers[names[role.bias]].ndim - 1))
-        if role.node.op_type == "BatchNormalization":
-            owned.add((names[2], 0))
-    return members
-
-
-def products_by_sample(case: Case, inputs: list[Tensor], loss: Loss) -> list[dict[str, Tensor]]:
-    """Weight times its gradient, element by element, from a backward pass for every sample."""
-    twin = twin_of(case)
-    weights = with_grads(dict(twin.named_parameters()))
-    found = []
-    for i in range(len(inputs[0])):
-        value = loss(functional_call(twin, weights, tuple(x[i : i + 1] for x in inputs)))
-        grads = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
-        pairs = zip(weights.items(), grads, strict=True)
-        found.append({n: (w * g).detach() for (n, w), g in pairs if g is not None})
-    return found
-
-
-def along(case: Case, products: dict[str, Tensor], place: tuple[str, int], dim: Dim) -> Tensor:
-    """Sum the products of the positions that go when one unit goes, for every unit."""
-    name, axis = place
-    product = products[parameter_name(name)].movedim(axis, 0)
-    sums = []
-    for unit in range(dim.size):
-        others = {dim: np.arange(dim.size) != unit}
-        gone = ~mask(case.coupling.axes[name][axis], others)
-        sums.append(product[torch.from_numpy(gone)].sum())
-    return torch.stack(sums)
-
-
-def brute_force(case: Case, inputs: list[Tensor], loss: Loss) -> Rows:
-    by_sample = products_by_sample(case, inputs, loss)
-    dims = {group.dim for group in case.coupling.groups}
-    rows: Rows = {}
-    for member, places in operands_of(case).items():
-        for dim in dims.intersection(leaves(case.coupling.axes[member[0]][member[1]])):
-            rows[member, dim] = torch.stack(
-                [
-                    sum((along(case, p, place, dim) for place in places), torch.zeros(()))
-                    for p in by_sample
-                ]
-            )
-    return rows
-
-
-def tapped(case: Case, inputs: list[Tensor], loss: Loss) -> Rows:
-    return Taps(twin_of(case), case.coupling).rows(inputs, loss)
-
-
-def assert_rows_equal(actual: Rows, expected: Rows) -> None:
-    assert actual.keys() == expected.keys()
-    for key, row in expected.items():
-        assert error_of(actual[key], row) < EXACT, key
 
 
 def scores(case: Case, samples: Samples, batch_size: int = 64) -> dict[str, np.ndarray]:
     scene = Scene(case.coupling, samples, batch_size=batch_size)
     return make_criterion("jacobian").score(scene, {})
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_taps_equal_weights_times_their_gradients(name: str) -> None:
-    case = case_of(name)
-    inputs = draw_inputs(case.graph, 3)
-    assert_rows_equal(tapped(case, inputs, sine_loss), brute_force(case, inputs, sine_loss))
-
-
-@pytest.mark.parametrize("name", MEMBERS)
-def test_every_weight_that_meets_a_group_is_scored(name: str) -> None:
-    case = case_of(name)
-    rows = tapped(case, draw_inputs(case.graph, 1), sine_loss)
-    assert {member for member, _ in rows} == MEMBERS[name]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -163,70 +54,6 @@ def test_scores_are_sums_of_squared_rows_of_the_cross_entropy(name: str) -> None
     for group in case.coupling.groups:
         squares = [row.square().sum(0) for (_, dim), row in rows.items() if dim is group.dim]
         assert error_of(torch.from_numpy(found[group.name]), torch.stack(squares).sum(0)) < EXACT
-
-
-@pytest.mark.parametrize("name", ["multiplier", "norm"])
-def test_the_grouped_slices_are_those_of_the_layout(name: str) -> None:
-    """Written out by hand for the two layouts in which a unit is easily misplaced."""
-    case = case_of(name)
-    inputs = draw_inputs(case.graph, 2)
-    rows = tapped(case, inputs, sine_loss)
-    for i, p in enumerate(products_by_sample(case, inputs, sine_loss)):
-        for (member, dim), row in rows.items():
-            if name == "multiplier" and member == ("w2", 0):
-                both = p["w2"].sum((1, 2, 3)) + p["b2"]
-                expected = both.reshape(4, 3).sum(0 if dim.size == 3 else 1)
-                assert error_of(row[i], expected) < EXACT
-            if name == "norm" and member == ("scale", 0):
-                assert error_of(row[i], p["scale"] + p["shift"]) < EXACT
-
-
-def test_a_shared_bias_counts_with_each_of_its_uses() -> None:
-    case, model = case_of("shared bias"), model_of("shared bias")
-    copy = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "b"))
-    model.graph.initializer.append(numpy_helper.from_array(copy, "b2"))
-    next(n for n in model.graph.node if n.output[0] == "c2").input[2] = "b2"
-    apart, inputs = case_of(model), draw_inputs(case.graph, 2)
-    expected = brute_force(apart, inputs, sine_loss)
-    found = tapped(case, inputs, sine_loss)
-    sizes = {(m, d.size): row for (m, d), row in expected.items()}
-    assert len(sizes) == len(found) > 0
-    for (member, dim), row in found.items():
-        assert error_of(row, sizes[member, dim.size]) < EXACT
-
-
-def test_scoring_runs_in_evaluation_mode() -> None:
-    case = case_of("norm")
-    inputs = draw_inputs(case.graph, 3)
-    taps = Taps(twin_of(case).train(), case.coupling)
-    assert not taps.twin.training
-    assert_rows_equal(taps.rows(inputs, sine_loss), brute_force(case, inputs, sine_loss))
-    for name in ("mean", "var"):
-        state = taps.twin.get_buffer(name).numpy()
-        np.testing.assert_array_equal(state, case.graph.initializers[name])
-
-
-def test_no_weight_gradient_is_computed() -> None:
-    case = case_of("residual")
-    taps = Taps(twin_of(case), case.coupling)
-    taps.rows(draw_inputs(case.graph, 2), sine_loss)
-    weights = list(taps.twin.parameters())
-    assert weights
-    assert not any(weight.requires_grad for weight in weights)
-    assert all(weight.grad is None for weight in weights)
-
-
-def test_taps_change_no_output() -> None:
-    case = case_of("residual")
-    inputs = draw_inputs(case.graph, 2)
-    expected = twin_of(case)(*inputs)[0]
-    assert torch.equal(Taps(twin_of(case), case.coupling).twin(*inputs)[0], expected)
-
-
-def test_rows_do_not_pile_up_between_runs() -> None:
-    case = case_of("shared weight")
-    taps, inputs = Taps(twin_of(case), case.coupling), draw_inputs(case.graph, 2)
-    assert_rows_equal(taps.rows(inputs, sine_loss), taps.rows(inputs, sine_loss))
 
 
 def test_permuting_channels_permutes_saliency() -> None:
@@ -392,12 +219,3 @@ def test_magnitude_counts_a_shared_weight_once_for_each_axis() -> None:
     squares = w0.sum((1, 2, 3)) + w.sum((1, 2, 3)) + w.sum((0, 2, 3)) + fc.sum(0)
     found = make_criterion("l2").score(Scene(case.coupling), {})["w0:0"]
     np.testing.assert_allclose(found, np.sqrt(squares), rtol=EXACT)
-
-
-def test_all_members_of_all_nets_have_a_tap() -> None:
-    for case in map(case_of, NETS):
-        roles = [r for r in case.coupling.roles if r.node.inputs[r.slot] in case.graph.initializers]
-        assert all(role.tap is not None for role in roles)
-        assert set(chain(*(group.members for group in case.coupling.groups))) <= set(
-            case.coupling.roles
-        )

@@ -2,7 +2,7 @@
 
 For an operand that a node is linear in, the inner product of a unit's weights with their gradient
 equals a sum over positions of value times gradient: of the output for what the unit writes, bias
-included, of the input through this consumer only for what it reads (method.md, section 2). So no
+included, of the input through this consumer only for what it reads. So no
 weight gradient is ever computed.
 """
 

@@ -1,0 +1,82 @@
+"""Saliency by brute force: weight gradients, one sample and one unit at a time, in float64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from nets import Case, with_grads
+from torch.func import functional_call
+
+from obc_onnx.axes import Dim, leaves, mask
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.twin import build_twin, parameter_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, fx
+
+    Loss = Callable[[tuple[Tensor, ...]], Tensor]
+    Rows = dict[tuple[tuple[str, int], Dim], Tensor]
+
+
+def twin_of(case: Case) -> fx.GraphModule:
+    return build_twin(case.graph, case.shapes, DEFAULT_RULES)
+
+
+def operands_of(case: Case) -> dict[tuple[str, int], set[tuple[str, int]]]:
+    """For each member, the axes along which its unit lies: its own, and that of its bias."""
+    members: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    for role in case.coupling.roles:
+        names = role.node.inputs
+        member = (names[role.slot], role.axis)
+        if member[0] not in case.graph.initializers:
+            continue
+        owned = members.setdefault(member, {member})
+        if role.kind == "writes" and role.bias is not None:
+            owned.add((names[role.bias], case.graph.initializers[names[role.bias]].ndim - 1))
+        if role.node.op_type == "BatchNormalization":
+            owned.add((names[2], 0))
+    return members
+
+
+def products_by_sample(case: Case, inputs: list[Tensor], loss: Loss) -> list[dict[str, Tensor]]:
+    """Weight times its gradient, element by element, from a backward pass for every sample."""
+    twin = twin_of(case)
+    weights = with_grads(dict(twin.named_parameters()))
+    found = []
+    for i in range(len(inputs[0])):
+        value = loss(functional_call(twin, weights, tuple(x[i : i + 1] for x in inputs)))
+        grads = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        pairs = zip(weights.items(), grads, strict=True)
+        found.append({n: (w * g).detach() for (n, w), g in pairs if g is not None})
+    return found
+
+
+def along(case: Case, products: dict[str, Tensor], place: tuple[str, int], dim: Dim) -> Tensor:
+    """Sum the products of the positions that go when one unit goes, for every unit."""
+    name, axis = place
+    product = products[parameter_name(name)].movedim(axis, 0)
+    sums = []
+    for unit in range(dim.size):
+        others = {dim: np.arange(dim.size) != unit}
+        gone = ~mask(case.coupling.axes[name][axis], others)
+        sums.append(product[torch.from_numpy(gone)].sum())
+    return torch.stack(sums)
+
+
+def brute_force(case: Case, inputs: list[Tensor], loss: Loss) -> Rows:
+    by_sample = products_by_sample(case, inputs, loss)
+    dims = {group.dim for group in case.coupling.groups}
+    rows: Rows = {}
+    for member, places in operands_of(case).items():
+        for dim in dims.intersection(leaves(case.coupling.axes[member[0]][member[1]])):
+            rows[member, dim] = torch.stack(
+                [
+                    sum((along(case, p, place, dim) for place in places), torch.zeros(()))
+                    for p in by_sample
+                ]
+            )
+    return rows

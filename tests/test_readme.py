@@ -1,0 +1,87 @@
+"""What the README says is run: its commands, its Python, its check of a plan."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+from small import CHAIN, N_CLASSES, saved
+
+from obc_onnx.cli import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("obc-onnx ")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README names."""
+    rng = np.random.default_rng(0)
+    saved(tmp_path, CHAIN)
+    pixels = rng.standard_normal((40, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", x=pixels, labels=rng.integers(0, N_CLASSES, 40))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line: str) -> None:
+    done = CliRunner().invoke(cli, shlex.split(line)[1:], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+def test_the_readme_shows_every_command() -> None:
+    shown = {shlex.split(line)[1] for line in commands()}
+    assert shown == set(cli.commands)
+
+
+def test_the_commands_of_the_readme_run_in_order(folder: Path) -> None:
+    for line in commands():
+        if "--epochs" not in line:  # the plan of the trained model is not written
+            run(line)
+
+
+def test_the_training_command_of_the_readme_runs(folder: Path) -> None:
+    (line,) = [line for line in commands() if "--epochs" in line]
+    run(line)
+    assert (folder / "small.onnx").is_file()
+
+
+def test_the_python_of_the_readme_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example, _ = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    assert "before=" in capsys.readouterr().out
+    assert (folder / "plan.json").is_file()
+
+
+def check_of_a_plan() -> None:
+    _, check = blocks("python")
+    exec(compile(check, "README.md", "exec"), {})
+
+
+def test_numpy_alone_checks_a_cut_as_the_readme_shows(folder: Path) -> None:
+    run("obc-onnx compress model.onnx -o small.onnx --plan-out plan.json")
+    check_of_a_plan()
+
+
+def test_the_check_of_the_readme_sees_a_changed_weight(folder: Path) -> None:
+    run("obc-onnx compress model.onnx -o small.onnx --plan-out plan.json")
+    run("obc-onnx compress model.onnx -o small.onnx --data samples.npz --epochs 1")
+    with pytest.raises((AssertionError, KeyError, IndexError)):
+        check_of_a_plan()

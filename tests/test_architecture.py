@@ -262,6 +262,7 @@ def test_no_assert_stands_for_validation_and_nothing_prints(module: str) -> None
 
 def test_the_public_names_are_four() -> None:
     assert obc_onnx.__all__ == ["Result", "__version__", "compress", "inspect"]
+    assert {*obc_onnx._FROM_PIPELINE, "__version__"} == set(obc_onnx.__all__)
     loose = {
         name
         for name in vars(obc_onnx)

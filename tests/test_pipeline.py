@@ -57,6 +57,8 @@ def test_a_model_in_memory_is_compressed_and_left_as_it_is() -> None:
     assert result.report.model == "model"
     onnx.checker.check_model(result.model, full_check=True)
     assert result.report.macs.after == result.plan.macs[1] <= result.plan.macs[0] / 2
+    kept = {name: len(entry["kept"]) for name, entry in result.plan.groups.items()}
+    assert {group.name: group.kept for group in result.report.groups} == kept
 
 
 def test_a_file_a_model_and_a_graph_give_the_same_weights(tmp_path: Path) -> None:

@@ -307,6 +307,14 @@ def test_a_comparison_fails_with_its_worst_output(errors: list[float]) -> None:
         assert check.error == max(measured)
 
 
+def test_a_failed_output_is_not_hidden_by_a_larger_error_that_is_allowed() -> None:
+    reference = {"exact": np.full(3, 10**6), "half": np.ones(3, np.float16)}
+    found = {"exact": reference["exact"] + 1, "half": reference["half"] + np.float16(5e-3)}
+    check = compare("outputs", found, reference)
+    assert not check.passed
+    assert "'exact'" in check.detail
+
+
 def test_integer_outputs_must_be_equal() -> None:
     reference = {"y": np.array([1, 2, 3])}
     assert compare("outputs", {"y": np.array([1, 2, 3])}, reference).passed

@@ -16,6 +16,7 @@ import numpy as np
 
 from obc_onnx.errors import DataError
 from obc_onnx.images import ImageOptions, read_pictures
+from obc_onnx.shapes import ANALYSIS_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -180,6 +181,15 @@ def open_samples(options: DataOptions, graph: Graph) -> tuple[Samples | None, Sa
     else:
         used, held = source, _opened(options.evaluation, graph, options.images)
     return _whole_batches(used, graph), _whole_batches(held, graph)
+
+
+def shapes_of(graph: Graph, samples: Samples | None) -> dict[str, tuple[int, ...]]:
+    """Take input sizes besides the batch from the samples, which the model may leave open."""
+    if samples is None:
+        return {}
+    batch = graph.batch or ANALYSIS_BATCH
+    first = samples.feed(slice(0, 1))
+    return {name: (batch, *array.shape[1:]) for name, array in first.items()}
 
 
 def _opened(source: str | Path | Samples, graph: Graph, images: ImageOptions) -> Samples:

@@ -50,13 +50,3 @@ def check_writable(path: Path) -> None:
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' does not exist")
     if not os.access(path.parent, os.W_OK):
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' is read-only")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, replacing an old one in one step.
-
-    Raises:
-        ModelError: It cannot be written.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

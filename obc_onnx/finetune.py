@@ -12,13 +12,14 @@ import torch
 from torch.nn import functional
 
 from obc_onnx.errors import DivergedError, RequestError
+from obc_onnx.logits import ends_in_softmax, logits_of
 from obc_onnx.measure import batch_size_of
 from obc_onnx.progress import Progress
 from obc_onnx.recover import spread_of
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -89,8 +90,9 @@ def finetune(
         RequestError: A number is out of range.
         DivergedError: The loss is not finite.
     """
-    if options.epochs < 1 or options.batch_size < 1 or options.lr <= 0:
-        raise RequestError("epochs and batch size must be at least 1, and lr above 0")
+    finite = math.isfinite(options.lr) and options.lr > 0
+    if options.epochs < 1 or options.batch_size < 1 or not finite:
+        raise RequestError("epochs and batch size must be at least 1, and lr a number above 0")
     teacher = _Teacher(original, samples)
     batch_size = batch_size_of(original, options.batch_size)
     student.to(options.device)
@@ -133,11 +135,25 @@ def _step(
 ) -> float:
     samples = teacher.samples
     inputs = [torch.from_numpy(a).to(options.device) for a in teacher.inputs(which)]
-    targets = [torch.from_numpy(a).to(options.device) for a in teacher.outputs(which)]
+    targets: Sequence[Tensor] = [
+        torch.from_numpy(a).to(options.device) for a in teacher.outputs(which)
+    ]
     labels = None
     if samples.labels is not None:
         labels = torch.from_numpy(samples.labels[which]).to(options.device)
-    loss = distillation_loss(student(*inputs), targets, labels, teacher.spreads, options)
+    try:
+        outputs = student(*inputs)
+    except ValueError as error:  # torch's word for a norm that sees one number per channel
+        raise RequestError(
+            f"batch norms cannot be trained on {len(which)} samples at a time: export the model "
+            f"with a dynamic batch, or leave --epochs out"
+        ) from error
+    if labels is not None:
+        outputs, targets = (
+            (logits_of(first, probabilities=teacher.probabilities), *others)
+            for first, *others in (outputs, targets)
+        )
+    loss = distillation_loss(outputs, targets, labels, teacher.spreads, options)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -146,7 +162,7 @@ def _step(
 
 def distillation_loss(
     outputs: tuple[Tensor, ...],
-    targets: list[Tensor],
+    targets: Sequence[Tensor],
     labels: Tensor | None,
     spreads: list[float],
     options: TrainingOptions,
@@ -160,6 +176,9 @@ def distillation_loss(
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the mix
     is that of the recipes in Chen et al., arXiv 2508.05521.
+
+    Raises:
+        RequestError: No output is a float.
     """
     terms = []
     for i, (output, target) in enumerate(zip(outputs, targets, strict=True)):
@@ -177,6 +196,8 @@ def distillation_loss(
             terms.append(share * hard + (1 - share) * options.temperature**2 * soft)
         else:
             terms.append(functional.mse_loss(output, target) / spreads[i])
+    if not terms:
+        raise RequestError("no output of the model is a float: there is nothing to train towards")
     return torch.stack(terms).sum()
 
 
@@ -186,13 +207,16 @@ class _Teacher:
     def __init__(self, graph: Graph, samples: Samples) -> None:
         self._session = Session(graph)
         self.samples = samples
+        self.probabilities = ends_in_softmax(graph)
         self._ports = [port.name for port in graph.inputs]
         self._names = [port.name for port in graph.outputs]
         self._size = batch_size_of(graph)
         first = self._session.run(samples.feed(slice(0, self._size)))
         per_run = sum(array.nbytes for array in first.values())
         runs = math.ceil(len(samples) / self._size)
-        self._cache = self._all() if per_run * runs <= _CACHE_BYTES else None
+        by_sample = all(array.shape[:1] == (self._size,) for array in first.values())
+        fits = by_sample and per_run * runs <= _CACHE_BYTES and len(samples) >= self._size
+        self._cache = self._all() if fits else None
         wide = [np.asarray(array, np.float64) for array in self._cache or first.values()]
         self.spreads = [spread_of(float(x.mean()), float((x**2).mean())) for x in wide]
 

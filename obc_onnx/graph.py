@@ -131,16 +131,18 @@ class Graph:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ModelError(f"model '{path}' is a folder")
         if not path.is_file():
             raise ModelError(f"model file '{path}' does not exist")
         try:
             onnx.checker.check_model(path)
             model = onnx.load(path)
         except onnx.checker.ValidationError as error:
-            raise ModelError(f"'{path}' fails the ONNX checker: {_first_line(error)}") from error
+            raise ModelError(f"'{path}' fails the ONNX checker: {_sentence(error)}") from error
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(
-                f"'{path}' cannot be read as an ONNX model: {_first_line(error)}"
+                f"'{path}' cannot be read as an ONNX model: {_sentence(error)}"
             ) from error
         graph = cls.from_model(model, _file_sha256(path))
         graph.file_bytes = path.stat().st_size + _external_bytes(path)
@@ -314,6 +316,8 @@ def _restore(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
     del model.metadata_props[:]
     model.metadata_props.extend(original.metadata_props)
     model.doc_string, model.domain = original.doc_string, original.domain
+    model.producer_name = original.producer_name
+    model.producer_version = original.producer_version
     model.model_version = original.model_version
     del model.opset_import[:]
     model.opset_import.extend(original.opset_import)
@@ -350,9 +354,10 @@ def _external_bytes(path: Path) -> int:
     return sum((path.parent / name).stat().st_size for name in names)
 
 
-def _first_line(error: BaseException) -> str:
+def _sentence(error: BaseException) -> str:
+    """Join a message of several lines, which the checker and protobuf write."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return " ".join(lines) or type(error).__name__
 
 
 def _file_sha256(path: Path) -> str:

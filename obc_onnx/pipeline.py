@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
-from obc_onnx.data import DataOptions, Samples, open_samples
+from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
-from obc_onnx.files import write_text
+from obc_onnx.files import replacing
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.plan import Budget, PruningPlan, make_plan
@@ -23,7 +23,6 @@ from obc_onnx.report.summary import (
     summarise_groups,
 )
 from obc_onnx.saliency import DATA_FREE, Scene, make_criterion
-from obc_onnx.shapes import ANALYSIS_BATCH
 from obc_onnx.surgery import remove_units
 from obc_onnx.verify import (
     Check,
@@ -38,6 +37,7 @@ from obc_onnx.verify import (
     compare,
     random_feed,
     require,
+    verification_feed,
 )
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from obc_onnx.recover import Recovery
 
     Shape = tuple[int, ...]
-
-_VERIFIED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,17 @@ class Result:
         return self.graph.to_model()
 
     def save(self, path: str | Path, plan: str | Path | None = None) -> None:
-        """Write the model, and the plan where a path is given.
+        """Write the model, and the plan where a path is given: both or none.
 
         Raises:
             ModelError: A file cannot be written.
         """
-        self.graph.save(path)
-        if plan is not None:
-            write_text(Path(plan), self.plan.to_json())
+        if plan is None:
+            self.graph.save(path)
+            return
+        with replacing(Path(plan)) as temporary:
+            temporary.write_text(self.plan.to_json(), encoding="utf-8")
+            self.graph.save(path)
 
 
 @dataclass(frozen=True)
@@ -245,13 +246,13 @@ class _Run:
             samples, held = open_samples(request.data, graph)
         if request.training is not None and samples is None:
             raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
-        shapes = {**_sample_shapes(graph, samples), **request.input_shape}
+        shapes = {**shapes_of(graph, samples), **request.input_shape}
         coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
         plan = self._plan(coupling, samples)
         keep = plan.keep(coupling)
         with self.clock("cut"):
             pruned = remove_units(coupling, keep)
-        feed = _verification_feed(graph, held, inputs, request.seed)
+        feed = verification_feed(graph, held, inputs, request.seed)
         cut = _Cut(coupling, plan, keep, pruned, inputs, feed)
         with self.clock("verify"):
             checks = [check_masked(coupling, keep, feed)]
@@ -392,21 +393,3 @@ def _training(training: TrainingOptions | int, seed: int, device: str) -> Traini
     from obc_onnx.finetune import TrainingOptions
 
     return TrainingOptions(epochs=training, seed=seed, device=device)
-
-
-def _sample_shapes(graph: Graph, samples: Samples | None) -> dict[str, Shape]:
-    """Take sizes besides the batch from the samples, which the model may leave open."""
-    if samples is None:
-        return {}
-    batch = graph.batch or ANALYSIS_BATCH
-    first = samples.feed(slice(0, 1))
-    return {name: (batch, *array.shape[1:]) for name, array in first.items()}
-
-
-def _verification_feed(
-    graph: Graph, held: Samples | None, inputs: Mapping[str, Shape], seed: int
-) -> dict[str, Any]:
-    """Return held-out samples to verify on, or random ones where there is no data."""
-    if held is None:
-        return random_feed(graph, inputs, seed)
-    return held.feed(slice(0, graph.batch or min(_VERIFIED_SAMPLES, len(held))))

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.data import Samples
     from obc_onnx.graph import Graph, Node
     from obc_onnx.plan import PruningPlan
 
     Feed = Mapping[str, NDArray[Any]]
 
+_VERIFIED_SAMPLES = 4
 TOLERANCE = {
     np.dtype(np.float16): 1e-2,
     np.dtype(np.float32): 1e-4,
@@ -214,6 +216,15 @@ def check_budget(macs: int, full: int, target: float) -> Check:
     share = macs / full if full else 0.0
     detail = "" if share <= target else f"{share:.4g} of the MACs, allowed {target:g}"
     return Check("MACs within the target", share <= target, share, target, detail)
+
+
+def verification_feed(
+    graph: Graph, held: Samples | None, inputs: Mapping[str, tuple[int, ...]], seed: int
+) -> dict[str, Any]:
+    """Return held-out samples to verify on, or random ones where there is no data."""
+    if held is None:
+        return random_feed(graph, inputs, seed)
+    return held.feed(slice(0, graph.batch or min(_VERIFIED_SAMPLES, len(held))))
 
 
 def random_feed(graph: Graph, shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Any]:

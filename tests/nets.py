@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
 
-torch.set_num_threads(1)  # threads take longer to meet than these nets take to run
-
 N_CLASSES = 4
 HEAD = "pool = GlobalAveragePool(last) flat = Flatten(pool) y = Gemm<transB=1>(flat, fc, fc_b)"
 IMAGE = "net (float[N,3,6,6] x) => (float[N,4] y)"

@@ -33,7 +33,7 @@ LAYERS = (
     ("ops.*",),
     ("ops",),
     ("coupling",),
-    ("twin",),
+    ("twin", "logits"),
     ("surgery",),
     ("images",),
     ("data", "measure"),
@@ -57,7 +57,7 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "graph"}
-TORCH = {"twin", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
+TORCH = {"twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
          "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""
 TORCH_INSIDE = {"pipeline", "verify"}

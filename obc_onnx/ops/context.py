@@ -109,7 +109,7 @@ class Role:
         mixes: The dims of the axis that a compressor or decompressor may recombine; empty where the
             operand is not dense along the axis.
         bias: The slot of the bias that belongs to a writing operand.
-        tap: Where to score it; None for a contraction of two computed values.
+        tap: Where to score it; None where no tensor shows it.
     """
 
     node: Node
@@ -173,7 +173,16 @@ class CoupleContext:
             self.system.freeze(axis, f"{why} of {self.node.label}")
 
     def unify(self, left: Expr, right: Expr) -> None:
-        """State that two axes lose the same positions."""
+        """State that two axes lose the same positions.
+
+        Raises:
+            ModelError: Their sizes differ, so the model is inconsistent.
+        """
+        if left.size != right.size:
+            raise ModelError(
+                f"{self.node.label} ties an axis of {left.size} positions to one of {right.size}: "
+                f"the model is inconsistent"
+            )
         self.system.unify(left, right, self.node.label)
 
     def cut(self, axis: Expr, ends: Sequence[int]) -> list[Expr]:
@@ -223,9 +232,14 @@ class CoupleContext:
         out_axis: int,
         mixes: Sequence[Expr] = (),
         bias: int | None = None,
+        mixed_output: bool = False,
     ) -> None:
-        """Record that an operand's axis makes the channels of output 0."""
-        tap = Tap("output", 0, out_axis)
+        """Record that an operand's axis makes the channels of output 0.
+
+        `mixed_output` says that the output holds more than what the operand and its bias make: it
+        cannot be scored there, and what reads and scales the units has to do.
+        """
+        tap = None if mixed_output else Tap("output", 0, out_axis)
         self.roles.append(Role(self.node, slot, axis, "writes", tuple(mixes), bias, tap))
 
     def scales(self, slot: int, axis: int, tap: Tap) -> None:

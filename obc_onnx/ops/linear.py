@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 _MATRIX_RANK = 2
+_ADDEND = 2
+"""The slot of what Gemm adds, which may be anything but a bias."""
 
 
 class Gemm(Rule):
@@ -115,7 +117,10 @@ def _couple_product(
         out_axis = n_out - 2 if slot == 0 and two_sided else n_out - 1
         mixes = [weight.axes[written]] if dense else []
         along = bias if out_axis == n_out - 1 else None  # a bias lies along the last axis
-        context.writes(slot, written, out_axis=out_axis, mixes=mixes, bias=along)
+        mixed = along is None and context.node.has_input(_ADDEND)
+        context.writes(
+            slot, written, out_axis=out_axis, mixes=mixes, bias=along, mixed_output=mixed
+        )
 
 
 def gemm(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from obc_onnx.errors import DataError, RequestError
+from obc_onnx.logits import ends_in_softmax, logits_of
 from obc_onnx.progress import track
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.taps import Taps
@@ -71,6 +72,7 @@ def accumulate(scene: Scene, keep: Keep) -> Totals:
     taps = Taps(build_twin(graph, coupling.shapes, coupling.rules), coupling, scene.device)
     generator = torch.Generator(scene.device).manual_seed(scene.seed)
     size = graph.batch or (scene.batch_size if taps.per_sample else 1)
+    probabilities = ends_in_softmax(coupling.graph)
     totals: Totals = {}
     for part in track(list(samples.batches(size)), "scoring"):
         feed = samples.feed(part)
@@ -78,18 +80,20 @@ def accumulate(scene: Scene, keep: Keep) -> Totals:
         labels = None
         if samples.labels is not None:
             labels = torch.from_numpy(samples.labels[part]).to(scene.device)
-        for key, row in taps.rows(inputs, _objective(labels, generator)).items():
+        objective = _objective(labels, generator, probabilities=probabilities)
+        for key, row in taps.rows(inputs, objective).items():
             squares = row.double().square().sum(0)
             totals[key] = totals[key] + squares if key in totals else squares
     return totals
 
 
 def _objective(
-    labels: Tensor | None, generator: torch.Generator
+    labels: Tensor | None, generator: torch.Generator, *, probabilities: bool
 ) -> Callable[[tuple[Tensor, ...]], Tensor]:
     def loss(outputs: tuple[Tensor, ...]) -> Tensor:
         if labels is not None:
-            return torch.nn.functional.cross_entropy(outputs[0], labels, reduction="sum")
+            logits = logits_of(outputs[0], probabilities=probabilities)
+            return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         floats = [output for output in outputs if output.is_floating_point()]
         if not floats:
             raise RequestError("no output of the model is a float: use --criterion l2")

@@ -1,0 +1,43 @@
+"""Classifiers that end in a Softmax are scored and trained as those that do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import build
+from small import CHAIN
+
+from obc_onnx.analysis import Clock, analyse
+from obc_onnx.data import Samples
+from obc_onnx.graph import Graph
+from obc_onnx.logits import ends_in_softmax, logits_of
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.saliency import Scene, make_criterion
+
+SOFTMAX = CHAIN.replace("y = Gemm", "z = Gemm").replace(" }", " y = Softmax<axis=-1>(z) }")
+BEHIND_LAYOUT = SOFTMAX.replace("y = Softmax", "v = Softmax").replace(" }", " y = Identity(v) }")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(CHAIN, False), (SOFTMAX, True), (BEHIND_LAYOUT, True)]
+)
+def test_a_softmax_at_the_end_is_seen(text: str, expected: bool) -> None:
+    assert ends_in_softmax(Graph.from_model(build(text))) is expected
+
+
+def test_logits_of_probabilities_give_the_probabilities_back() -> None:
+    logits = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = logits_of(logits.softmax(-1), probabilities=True)
+    torch.testing.assert_close(found.softmax(-1), logits.softmax(-1))
+
+
+def test_scores_do_not_depend_on_a_softmax_at_the_end(rng: np.random.Generator) -> None:
+    pixels = {"x": rng.standard_normal((16, 3, 8, 8)).astype(np.float32)}
+    samples = Samples(pixels, rng.integers(0, 4, 16), {"x": np.dtype(np.float32)})
+    found = []
+    for text in (CHAIN, SOFTMAX):
+        coupling, _ = analyse(Graph.from_model(build(text)), None, DEFAULT_RULES, Clock())
+        found.append(make_criterion("jacobian").score(Scene(coupling, samples), {}))
+    for name, scores in found[0].items():
+        np.testing.assert_allclose(found[1][name], scores, rtol=1e-3)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from obc_onnx.pipeline import Result, compress, inspect
+    from obc_onnx.pipeline import compress, inspect
+    from obc_onnx.result import Result
 
 _FROM_PIPELINE = ("Result", "compress", "inspect")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 
 from obc_onnx.coupling import find_coupling
+from obc_onnx.errors import ModelError
 from obc_onnx.graph import Graph
 from obc_onnx.shapes import infer_shapes, input_shapes
 
@@ -66,4 +68,21 @@ def analyse(
         inputs = input_shapes(graph, given)
         shapes = infer_shapes(graph, inputs)
     with clock("coupling"):
-        return find_coupling(graph, shapes, rules), inputs
+        coupling = find_coupling(graph, shapes, rules)
+    if coupling.unknown and coupling.batch is not None:
+        with clock("shapes"):
+            coupling = replace(coupling, single=_shapes_of_one(graph, inputs))
+    return coupling, inputs
+
+
+def _shapes_of_one(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, Shape] | None:
+    """Find shapes for a batch of one; None where the model does not take one."""
+    static = {p.name for p in graph.inputs if p.shape and isinstance(p.shape[0], int)}
+    one = {
+        name: shape if name in static or not shape else (1, *shape[1:])
+        for name, shape in inputs.items()
+    }
+    try:
+        return infer_shapes(graph, one)
+    except ModelError:
+        return None

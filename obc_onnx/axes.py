@@ -227,3 +227,25 @@ def units_along(expr: Expr, dim: Dim) -> list[NDArray[np.int64]]:
             ]
         case Take(base=base, index=index):
             return [owners[np.asarray(index, np.int64)] for owners in units_along(base, dim)]
+
+
+def describe(expr: Expr, names: Mapping[Dim, str]) -> str:
+    """Write an axis expression for people, as `heads(12) x head_dim(64)` or `64 ++ 32`.
+
+    Args:
+        expr: A resolved expression.
+        names: What to call dims; others are written as their size.
+    """
+    match expr:
+        case Dim():
+            name = names.get(expr)
+            return f"{name}({expr.size})" if name else str(expr.size)
+        case Product(factors=factors):
+            return " x ".join(
+                f"({describe(f, names)})" if isinstance(f, Concat) else describe(f, names)
+                for f in factors
+            )
+        case Concat(parts=parts):
+            return " ++ ".join(describe(part, names) for part in parts)
+        case Take(base=base):
+            return f"{expr.size} positions of ({describe(base, names)})"

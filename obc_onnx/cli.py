@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
+from obc_onnx import defaults
 from obc_onnx.errors import ObcError, RequestError
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from obc_onnx.data import DataOptions
-    from obc_onnx.finetune import TrainingOptions
     from obc_onnx.plan import Budget
+    from obc_onnx.training import TrainingOptions
 
 P = ParamSpec("P")
 
@@ -129,7 +130,7 @@ data_options = combined(
     click.option(
         "--holdout",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.2,
+        default=defaults.HOLDOUT,
         show_default=True,
         help="Share of the data, from its end, that is only measured on.",
     ),
@@ -145,7 +146,7 @@ plan_options = combined(
     click.option(
         "--target-macs",
         type=float,
-        default=0.5,
+        default=defaults.TARGET_MACS,
         show_default=True,
         help="Share of the MACs that may be left.",
     ),
@@ -160,21 +161,21 @@ plan_options = combined(
     click.option(
         "--steps",
         type=click.IntRange(1),
-        default=4,
+        default=defaults.STEPS,
         show_default=True,
         help="Cut in this many steps, and score again before each.",
     ),
     click.option(
         "--round-to",
         type=click.IntRange(1),
-        default=1,
+        default=defaults.ROUND_TO,
         show_default=True,
         help="Make widths that shrink a multiple of this, as runtimes like 8 or 16.",
     ),
     click.option(
         "--score-samples",
         type=click.IntRange(1),
-        default=512,
+        default=defaults.SCORED_SAMPLES,
         show_default=True,
         help="Samples that the criterion looks at.",
     ),
@@ -197,8 +198,15 @@ training_options = combined(
         show_default=True,
         help="Repair without training, where there is data.",
     ),
-    click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True),
-    click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True),
+    click.option(
+        "--batch-size", type=click.IntRange(2), default=defaults.BATCH_SIZE, show_default=True
+    ),
+    click.option(
+        "--lr",
+        type=click.FloatRange(0, min_open=True),
+        default=defaults.LEARNING_RATE,
+        show_default=True,
+    ),
     click.option("--device", default="cpu", show_default=True, help="Where torch runs."),
 )
 
@@ -230,15 +238,13 @@ def compress(
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
-    from obc_onnx.files import check_writable
     from obc_onnx.pipeline import compress as compress_model
     from obc_onnx.report.terminal import report_text
 
-    for path in (output, plan_out):
-        if path is not None:
-            check_writable(path)
-    if plan_out is not None and plan_out.resolve() == output.resolve():
-        raise RequestError(f"--output and --plan-out are the same file '{output}'")
+    data = [path for path in (options["data"], options["eval_data"]) if path is not None]
+    _check_target(output, data)  # the model itself may be replaced by what becomes of it
+    if plan_out is not None:
+        _check_target(plan_out, [output, model, *data])
     result = compress_model(
         model,
         data=_data_of(options),
@@ -288,6 +294,16 @@ def verify(
     require(checks)
 
 
+def _check_target(path: Path, others: Sequence[Path]) -> None:
+    """Check before long work that a file can be written, and that it is none of the others."""
+    from obc_onnx.files import check_writable
+
+    check_writable(path)
+    for other in others:
+        if path.resolve() == other.resolve():
+            raise RequestError(f"'{path}' is named twice: one file would overwrite the other")
+
+
 def _data_of(options: dict[str, Any]) -> DataOptions:
     from obc_onnx.data import DataOptions
     from obc_onnx.images import ImageOptions
@@ -316,7 +332,7 @@ def _budget_of(options: dict[str, Any]) -> Budget:
 def _training_of(options: dict[str, Any]) -> TrainingOptions | int:
     if options["epochs"] == 0:
         return 0
-    from obc_onnx.finetune import TrainingOptions
+    from obc_onnx.training import TrainingOptions
 
     return TrainingOptions(
         epochs=options["epochs"],

@@ -85,6 +85,8 @@ class Coupling:
         frozen: The other dims of weight axes that play a role.
         unknown: Labels of nodes whose operator has no rule.
         batch: The dynamic first axis of the inputs, None where it is static.
+        single: Shapes for one sample, where operators without a rule hide which axes hold the
+            batch; None where the batch can be followed everywhere.
     """
 
     graph: Graph
@@ -96,6 +98,7 @@ class Coupling:
     frozen: tuple[Frozen, ...]
     unknown: tuple[str, ...]
     batch: Expr | None
+    single: Mapping[str, Shape] | None = None
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -141,9 +144,14 @@ class Coupling:
         rule = self.rules.find(node)
         if rule is None or node.key not in self.axes:
             return 0
-        sizes = {**keep, **self._one_sample}
-        inputs = [self._shape(name, sizes) for name in node.inputs]
-        return rule.macs(node, inputs, [self._shape(name, sizes) for name in node.outputs])
+        if self.single is None:
+            return self._cost(rule, node, {**keep, **self._one_sample})
+        whole = self._cost(rule, node, {})
+        one = rule.macs(node, *([self.single.get(n, ()) for n in names] for names in _ports(node)))
+        return self._cost(rule, node, keep) * one // whole if whole else 0
+
+    def _cost(self, rule: Rule, node: Node, keep: Keep) -> int:
+        return rule.macs(node, *([self._shape(n, keep) for n in names] for names in _ports(node)))
 
     @cached_property
     def _one_sample(self) -> Keep:
@@ -369,26 +377,8 @@ class _Finder:
         return tuple(groups), tuple(frozen)
 
 
-def describe(expr: Expr, names: Mapping[Dim, str]) -> str:
-    """Write an axis expression for people, as `heads(12) x head_dim(64)` or `64 ++ 32`.
-
-    Args:
-        expr: A resolved expression.
-        names: What to call dims; others are written as their size.
-    """
-    match expr:
-        case Dim():
-            name = names.get(expr)
-            return f"{name}({expr.size})" if name else str(expr.size)
-        case Product(factors=factors):
-            return " x ".join(
-                f"({describe(f, names)})" if isinstance(f, Concat) else describe(f, names)
-                for f in factors
-            )
-        case Concat(parts=parts):
-            return " ++ ".join(describe(part, names) for part in parts)
-        case Take(base=base):
-            return f"{expr.size} positions of ({describe(base, names)})"
+def _ports(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return node.inputs, node.outputs
 
 
 def _holds_take(expr: Expr) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.defaults import HOLDOUT, SCORED_SAMPLES
 from obc_onnx.errors import DataError
 from obc_onnx.images import ImageOptions, read_pictures
 from obc_onnx.shapes import ANALYSIS_BATCH
@@ -46,10 +47,10 @@ class DataOptions:
     """
 
     source: str | Path | Samples | None = None
-    holdout: float = 0.2
+    holdout: float = HOLDOUT
     evaluation: str | Path | Samples | None = None
     images: ImageOptions = field(default_factory=ImageOptions)
-    scored: int = 512
+    scored: int = SCORED_SAMPLES
 
 
 @dataclass(frozen=True)

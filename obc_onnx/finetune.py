@@ -27,42 +27,12 @@ if TYPE_CHECKING:
     from obc_onnx.data import Samples
     from obc_onnx.equivalent import EquivalentTwin
     from obc_onnx.graph import Graph
+    from obc_onnx.training import TrainingOptions
 
 logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**28
 """The original's outputs are kept for all samples as long as they fit into this."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to fine-tune.
-
-    Attributes:
-        epochs: Passes over the samples.
-        batch_size: Samples per step.
-        lr: Largest learning rate; it falls to zero along half a cosine.
-        warmup: Share of the steps over which it rises linearly.
-        momentum: Of SGD with Nesterov's correction.
-        weight_decay: Of weights with more than one axis; matrices have none.
-        matrix_lr: Learning rate of compressors and decompressors over that of weights.
-        temperature: Of the distillation of class logits.
-        label_share: Weight of the cross entropy against the distillation, where there are labels.
-        seed: Of the order of samples.
-        device: Where torch runs.
-    """
-
-    epochs: int
-    batch_size: int = 64
-    lr: float = 0.01
-    warmup: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    matrix_lr: float = 0.5
-    temperature: float = 4.0
-    label_share: float = 0.5
-    seed: int = 0
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)

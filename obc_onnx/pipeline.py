@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy as np
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
-from obc_onnx.files import replacing
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.plan import Budget, PruningPlan, make_plan
@@ -22,8 +21,10 @@ from obc_onnx.report.summary import (
     summarise_frozen,
     summarise_groups,
 )
+from obc_onnx.result import Result
 from obc_onnx.saliency import DATA_FREE, Scene, make_criterion
 from obc_onnx.surgery import remove_units
+from obc_onnx.training import TrainingOptions, training_options
 from obc_onnx.verify import (
     Check,
     check_budget,
@@ -34,56 +35,25 @@ from obc_onnx.verify import (
     check_runs,
     check_structure,
     check_twin,
+    check_weights,
     compare,
+    digest_of,
     random_feed,
     require,
     verification_feed,
+    why_no_twin,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import onnx
+    from pathlib import Path
 
     from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.finetune import Epoch, TrainingOptions
+    from obc_onnx.finetune import Epoch
     from obc_onnx.graph import Graph
     from obc_onnx.recover import Recovery
 
     Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Result:
-    """A compressed model that passed every check.
-
-    Attributes:
-        graph: The compressed model.
-        plan: Which units stayed.
-        report: What changed, and the checks.
-    """
-
-    graph: Graph
-    plan: PruningPlan
-    report: Report
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        """The compressed model as ONNX."""
-        return self.graph.to_model()
-
-    def save(self, path: str | Path, plan: str | Path | None = None) -> None:
-        """Write the model, and the plan where a path is given: both or none.
-
-        Raises:
-            ModelError: A file cannot be written.
-        """
-        if plan is None:
-            self.graph.save(path)
-            return
-        with replacing(Path(plan)) as temporary:
-            temporary.write_text(self.plan.to_json(), encoding="utf-8")
-            self.graph.save(path)
 
 
 @dataclass(frozen=True)
@@ -103,7 +73,7 @@ class _Request:
     rules: RuleSet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Cut:
     """A plan on its way through surgery, repair and training."""
 
@@ -113,6 +83,11 @@ class _Cut:
     pruned: Graph
     inputs: Mapping[str, Shape]
     feed: Mapping[str, Any]
+
+    @cached_property
+    def no_twin(self) -> str:
+        """Why torch cannot compute the graph; empty where it can."""
+        return why_no_twin(self.coupling)
 
 
 def inspect(
@@ -186,7 +161,7 @@ def compress(
         data=data if isinstance(data, DataOptions) else DataOptions(data),
         budget=budget if isinstance(budget, Budget) else Budget(budget),
         criterion=criterion,
-        training=_training(training, seed, device),
+        training=training_options(training, seed, device),
         recover=recover,
         input_shape=input_shape or {},
         seed=seed,
@@ -259,10 +234,13 @@ class _Run:
             require(checks)
         result, recovery = self._recover(cut, samples)
         result, epochs, folded = self._finetune(replace(cut, pruned=result), samples)
+        if result is not pruned:
+            plan = replace(plan, weights_sha256=digest_of(result.initializers))
+            cut = replace(cut, plan=plan)
         with self.clock("verify"):
             checks += [*folded, *_check_result(cut, result, self.clock)]
-            if coupling.unknown:
-                self.notes.append("the twin was not compared, since some operators have no rule")
+            if cut.no_twin:
+                self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
         report = self._report(cut, result, held, checks, epochs, recovery)
         return Result(result, plan, report)
@@ -298,8 +276,12 @@ class _Run:
     def _recover(self, cut: _Cut, samples: Samples | None) -> tuple[Graph, Recovery | None]:
         if samples is None or not self.request.recover:
             return cut.pruned, None
-        from obc_onnx.recover import reestimate_norms
+        from obc_onnx.recover import reestimate_norms, why_no_repair
 
+        reason = cut.no_twin or why_no_repair(cut.coupling, cut.pruned, samples)
+        if reason:
+            self.notes.append(f"nothing was repaired: {reason}")
+            return cut.pruned, None
         with self.clock("recover"):
             return reestimate_norms(cut.coupling, cut.pruned, samples, self.request.seed)
 
@@ -324,7 +306,7 @@ class _Run:
             names = [port.name for port in graph.outputs]
             unfolded = {n: o.numpy() for n, o in zip(names, outputs, strict=True)}
             found = Session(folded, optimize=False).run(cut.feed)
-        return folded, epochs, [compare("folded equals trained network", found, unfolded)]
+        return folded, epochs, [compare("folded equals trained network", found, unfolded, graph)]
 
     def _report(
         self,
@@ -370,6 +352,7 @@ def _check_result(cut: _Cut, result: Graph, clock: Clock) -> list[Check]:
     original = cut.coupling.graph
     checks = [
         check_plan(original, result, cut.plan),
+        check_weights(original, result, cut.plan),
         check_structure(cut.pruned, result),
         check_interface(original, result),
         *check_format(result, cut.inputs),
@@ -380,16 +363,6 @@ def _check_result(cut: _Cut, result: Graph, clock: Clock) -> list[Check]:
     recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock)
     full = cut.coupling.macs({})
     checks.append(check_budget(recounted.macs({}), full, cut.plan.target_macs))
-    if not cut.coupling.unknown:
+    if not cut.no_twin:
         checks.append(check_twin(recounted, cut.feed))
     return checks
-
-
-def _training(training: TrainingOptions | int, seed: int, device: str) -> TrainingOptions | None:
-    if not isinstance(training, int):
-        return replace(training, seed=seed, device=device)
-    if training == 0:
-        return None
-    from obc_onnx.finetune import TrainingOptions
-
-    return TrainingOptions(epochs=training, seed=seed, device=device)

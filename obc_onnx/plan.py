@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from obc_onnx.axes import leaves
+from obc_onnx.defaults import ROUND_TO, STEPS, TARGET_MACS
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class PruningPlan:
         params: Before and after.
         groups: For each group by name, its size and the kept units.
         initializers: For each initializer that shrinks, for each axis, the kept indices.
+        weights_sha256: Digest of the written weights, where repair or training changed them.
     """
 
     model_sha256: str
@@ -59,6 +61,7 @@ class PruningPlan:
     params: tuple[int, int]
     groups: dict[str, dict[str, Any]]
     initializers: dict[str, dict[str, list[int]]]
+    weights_sha256: str | None = None
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -127,10 +130,10 @@ class Budget:
         exclude: Patterns of node or initializer names that stay whole.
     """
 
-    target_macs: float = 0.5
+    target_macs: float = TARGET_MACS
     ranking: Ranking = "global"
-    steps: int = 1
-    round_to: int = 1
+    steps: int = STEPS
+    round_to: int = ROUND_TO
     exclude: tuple[str, ...] = ()
 
 
@@ -384,5 +387,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "params": _are_counts,
     "groups": _are_groups,
     "initializers": _are_slices,
+    "weights_sha256": lambda value: value is None or isinstance(value, str),
 }
 """What a plan file has to hold, since people may have edited it."""

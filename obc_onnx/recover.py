@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from obc_onnx.data import Samples
     from obc_onnx.graph import Graph, Node
 
-_UPDATES = 100
-_MOMENTUM = 0.9
-"""Kept of the statistics in each update, whatever the model says: 0.9^100 is nothing."""
+_MEASURED = 2048
+"""Samples to measure on, at most: statistics hardly change with more."""
 _HELD_OUT = 0.2
 _ROUNDING = 1e-12
 
@@ -51,36 +50,44 @@ class Recovery:
     kept: bool
 
 
+def why_no_repair(coupling: Coupling, pruned: Graph, samples: Samples) -> str:
+    """Return why norms cannot be re-estimated, or nothing where they can."""
+    norms = [node for node in pruned.nodes if node.op_type == "BatchNormalization"]
+    if not norms:
+        return "no batch norm is left in the graph"
+    if any(_sees_one_value(coupling, node) for node in norms):
+        return "a batch norm sees a single number per channel"
+    used, _ = _split(samples, pruned.batch or 1)
+    if len(samples) < batch_size_of(pruned) or len(used) == 0:
+        return f"{len(samples)} samples are too few for the statistics of a batch"
+    return ""
+
+
 def reestimate_norms(
     coupling: Coupling, pruned: Graph, samples: Samples, seed: int
-) -> tuple[Graph, Recovery | None]:
+) -> tuple[Graph, Recovery]:
     """Measure the statistics of batch norms on the pruned network.
+
+    The mean over all batches of each batch's mean and variance becomes the stored one.
 
     Args:
         coupling: Of the original graph.
-        pruned: The graph to repair.
+        pruned: The graph to repair; `why_no_repair` must have found nothing.
         samples: The last fifth decides whether the step is kept; labels are not used.
-        seed: Of the order of samples.
+        seed: Of the choice of samples.
     Returns:
-        The repaired graph, or the same one; and what was measured, None where no norm is there,
-        where samples are fewer than a batch, or where a norm sees a single value at a time.
+        The repaired graph, or the same one; and what was measured.
     Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
     """
-    rules = coupling.rules
-    norms = [node for node in pruned.nodes if node.op_type == "BatchNormalization"]
-    if not norms or coupling.unknown or any(_sees_one_value(coupling, node) for node in norms):
-        return pruned, None
     used, held = _split(samples, pruned.batch or 1)
-    if len(samples) < batch_size_of(pruned) or len(used) == 0:
-        return pruned, None
-    twin = build_twin(pruned, coupling.shapes, rules)
-    _measure_norms(twin)
-    rng = np.random.default_rng(seed)
+    twin = build_twin(pruned, coupling.shapes, coupling.rules)
     size = min(batch_size_of(pruned), len(used))
+    order = np.random.default_rng(seed).permutation(len(used))[:_MEASURED]
+    starts = range(0, len(order) - size + 1, size)
     with torch.no_grad():
-        for _ in track(range(_UPDATES), "re-estimating norms"):
-            which = np.sort(rng.choice(len(used), size, replace=False))
-            feed = used.feed(which)
+        for number, start in enumerate(track(starts, "re-estimating norms"), start=1):
+            _measure_norms(twin, number)
+            feed = used.feed(np.sort(order[start : start + size]))
             twin(*(torch.from_numpy(feed[port.name]) for port in pruned.inputs))
     repaired = pruned.edit(weights_of(twin, pruned))
     before, after = (output_error(coupling.graph, graph, held) for graph in (pruned, repaired))
@@ -101,14 +108,14 @@ def _sees_one_value(coupling: Coupling, norm: Node) -> bool:
     return coupling.graph.batch == 1 and math.prod(shape) == shape[1]
 
 
-def _measure_norms(twin: fx.GraphModule) -> None:
-    """Let norms, and nothing else, run as in training, and forget the old statistics."""
+def _measure_norms(twin: fx.GraphModule, number: int) -> None:
+    """Let norms, and nothing else, run as in training, and average over `number` batches."""
     for node in twin.graph.nodes:
         if "training" in node.kwargs:
             is_norm = node.target is batch_norm
             node.update_kwarg("training", is_norm)
-            if is_norm:
-                node.update_kwarg("momentum", _MOMENTUM)
+            if is_norm:  # ONNX's momentum is the share of the old value
+                node.update_kwarg("momentum", 1.0 - 1.0 / number)
     twin.recompile()
 
 

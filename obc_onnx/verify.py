@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from obc_onnx.errors import ModelError, VerificationError
+from obc_onnx.errors import ModelError, UnsupportedOperatorError, VerificationError
+from obc_onnx.graph import is_float
+from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes
 from obc_onnx.surgery import mask_reads, remove_units, slice_initializers
@@ -26,12 +29,6 @@ if TYPE_CHECKING:
     Feed = Mapping[str, NDArray[Any]]
 
 _VERIFIED_SAMPLES = 4
-TOLERANCE = {
-    np.dtype(np.float16): 1e-2,
-    np.dtype(np.float32): 1e-4,
-    np.dtype(np.float64): 1e-9,
-}
-"""Largest accepted max |difference| / RMS of the reference, by the type of an output."""
 
 
 @dataclass(frozen=True)
@@ -68,30 +65,30 @@ def require(checks: Sequence[Check]) -> None:
         raise VerificationError(f"{len(failed)} of {len(checks)} checks failed: {lines}")
 
 
-def relative_error(found: NDArray[Any], reference: NDArray[Any]) -> float:
-    """Return max |found - reference| / RMS(reference); infinite where shapes or NaNs differ."""
-    if found.shape != reference.shape:
-        return float("inf")
-    if reference.size == 0:
-        return 0.0
-    reference, found = reference.astype(np.float64), found.astype(np.float64)
-    rms = float(np.sqrt(np.mean(reference**2)))
-    error = float(np.max(np.abs(found - reference)))
-    if not np.isfinite(error):
-        return float("inf")
-    return error / rms if rms > 0 else error
+def compare(name: str, found: Feed, reference: Feed, graph: Graph) -> Check:
+    """Compare outputs; the check reports the worst of them against what it is allowed.
 
-
-def compare(name: str, found: Feed, reference: Feed) -> Check:
-    """Compare outputs; the check reports the worst of them against its tolerance."""
-    worst = Check(name, passed=True)
+    Args:
+        name: Of the check.
+        found: Outputs by name.
+        reference: What they should be.
+        graph: What computed them; its types decide how close they have to be.
+    """
+    precision = precision_of(graph)
+    worst, worst_share = Check(name, passed=True), -1.0
     for output, expected in reference.items():
-        tolerance = TOLERANCE.get(expected.dtype, 0.0)
-        error = relative_error(found[output], expected)
-        if worst.passed and (error > tolerance or error >= worst.error):
-            passed = error <= tolerance
-            detail = "" if passed else f"output '{output}': error {error:.3g} above {tolerance:g}"
-            worst = Check(name, passed, error, tolerance, detail)
+        error, allowed = relative_error(found[output], expected), allowed_error(expected, precision)
+        share = error / allowed if allowed else (float("inf") if error else 0.0)
+        if share <= worst_share:
+            continue
+        detail, worst_share = "", share
+        if error > allowed:
+            detail = f"output '{output}': error {error:.3g} above {allowed:.3g}"
+            if not np.isfinite(error):
+                detail += "; an output is not finite, or of another shape"
+        elif is_vacuous(expected, precision):
+            detail = f"output '{output}' does not depend on the samples beyond rounding"
+        worst = Check(name, error <= allowed, error, allowed, detail)
     return worst
 
 
@@ -102,7 +99,7 @@ def check_masked(coupling: Coupling, keep: Keep, feed: Feed) -> Check:
     """
     pruned = Session(remove_units(coupling, keep), optimize=False).run(feed)
     masked = Session(mask_reads(coupling, keep), optimize=False).run(feed)
-    return compare("pruned equals masked original", pruned, masked)
+    return compare("pruned equals masked original", pruned, masked, coupling.graph)
 
 
 def check_format(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> list[Check]:
@@ -139,14 +136,8 @@ def check_interface(original: Graph, result: Graph) -> Check:
 def check_plan(original: Graph, result: Graph, plan: PruningPlan) -> Check:
     """Check with numpy alone that every initializer has the size that the plan says."""
     name = "initializers as planned"
-    kept = {
-        initializer: {int(axis): np.asarray(p, np.int64) for axis, p in axes.items()}
-        for initializer, axes in plan.initializers.items()
-    }
-    expected = {k: v.shape for k, v in original.initializers.items()}
-    expected |= {
-        k: v.shape for k, v in slice_initializers(dict(original.initializers), kept).items()
-    }
+    kept, arrays = _kept(plan), dict(original.initializers)
+    expected = {k: v.shape for k, v in (arrays | slice_initializers(arrays, kept)).items()}
     for initializer, shape in expected.items():
         found = result.initializers.get(initializer)
         if found is not None and found.shape != shape:
@@ -155,6 +146,44 @@ def check_plan(original: Graph, result: Graph, plan: PruningPlan) -> Check:
         if found is None and initializer in kept:
             return Check(name, passed=False, detail=f"'{initializer}' is missing")
     return Check(name, passed=True)
+
+
+def check_weights(original: Graph, result: Graph, plan: PruningPlan) -> Check:
+    """Check the weights themselves.
+
+    After repair or training the plan holds the digest of what was written. Without either, numpy
+    alone says what every weight has to be, to the bit.
+    """
+    name = "weights as written"
+    if plan.weights_sha256 is not None:
+        same = digest_of(result.initializers) == plan.weights_sha256
+        detail = "" if same else "they are not those that the plan was written with"
+        return Check(name, same, detail=detail)
+    arrays = dict(original.initializers)
+    expected = arrays | slice_initializers(arrays, _kept(plan))
+    for initializer, array in expected.items():
+        found = result.initializers.get(initializer)
+        trained = is_float(array.dtype) and found is not None
+        if trained and found is not None and found.tobytes() != array.tobytes():
+            return Check(name, passed=False, detail=f"'{initializer}' is not the original's slice")
+    return Check(name, passed=True)
+
+
+def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of named arrays, whatever their order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}:{array.dtype.name}:{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _kept(plan: PruningPlan) -> dict[str, dict[int, NDArray[np.int64]]]:
+    return {
+        initializer: {int(axis): np.asarray(p, np.int64) for axis, p in axes.items()}
+        for initializer, axes in plan.initializers.items()
+    }
 
 
 def check_structure(expected: Graph, result: Graph) -> Check:
@@ -196,6 +225,17 @@ def check_runs(result: Graph, feed: Feed) -> Check:
     return Check(name, passed=True)
 
 
+def why_no_twin(coupling: Coupling) -> str:
+    """Return why torch cannot compute a graph, or nothing where it can."""
+    from obc_onnx.twin import build_twin
+
+    try:
+        build_twin(coupling.graph, coupling.shapes, coupling.rules)
+    except UnsupportedOperatorError as error:
+        return str(error)
+    return ""
+
+
 def check_twin(coupling: Coupling, feed: Feed) -> Check:
     """Compare the twin of the analysed graph with ONNX Runtime."""
     import torch
@@ -208,7 +248,8 @@ def check_twin(coupling: Coupling, feed: Feed) -> Check:
         outputs = twin(*(torch.from_numpy(feed[port.name]) for port in graph.inputs))
     names = [port.name for port in graph.outputs]
     found = {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
-    return compare("twin equals ONNX Runtime", found, Session(graph, optimize=False).run(feed))
+    expected = Session(graph, optimize=False).run(feed)
+    return compare("twin equals ONNX Runtime", found, expected, graph)
 
 
 def check_budget(macs: int, full: int, target: float) -> Check:

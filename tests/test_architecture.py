@@ -19,7 +19,8 @@ MAX_FUNCTION_LINES = 45
 MAX_FILE_LINES = 400
 
 LAYERS = (
-    ("errors", "version", "progress"),
+    ("errors", "version", "progress", "defaults"),
+    ("training",),
     ("files", "axes"),
     ("ties",),
     ("unification",),
@@ -35,7 +36,7 @@ LAYERS = (
     ("coupling",),
     ("twin", "logits"),
     ("surgery",),
-    ("images",),
+    ("images", "precision"),
     ("data", "measure"),
     ("saliency.criterion", "saliency.owners"),
     ("saliency.taps", "plan"),
@@ -46,7 +47,7 @@ LAYERS = (
     ("verify", "analysis"),
     ("report",),
     ("report.summary",),
-    ("report.terminal",),
+    ("report.terminal", "result"),
     ("pipeline",),
     ("cli",),
 )  # fmt: skip

@@ -32,6 +32,7 @@ HELP_SECONDS = 0.3
 CHECKS = {
     "pruned equals masked original",
     "initializers as planned",
+    "weights as written",
     "graph as planned",
     "same interface",
     "ONNX checker",
@@ -143,7 +144,7 @@ def test_the_json_names_every_check_with_its_error_and_every_stage(tmp_path: Pat
     assert checks.keys() == CHECKS | {"folded equals trained network"}
     assert all(check["passed"] for check in checks.values())
     masked = checks["pruned equals masked original"]
-    assert 0 <= masked["error"] <= masked["tolerance"] == 1e-4
+    assert 0 <= masked["error"] <= masked["tolerance"] <= 1e-4
     stages = {"load", "shapes", "coupling", "score and plan", "cut", "verify", "fine-tune"}
     assert report["seconds"].keys() >= stages
     assert all(seconds >= 0 for seconds in report["seconds"].values())

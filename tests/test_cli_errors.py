@@ -209,7 +209,9 @@ def test_an_output_that_is_a_folder_a_device_or_the_plan_is_refused(tmp_path: Pa
     os.mkfifo(tmp_path / "pipe")
     assert_refused(invoke("compress", model, "-o", tmp_path / "pipe"), "not a regular file")
     same = tmp_path / "same"
-    assert_refused(invoke("compress", model, "-o", same, "--plan-out", same), "the same file", same)
+    assert_refused(
+        invoke("compress", model, "-o", same, "--plan-out", same), "is named twice", same
+    )
 
 
 def test_a_full_disk_leaves_the_target_as_it_was(

@@ -7,8 +7,9 @@ import onnx
 import pytest
 from helpers import analyse, build, coupling_of, make_feed, run_onnx
 
-from obc_onnx.axes import Concat, Dim, Product, leaves
-from obc_onnx.coupling import Coupling, describe
+from obc_onnx.axes import Concat, Dim, Product, describe, leaves
+from obc_onnx.coupling import Coupling
+from obc_onnx.pipeline import inspect
 from obc_onnx.surgery import mask_reads, remove_units
 
 IMAGE = "(float[N,3,8,8] x) => (float[N,4,H,W] y)"
@@ -384,3 +385,15 @@ def test_an_analysis_leaves_the_model_as_it_is() -> None:
     before = onnx.ModelProto.FromString(model.SerializeToString())
     analyse(model)
     assert model == before
+
+
+def test_macs_of_one_sample_are_counted_behind_operators_without_a_rule() -> None:
+    """A constant of unknown layout takes part in the batch, so its axes cannot be followed."""
+    text = (
+        "net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[6,3,1,1] a, float[4,6,1,1] b>"
+        "{ p = Conv(x, a) s = Shape(p) z = ConstantOfShape(s) q = Add(z, p) l = LRN<size=3>(q)"
+        "  y = Conv(l, b) }"
+    )
+    inspection = inspect(build(text))
+    assert inspection.unknown
+    assert inspection.macs == 8 * 8 * (3 * 6 + 6 * 4)

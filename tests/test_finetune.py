@@ -15,10 +15,11 @@ from torch.nn.functional import softmax
 from obc_onnx import finetune as module
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.errors import DivergedError, RequestError
-from obc_onnx.finetune import Epoch, TrainingOptions, distillation_loss, finetune
+from obc_onnx.finetune import Epoch, distillation_loss, finetune
 from obc_onnx.graph import Graph
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import remove_units
+from obc_onnx.training import TrainingOptions
 
 if TYPE_CHECKING:
     from typing import Any

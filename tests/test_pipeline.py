@@ -26,13 +26,13 @@ from small import (
 import obc_onnx
 from obc_onnx.data import DataOptions, Samples
 from obc_onnx.errors import DivergedError, RequestError
-from obc_onnx.finetune import TrainingOptions
 from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.elementwise import Unary
 from obc_onnx.pipeline import verify
 from obc_onnx.plan import Budget, PruningPlan
 from obc_onnx.runtime import Session
+from obc_onnx.training import TrainingOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,8 @@ import torch
 from helpers import analyse, build
 from nets import draw_keep, draw_samples, make_static, model_of
 
-from obc_onnx import recover
 from obc_onnx.data import Samples
-from obc_onnx.recover import output_error, reestimate_norms, spread_of
+from obc_onnx.recover import output_error, reestimate_norms, spread_of, why_no_repair
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import remove_units
 
@@ -90,7 +89,6 @@ def assert_statistics_are_measured(cut: Cut, repaired: Graph) -> None:
 def test_statistics_approach_those_of_one_large_batch(momentum: float) -> None:
     cut = cut_of(DEEP.replace("0.9>", f"{momentum}>"))
     repaired, recovery = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
-    assert recovery is not None
     assert recovery.kept
     assert recovery.after < recovery.before
     assert_statistics_are_measured(cut, repaired)
@@ -120,7 +118,7 @@ def test_the_errors_are_those_of_held_out_samples() -> None:
 def test_the_seed_decides_every_byte() -> None:
     cut = cut_of(DEEP)
     made = [
-        reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed)[0].initializers["mean"]
+        reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed)[0].initializers["var"]
         for seed in (0, 0, 1)
     ]
     assert np.array_equal(made[0], made[1])
@@ -143,7 +141,6 @@ def test_a_step_that_does_not_help_is_not_kept() -> None:
     cut = cut_of(DEEP)
     same, recovery = reestimate_norms(cut.coupling, cut.original, cut.samples, seed=0)
     assert same is cut.original
-    assert recovery is not None
     assert not recovery.kept
     assert recovery.before == 0
     assert 0 < recovery.after < 0.01
@@ -153,28 +150,28 @@ def test_a_step_that_does_not_help_is_not_kept() -> None:
 def test_a_net_without_norms_has_nothing_to_repair(name: str) -> None:
     graph, _, coupling = analyse(model_of(name))
     samples = draw_samples(graph, 200)
-    assert reestimate_norms(coupling, graph, samples, seed=0) == (graph, None)
+    assert "no batch norm" in why_no_repair(coupling, graph, samples)
 
 
 @pytest.mark.parametrize(("batch", "n_samples"), [(None, 100), (4, 3), (4, 7)])
 def test_too_few_samples_leave_the_network_as_it_is(batch: int | None, n_samples: int) -> None:
     cut = cut_of(DEEP, 20, batch)
     few = draw_samples(cut.original, n_samples)
-    assert reestimate_norms(cut.coupling, cut.pruned, few, seed=0) == (cut.pruned, None)
+    assert f"{n_samples} samples are too few" in why_no_repair(cut.coupling, cut.pruned, few)
 
 
 @pytest.mark.parametrize("n_samples", [16, 24, 26])
 def test_a_static_batch_is_filled_by_every_part(n_samples: int) -> None:
     cut = cut_of(DEEP, n_samples, batch=4)
+    assert not why_no_repair(cut.coupling, cut.pruned, cut.samples)
     _, recovery = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
-    assert recovery is not None
+    assert recovery.before > 0
 
 
 @pytest.mark.parametrize("batch", [16, 32])
 def test_statistics_of_a_static_batch_are_measured(batch: int) -> None:
     cut = cut_of(DEEP, batch=batch)
     repaired, recovery = reestimate_norms(cut.coupling, cut.pruned, cut.samples, seed=0)
-    assert recovery is not None
     assert recovery.kept
     free = cut_of(DEEP)
     mean, var = moments(free.pruned, "c1", used_of(free))
@@ -188,7 +185,7 @@ def test_a_norm_of_a_single_value_is_left_alone() -> None:
     make_static(model, 1)
     graph, _, coupling = analyse(model)
     samples = draw_samples(graph, 20)
-    assert reestimate_norms(coupling, graph, samples, seed=0) == (graph, None)
+    assert "a single number" in why_no_repair(coupling, graph, samples)
 
 
 def test_the_output_error_is_a_share_of_the_variance_over_all_samples() -> None:
@@ -205,7 +202,3 @@ def test_a_spread_is_never_rounding_or_zero() -> None:
     assert spread_of(1.0, 5.0) == 4.0
     assert spread_of(3.0, 9.0 + 1e-14) == pytest.approx(9.0)
     assert spread_of(0.0, 0.0) == 1.0
-
-
-def test_every_update_counts() -> None:
-    assert recover._MOMENTUM**recover._UPDATES < 1e-4

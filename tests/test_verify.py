@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,9 @@ import obc_onnx.twin
 from obc_onnx import verify
 from obc_onnx.errors import VerificationError
 from obc_onnx.graph import Graph
+from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.surgery import remove_units
 from obc_onnx.verify import (
-    TOLERANCE,
     Check,
     check_budget,
     check_format,
@@ -28,9 +29,10 @@ from obc_onnx.verify import (
     check_runs,
     check_structure,
     check_twin,
+    check_weights,
     compare,
+    digest_of,
     random_feed,
-    relative_error,
     require,
 )
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Keep
 
 SHAPES = {"x": (2, 3, 8, 8)}
+GRAPH = Graph.from_model(chain())
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,7 @@ def test_what_surgery_made_passes_every_check(
     checks = [
         check_masked(whole.coupling, keep, feed),
         check_plan(whole.graph, pruned, half_plan()),
+        check_weights(whole.graph, pruned, half_plan()),
         check_structure(pruned, pruned),
         check_interface(whole.graph, pruned),
         *check_format(pruned, SHAPES),
@@ -298,27 +302,69 @@ def test_what_cannot_be_compared_is_infinitely_wrong(
 
 @given(errors=st.lists(st.floats(0, 1e-3), min_size=1, max_size=4))
 def test_a_comparison_fails_with_its_worst_output(errors: list[float]) -> None:
-    reference = {str(i): np.ones(4, np.float32) for i in range(len(errors))}
+    reference = {str(i): np.array([[1.0], [-1.0]], np.float32) for i in range(len(errors))}
     found = {name: array + np.float32(errors[int(name)]) for name, array in reference.items()}
     measured = [relative_error(found[name], reference[name]) for name in reference]
-    check = compare("outputs", found, reference)
-    assert check.passed == (max(measured) <= TOLERANCE[np.dtype(np.float32)])
-    if check.passed:
-        assert check.error == max(measured)
+    check = compare("outputs", found, reference, GRAPH)
+    assert check.passed == (max(measured) <= 1e-4)
+    assert check.error == max(measured)
 
 
 def test_a_failed_output_is_not_hidden_by_a_larger_error_that_is_allowed() -> None:
-    reference = {"exact": np.full(3, 10**6), "half": np.ones(3, np.float16)}
-    found = {"exact": reference["exact"] + 1, "half": reference["half"] + np.float16(5e-3)}
-    check = compare("outputs", found, reference)
+    reference = {"exact": np.full(3, 10**6), "half": np.array([1, -1], np.float32)}
+    found = {"exact": reference["exact"] + 1, "half": reference["half"] + np.float32(5e-5)}
+    check = compare("outputs", found, reference, GRAPH)
     assert not check.passed
     assert "'exact'" in check.detail
 
 
 def test_integer_outputs_must_be_equal() -> None:
     reference = {"y": np.array([1, 2, 3])}
-    assert compare("outputs", {"y": np.array([1, 2, 3])}, reference).passed
-    assert not compare("outputs", {"y": np.array([1, 2, 4])}, reference).passed
+    assert compare("outputs", {"y": np.array([1, 2, 3])}, reference, GRAPH).passed
+    assert not compare("outputs", {"y": np.array([1, 2, 4])}, reference, GRAPH).passed
+
+
+def test_an_offset_does_not_hide_what_the_samples_change() -> None:
+    """A share of the RMS would accept any weights at all behind a large bias."""
+    reference = np.array([[1e4 - 0.5], [1e4 + 0.5]], np.float32)
+    flat = np.full_like(reference, 1e4)
+    assert relative_error(flat, reference) < 1e-4
+    assert not compare("outputs", {"y": flat}, {"y": reference}, GRAPH).passed
+    assert allowed_error(reference, precision_of(GRAPH)) < 2e-5
+
+
+def test_an_output_that_no_sample_changes_is_said_to_be_untested() -> None:
+    reference = np.full((2, 3), 7.0, np.float32)
+    assert is_vacuous(reference, precision_of(GRAPH))
+    check = compare("outputs", {"y": reference}, {"y": reference}, GRAPH)
+    assert check.passed
+    assert "does not depend on the samples" in check.detail
+
+
+def test_the_coarsest_type_of_a_graph_decides_how_close_outputs_have_to_be() -> None:
+    halves = {name: a.astype(np.float16) for name, a in GRAPH.initializers.items()}
+    half = GRAPH.edit(halves)
+    assert precision_of(half).tolerance == 1e-2
+    assert precision_of(GRAPH).tolerance == 1e-4
+
+
+def test_every_weight_is_checked_to_the_bit_after_a_plain_cut(
+    whole: Analysed, pruned: Graph
+) -> None:
+    weights = np.array(pruned.initializers["fc"])
+    weights[0, 0] = np.nextafter(weights[0, 0], np.float32(9))
+    check = check_weights(whole.graph, pruned.edit({"fc": weights}), half_plan())
+    assert not check.passed
+    assert "'fc'" in check.detail
+
+
+def test_weights_that_were_changed_are_known_by_their_digest(
+    whole: Analysed, pruned: Graph
+) -> None:
+    trained = pruned.edit({"fc": pruned.initializers["fc"] * 2})
+    plan = replace(half_plan(), weights_sha256=digest_of(trained.initializers))
+    assert check_weights(whole.graph, trained, plan).passed
+    assert not check_weights(whole.graph, pruned, plan).passed
 
 
 def test_random_inputs_repeat_with_their_seed_and_have_the_type_of_the_model(

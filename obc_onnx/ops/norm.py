@@ -23,6 +23,9 @@ class BatchNormalization(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie scale, bias, mean and variance to axis 1 of X."""
         x = context.value(0)
+        if context.node.integer("training_mode", 0) or len(context.node.outputs) > 1:
+            others = [axis for i, axis in enumerate(x.axes) if i != 1]
+            context.freeze(others, "the statistics of this run")
         for slot in range(1, 5):
             context.unify(x.axes[1], context.value(slot).axes[0])
         context.scales(1, 0, Tap("output", 0, 1))

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.coupling import describe
+from obc_onnx.axes import describe
 
 if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Group, Keep

@@ -108,7 +108,10 @@ def _row(table: Table, name: str, change: Change, digits: int = 0) -> None:
 
 def _print_unknown(console: Console, unknown: Sequence[str]) -> None:
     if unknown:
-        console.print(f"\n{len(unknown)} nodes have no rule and froze what they touch:")
+        console.print(
+            f"\n{len(unknown)} nodes have no rule: they freeze what they touch, and their MACs are "
+            f"not counted:"
+        )
         for label in unknown:
             console.print(f"  {label}")
 

@@ -1,0 +1,89 @@
+"""How closely two runs of the same computation have to agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from obc_onnx.graph import is_float
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from obc_onnx.graph import Graph
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a float type allows.
+
+    Attributes:
+        tolerance: Largest accepted error, as a share of how much an output varies.
+        epsilon: Distance from 1 to the next number.
+    """
+
+    tolerance: float
+    epsilon: float
+
+
+_PRECISIONS = {
+    "float64": Precision(1e-9, 2.0**-52),
+    "float32": Precision(1e-4, 2.0**-23),
+    "float16": Precision(1e-2, 2.0**-10),
+    "bfloat16": Precision(5e-2, 2.0**-7),
+}
+_ROUNDINGS = 128
+"""How many roundings of its largest value an output may be off by, however little it varies."""
+
+
+def precision_of(graph: Graph) -> Precision:
+    """Return the precision of the coarsest float type that a graph computes with."""
+    kinds = {array.dtype.name for array in graph.initializers.values() if is_float(array.dtype)}
+    kinds |= {port.dtype.name for port in (*graph.inputs, *graph.outputs)}
+    known = [_PRECISIONS[kind] for kind in kinds if kind in _PRECISIONS]
+    return max(known, key=lambda found: found.tolerance, default=_PRECISIONS["float32"])
+
+
+def relative_error(found: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return max |found - reference| / RMS(reference); infinite where shapes or NaNs differ."""
+    if found.shape != reference.shape:
+        return float("inf")
+    if reference.size == 0:
+        return 0.0
+    reference, found = reference.astype(np.float64), found.astype(np.float64)
+    rms = float(np.sqrt(np.mean(reference**2)))
+    with np.errstate(invalid="ignore"):
+        error = float(np.max(np.abs(found - reference)))
+    if not np.isfinite(error):
+        return float("inf")
+    return error / rms if rms > 0 else error
+
+
+def allowed_error(reference: NDArray[Any], precision: Precision) -> float:
+    """Return the largest accepted `relative_error`.
+
+    An output that hardly varies, such as a large bias plus a little, would agree with anything to a
+    share of its RMS. So the tolerance is a share of how much it varies from sample to sample, but
+    never less than some roundings of its largest value.
+    """
+    if reference.size == 0 or not np.issubdtype(reference.dtype, np.floating):
+        return 0.0
+    wide = reference.astype(np.float64)
+    rms = float(np.sqrt(np.mean(wide**2)))
+    if rms == 0 or not np.isfinite(rms):
+        return precision.tolerance
+    several = wide.ndim > 0 and len(wide) > 1
+    spread = float(np.sqrt(np.mean((wide - wide.mean(axis=0 if several else None)) ** 2)))
+    rounding = _ROUNDINGS * precision.epsilon * float(np.abs(wide).max())
+    return min(max(precision.tolerance * spread, rounding), precision.tolerance * rms) / rms
+
+
+def is_vacuous(reference: NDArray[Any], precision: Precision) -> bool:
+    """Say whether a float output of several samples varies less than it is rounded."""
+    if not np.issubdtype(reference.dtype, np.floating) or reference.ndim == 0 or len(reference) < 2:  # noqa: PLR2004 - two samples
+        return False
+    wide = reference.astype(np.float64)
+    spread = float(np.max(np.abs(wide - wide.mean(axis=0)), initial=0.0))
+    return spread <= _ROUNDINGS * precision.epsilon * float(np.abs(wide).max(initial=0.0))

@@ -16,6 +16,7 @@ import numpy as np
 
 from obc_onnx.defaults import HOLDOUT, SCORED_SAMPLES
 from obc_onnx.errors import DataError
+from obc_onnx.graph import is_float
 from obc_onnx.images import ImageOptions, read_pictures
 from obc_onnx.shapes import ANALYSIS_BATCH
 
@@ -241,8 +242,11 @@ def _check_array(array: NDArray[Any], port: Port) -> None:
                 f"{what} has size {array.shape[axis]} on axis {axis}, but the model takes {size}"
             )
     if not np.can_cast(array.dtype, port.dtype, "safe"):
+        floats = is_float(array.dtype) and is_float(port.dtype)
+        hint = f"; convert it first, as with .astype(np.{port.dtype})" if floats else ""
         raise DataError(
-            f"{what} has type {array.dtype}, which cannot be cast to {port.dtype} without loss"
+            f"{what} has type {array.dtype}, which cannot be cast to {port.dtype} without "
+            f"loss{hint}"
         )
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
@@ -263,6 +267,11 @@ def _check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
         raise DataError(
             f"labels are given, but the model's first output '{output.name}' is not of shape "
             f"[batch, classes]; leave '{LABELS}' out of the data"
+        )
+    if not is_float(output.dtype):
+        raise DataError(
+            f"labels are given, but the model's first output '{output.name}' is of type "
+            f"{output.dtype} and holds no class scores; leave '{LABELS}' out of the data"
         )
     if labels.min() < 0 or labels.max() >= n_classes:
         raise DataError(

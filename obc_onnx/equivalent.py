@@ -9,6 +9,9 @@ C acts on written axes and D on read axes of dense weights; D has no bias, since
 not pass through it. Depthwise weights, norms and other parameters are sliced. The members of a
 residual stream share the kept set and not the matrices.
 
+What learns follows from the roles: weights of contractions, norms, biases, and constants along
+channels that some weight writes. So the scaling of an input and anchors stay as they are.
+
 Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equivalent pruning.
 """
 
@@ -23,7 +26,7 @@ from obc_onnx.axes import Dim, leaves
 from obc_onnx.axis_maps import AxisMap, Mix, make_map
 from obc_onnx.errors import InvariantError
 from obc_onnx.graph import is_float
-from obc_onnx.twin import build_twin, parameter_name, to_tensor, weights_of
+from obc_onnx.twin import build_twin, initializer_name, parameter_name, to_tensor, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +54,11 @@ class EquivalentTwin(nn.Module):
         parametrised = _find_parametrised(coupling, keep)
         for name, axes in parametrised.items():
             self._add(coupling, keep, name, axes)
-        own = self._own()
-        for target, _, _ in self._targets:
-            own[target].requires_grad_(False)  # noqa: FBT003 - torch names it so
+        learned = _find_learned(coupling)
+        self._contracted = _find_contracted(coupling)
+        copies = {target for target, _, _ in self._targets}
+        for key, parameter in self.twin.named_parameters():
+            parameter.requires_grad_(key not in copies and initializer_name(key) in learned)
 
     def _own(self) -> dict[str, Tensor]:
         """List what the twin holds by name; of an axis cut to one unit a bias is a buffer."""
@@ -108,6 +113,18 @@ class EquivalentTwin(nn.Module):
         matrices = {id(matrix) for matrix in self.matrices()}
         return (p for p in self.parameters() if p.requires_grad and id(p) not in matrices)
 
+    def decayed(self) -> Iterator[nn.Parameter]:
+        """Yield those of the weights that shrink: operands of contractions, without biases."""
+        own = {t: self.full[i] for t, i, _ in self._targets}
+        for key, parameter in {**dict(self.twin.named_parameters()), **own}.items():
+            if parameter.requires_grad and initializer_name(key) in self._contracted:
+                yield parameter
+
+    def finite(self) -> dict[str, bool]:
+        """Say of every initializer of the twin whether all its numbers are finite."""
+        values = {**self._own(), **self.effective_weights()}
+        return {initializer_name(key): bool(v.isfinite().all()) for key, v in values.items()}
+
     def fold(self, pruned: Graph) -> Graph:
         """Write the weights of the trained network back into its graph.
 
@@ -122,6 +139,59 @@ class EquivalentTwin(nn.Module):
                 raise InvariantError(f"folding '{target}' gives {tuple(value.shape)}")
             state[target].data.copy_(value.detach())
         return pruned.edit(weights_of(self.twin, pruned))
+
+
+def _find_learned(coupling: Coupling) -> set[str]:
+    """Find the initializers that learn; one that is an output, or also serves otherwise, does not.
+
+    Position by position, a constant learns along channels that some weight writes only: anything
+    else, such as the mean of an input or the place of a cell, is a fact and not a weight.
+    """
+    written = {
+        dim
+        for role in coupling.roles
+        if role.kind == "writes"
+        for dim in leaves(coupling.axes[role.node.inputs[role.slot]][role.axis])
+    }
+    learned: set[str] = set()
+    uses: dict[tuple[str, str], bool] = {}
+    for role in coupling.roles:
+        operand = role.node.inputs[role.slot]
+        use = (role.node.key, operand)
+        if role.kind != "scales" or (role.tap is not None and role.tap.at == "output"):
+            slots = {role.slot, role.bias or _BIAS_SLOT, _BIAS_SLOT}
+            uses |= {
+                (role.node.key, role.node.inputs[i]): True for i in slots if role.node.has_input(i)
+            }
+        else:
+            along = leaves(coupling.axes[operand][role.axis])
+            uses[use] = uses.get(use, False) or not written.isdisjoint(along)
+    for (_, operand), learns in uses.items():
+        if learns:
+            learned |= _sources(coupling, operand)
+    stays = [port.name for port in coupling.graph.outputs]
+    stays += [operand for (_, operand), learns in uses.items() if not learns]
+    return learned.difference(*(_sources(coupling, name) for name in stays))
+
+
+def _find_contracted(coupling: Coupling) -> set[str]:
+    found = (
+        _sources(coupling, role.node.inputs[role.slot])
+        for role in coupling.roles
+        if role.kind != "scales"
+    )
+    return set().union(*found)
+
+
+def _sources(coupling: Coupling, name: str) -> set[str]:
+    """Find the initializers that a constant is computed from; none for what is not constant."""
+    graph = coupling.graph
+    if name in graph.initializers:
+        return {name}
+    if name not in graph.producers or not coupling.values[name].constant:
+        return set()
+    inputs = graph.producers[name].inputs
+    return set().union(*(_sources(coupling, source) for source in inputs if source))
 
 
 def _find_parametrised(coupling: Coupling, keep: Keep) -> dict[str, dict[int, frozenset[Dim]]]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LARGEST_RATE = float(np.finfo(np.float32).max)
 _CACHE_BYTES = 2**28
 """The original's outputs are kept for all samples as long as they fit into this."""
 
@@ -57,15 +58,16 @@ def finetune(
     Returns:
         One entry per epoch.
     Raises:
-        RequestError: A number is out of range.
-        DivergedError: The loss is not finite.
+        RequestError: A number is out of range, or there is nothing to train towards.
+        DivergedError: The loss, or a weight after the last step, is not finite.
     """
-    finite = math.isfinite(options.lr) and options.lr > 0
+    finite = 0 < options.lr < _LARGEST_RATE
     if options.epochs < 1 or options.batch_size < 1 or not finite:
         raise RequestError("epochs and batch size must be at least 1, and lr a number above 0")
     teacher = _Teacher(original, samples)
     batch_size = batch_size_of(original, options.batch_size)
     student.to(options.device)
+    was_finite = student.finite()
     optimizer = _optimizer(student, options)
     starts = _starts(len(samples), batch_size, joins=original.batch is None)
     steps = options.epochs * len(starts)
@@ -92,8 +94,19 @@ def finetune(
             mean = float(np.mean(losses))
             history.append(Epoch(number, mean, lr))
             logger.info("epoch %d: loss %.5f", number, mean)
+    _check_weights(was_finite, student.finite(), lr)
     student.eval()
     return history
+
+
+def _check_weights(before: dict[str, bool], after: dict[str, bool], lr: float) -> None:
+    """Check that training has left every number finite that was; masks may hold infinities."""
+    for name, finite in after.items():
+        if before[name] and not finite:
+            raise DivergedError(
+                f"'{name}' is not finite after the last step, at learning rate {lr:g}: try a "
+                f"smaller --lr"
+            )
 
 
 def _step(
@@ -124,6 +137,10 @@ def _step(
             for first, *others in (outputs, targets)
         )
     loss = distillation_loss(outputs, targets, labels, teacher.spreads, options)
+    if not loss.requires_grad:
+        raise RequestError(
+            "no weight that learns reaches a float output: there is nothing to train"
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -209,11 +226,12 @@ class _Teacher:
 
 
 def _optimizer(student: EquivalentTwin, options: TrainingOptions) -> torch.optim.Optimizer:
-    weights = list(student.weights())
+    decayed = [p for p in student.decayed() if p.ndim > 1]
+    listed = {id(p) for p in decayed}
     matrices = list(student.matrices())
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1]},
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": [p for p in student.weights() if id(p) not in listed]},
         {"params": matrices, "lr": options.lr * options.matrix_lr},
     ]
     return torch.optim.SGD(

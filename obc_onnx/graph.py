@@ -9,6 +9,7 @@ they are; what they use of the outer graph is listed in `Node.captures`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +20,13 @@ import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
 
-from obc_onnx.canonical import canonical, domain_of
-from obc_onnx.errors import ModelError
+from obc_onnx.canonical import canonical, domain_of, export
+from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.files import replacing
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -82,7 +83,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """A graph input or output; a dynamic size is its symbolic name, or "" where it has none."""
+    """A graph input or output; a dynamic size is its symbolic name, or "" where it has none.
+
+    The type is `object` where the value holds strings or is no tensor (a sequence, an optional).
+    """
 
     name: str
     dtype: np.dtype[Any]
@@ -118,10 +122,9 @@ class Graph:
         }
         versions = {domain_of(entry.domain): entry.version for entry in original.opset_import}
         self.nodes = tuple(_view(node, versions) for node in surgeon.nodes)
-        self.inputs = tuple(
-            _port(tensor) for tensor in surgeon.inputs if tensor.name not in self.initializers
-        )
-        self.outputs = tuple(_port(tensor) for tensor in surgeon.outputs)
+        fed = {tensor.name for tensor in surgeon.inputs} - set(self.initializers)
+        self.inputs = tuple(_port(value) for value in original.graph.input if value.name in fed)
+        self.outputs = tuple(_port(value) for value in original.graph.output)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Graph:
@@ -171,8 +174,11 @@ class Graph:
 
     @property
     def batch(self) -> int | None:
-        """The size of the inputs' first axis where it is written into the model, else None."""
-        static = {port.shape[0] for port in self.inputs if port.shape}
+        """The size of the inputs' first axis where it is written into the model, else None.
+
+        An input with one axis or none holds no samples.
+        """
+        static = [port.shape[0] for port in self.inputs if port.shape and len(port.shape) > 1]
         return next((size for size in static if isinstance(size, int)), None)
 
     @cached_property
@@ -195,6 +201,25 @@ class Graph:
         """Elements of the floating-point initializers."""
         return sum(array.size for array in self.initializers.values() if is_float(array.dtype))
 
+    @cached_property
+    def _names(self) -> set[str]:
+        """Every name that is taken, in subgraphs too, and by what an export lists beside them."""
+        names = {port.name for port in self._original.graph.input}
+        for scope in (self._surgeon, *self._surgeon.subgraphs(recursive=True)):
+            names.update(scope.tensors())
+        return names
+
+    def fresh_name(self, base: str, taken: Container[str] = ()) -> str:
+        """Return a name for a new value: `base`, with a number where that is taken.
+
+        Args:
+            base: What to call the value.
+            taken: More names that must not be used.
+        """
+        numbered = (f"{base}.{number}" for number in itertools.count(1))
+        names = itertools.chain([base], numbered)
+        return next(name for name in names if name not in self._names and name not in taken)
+
     def edit(
         self,
         initializers: Mapping[str, NDArray[Any]] | None = None,
@@ -207,10 +232,14 @@ class Graph:
             initializers: New arrays by name; a name that is not there yet is added.
             attributes: New attribute values by `Node.key`.
             rewired: The initializer that input slot (`Node.key`, slot) is to use.
+        Raises:
+            InvariantError: A new name is that of a value which is no initializer.
         """
         copy = self._surgeon.copy()
         tensors = copy.tensors()
         for name, array in (initializers or {}).items():
+            if name in self._names and name not in self.initializers:
+                raise InvariantError(f"'{name}' is not an initializer: it cannot be given a value")
             if name in tensors:
                 tensors[name].values = np.asarray(array, order="C")
             else:
@@ -228,8 +257,8 @@ class Graph:
         """Return a copy in which a binary operator with a constant feeds one input slot."""
         copy = self._surgeon.copy()
         node = next(n for n in copy.nodes if any(output.name == key for output in n.outputs))
-        name = f"{node.inputs[slot].name}.{op_type}.{key}.{slot}"
-        constant = gs.Constant(f"{name}.operand", operand)
+        name = self.fresh_name(f"{node.inputs[slot].name}.{op_type}.{key}.{slot}")
+        constant = gs.Constant(self.fresh_name(f"{name}.operand"), operand)
         result = gs.Variable(name, dtype=operand.dtype)
         copy.nodes.insert(
             copy.nodes.index(node),
@@ -240,9 +269,7 @@ class Graph:
 
     def to_model(self) -> onnx.ModelProto:
         """Export with the names, opsets, metadata and dynamic axes of the original model."""
-        model: onnx.ModelProto = gs.export_onnx(self._surgeon, do_type_check=False)
-        _restore(model, self._original)
-        return model
+        return export(self._surgeon, self._original)
 
     def size_bytes(self) -> int:
         """Size of the file that `save` would write, external data included."""
@@ -304,42 +331,17 @@ def _captured(node: gs.Node) -> Iterator[str]:
             yield from (tensor.name for tensor in value.outputs if tensor.name not in inner)
 
 
-def _port(tensor: gs.Tensor) -> Port:
+def _port(value: onnx.ValueInfoProto) -> Port:
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.elem_type:
+        return Port(value.name, np.dtype(object), None)
     shape = None
-    if tensor.shape is not None:
-        shape = tuple(size if isinstance(size, int) else (size or "") for size in tensor.shape)
-    return Port(tensor.name, np.dtype(tensor.dtype), shape)
-
-
-def _restore(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """Put back what graphsurgeon does not carry: metadata, doc strings, dynamic axis names."""
-    del model.metadata_props[:]
-    model.metadata_props.extend(original.metadata_props)
-    model.doc_string, model.domain = original.doc_string, original.domain
-    model.producer_name = original.producer_name
-    model.producer_version = original.producer_version
-    model.model_version = original.model_version
-    del model.opset_import[:]
-    model.opset_import.extend(original.opset_import)
-    del model.graph.metadata_props[:]
-    model.graph.metadata_props.extend(original.graph.metadata_props)
-    for field_name in ("input", "output"):
-        ports = getattr(model.graph, field_name)
-        del ports[:]
-        ports.extend(getattr(original.graph, field_name))
-    sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    for port in model.graph.input:  # an initializer may be listed as an input too
-        if port.name in sizes:
-            del port.type.tensor_type.shape.dim[:]
-            for size in sizes[port.name]:
-                port.type.tensor_type.shape.dim.add(dim_value=size)
-    del model.graph.value_info[:]
-    notes = {next(filter(None, node.output), ""): node for node in original.graph.node}
-    for node in model.graph.node:
-        note = notes.get(next(filter(None, node.output), ""))
-        if note is not None:
-            node.doc_string = note.doc_string
-            node.metadata_props.extend(note.metadata_props)
+    if kind.HasField("shape"):
+        shape = tuple(
+            size.dim_value if size.HasField("dim_value") else size.dim_param
+            for size in kind.shape.dim
+        )
+    return Port(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), shape)
 
 
 def _external_bytes(path: Path) -> int:

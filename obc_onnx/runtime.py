@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -60,6 +61,11 @@ class Session:
         except _refusals() as error:
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
 
+    @property
+    def output_types(self) -> dict[str, np.dtype[Any]]:
+        """The element type of each output; `object` for strings and for what is no tensor."""
+        return {output.name: _element_type(output.type) for output in self._session.get_outputs()}
+
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once.
 
@@ -70,9 +76,10 @@ class Session:
         Raises:
             ModelError: ONNX Runtime fails on this input.
         """
+        refusals: tuple[type[Exception], ...] = (*_refusals(), ValueError)  # an input is not fed
         try:
             values = self._session.run(self.output_names, dict(feed))
-        except _refusals() as error:
+        except refusals as error:
             raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
         return dict(zip(self.output_names, values, strict=True))
 
@@ -86,6 +93,13 @@ def _load(
         path = Path(folder) / "model.onnx"
         onnx.save(model, path, save_as_external_data=True, location="model.data")
         return onnxruntime.InferenceSession(os.fspath(path), options, providers)
+
+
+def _element_type(kind: str) -> np.dtype[Any]:
+    """Read ONNX Runtime's way to write a type, as in "tensor(float16)"."""
+    name = kind.removeprefix("tensor(").removesuffix(")").upper()
+    number = dict(onnx.TensorProto.DataType.items()).get(name)
+    return np.dtype(object) if number is None else onnx.helper.tensor_dtype_to_np_dtype(number)
 
 
 def _refusals() -> tuple[type[Exception], ...]:

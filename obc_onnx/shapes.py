@@ -6,7 +6,7 @@ run in ONNX Runtime with every open value as an output.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from obc_onnx.errors import ModelError, RequestError, ShapeError
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from obc_onnx.graph import Graph, Port
 
@@ -37,6 +37,7 @@ def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict
         given: Shapes by input name; a dynamic size that is not given must be the first one.
     Raises:
         RequestError: A name is no input, or a shape contradicts the declared one.
+        ModelError: An input is no tensor.
         ShapeError: A dynamic size besides the first is not given.
     """
     given = given or {}
@@ -56,6 +57,8 @@ def _shape_of(port: Port, given: Shape | None) -> Shape:
             f"sizes go from 1 to {_LARGEST_SIZE}"
         )
     if port.shape is None:
+        if port.dtype == np.dtype(object):
+            raise ModelError(f"input '{port.name}' is no tensor of numbers")
         if given is None:
             raise ShapeError(
                 f"input '{port.name}' declares no shape: give one, as in "
@@ -116,6 +119,24 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return known | _run_for_shapes(graph, shapes, missing) if missing else known
 
 
+def infer_types(graph: Graph, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
+    """Find the element types of some values that nodes compute.
+
+    Raises:
+        ModelError: ONNX Runtime, asked where shape inference does not know, refuses the model.
+    """
+    inferred = onnx.shape_inference.infer_shapes(_with_inputs(graph, {})).graph
+    declared = (*inferred.input, *inferred.value_info, *inferred.output)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in declared}
+    known = {
+        name: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for name in names if kinds.get(name)
+    }
+    missing = [name for name in names if name not in known]
+    if missing:
+        known |= Session(graph, optimize=False, outputs=missing).output_types
+    return known
+
+
 def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
     """Export with concrete inputs, open outputs, and without the weights' data."""
     model = graph.to_model()
@@ -125,7 +146,8 @@ def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
             for size in shapes[port.name]:
                 port.type.tensor_type.shape.dim.add(dim_value=size)
     for port in model.graph.output:
-        port.type.tensor_type.ClearField("shape")
+        if port.type.HasField("tensor_type"):
+            port.type.tensor_type.ClearField("shape")
     for tensor in model.graph.initializer:
         if int(np.prod(tensor.dims)) > _KEPT_ELEMENTS:
             empty = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

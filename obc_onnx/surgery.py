@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import leaves, mask
-from obc_onnx.graph import is_float
 from obc_onnx.ops.context import ResizeContext
+from obc_onnx.shapes import infer_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def remove_units(coupling: Coupling, keep: Keep) -> Graph:
         for slot, operand in context.operands.items():
             name = context.node.inputs[slot]
             if _is_shared(graph, name):  # the other consumers keep the numbers they have
-                name = rewired[key, slot] = f"{name}.{key}"
+                name = rewired[key, slot] = graph.fresh_name(f"{name}.{key}", arrays)
             arrays[name] = operand
         for (name, position), number in context.literals.items():
             patched = arrays.get(name, graph.initializers[name]).copy()
@@ -90,20 +90,23 @@ def mask_reads(coupling: Coupling, keep: Keep) -> Graph:
         place = (role.node.key, role.slot)
         masks[place] = np.logical_and(masks[place], own) if place in masks else own
     by_key = {node.key: node for node in graph.nodes}
-    arrays, rewired, computed = {}, {}, {}
+    arrays: dict[str, NDArray[Any]] = {}
+    rewired, computed = {}, {}
     for (key, slot), allowed in masks.items():
         name = by_key[key].inputs[slot]
         if name in graph.initializers:
-            masked = f"{name}.masked.{key}.{slot}"
+            masked = graph.fresh_name(f"{name}.masked.{key}.{slot}", arrays)
             array = graph.initializers[name]
             arrays[masked] = array * allowed.astype(array.dtype)
             rewired[key, slot] = masked
         else:
             computed[key, slot] = allowed
     masked_graph = graph.edit(arrays, None, rewired)
-    dtype = _computing_dtype(graph)
+    names = {place: by_key[place[0]].inputs[place[1]] for place in computed}
+    types = infer_types(graph, sorted(set(names.values()))) if names else {}
     for (key, slot), allowed in computed.items():
-        masked_graph = masked_graph.insert_before(key, slot, "Mul", allowed.astype(dtype))
+        operand = allowed.astype(types[names[key, slot]])
+        masked_graph = masked_graph.insert_before(key, slot, "Mul", operand)
     return masked_graph
 
 
@@ -138,9 +141,3 @@ def _is_shared(graph: Graph, name: str) -> bool:
     captured = any(name in node.captures for node in graph.nodes)
     returned = any(name == port.name for port in graph.outputs)
     return captured or returned or len(graph.consumers[name]) > 1
-
-
-def _computing_dtype(graph: Graph) -> np.dtype[Any]:
-    """Return the float type that the graph computes in."""
-    floats = [array.dtype for array in graph.initializers.values() if is_float(array.dtype)]
-    return max(set(floats), key=floats.count) if floats else np.dtype(np.float32)

@@ -53,14 +53,14 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> fx.
 
 
 def check_device(device: str) -> None:
-    """Check that torch can compute on a device.
+    """Check that torch can compute on a device and read the result.
 
     Raises:
-        RequestError: torch does not know it, or it is not there.
+        RequestError: torch does not know it, it is not there, or it holds no numbers.
     """
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(2, device=device).sum().item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise RequestError(f"torch cannot use device '{device}' here") from error
 
 
@@ -72,6 +72,14 @@ def parameter_name(initializer: str) -> str:
     """
     name = _UNSAFE.sub(_escaped, initializer)
     return f"%{name}" if not name or hasattr(nn.Module, name) or name in _RESERVED else name
+
+
+def module_name(label: str) -> str:
+    """Return a name for a submodule of the twin that no initializer has: it holds a space.
+
+    `parameter_name` puts a percent sign that escapes nothing only before names of attributes.
+    """
+    return f"% {label}"
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -183,7 +191,7 @@ class _Builder:
         self.fx = fx.Graph()
         self.values: dict[str, fx.Node] = {}
         self.training: fx.Node | None = None
-        self.held = self._held()
+        self.held, self.mixed = self._held()
 
     def build(self) -> fx.GraphModule:
         taken: set[str] = set()
@@ -195,18 +203,30 @@ class _Builder:
             self.values[port.name] = self.fx.placeholder(argument)
         for node in self.graph.nodes:
             self._add(node)
-        self.fx.output(tuple(self._value(port.name) for port in self.graph.outputs))
+        self.fx.output(tuple(self._output(port.name) for port in self.graph.outputs))
         return Twin(self.root, self.fx, class_name="Twin").eval()
 
-    def _held(self) -> set[str]:
-        """Collect initializers that some node takes in a slot that is never learned."""
-        return {
-            name
-            for node in self.graph.nodes
-            if (rule := self.rules.find(node)) is not None
-            for slot, name in enumerate(node.inputs)
-            if slot in rule.held
-        }
+    def _held(self) -> tuple[set[str], set[str]]:
+        """Collect initializers in slots that are never learned, and which of them serve otherwise.
+
+        What serves otherwise too could not be written back if one of its uses changed, so it stays.
+        """
+        uses: dict[str, set[tuple[str, int | None]]] = {}
+        held = set()
+        for node in self.graph.nodes:
+            rule = self.rules.find(node)
+            for slot, name in enumerate(node.inputs):
+                uses.setdefault(name, set()).add((node.op_type, slot))
+                if rule is not None and slot in rule.held:
+                    held.add(name)
+        for port in self.graph.outputs:
+            uses.setdefault(port.name, set()).add(("", None))
+        return held, {name for name in held if len(uses[name]) > 1}
+
+    def _output(self, name: str) -> fx.Node:
+        """Copy a weight that is an output: a parameter requires a gradient even under `no_grad`."""
+        value = self._value(name)
+        return self.fx.call_function(torch.clone, (value,)) if _is_constant(value) else value
 
     def _add(self, node: Node) -> None:
         rule = self.rules.find(node)
@@ -243,6 +263,12 @@ class _Builder:
         constants = dict(call.constants)
         if call.trains:
             constants["training"] = self._training()
+            arguments = [
+                self.fx.call_function(torch.clone, (argument,))
+                if argument is not None and node.inputs[slot] in self.mixed
+                else argument
+                for slot, argument in zip(slots, arguments, strict=True)
+            ]  # so that an update in place reaches no other use
         made = self.fx.call_function(call.function, tuple(arguments), constants)
         made.meta["onnx"] = (node.key, None)
         return made
@@ -266,3 +292,16 @@ class _Builder:
             self.root.register_parameter(parameter_name(name), nn.Parameter(tensor))
         else:
             self.root.register_buffer(parameter_name(name), tensor)
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """Say whether a value depends on no input."""
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        found = stack.pop()
+        if found.op == "placeholder":
+            return False
+        stack.extend(source for source in found.all_input_nodes if source not in seen)
+        seen.update(found.all_input_nodes)
+    return True

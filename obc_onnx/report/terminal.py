@@ -102,7 +102,9 @@ def _group_table(groups: Sequence[GroupSummary]) -> Table:
 def _row(table: Table, name: str, change: Change, digits: int = 0) -> None:
     if change.before is None or change.after is None:
         return
-    ratio = f"{change.before / change.after:.2f}x less" if change.after else ""
+    less = change.before >= change.after
+    large, small = (change.before, change.after) if less else (change.after, change.before)
+    ratio = f"{large / small:.2f}x {'less' if less else 'more'}" if small else ""
     table.add_row(name, f"{change.before:,.{digits}f}", f"{change.after:,.{digits}f}", ratio)
 
 

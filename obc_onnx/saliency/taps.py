@@ -17,6 +17,7 @@ from torch import fx, nn
 from obc_onnx.axes import Dim, Product, leaves
 from obc_onnx.errors import DataError
 from obc_onnx.saliency.owners import owners_along
+from obc_onnx.twin import module_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +98,7 @@ class Taps:
                 wanted.setdefault(place, []).extend(self._projections(role, role.tap, dims))
         nodes = {node.meta["onnx"]: node for node in self.twin.graph.nodes if "onnx" in node.meta}
         for i, ((key, at, slot), projections) in enumerate(wanted.items()):
-            name = f"tap_{i}"
+            name = module_name(f"tap {i}")
             self.twin.add_submodule(name, _Tap(self, projections))
             node = nodes.get((key, 0), nodes[key, None])
             _insert(self.twin.graph, nodes[key, None], node, at, slot, name)

@@ -1,0 +1,45 @@
+"""The main job on a real trained model: half of the MACs, nearly all of the accuracy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import obc_onnx
+from obc_onnx.plan import Budget
+from obc_onnx.training import TrainingOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LARGEST_DROP = 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion_resnet20", "fashion_mobilenet"])
+def test_half_of_the_macs_cost_at_most_two_points(models: Path, name: str) -> None:
+    result = obc_onnx.compress(
+        models / f"{name}.onnx",
+        data=models / "fashion-sample.npz",
+        budget=Budget(0.5, round_to=8),
+        training=TrainingOptions(epochs=3),
+    )
+    report = result.report
+    assert report.macs.after <= 0.5 * report.macs.before
+    assert report.accuracy.after >= report.accuracy.before - LARGEST_DROP
+
+
+@pytest.mark.slow
+def test_repair_wins_back_most_of_what_a_cut_loses(models: Path) -> None:
+    accuracies = [
+        obc_onnx.compress(
+            models / "fashion_resnet20.onnx",
+            data=models / "fashion-sample.npz",
+            recover=recover,
+        ).report.accuracy
+        for recover in (False, True)
+    ]
+    cut, repaired = (accuracy.after for accuracy in accuracies)
+    before = accuracies[0].before
+    assert before - repaired < 0.25 * (before - cut)

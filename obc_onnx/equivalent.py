@@ -159,10 +159,8 @@ def _find_learned(coupling: Coupling) -> set[str]:
         operand = role.node.inputs[role.slot]
         use = (role.node.key, operand)
         if role.kind != "scales" or (role.tap is not None and role.tap.at == "output"):
-            slots = {role.slot, role.bias or _BIAS_SLOT, _BIAS_SLOT}
-            uses |= {
-                (role.node.key, role.node.inputs[i]): True for i in slots if role.node.has_input(i)
-            }
+            slots = [slot for slot in (role.slot, _BIAS_SLOT) if role.node.has_input(slot)]
+            uses |= {(role.node.key, role.node.inputs[slot]): True for slot in slots}
         else:
             along = leaves(coupling.axes[operand][role.axis])
             uses[use] = uses.get(use, False) or not written.isdisjoint(along)

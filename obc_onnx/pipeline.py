@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
+from obc_onnx.defaults import TARGET_MACS
 from obc_onnx.errors import RequestError
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
@@ -73,9 +73,13 @@ class _Request:
     rules: RuleSet
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Cut:
-    """A plan on its way through surgery, repair and training."""
+    """A plan on its way through surgery, repair and training.
+
+    Attributes:
+        no_twin: Why torch cannot compute the graph; empty where it can.
+    """
 
     coupling: Coupling
     plan: PruningPlan
@@ -83,11 +87,7 @@ class _Cut:
     pruned: Graph
     inputs: Mapping[str, Shape]
     feed: Mapping[str, Any]
-
-    @cached_property
-    def no_twin(self) -> str:
-        """Why torch cannot compute the graph; empty where it can."""
-        return why_no_twin(self.coupling)
+    no_twin: str
 
 
 def inspect(
@@ -126,7 +126,7 @@ def compress(
     model: Model,
     *,
     data: DataOptions | str | Path | Samples | None = None,
-    budget: Budget | float = 0.5,
+    budget: Budget | float = TARGET_MACS,
     criterion: str | None = None,
     training: TrainingOptions | int = 0,
     recover: bool = True,
@@ -202,7 +202,9 @@ def verify(
     coupling, inputs = analyse(before, input_shape, rules, clock)
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
-    cut = _Cut(coupling, plan, keep, remove_units(coupling, keep), inputs, feed)
+    cut = _Cut(
+        coupling, plan, keep, remove_units(coupling, keep), inputs, feed, why_no_twin(coupling)
+    )
     return [check_masked(coupling, keep, feed), *_check_result(cut, after, clock)]
 
 
@@ -228,7 +230,7 @@ class _Run:
         with self.clock("cut"):
             pruned = remove_units(coupling, keep)
         feed = verification_feed(graph, held, inputs, request.seed)
-        cut = _Cut(coupling, plan, keep, pruned, inputs, feed)
+        cut = _Cut(coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling))
         with self.clock("verify"):
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
@@ -290,21 +292,18 @@ class _Run:
     ) -> tuple[Graph, list[Epoch], list[Check]]:
         if self.request.training is None or samples is None:
             return cut.pruned, [], []
-        import torch
-
         from obc_onnx.equivalent import EquivalentTwin
         from obc_onnx.finetune import finetune
         from obc_onnx.runtime import Session
+        from obc_onnx.twin import run_module
 
         graph = cut.coupling.graph
         with self.clock("fine-tune"):
             student = EquivalentTwin(cut.coupling, cut.keep, cut.pruned)
             epochs = finetune(student, graph, samples, self.request.training)
             folded = student.cpu().fold(cut.pruned)
-        with self.clock("verify"), torch.no_grad():
-            outputs = student(*(torch.from_numpy(cut.feed[port.name]) for port in graph.inputs))
-            names = [port.name for port in graph.outputs]
-            unfolded = {n: o.numpy() for n, o in zip(names, outputs, strict=True)}
+        with self.clock("verify"):
+            unfolded = run_module(student, graph, cut.feed)
             found = Session(folded, optimize=False).run(cut.feed)
         return folded, epochs, [compare("folded equals trained network", found, unfolded, graph)]
 

@@ -243,7 +243,7 @@ def _ranked(
     values: list[float] = []
     cuts: list[Cut] = []
     for group in groups:
-        left = np.flatnonzero(keep.get(group.dim, np.ones(group.size, np.bool_)))
+        left = np.flatnonzero(_units_left(group, keep))
         cost = 1.0 if budget.ranking == "global" else _marginal_macs(coupling, group, keep, left)
         own = saliency[group.name]
         free = left[~np.isin(left, list(protected.get(group.dim, ())))]
@@ -282,7 +282,7 @@ def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, 
 def _marginal_macs(coupling: Coupling, group: Group, keep: Keep, left: NDArray[np.int64]) -> float:
     """Return the MACs that removing one more unit of a group saves."""
     nodes = coupling.costed_by_dim.get(group.dim, ())
-    mask = keep.get(group.dim, np.ones(group.size, np.bool_)).copy()
+    mask = _units_left(group, keep).copy()
     mask[left[0]] = False
     fewer = {**keep, group.dim: mask}
     return float(
@@ -314,13 +314,15 @@ def _without(keep: Keep, cuts: Sequence[Cut]) -> dict[Dim, NDArray[np.bool_]]:
     return result
 
 
+def _units_left(group: Group, keep: Keep) -> NDArray[np.bool_]:
+    """Say which units of a group are still there; do not write into the result."""
+    return keep.get(group.dim, np.ones(group.size, np.bool_))
+
+
 def _record(
     coupling: Coupling, keep: Keep, budget: Budget, criterion: str, seed: int
 ) -> PruningPlan:
-    kept = {
-        group.name: np.flatnonzero(keep.get(group.dim, np.ones(group.size, np.bool_)))
-        for group in coupling.groups
-    }
+    kept = {group.name: np.flatnonzero(_units_left(group, keep)) for group in coupling.groups}
     return PruningPlan(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,

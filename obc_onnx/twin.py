@@ -52,6 +52,21 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> fx.
     return _Builder(graph, shapes, rules).build()
 
 
+def run_module(module: nn.Module, graph: Graph, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Run a twin, or what stands for one, as ONNX Runtime would run its graph.
+
+    Args:
+        module: Takes the graph's inputs in order and returns its outputs in order.
+        graph: What they are called.
+        feed: An array for each input.
+    Returns:
+        Arrays by output name.
+    """
+    with torch.no_grad():
+        outputs = module(*(torch.from_numpy(feed[port.name]) for port in graph.inputs))
+    return {port.name: o.numpy() for port, o in zip(graph.outputs, outputs, strict=True)}
+
+
 def check_device(device: str) -> None:
     """Check that torch can compute on a device and read the result.
 

@@ -238,16 +238,10 @@ def why_no_twin(coupling: Coupling) -> str:
 
 def check_twin(coupling: Coupling, feed: Feed) -> Check:
     """Compare the twin of the analysed graph with ONNX Runtime."""
-    import torch
-
-    from obc_onnx.twin import build_twin
+    from obc_onnx.twin import build_twin, run_module
 
     graph = coupling.graph
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
-    with torch.no_grad():
-        outputs = twin(*(torch.from_numpy(feed[port.name]) for port in graph.inputs))
-    names = [port.name for port in graph.outputs]
-    found = {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
+    found = run_module(build_twin(graph, coupling.shapes, coupling.rules), graph, feed)
     expected = Session(graph, optimize=False).run(feed)
     return compare("twin equals ONNX Runtime", found, expected, graph)
 

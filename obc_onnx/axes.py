@@ -229,6 +229,13 @@ def units_along(expr: Expr, dim: Dim) -> list[NDArray[np.int64]]:
             return [owners[np.asarray(index, np.int64)] for owners in units_along(base, dim)]
 
 
+def units_of(expr: Expr, dim: Dim) -> NDArray[np.int64]:
+    """List the units of a dim that own positions of a resolved axis, sorted."""
+    owners = units_along(expr, dim)
+    found = np.unique(np.concatenate(owners)) if owners else np.zeros(0, np.int64)
+    return found[found >= 0]
+
+
 def describe(expr: Expr, names: Mapping[Dim, str]) -> str:
     """Write an axis expression for people, as `heads(12) x head_dim(64)` or `64 ++ 32`.
 

@@ -22,7 +22,6 @@ from obc_onnx.axes import (
     leaves,
     mask,
     only_position,
-    units_along,
 )
 from obc_onnx.graph import is_float
 from obc_onnx.ops.context import CoupleContext, Fixed, Role, Value
@@ -179,13 +178,6 @@ class Coupling:
             expr for axes in self.axes.values() for expr in axes if _holds_take(expr)
         )
         return tuple(found)
-
-    @staticmethod
-    def units_of(axis: Expr, dim: Dim) -> NDArray[np.int64]:
-        """List the units of a dim that own positions of an axis."""
-        owners = units_along(axis, dim)
-        found = np.unique(np.concatenate(owners)) if owners else np.zeros(0, np.int64)
-        return found[found >= 0]
 
     def _shape(self, name: str, keep: Keep) -> Shape:
         return tuple(count(axis, keep) for axis in self.axes.get(name, ()))

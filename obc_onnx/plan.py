@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from obc_onnx.axes import leaves
+from obc_onnx.axes import leaves, units_of
 from obc_onnx.defaults import ROUND_TO, STEPS, TARGET_MACS
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 
@@ -269,7 +269,7 @@ def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, 
     for axis in coupling.tied_axes:
         best: tuple[float, Dim, int] | None = None
         for dim, scores in by_dim.items():
-            for unit in coupling.units_of(axis, dim):
+            for unit in units_of(axis, dim):
                 if keep.get(dim) is not None and not keep[dim][unit]:
                     continue
                 if best is None or scores[unit] > best[0]:

@@ -7,7 +7,7 @@ Layouts: Conv W is [out, in / group, *kernel]; ConvTranspose W is [in, out / gro
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obc_onnx.axes import product
 from obc_onnx.ops.context import Tap, Value
@@ -50,15 +50,7 @@ class Conv(Rule):
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's convolution; asymmetric pads are padded first."""
-        node, rank = context.node, context.rank(1) - 2
-        constants = {
-            "strides": node.integers("strides") or (1,) * rank,
-            "dilations": node.integers("dilations") or (1,) * rank,
-            "groups": node.integer("group", 1),
-            "pads": explicit_pads(node, rank),
-            "auto_pad": node.text("auto_pad", "NOTSET"),
-        }
-        return Call(conv, constants, context.given(0, 1, 2))
+        return Call(conv, _geometry(context), context.given(0, 1, 2))
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
         """Every output element takes one product per element of its filter."""
@@ -99,13 +91,9 @@ class ConvTranspose(Rule):
         """Run torch's transposed convolution and crop what `pads` takes off."""
         node, rank = context.node, context.rank(1) - 2
         constants = {
-            "strides": node.integers("strides") or (1,) * rank,
-            "dilations": node.integers("dilations") or (1,) * rank,
-            "groups": node.integer("group", 1),
-            "pads": explicit_pads(node, rank),
+            **_geometry(context),
             "output_padding": node.integers("output_padding") or (0,) * rank,
             "output_shape": node.integers("output_shape"),
-            "auto_pad": node.text("auto_pad", "NOTSET"),
         }
         return Call(conv_transpose, constants, context.given(0, 1, 2))
 
@@ -119,6 +107,18 @@ class ConvTranspose(Rule):
         if blocks > 1:
             w, y = context.node.inputs[1], context.node.outputs[0]
             context.set_attribute("group", context.size(y, 1) // context.size(w, 1))
+
+
+def _geometry(context: ForwardContext) -> dict[str, Any]:
+    """Read the attributes that both directions have."""
+    node, rank = context.node, context.rank(1) - 2
+    return {
+        "strides": node.integers("strides") or (1,) * rank,
+        "dilations": node.integers("dilations") or (1,) * rank,
+        "groups": node.integer("group", 1),
+        "pads": explicit_pads(node, rank),
+        "auto_pad": node.text("auto_pad", "NOTSET"),
+    }
 
 
 def _couple_bias(context: CoupleContext, out_channels: Expr) -> int | None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from obc_onnx.coupling import find_coupling
 from obc_onnx.errors import ModelError
 from obc_onnx.graph import Graph
+from obc_onnx.inference import find_coupling
 from obc_onnx.shapes import infer_shapes, input_shapes
 
 if TYPE_CHECKING:

@@ -19,6 +19,8 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from obc_onnx.node import domain_of
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -68,11 +70,6 @@ def export(surgeon: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
             node.doc_string = note.doc_string
             node.metadata_props.extend(note.metadata_props)
     return model
-
-
-def domain_of(name: str | None) -> str:
-    """Return the one name of an operator domain: the standard one has three spellings."""
-    return "" if name in {None, "ai.onnx"} else str(name)
 
 
 def _forget_types(surgeon: gs.Graph) -> None:

@@ -1,44 +1,34 @@
-"""Find which positions of which axes must go together: groups of a graph.
+"""Which positions of which axes go together, and what follows from that for all operators at once.
 
-One pass over the nodes states equalities between axes; their solution gives, for every axis of
-every tensor, an expression over dims. A dim that is not frozen and occurs on an initializer is a
-group, and slicing, costs, saliency members and the masked oracle all follow from the expressions.
+A dim that is not frozen and that weights meet is a group. Slicing, costs, saliency members and the
+masked oracle all follow from the expressions of the axes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes import (
-    Concat,
-    Dim,
-    Product,
-    Take,
-    count,
-    leaves,
-    mask,
-    only_position,
-)
-from obc_onnx.graph import is_float
-from obc_onnx.ops.context import CoupleContext, Fixed, Role, Value
-from obc_onnx.unification import AxisSystem
+from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves, mask, only_position
+from obc_onnx.node import is_float
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
     from obc_onnx.axes import Expr
-    from obc_onnx.graph import Graph, Node
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
+    from obc_onnx.ops.context import Role
     from obc_onnx.ops.rule import Rule, RuleSet, Shape
+    from obc_onnx.ops.value import Renumbering, Value
+    from obc_onnx.spelling import Patch
 
     Keep = Mapping[Dim, NDArray[np.bool_]]
-
-_MAX_FOLLOWED_NUMBERS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +68,12 @@ class Coupling:
 
     Attributes:
         axes: Resolved expressions by value name, initializers included.
-        values: What coupling knows of each value, unresolved; for `Rule.resize`.
+        values: What coupling knows of each value, unresolved.
         roles: Everything that weights do.
         groups: The dims that may lose units, in the order of the graph.
         frozen: The other dims of weight axes that play a role.
+        patches: Numbers that nodes spell out and that may have to be written anew.
+        renumberings: Constant positions that nodes pick.
         unknown: Labels of nodes whose operator has no rule.
         batch: The dynamic first axis of the inputs, None where it is static.
         single: Shapes for one sample, where operators without a rule hide which axes hold the
@@ -95,6 +87,8 @@ class Coupling:
     roles: tuple[Role, ...]
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
+    patches: tuple[Patch, ...]
+    renumberings: tuple[Renumbering, ...]
     unknown: tuple[str, ...]
     batch: Expr | None
     single: Mapping[str, Shape] | None = None
@@ -108,6 +102,15 @@ class Coupling:
     def by_name(self) -> dict[str, Group]:
         """Groups by name."""
         return {group.name: group for group in self.groups}
+
+    def sources(self, name: str) -> list[str]:
+        """List the initializers that a constant is computed from; none of what is not constant."""
+        return constant_sources(self.graph, self.values, name)
+
+    def exact(self, keep: Keep) -> Keep:
+        """Return what `keep` says of dims whose units a mask removes as well as surgery does."""
+        inexact = {group.dim for group in self.groups if group.inexact is not None}
+        return {dim: mask for dim, mask in keep.items() if dim not in inexact}
 
     def kept_positions(self, keep: Keep) -> dict[str, dict[int, NDArray[np.int64]]]:
         """List what stays of every initializer that shrinks.
@@ -186,187 +189,23 @@ class Coupling:
         return (dim for axis in self.axes.get(name, ()) for dim in leaves(axis))
 
 
-def find_coupling(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Coupling:
-    """Derive the coupled groups of a graph.
+def constant_sources(graph: Graph, values: Mapping[str, Value], name: str) -> list[str]:
+    """List the initializers that a constant is computed from, nearest first.
 
     Args:
         graph: The model.
-        shapes: A concrete shape for every tensor, from `infer_shapes`.
-        rules: What is known of operators; others freeze what they touch.
-    Returns:
-        The coupling; the graph is not changed.
+        values: What coupling knows of each value.
+        name: A value; one that is not constant has no sources.
     """
-    return _Finder(graph, shapes, rules).find()
-
-
-class _Finder:
-    """One analysis: states every equality, then reads the groups off the solution."""
-
-    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> None:
-        self.graph, self.shapes, self.rules = graph, shapes, rules
-        self.system = AxisSystem()
-        self.values: dict[str, Value] = {}
-        self.roles: list[Role] = []
-        self.claims: dict[tuple[str, int], Expr] = {}
-        self.pinned: dict[tuple[str, int], str] = {}
-        self.unknown: list[str] = []
-        self.batch: Dim | None = None
-
-    def find(self) -> Coupling:
-        for port in self.graph.inputs:
-            self.values[port.name] = self._input(port.name, port.shape)
-        for node in self.graph.nodes:
-            self._visit(node)
-        for port in self.graph.outputs:
-            if port.name in self.values:
-                self._freeze(port.name, f"graph output '{port.name}'")
-                self._pin(self.values[port.name], f"graph output '{port.name}'")
-        for source, user in self.pinned.items():
-            if source in self.claims:
-                self.system.freeze(self.claims[source], f"{user} uses the number of its size too")
-        self.system.settle()
-        self.roles = [
-            replace(role, mixes=tuple(self.system.resolve(expr) for expr in role.mixes))
-            for role in self.roles
-        ]
-        axes = {
-            name: tuple(self.system.resolve(axis) for axis in value.axes)
-            for name, value in self.values.items()
-        }
-        groups, frozen = self._read_off(axes)
-        return Coupling(
-            graph=self.graph,
-            rules=self.rules,
-            axes=axes,
-            values=self.values,
-            roles=tuple(self.roles),
-            groups=groups,
-            frozen=frozen,
-            unknown=tuple(self.unknown),
-            batch=None if self.batch is None else self.system.resolve(self.batch),
-        )
-
-    def _input(self, name: str, declared: tuple[int | str, ...] | None) -> Value:
-        shape = self.shapes[name]
-        dynamic = bool(shape) and (declared is None or isinstance(declared[0], str))
-        axes: list[Expr] = [self.system.dim(n, f"graph input '{name}'") for n in shape]
-        if dynamic:
-            if self.batch is None or self.batch.size != shape[0]:
-                self.batch = self.system.dim(shape[0], "the batch")
-            axes[0] = self.batch
-        return Value(tuple(axes))
-
-    def _visit(self, node: Node) -> None:
-        rule = self.rules.find(node)
-        for name in node.inputs:
-            if name in self.graph.initializers and name not in self.values:
-                self.values[name] = self._initializer(name)
-        known = all(name in self.values for name in node.inputs if name)
-        known &= all(name in self.shapes for name in node.outputs if name)
-        if rule is None or node.captures or not known:
-            self._refuse(node, rule)
-            return
-        inputs = tuple(self.values.get(name) for name in node.inputs)
-        if not rule.carries_numbers:
-            for value in inputs:
-                self._freeze_sizes(node, value)
-        context = CoupleContext(
-            node=node,
-            inputs=inputs,
-            output_shapes=tuple(self.shapes.get(name) for name in node.outputs),
-            system=self.system,
-            roles=self.roles,
-            arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
-            claims=self.claims,
-        )
-        constant = all(value.constant for value in inputs if value is not None)
-        passed: set[tuple[str, int]] = set()
-        for name, value in zip(node.outputs, rule.couple(context), strict=True):
-            if name:
-                numbers = value.numbers if rule.carries_numbers else None
-                self.values[name] = Value(value.axes, numbers, constant)
-                passed.update(self.values[name].sources)
-        for value in inputs:
-            self._pin(value, node.label, passed | context.claimed)
-
-    def _refuse(self, node: Node, rule: Rule | None) -> None:
-        """Freeze all that a node touches, because its operator or its shapes are not known."""
-        if rule is None:
-            why = f"{node.label}: operator '{node.op_type}' has no rule"
-            self.unknown.append(node.label)
-        else:
-            why = f"{node.label}: it has a tensor of unknown shape"
-        for name in (*node.inputs, *node.captures):
-            if name in self.graph.initializers and name not in self.values:
-                self.values[name] = self._initializer(name)
-            if name in self.values:
-                self._freeze_sizes(node, self.values[name])
-                self._pin(self.values[name], node.label)
-                self._freeze(name, why)
-        batched = self.batch is not None and any(
-            self.values[name].axes[:1] == (self.batch,)
-            for name in node.inputs
-            if name in self.values
-        )
-        for name in node.outputs:
-            if name in self.shapes:
-                axes: list[Expr] = [self.system.dim(size, why) for size in self.shapes[name]]
-                if self.batch is not None and batched and axes and axes[0].size == self.batch.size:
-                    axes[0] = self.batch  # frozen either way; what a sample costs depends on it
-                self.values[name] = Value(tuple(axes))
-
-    def _initializer(self, name: str) -> Value:
-        array = self.graph.initializers[name]
-        numbers = None
-        small = array.ndim <= 1 and array.size <= _MAX_FOLLOWED_NUMBERS
-        if small and np.issubdtype(array.dtype, np.integer):
-            numbers = tuple(Fixed(int(v), (name, i)) for i, v in enumerate(array.reshape(-1)))
-        axes = tuple(self.system.dim(size) for size in array.shape)
-        if not is_float(array.dtype):
-            for axis in axes:
-                self.system.freeze(axis, f"'{name}' does not hold weights")
-        return Value(axes, numbers, constant=True)
-
-    def _freeze(self, name: str, why: str) -> None:
-        for axis in self.values[name].axes:
-            self.system.freeze(axis, why)
-
-    def _pin(
-        self, value: Value | None, user: str, except_for: Collection[tuple[str, int]] = ()
-    ) -> None:
-        """Note spelled-out numbers that surgery may not rewrite, because `user` reads them."""
-        for source in value.sources if value is not None else ():
-            if source not in except_for:
-                self.pinned.setdefault(source, user)
-
-    def _freeze_sizes(self, node: Node, value: Value | None) -> None:
-        for axis in value.sizes if value is not None else ():
-            self.system.freeze(axis, f"its size is computed with in {node.label}")
-
-    def _read_off(
-        self, axes: Mapping[str, tuple[Expr, ...]]
-    ) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
-        """Collect the free and the frozen dims of operand axes, in the order of the roles."""
-        members: dict[Dim, list[Role]] = {}
-        names: dict[Dim, str] = {}
-        initializers = self.graph.initializers
-        for role in self.roles:
-            operand = role.node.inputs[role.slot]
-            dims = list(dict.fromkeys(leaves(axes[operand][role.axis])))
-            for place, dim in enumerate(dims):
-                members.setdefault(dim, []).append(role)
-                if operand in initializers:
-                    suffix = f".{place}" if len(dims) > 1 else ""
-                    names.setdefault(dim, f"{operand}:{role.axis}{suffix}")
-        groups, frozen = [], []
-        for dim, name in names.items():
-            reason = self.system.reason(dim)
-            if reason is None:
-                inexact = self.system.inexact(dim)
-                groups.append(Group(name, dim, tuple(members[dim]), inexact))
-            elif dim.size > 1:
-                frozen.append(Frozen(name, dim.size, reason))
-        return tuple(groups), tuple(frozen)
+    found: dict[str, None] = {}
+    queue = [name]
+    for current in queue:
+        if current in graph.initializers:
+            found[current] = None
+        elif current in values and values[current].constant and current in graph.producers:
+            inputs = graph.producers[current].inputs
+            queue += [source for source in inputs if source and source not in queue]
+    return list(found)
 
 
 def _ports(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:

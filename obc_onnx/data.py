@@ -16,8 +16,8 @@ import numpy as np
 
 from obc_onnx.defaults import HOLDOUT, SCORED_SAMPLES
 from obc_onnx.errors import DataError
-from obc_onnx.graph import is_float
 from obc_onnx.images import ImageOptions, read_pictures
+from obc_onnx.node import is_float
 from obc_onnx.shapes import ANALYSIS_BATCH
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.graph import Graph, Port
+    from obc_onnx.graph import Graph
     from obc_onnx.images import PixelScaling
+    from obc_onnx.node import Port
 
 LABELS = "labels"
 """The array of an archive that holds class indices."""

@@ -25,7 +25,7 @@ from torch.func import functional_call
 from obc_onnx.axes import Dim, leaves
 from obc_onnx.axis_maps import AxisMap, Mix, make_map
 from obc_onnx.errors import InvariantError
-from obc_onnx.graph import is_float
+from obc_onnx.node import is_float
 from obc_onnx.twin import build_twin, initializer_name, parameter_name, to_tensor, weights_of
 
 if TYPE_CHECKING:
@@ -166,30 +166,19 @@ def _find_learned(coupling: Coupling) -> set[str]:
             uses[use] = uses.get(use, False) or not written.isdisjoint(along)
     for (_, operand), learns in uses.items():
         if learns:
-            learned |= _sources(coupling, operand)
+            learned.update(coupling.sources(operand))
     stays = [port.name for port in coupling.graph.outputs]
     stays += [operand for (_, operand), learns in uses.items() if not learns]
-    return learned.difference(*(_sources(coupling, name) for name in stays))
+    return learned.difference(*(coupling.sources(name) for name in stays))
 
 
 def _find_contracted(coupling: Coupling) -> set[str]:
     found = (
-        _sources(coupling, role.node.inputs[role.slot])
+        coupling.sources(role.node.inputs[role.slot])
         for role in coupling.roles
         if role.kind != "scales"
     )
     return set().union(*found)
-
-
-def _sources(coupling: Coupling, name: str) -> set[str]:
-    """Find the initializers that a constant is computed from; none for what is not constant."""
-    graph = coupling.graph
-    if name in graph.initializers:
-        return {name}
-    if name not in graph.producers or not coupling.values[name].constant:
-        return set()
-    inputs = graph.producers[name].inputs
-    return set().union(*(_sources(coupling, source) for source in inputs if source))
 
 
 def _find_parametrised(coupling: Coupling, keep: Keep) -> dict[str, dict[int, frozenset[Dim]]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,77 +19,20 @@ import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
 
-from obc_onnx.canonical import canonical, domain_of, export
+from obc_onnx.canonical import canonical, export
 from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.files import replacing
+from obc_onnx.node import Node, domain_of, is_float, port_of, view_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Container, Mapping
 
     from numpy.typing import NDArray
 
 MAX_PROTOBUF_BYTES = 2**31 - 1
 """Above this a model cannot be one protobuf message, and its weights go to a second file."""
 _PROTOBUF_SLACK = 2**24
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One operator call. `inputs` and `outputs` are value names, "" where left out."""
-
-    name: str
-    op_type: str
-    domain: str
-    opset: int
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any] = field(repr=False)
-    captures: tuple[str, ...] = ()
-
-    @cached_property
-    def key(self) -> str:
-        """The first output's name: unique, where `name` may be empty."""
-        return next(output for output in self.outputs if output)
-
-    @property
-    def label(self) -> str:
-        """How messages call the node."""
-        return f"{self.op_type} '{self.name or self.key}'"
-
-    def integer(self, name: str, default: int) -> int:
-        """Read an int attribute."""
-        return int(self.attributes.get(name, default))
-
-    def integers(self, name: str) -> tuple[int, ...] | None:
-        """Read an ints attribute, None where it is left out."""
-        values = self.attributes.get(name)
-        return None if values is None else tuple(int(value) for value in values)
-
-    def number(self, name: str, default: float) -> float:
-        """Read a float attribute."""
-        return float(self.attributes.get(name, default))
-
-    def text(self, name: str, default: str) -> str:
-        """Read a string attribute."""
-        value = self.attributes.get(name, default)
-        return value.decode() if isinstance(value, bytes) else str(value)
-
-    def has_input(self, slot: int) -> bool:
-        """Say whether an optional input is given."""
-        return slot < len(self.inputs) and self.inputs[slot] != ""
-
-
-@dataclass(frozen=True)
-class Port:
-    """A graph input or output; a dynamic size is its symbolic name, or "" where it has none.
-
-    The type is `object` where the value holds strings or is no tensor (a sequence, an optional).
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str, ...] | None
 
 
 class Graph:
@@ -121,10 +63,10 @@ class Graph:
             if isinstance(tensor, gs.Constant)
         }
         versions = {domain_of(entry.domain): entry.version for entry in original.opset_import}
-        self.nodes = tuple(_view(node, versions) for node in surgeon.nodes)
+        self.nodes = tuple(view_of(node, versions) for node in surgeon.nodes)
         fed = {tensor.name for tensor in surgeon.inputs} - set(self.initializers)
-        self.inputs = tuple(_port(value) for value in original.graph.input if value.name in fed)
-        self.outputs = tuple(_port(value) for value in original.graph.output)
+        self.inputs = tuple(port_of(value) for value in original.graph.input if value.name in fed)
+        self.outputs = tuple(port_of(value) for value in original.graph.output)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Graph:
@@ -225,13 +167,16 @@ class Graph:
         initializers: Mapping[str, NDArray[Any]] | None = None,
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
         rewired: Mapping[tuple[str, int], str] | None = None,
+        dispensable: Container[str] = (),
     ) -> Graph:
         """Return a changed copy.
 
         Args:
             initializers: New arrays by name; a name that is not there yet is added.
-            attributes: New attribute values by `Node.key`.
-            rewired: The initializer that input slot (`Node.key`, slot) is to use.
+            attributes: New attribute values by `Node.key`; None takes an attribute away.
+            rewired: The initializer that input slot (`Node.key`, slot) is to use; the slot may be
+                one that the node leaves out.
+            dispensable: Values whose nodes go when that leaves them without a use.
         Raises:
             InvariantError: A new name is that of a value which is no initializer.
         """
@@ -248,10 +193,34 @@ class Graph:
             next(output.name for output in node.outputs if output.name): node for node in copy.nodes
         }
         for key, changes in (attributes or {}).items():
-            nodes[key].attrs = {**nodes[key].attrs, **changes}
+            merged = {**nodes[key].attrs, **changes}
+            nodes[key].attrs = {name: value for name, value in merged.items() if value is not None}
+        released = []
         for (key, slot), name in (rewired or {}).items():
-            nodes[key].inputs[slot] = tensors[name]
+            inputs = nodes[key].inputs
+            while len(inputs) <= slot:
+                inputs.append(gs.Variable.empty())
+            released.append(inputs[slot])
+            inputs[slot] = tensors[name]
+        self._drop_unused(copy, released, dispensable)
         return Graph(copy, self._original)
+
+    def _drop_unused(
+        self, copy: gs.Graph, released: list[gs.Tensor], dispensable: Container[str]
+    ) -> None:
+        used = {tensor.name for tensor in copy.outputs}
+        used.update(name for node in self.nodes for name in node.captures)
+        while released:
+            tensor = released.pop()
+            for node in list(tensor.inputs):
+                outputs = [output for output in node.outputs if output.name]
+                if all(
+                    o.name in dispensable and not o.outputs and o.name not in used for o in outputs
+                ):
+                    released.extend(node.inputs)
+                    node.inputs.clear()
+                    node.outputs.clear()
+                    copy.nodes.remove(node)
 
     def insert_before(self, key: str, slot: int, op_type: str, operand: NDArray[Any]) -> Graph:
         """Return a copy in which a binary operator with a constant feeds one input slot."""
@@ -293,55 +262,6 @@ class Graph:
         data = f"{path.name}.data"
         with replacing(path, *([path.parent / data] if external else [])) as temporary:
             onnx.save(model, temporary, save_as_external_data=external, location=data)
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """Say whether weights of this type can be trained; bfloat16 is an extension type."""
-    return bool(np.issubdtype(dtype, np.floating)) or dtype.name == "bfloat16"
-
-
-def _view(node: gs.Node, versions: Mapping[str, int]) -> Node:
-    domain = domain_of(node.domain)
-    own = {tensor.name for tensor in (*node.inputs, *node.outputs)}
-    return Node(
-        name=node.name,
-        op_type=node.op,
-        domain=domain,
-        opset=versions.get(domain, 1),
-        inputs=tuple(tensor.name for tensor in node.inputs),
-        outputs=tuple(tensor.name for tensor in node.outputs),
-        attributes={
-            key: value.values if isinstance(value, gs.Constant) else value
-            for key, value in node.attrs.items()
-        },
-        captures=tuple(sorted(name for name in _captured(node) if name not in own)),
-    )
-
-
-def _captured(node: gs.Node) -> Iterator[str]:
-    """Yield the outer values that a node's subgraphs use, however deep."""
-    for value in node.attrs.values():
-        if isinstance(value, gs.Graph):
-            inner = {tensor.name for tensor in value.inputs}
-            inner |= {tensor.name for child in value.nodes for tensor in child.outputs}
-            for child in value.nodes:
-                for name in (*(tensor.name for tensor in child.inputs), *_captured(child)):
-                    if name not in inner:
-                        yield name
-            yield from (tensor.name for tensor in value.outputs if tensor.name not in inner)
-
-
-def _port(value: onnx.ValueInfoProto) -> Port:
-    kind = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not kind.elem_type:
-        return Port(value.name, np.dtype(object), None)
-    shape = None
-    if kind.HasField("shape"):
-        shape = tuple(
-            size.dim_value if size.HasField("dim_value") else size.dim_param
-            for size in kind.shape.dim
-        )
-    return Port(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), shape)
 
 
 def _external_bytes(path: Path) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.graph import Port
+    from obc_onnx.node import Port
 
 _MODES = {1: "L", 3: "RGB"}
 """Pillow's name for pictures of so many channels."""

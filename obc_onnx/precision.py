@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.graph import is_float
+from obc_onnx.node import is_float
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

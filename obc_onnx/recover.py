@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling
     from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph, Node
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
 
 _MEASURED = 2048
 """Samples to measure on, at most: statistics hardly change with more."""

@@ -18,7 +18,8 @@ from obc_onnx.runtime import Session
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from obc_onnx.graph import Graph, Port
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Port
 
     Shape = tuple[int, ...]
 

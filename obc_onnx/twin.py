@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from obc_onnx.errors import RequestError, UnsupportedOperatorError
-from obc_onnx.graph import is_float
+from obc_onnx.node import is_float
 from obc_onnx.ops.context import ForwardContext
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.graph import Graph, Node
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
     from obc_onnx.ops.rule import Call, RuleSet, Shape
 
 

@@ -42,7 +42,13 @@ class AxisSystem:
         self._bound: dict[Dim, Expr] = {}
         self._frozen: dict[Dim, str] = {}
         self._inexact: dict[Dim, str] = {}
+        self._open: set[Dim] = set()
         self._deferred: list[Deferred] = []
+
+    @property
+    def n_dims(self) -> int:
+        """How many dims were made so far; a dim's index counts from 0."""
+        return self._n_dims
 
     def dim(self, size: int, frozen: str | None = None) -> Dim:
         """Make a new dim of `size` positions, frozen at once where a reason is given."""
@@ -78,6 +84,10 @@ class AxisSystem:
         """Return why removing units of a resolved dim does more than a mask would, or None."""
         return self._inexact.get(dim)
 
+    def is_open(self, expr: Expr) -> bool:
+        """Say whether the size of `expr` may be another one when the model runs."""
+        return bool(self._open) and any(dim in self._open for dim in leaves(self.resolve(expr)))
+
     def is_free(self, expr: Expr) -> bool:
         """Say whether any unit of any dim in `expr` may be removed."""
         return any(self.reason(dim) is None for dim in leaves(self.resolve(expr)))
@@ -91,6 +101,10 @@ class AxisSystem:
         """Note that removing positions of `expr` changes more than masking them would."""
         for dim in leaves(self.resolve(expr)):
             self._inexact.setdefault(dim, reason)
+
+    def open(self, expr: Expr) -> None:
+        """Note that sizes in `expr` are only known when the model runs."""
+        self._open.update(leaves(self.resolve(expr)))
 
     def unify(self, left: Expr, right: Expr, where: str) -> None:
         """State that two axes always lose the same positions.
@@ -228,6 +242,8 @@ class AxisSystem:
             self.freeze(expr, reason)
         if dim in self._inexact:
             self.mark_inexact(expr, self._inexact[dim])
+        if dim in self._open:
+            self.open(expr)
 
     def _refine(self, a: Expr, b: Expr, where: str) -> list[Equality] | None:
         """Turn one equality into smaller ones, binding dims; None where boundaries cross."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError, VerificationError
-from obc_onnx.graph import is_float
+from obc_onnx.node import is_float
 from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph, Node
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
     from obc_onnx.plan import PruningPlan
 
     Feed = Mapping[str, NDArray[Any]]

@@ -10,8 +10,8 @@ import torch
 from onnx import numpy_helper
 
 from obc_onnx.axes import count
-from obc_onnx.coupling import Coupling, find_coupling
 from obc_onnx.graph import Graph
+from obc_onnx.inference import find_coupling
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes, input_shapes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Keep
+    from obc_onnx.coupling import Coupling, Keep
 
     Shape = tuple[int, ...]
     Feed = Mapping[str, NDArray]
@@ -91,14 +91,19 @@ def draw_weight(name: str, shape: Shape, rng: np.random.Generator) -> NDArray:
     return (rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
 
 
-def analyse(model: onnx.ModelProto | Graph, batch: int | None = None) -> Analysed:
-    """Run the stages up to the coupling."""
+def analyse(
+    model: onnx.ModelProto | Graph,
+    batch: int | None = None,
+    *,
+    shapes: Mapping[str, Shape] | None = None,
+) -> Analysed:
+    """Run the stages up to the coupling, for given input shapes or another batch."""
     graph = model if isinstance(model, Graph) else Graph.from_model(model)
-    given = None
+    given = shapes
     if batch is not None:
         given = {name: (batch, *shape[1:]) for name, shape in input_shapes(graph).items()}
-    shapes = infer_shapes(graph, input_shapes(graph, given))
-    return Analysed(graph, shapes, find_coupling(graph, shapes, DEFAULT_RULES))
+    found = infer_shapes(graph, input_shapes(graph, given))
+    return Analysed(graph, found, find_coupling(graph, found, DEFAULT_RULES))
 
 
 def coupling_of(text: str, constants: Mapping[str, ArrayLike] | None = None) -> Coupling:
@@ -179,10 +184,10 @@ def assert_close(
         assert error <= tolerance, f"'{name}' is off by {error:.2e}, allowed {tolerance:.0e}"
 
 
-def assert_valid(graph: Graph) -> None:
+def assert_valid(graph: Graph, shapes: Mapping[str, Shape] | None = None) -> None:
     """Raise where the checker or strict shape inference refuses a graph."""
     onnx.checker.check_model(graph.to_model(), full_check=True)
-    infer_shapes(graph, input_shapes(graph))
+    infer_shapes(graph, shapes or input_shapes(graph))
 
 
 def assert_pruned_equals_masked(
@@ -190,7 +195,7 @@ def assert_pruned_equals_masked(
 ) -> Graph:
     """Raise where removing units is not the same as masking what reads them."""
     pruned = remove_units(coupling, keep)
-    assert_valid(pruned)
+    assert_valid(pruned, {name: value.shape for name, value in feed.items()})
     masked = run_onnx(mask_reads(coupling, keep), feed)
     assert_close(run_onnx(pruned, feed), masked, tolerance)
     return pruned

@@ -22,18 +22,22 @@ LAYERS = (
     ("errors", "version", "progress", "defaults"),
     ("training",),
     ("files", "axes"),
-    ("ties",),
+    ("ties", "sizes"),
     ("unification",),
+    ("node",),
     ("canonical",),
     ("graph",),
     ("runtime",),
     ("shapes",),
+    ("ops.value",),
     ("ops.context",),
-    ("ops.rule", "ops.broadcast", "ops.dtypes", "ops.padding"),
+    ("ops.rule", "ops.arithmetic", "ops.broadcast", "ops.dtypes", "ops.padding"),
     ("ops.elementwise",),
     ("ops.*",),
     ("ops",),
+    ("spelling",),
     ("coupling",),
+    ("inference",),
     ("twin", "logits"),
     ("surgery",),
     ("images", "precision"),
@@ -57,13 +61,23 @@ A star stands for the modules of a folder that are not listed: operator families
 """
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
-SURGEON = {"canonical", "graph"}
+SURGEON = {"canonical", "graph", "node"}
 TORCH = {"twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
          "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""
 TORCH_INSIDE = {"pipeline", "verify"}
 """Modules that load torch inside functions; every operator may, too."""
-TORCH_FREE = ("cli", "pipeline", "verify", "coupling", "surgery", "plan", "ops", "shapes")
+TORCH_FREE = (
+    "cli",
+    "pipeline",
+    "verify",
+    "coupling",
+    "inference",
+    "surgery",
+    "plan",
+    "ops",
+    "shapes",
+)
 
 
 class Import:

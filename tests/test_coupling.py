@@ -271,65 +271,6 @@ def test_a_mean_over_channels_is_inexact() -> None:
     assert coupling.groups[0].inexact == "mean in ReduceMean 'centre'"
 
 
-def test_a_size_that_is_computed_with_is_frozen() -> None:
-    coupling = coupling_of(
-        f"net {IMAGE} <float[5,3,1,1] a, float[4,5,1,1] b, int64 one = {{1}}>"
-        "{ p = Conv(x, a) s = Shape(p) n = Gather(s, one) f = Cast<to=1>(n) [root] r = Sqrt(f)"
-        "  q = Div(p, r) y = Conv(q, b) }"
-    )
-    assert not coupling.groups
-    assert reason(coupling, "a:0") == "its size is computed with in Sqrt 'root'"
-
-
-COUNTED = (
-    "net (float[N,3,8,8] x) => (float[N,4,H,W] y)"
-    "<float[6,3,1,1] a, float[5,3,1,1] b, float[4,11,1,1] c,"
-    " int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}>"
-    "{ p = Conv(x, a) q = Conv(x, b) s = Shape(q) n = Gather(s, one) r = Slice(p, zero, n, two)"
-    "  g = GlobalMaxPool(r) h = GlobalMaxPool(q) j = Concat<axis=1>(g, h) y = Conv(j, c) }"
-)
-
-
-def test_a_size_that_bounds_a_slice_is_frozen() -> None:
-    coupling = coupling_of(COUNTED)
-    assert sizes(coupling) == {"a:0": 6}
-    assert coupling.axes["r"][0] is coupling.batch
-
-
-NUMBER = (
-    "net (float[N,3,2,1] x, float[N,12] v) => (float[N,M] y)"
-    "<float[4,3,1,1] a, float[16,5] b, int64[1] zero = {0}, int64[1] k = {8}, int64[1] one = {1}>"
-    "{ p = Conv(x, a) s = Shape(p) n = Gather(s, zero) to = Concat<axis=0>(n, k)"
-    "  q = Reshape(p, to) r = Slice(v, zero, k, one) j = Concat<axis=1>(q, r) y = MatMul(j, b) }"
-)
-
-
-def test_a_number_that_others_read_may_not_be_rewritten() -> None:
-    coupling = coupling_of(NUMBER)
-    assert not coupling.groups
-    assert reason(coupling, "a:0") == "Slice 'r' uses the number of its size too"
-
-
-def test_a_number_with_one_use_is_rewritten_at_its_source() -> None:
-    coupling = coupling_of(
-        NUMBER.replace("int64[1] one", "int64[1] l = {8}, int64[1] one").replace(
-            "zero, k,", "zero, l,"
-        )
-    )
-    assert sizes(coupling) == {"a:0": 4}
-    pruned = remove_units(coupling, {coupling.groups[0].dim: np.array([True, False, True, True])})
-    assert pruned.initializers["k"].tolist() == [3 * 2 * 1]
-    assert pruned.initializers["l"].tolist() == [8]
-
-
-def test_a_squeeze_without_axes_may_not_meet_a_size_of_one() -> None:
-    coupling = coupling_of(
-        f"net {VECTOR} <float[5,3,1,1] a, float[5,7] b>"
-        "{ p = Conv(x, a) g = GlobalMaxPool(p) s = Squeeze(g) y = MatMul(s, b) }"
-    )
-    assert not coupling.groups
-
-
 def test_positions_of_maxima_freeze_the_channels_they_count() -> None:
     coupling = coupling_of(
         "net (float[N,3,8,8] x) => (float[N,4,4,4] y, int64[N,5,4,4] i)"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from obc_onnx.ops.context import Value
 from obc_onnx.ops.elementwise import PositionByPosition
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor

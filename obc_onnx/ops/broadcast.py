@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from obc_onnx.axes import Expr
-    from obc_onnx.ops.context import CoupleContext, Value
+    from obc_onnx.ops.context import CoupleContext
+    from obc_onnx.ops.value import Value
 
 
 def broadcast_axes(context: CoupleContext, operands: Sequence[Sequence[Expr]]) -> tuple[Expr, ...]:

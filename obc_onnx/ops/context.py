@@ -1,7 +1,8 @@
 """What rules are given, and what they record.
 
 A rule never sees the whole graph: it sees one node with what is known of its inputs, states
-equalities between axes, and records the roles that operands play.
+equalities between axes, records the roles that operands play, and says of which axes the numbers
+that the node spells out are the sizes.
 """
 
 from __future__ import annotations
@@ -11,76 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from obc_onnx.axes import concat, count, mask, take
+from obc_onnx.axes import concat, product, take
 from obc_onnx.errors import ModelError
+from obc_onnx.ops.value import Renumbering, Spelling, Value, Wanted, concrete
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from obc_onnx.axes import Dim, Expr
-    from obc_onnx.graph import Node
+    from obc_onnx.axes import Expr
+    from obc_onnx.node import Node
     from obc_onnx.unification import AxisSystem
 
     Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """A number that is written down; `source` is the initializer position that holds it."""
-
-    value: int
-    source: tuple[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class Size:
-    """A number that is the size of an axis, read by Shape when the model runs."""
-
-    axis: Expr
-
-
-@dataclass(frozen=True)
-class Computed:
-    """A number that is computed from frozen sizes only, so pruning never changes it."""
-
-
-Number = Fixed | Size | Computed
-
-
-@dataclass(frozen=True)
-class Value:
-    """What coupling knows of a tensor.
-
-    Attributes:
-        axes: One expression per axis.
-        numbers: The elements of a small integer tensor that may describe shapes, where followed.
-        constant: Whether it depends on initializers only.
-    """
-
-    axes: tuple[Expr, ...]
-    numbers: tuple[Number, ...] | None = None
-    constant: bool = False
-
-    @property
-    def shape(self) -> Shape:
-        """Concrete sizes."""
-        return tuple(axis.size for axis in self.axes)
-
-    @property
-    def sizes(self) -> tuple[Expr, ...]:
-        """The axes whose sizes the numbers are."""
-        return tuple(number.axis for number in self.numbers or () if isinstance(number, Size))
-
-    @property
-    def sources(self) -> tuple[tuple[str, int], ...]:
-        """The initializer positions that hold the numbers that are written down."""
-        return tuple(
-            number.source
-            for number in self.numbers or ()
-            if isinstance(number, Fixed) and number.source is not None
-        )
 
 
 @dataclass(frozen=True)
@@ -132,14 +77,14 @@ class CoupleContext:
     roles: list[Role]
     arrays: tuple[NDArray[Any] | None, ...]
     """The initializer in each input slot, None where the input is computed or left out."""
-    claims: dict[tuple[str, int], Expr]
-    """The axis whose size each spelled-out number sets, across all nodes."""
-    claimed: set[tuple[str, int]] = field(default_factory=set)
-    """The spelled-out numbers that this node claims."""
+    renumberings: list[Renumbering]
+    spellings: list[Spelling] = field(default_factory=list)
+    consulted: set[int] = field(default_factory=set)
+    """Slots whose numbers the rule looked at: unless it spells them, they have to stay the same."""
 
     def value(self, slot: int) -> Value:
         """Return an input that the operator requires."""
-        value = self.inputs[slot] if slot < len(self.inputs) else None
+        value = self.optional(slot)
         if value is None:
             raise ModelError(f"{self.node.label} lacks its input {slot}")
         return value
@@ -155,22 +100,39 @@ class CoupleContext:
             raise ModelError(f"{self.node.label} has an output of unknown shape")
         return shape
 
-    def integers(self, slot: int) -> tuple[int, ...] | None:
-        """Return an integer input whose every element is written down, None otherwise."""
+    def numbers(self, slot: int) -> NDArray[Any] | None:
+        """Return what an input holds, None unless it is the same whenever the model runs.
+
+        The input has to stay what it is, unless the rule spells it.
+        """
         value = self.optional(slot)
         if value is None or value.numbers is None:
             return None
-        fixed = [number.value for number in value.numbers if isinstance(number, Fixed)]
-        return tuple(fixed) if len(fixed) == len(value.numbers) else None
+        self.consulted.add(slot)
+        return concrete(value.numbers, self.system)
+
+    def integers(self, slot: int) -> tuple[int, ...] | None:
+        """Return the elements of an integer input, None where they are computed as it runs."""
+        numbers = self.numbers(slot)
+        return None if numbers is None else tuple(int(number) for number in numbers.reshape(-1))
 
     def fixed(self, size: int, why: str) -> Expr:
         """Make a frozen axis."""
         return self.system.dim(size, f"{why} of {self.node.label}")
 
+    def opaque(self, why: str, output: int = 0) -> Value:
+        """Make an output of which every axis is frozen."""
+        return Value(tuple(self.fixed(size, why) for size in self.shape(output)))
+
     def freeze(self, axes: Sequence[Expr], why: str) -> None:
         """Freeze axes, with the node named in the reason."""
         for axis in axes:
             self.system.freeze(axis, f"{why} of {self.node.label}")
+
+    def mark_inexact(self, axes: Sequence[Expr], why: str) -> None:
+        """Note that removing positions of axes changes more than masking them would."""
+        for axis in axes:
+            self.system.mark_inexact(axis, f"{why} in {self.node.label}")
 
     def unify(self, left: Expr, right: Expr) -> None:
         """State that two axes lose the same positions.
@@ -198,25 +160,31 @@ class CoupleContext:
             take(axis, tuple(range(start, end))) for start, end in zip(starts, ends, strict=True)
         ]
 
-    def claim(self, number: Number, axis: Expr, slot: int) -> None:
-        """State that a number in an integer input sets the size of an axis.
+    def factored(self, axis: Expr, *sizes: int) -> tuple[Expr, ...]:
+        """Write an axis as a product of new dims of these sizes, and return them."""
+        factors = tuple(self.system.dim(size) for size in sizes)
+        self.unify(axis, product(factors))
+        return factors
 
-        Surgery can rewrite a number that is written down, and an axis's size follows by itself;
-        nothing else may change, so the axis is frozen.
+    def spell(self, place: int | str, *wanted: Wanted, **options: Any) -> None:
+        """Say of which axes the numbers in an input slot or an attribute are the sizes.
+
+        Args:
+            place: A slot, or the name of an attribute.
+            wanted: For each number the axis whose size it is; None where it may be anything, such
+                as the -1 of a Reshape; a number where it has to stay that one.
+            options: Further fields of `Spelling`.
         """
-        if isinstance(number, Size):
-            self.unify(number.axis, axis)
-        elif isinstance(number, Fixed) and number.source is not None:
-            if self.arrays[slot] is None:  # reached through other nodes: one number, all its users
-                self.claimed.add(number.source)
-                self.unify(self.claims.setdefault(number.source, axis), axis)
-        else:
-            self.freeze([axis], "a size that is computed for input")
+        self.spellings.append(Spelling(self.node, place, wanted, **options))
 
-    def freeze_sizes(self, value: Value) -> None:
-        """Freeze every axis whose size the integers in `value` depend on."""
-        for axis in value.sizes:
-            self.system.freeze(axis, f"its size is computed with in {self.node.label}")
+    def pick(self, slot: int, axis: Expr, picked: Sequence[int]) -> Expr:
+        """Take constant positions of an axis, which an input slot names, and return the new axis.
+
+        Surgery numbers them anew where positions of the axis are removed.
+        """
+        index = tuple(position % axis.size for position in picked)
+        self.renumberings.append(Renumbering(self.node, slot, axis, index))
+        return take(axis, index)
 
     def reads(
         self, slot: int, axis: int, *, mixes: Sequence[Expr] = (), tap: Tap | None = None
@@ -229,17 +197,15 @@ class CoupleContext:
         slot: int,
         axis: int,
         *,
-        out_axis: int,
+        tap: Tap | None,
         mixes: Sequence[Expr] = (),
         bias: int | None = None,
-        mixed_output: bool = False,
     ) -> None:
-        """Record that an operand's axis makes the channels of output 0.
+        """Record that an operand's axis makes channels of an output.
 
-        `mixed_output` says that the output holds more than what the operand and its bias make: it
-        cannot be scored there, and what reads and scales the units has to do.
+        `tap` is None where no output holds just what the operand and its bias make: then it cannot
+        be scored there, and what reads and scales the units has to do.
         """
-        tap = None if mixed_output else Tap("output", 0, out_axis)
         self.roles.append(Role(self.node, slot, axis, "writes", tuple(mixes), bias, tap))
 
     def scales(self, slot: int, axis: int, tap: Tap) -> None:
@@ -272,58 +238,3 @@ class ForwardContext:
     def given(self, *slots: int) -> tuple[int, ...]:
         """Return those of `slots` that the node has."""
         return tuple(slot for slot in slots if self.node.has_input(slot))
-
-
-@dataclass(frozen=True)
-class ResizeContext:
-    """One node on its way through `Rule.resize`; collects what must change.
-
-    Attributes:
-        axes: Resolved axis expressions by value name.
-        keep: The units that stay, of each dim that loses some.
-        inputs: What coupling knows of each input.
-        arrays: The initializer in each input slot, None where the input is computed or left out.
-    """
-
-    node: Node
-    axes: Mapping[str, tuple[Expr, ...]]
-    keep: Mapping[Dim, NDArray[np.bool_]]
-    inputs: tuple[Value | None, ...]
-    arrays: tuple[NDArray[Any] | None, ...]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    operands: dict[int, NDArray[Any]] = field(default_factory=dict)
-    literals: dict[tuple[str, int], int] = field(default_factory=dict)
-
-    def before(self, name: str, axis: int) -> int:
-        """Return the size of an axis of a value before surgery."""
-        return self.axes[name][axis].size
-
-    def size(self, name: str, axis: int) -> int:
-        """Return the size of an axis of a value after surgery."""
-        return count(self.axes[name][axis], self.keep)
-
-    def kept(self, name: str, axis: int) -> NDArray[np.bool_]:
-        """Say which positions of an axis of a value stay."""
-        return mask(self.axes[name][axis], self.keep)
-
-    def set_attribute(self, name: str, value: Any) -> None:
-        """Give the node another attribute value."""
-        self.attributes[name] = value
-
-    def set_sizes(self, slot: int, sizes: Sequence[int | None]) -> None:
-        """Write sizes into an integer input; None leaves the number there as it is.
-
-        An initializer is replaced for this node alone. A number that reaches the node through
-        others is rewritten at its source, which `CoupleContext.claim` has made safe.
-        """
-        array, value = self.arrays[slot], self.inputs[slot]
-        if array is not None:
-            flat = array.reshape(-1).copy()
-            for position, size in enumerate(sizes):
-                if size is not None:
-                    flat[position] = size
-            self.operands[slot] = flat.reshape(array.shape)
-            return
-        for number, size in zip(value.numbers or () if value else (), sizes, strict=True):
-            if size is not None and isinstance(number, Fixed) and number.source is not None:
-                self.literals[number.source] = size

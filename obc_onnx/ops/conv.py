@@ -10,16 +10,17 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.axes import product
-from obc_onnx.ops.context import Tap, Value
+from obc_onnx.ops.context import Tap
 from obc_onnx.ops.padding import explicit_pads, same_pads
 from obc_onnx.ops.rule import Call, Rule
+from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes import Expr
-    from obc_onnx.graph import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext, ResizeContext
+    from obc_onnx.node import Node
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
     from obc_onnx.ops.rule import Shape
 
 
@@ -35,16 +36,13 @@ class Conv(Rule):
         blocks = context.node.integer("group", 1)
         written: Expr = out_channels
         if blocks > 1:
-            block, written = (
-                context.system.dim(blocks),
-                context.system.dim(out_channels.size // blocks),
-            )
-            context.unify(out_channels, product([block, written]))
+            block, written = context.factored(out_channels, blocks, out_channels.size // blocks)
             context.unify(x.axes[1], product([block, in_per_block]))
+            context.spell("group", block, scalar=True)
         else:
             context.unify(x.axes[1], in_per_block)
         bias = _couple_bias(context, out_channels)
-        context.writes(1, 0, out_axis=1, mixes=[written], bias=bias)
+        context.writes(1, 0, tap=Tap("output", 0, 1), mixes=[written], bias=bias)
         context.reads(1, 1, mixes=[in_per_block], tap=Tap("input", 0, 1))
         return [_output(context, x, w, out_channels)]
 
@@ -55,12 +53,6 @@ class Conv(Rule):
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
         """Every output element takes one product per element of its filter."""
         return math.prod(outputs[0]) * math.prod(inputs[1][1:])
-
-    def resize(self, context: ResizeContext) -> None:
-        """Set `group` to the number of blocks that stay."""
-        if context.node.integer("group", 1) > 1:
-            x, w = context.node.inputs[:2]
-            context.set_attribute("group", context.size(x, 1) // context.size(w, 1))
 
 
 class ConvTranspose(Rule):
@@ -76,15 +68,12 @@ class ConvTranspose(Rule):
         context.unify(x.axes[1], in_channels)
         read, out_channels = in_channels, out_per_block
         if blocks > 1:
-            block, read = (
-                context.system.dim(blocks),
-                context.system.dim(in_channels.size // blocks),
-            )
-            context.unify(in_channels, product([block, read]))
+            block, read = context.factored(in_channels, blocks, in_channels.size // blocks)
             out_channels = product([block, out_per_block])
+            context.spell("group", block, scalar=True)
         bias = _couple_bias(context, out_channels)
         context.reads(1, 0, mixes=[read], tap=Tap("input", 0, 1))
-        context.writes(1, 1, out_axis=1, mixes=[out_per_block], bias=bias)
+        context.writes(1, 1, tap=Tap("output", 0, 1), mixes=[out_per_block], bias=bias)
         return [_output(context, x, w, out_channels)]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -100,13 +89,6 @@ class ConvTranspose(Rule):
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
         """Every input element is spread by one product per element of its filter."""
         return math.prod(inputs[0]) * math.prod(inputs[1][1:])
-
-    def resize(self, context: ResizeContext) -> None:
-        """Set `group` to the number of blocks that stay."""
-        blocks = context.node.integer("group", 1)
-        if blocks > 1:
-            w, y = context.node.inputs[1], context.node.outputs[0]
-            context.set_attribute("group", context.size(y, 1) // context.size(w, 1))
 
 
 def _geometry(context: ForwardContext) -> dict[str, Any]:

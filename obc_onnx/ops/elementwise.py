@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from obc_onnx.ops.arithmetic import follow
 from obc_onnx.ops.broadcast import broadcast_axes, couple_parameters
-from obc_onnx.ops.context import Computed, Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,11 +41,11 @@ class PositionByPosition(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie the axes of all inputs by broadcasting; constant inputs are parameters."""
         inputs = [value for value in context.inputs if value is not None]
-        if len(inputs) == 1:
-            return [inputs[0]]
-        axes = broadcast_axes(context, [value.axes for value in inputs])
-        couple_parameters(context, inputs, len(axes))
-        return [Value(axes)]
+        axes = inputs[0].axes
+        if len(inputs) > 1:
+            axes = broadcast_axes(context, [value.axes for value in inputs])
+            couple_parameters(context, inputs, len(axes))
+        return [Value(axes, follow(context))]
 
 
 class Unary(PositionByPosition):
@@ -66,18 +67,6 @@ class Binary(PositionByPosition):
     """Functions of two tensors; on sizes read from a shape they follow the numbers."""
 
     op_types = (*_BINARY, "Div", "Mod", "BitShift")
-    carries_numbers = True
-
-    def couple(self, context: CoupleContext) -> list[Value]:
-        """Tie axes by broadcasting; sizes that are computed with are frozen."""
-        values = [value for value in context.inputs if value is not None]
-        (result,) = super().couple(context)
-        for value in values:
-            context.freeze_sizes(value)
-        if all(value.numbers is not None for value in values):
-            count = max(len(value.numbers or ()) for value in values)
-            return [Value(result.axes, (Computed(),) * count)]
-        return [Value(result.axes)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's function; integer division truncates, and Mod follows `fmod`."""
@@ -85,7 +74,7 @@ class Binary(PositionByPosition):
 
         node = context.node
         if node.op_type == "Div":
-            return Call(divide, inputs=(0, 1))
+            return Call(quotient, inputs=(0, 1))
         if node.op_type == "Mod":
             function: Callable[..., Any] = (
                 torch.fmod if node.integer("fmod", 0) else torch.remainder
@@ -127,7 +116,6 @@ class Same(PositionByPosition):
     """Identity and Cast: the same positions, and the same numbers."""
 
     op_types = ("Identity", "Cast")
-    carries_numbers = True
 
     def forward(self, context: ForwardContext) -> Call:
         """Return the input, converted for Cast."""
@@ -136,7 +124,7 @@ class Same(PositionByPosition):
         return Call(cast, {"to": context.node.integer("to", 1)})
 
 
-def divide(a: Tensor, b: Tensor) -> Tensor:
+def quotient(a: Tensor, b: Tensor) -> Tensor:
     """Divide; integers are truncated towards zero."""
     import torch
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from obc_onnx.axes import concat
-from obc_onnx.ops.context import Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value, apply
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.ops.context import CoupleContext, ForwardContext, ResizeContext
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+
+_SIZES_AS_INPUT_SINCE = 13
 
 
 class Concat(FreeOfMacs):
     """Join tensors along an axis."""
 
     op_types = ("Concat",)
-    carries_numbers = True
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Concatenate the expressions of the axis; tie the other axes."""
@@ -32,12 +35,8 @@ class Concat(FreeOfMacs):
                     context.unify(inputs[0].axes[i], value.axes[i])
         axes = list(inputs[0].axes)
         axes[axis] = concat([value.axes[axis] for value in inputs])
-        known = [value.numbers for value in inputs if value.numbers is not None]
-        if rank == 1 and len(known) == len(inputs):
-            return [Value(tuple(axes), tuple(number for part in known for number in part))]
-        for value in inputs:
-            context.freeze_sizes(value)
-        return [Value(tuple(axes))]
+        numbers = apply(lambda *n: np.concatenate(n, axis), *(value.numbers for value in inputs))
+        return [Value(tuple(axes), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.cat."""
@@ -51,20 +50,25 @@ class Split(FreeOfMacs):
     op_types = ("Split",)
 
     def couple(self, context: CoupleContext) -> list[Value]:
-        """Cut the expression of the axis."""
-        x = context.value(0)
-        axis = context.node.integer("axis", 0) % len(x.axes)
-        sizes = [context.shape(i)[axis] for i in range(len(context.node.outputs))]
-        if context.node.has_input(1) and context.arrays[1] is None:
+        """Cut the expression of the axis; parts that are equal by default are spelled out."""
+        x, node = context.value(0), context.node
+        axis = node.integer("axis", 0) % len(x.axes)
+        sizes = [context.shape(i)[axis] for i in range(len(node.outputs))]
+        if context.system.is_open(x.axes[axis]):
+            parts = [context.fixed(size, "a part of an open axis") for size in sizes]
+        else:
+            parts = context.cut(x.axes[axis], list(accumulate(sizes)))
+        if node.has_input(1) and context.value(1).numbers is None:
             context.freeze([x.axes[axis]], "computed part sizes")
-        parts = context.cut(x.axes[axis], list(accumulate(sizes)))
-        if not context.node.has_input(1) and "split" not in context.node.attributes:
-            for part in parts[1:]:  # equal parts by definition: they have to stay equal
-                if part.size == parts[0].size:
-                    context.unify(parts[0], part)
-                else:
-                    context.freeze([x.axes[axis]], "uneven parts")
-        return [Value((*x.axes[:axis], part, *x.axes[axis + 1 :])) for part in parts]
+        elif node.has_input(1) or node.opset >= _SIZES_AS_INPUT_SINCE:
+            context.spell(1, *parts, because=(x.axes[axis],), drops=("num_outputs",))
+        else:
+            context.spell("split", *parts, because=(x.axes[axis],))
+        cut = [Value((*x.axes[:axis], part, *x.axes[axis + 1 :])) for part in parts]
+        if x.numbers is None:
+            return cut
+        pieces = np.split(x.numbers, list(accumulate(sizes))[:-1], axis)
+        return [Value(v.axes, n) for v, n in zip(cut, pieces, strict=True)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.split."""
@@ -75,18 +79,6 @@ class Split(FreeOfMacs):
             "sizes": node.integers("split") or context.integers(1),
         }
         return Call(split, constants)
-
-    def resize(self, context: ResizeContext) -> None:
-        """Write the new part sizes."""
-        node = context.node
-        axis = node.integer("axis", 0) % len(context.axes[node.inputs[0]])
-        sizes = [context.size(output, axis) for output in node.outputs]
-        if sizes == [context.before(output, axis) for output in node.outputs]:
-            return
-        if node.has_input(1):
-            context.set_sizes(1, sizes)
-        elif "split" in node.attributes:
-            context.set_attribute("split", sizes)
 
 
 def join(*tensors: Tensor, axis: int) -> Tensor:

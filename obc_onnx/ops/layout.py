@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.axes import product
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.context import Fixed, Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value, apply
+from obc_onnx.sizes import Sized
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes import Expr
-    from obc_onnx.ops.context import CoupleContext, ForwardContext, ResizeContext
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+
+_AXES_AS_INPUT_SINCE = 13
 
 
 class Transpose(FreeOfMacs):
@@ -24,9 +27,10 @@ class Transpose(FreeOfMacs):
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Permute the expressions."""
-        axes = context.value(0).axes
-        order = context.node.integers("perm") or tuple(reversed(range(len(axes))))
-        return [Value(tuple(axes[i] for i in order))]
+        x = context.value(0)
+        order = context.node.integers("perm") or tuple(reversed(range(len(x.axes))))
+        numbers = apply(lambda known: known.transpose(order), x.numbers)
+        return [Value(tuple(x.axes[i] for i in order), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.permute."""
@@ -41,11 +45,13 @@ class Flatten(FreeOfMacs):
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Multiply the expressions on both sides."""
-        axes = context.value(0).axes
+        x = context.value(0)
         axis = context.node.integer("axis", 1)
-        at = axis + len(axes) if axis < 0 else axis
+        at = axis + len(x.axes) if axis < 0 else axis
         one = context.system.dim(1)
-        return [Value((product([one, *axes[:at]]), product([one, *axes[at:]])))]
+        axes = (product([one, *x.axes[:at]]), product([one, *x.axes[at:]]))
+        shape = tuple(axis.size for axis in axes)
+        return [Value(axes, apply(lambda known: known.reshape(shape), x.numbers))]
 
     def forward(self, context: ForwardContext) -> Call:
         """Reshape to two axes."""
@@ -56,28 +62,30 @@ class Reshape(FreeOfMacs):
     """Lay positions out anew; the target may be computed from sizes read by Shape."""
 
     op_types = ("Reshape",)
-    carries_numbers = True
 
     def couple(self, context: CoupleContext) -> list[Value]:
-        """Equate the product of the input's axes with the product of the output's."""
-        x, target = context.value(0), context.value(1)
-        shape = context.shape()
-        if target.numbers is None or len(target.numbers) != len(shape) or 0 in (*x.shape, *shape):
+        """Equate the product of the input's axes with the product of the output's.
+
+        A 0 copies an axis. What else is spelled out is the size of an axis; where that is only
+        known when the model runs, 0 or -1 stand for it as well.
+        """
+        x, shape = context.value(0), context.shape()
+        target = context.value(1).numbers
+        if target is None or target.size != len(shape) or 0 in (*x.shape, *shape):
             context.freeze(x.axes, "the input")
-            context.freeze_sizes(target)
-            return [Value(tuple(context.fixed(size, "an output axis") for size in shape))]
+            return [context.opaque("an output axis")]
+        copies = not context.node.integer("allowzero", 0)
         axes: list[Expr] = [context.system.dim(size) for size in shape]
-        for i, number in enumerate(target.numbers):
-            if isinstance(number, Fixed) and self._copies(context, number.value):
+        wanted: list[Expr | None] = []
+        for i, number in enumerate(target.flat):
+            if not isinstance(number, Sized) and number == 0 and copies:
                 axes[i] = x.axes[i]
-            elif not isinstance(number, Fixed) or number.value > 0:
-                context.claim(number, axes[i], 1)
+            spelled = isinstance(number, Sized) or number > 0
+            wanted.append(axes[i] if spelled else None)
+        context.spell(1, *wanted, copied=x.axes if copies else (), infers=-1 not in target)
         one = context.system.dim(1)
         context.unify(product([one, *x.axes]), product([one, *axes]))
-        numbers = x.numbers if len(shape) <= 1 else None
-        if numbers is None:
-            context.freeze_sizes(x)
-        return [Value(tuple(axes), numbers)]
+        return [Value(tuple(axes), apply(lambda known: known.reshape(shape), x.numbers))]
 
     def forward(self, context: ForwardContext) -> Call:
         """Reshape; a constant target is fixed in the code."""
@@ -87,46 +95,32 @@ class Reshape(FreeOfMacs):
             return Call(reshape, constants, (0, 1))
         return Call(reshape, {"target": target, **constants})
 
-    def resize(self, context: ResizeContext) -> None:
-        """Write the new sizes of the axes that shrink; 0 and -1 follow by themselves."""
-        target, output = context.inputs[1], context.node.outputs[0]
-        if target is None or target.numbers is None:
-            return
-        sizes: list[int | None] = []
-        for i, number in enumerate(target.numbers):
-            after = context.size(output, i)
-            written = isinstance(number, Fixed) and number.value > 0
-            sizes.append(after if written and after != context.before(output, i) else None)
-        if any(size is not None for size in sizes):
-            context.set_sizes(1, sizes)
-
-    @staticmethod
-    def _copies(context: CoupleContext, number: int) -> bool:
-        return number == 0 and not context.node.integer("allowzero", 0)
-
 
 class Squeeze(FreeOfMacs):
     """Drop axes of size 1."""
 
     op_types = ("Squeeze",)
-    carries_numbers = True
 
     def couple(self, context: CoupleContext) -> list[Value]:
-        """Drop the expressions of those axes; numbers stay as they are."""
-        x = context.value(0)
-        axes = context.node.integers("axes") or context.integers(1)
-        rank = len(x.axes)
-        if axes is None and context.node.has_input(1):
+        """Drop the expressions of those axes.
+
+        Where the node names none, it is given the names of those that it drops now: an axis with
+        one unit left would go too.
+        """
+        x, node = context.value(0), context.node
+        axes = node.integers("axes") or context.integers(1)
+        if axes is None and node.has_input(1):
             context.freeze(x.axes, "the input")
-            context.freeze_sizes(x)
-            return [Value(tuple(context.fixed(n, "an output axis") for n in context.shape()))]
-        if axes:
-            dropped = {axis % rank for axis in axes}
-        else:  # with one position left an axis would be dropped too
-            context.freeze(x.axes, "an axis that it drops at size 1")
+            return [context.opaque("an output axis")]
+        rank = len(x.axes)
+        dropped = {axis % rank for axis in axes or ()}
+        if not axes:
             dropped = {i for i, axis in enumerate(x.axes) if axis.size == 1}
+            place = "axes" if node.opset < _AXES_AS_INPUT_SINCE else 1
+            context.spell(place, *sorted(dropped), because=x.axes)
         kept = tuple(axis for i, axis in enumerate(x.axes) if i not in dropped)
-        return [Value(kept, x.numbers)]
+        shape = tuple(axis.size for axis in kept)
+        return [Value(kept, apply(lambda known: known.reshape(shape), x.numbers))]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.squeeze."""
@@ -140,21 +134,20 @@ class Unsqueeze(FreeOfMacs):
     """Insert axes of size 1."""
 
     op_types = ("Unsqueeze",)
-    carries_numbers = True
 
     def couple(self, context: CoupleContext) -> list[Value]:
-        """Insert single positions; numbers stay as they are."""
+        """Insert single positions."""
         x = context.value(0)
         axes = context.node.integers("axes") or context.integers(1)
         rank = len(context.shape())
         if axes is None:
             context.freeze(x.axes, "the input")
-            context.freeze_sizes(x)
-            return [Value(tuple(context.fixed(n, "an output axis") for n in context.shape()))]
+            return [context.opaque("an output axis")]
         inserted = {axis % rank for axis in axes}
         left = iter(x.axes)
         new = tuple(context.system.dim(1) if i in inserted else next(left) for i in range(rank))
-        return [Value(new, x.numbers)]
+        shape = tuple(axis.size for axis in new)
+        return [Value(new, apply(lambda known: known.reshape(shape), x.numbers))]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.unsqueeze for each axis."""

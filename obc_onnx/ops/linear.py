@@ -6,14 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 from obc_onnx.ops.broadcast import broadcast_axes
-from obc_onnx.ops.context import Tap, Value
+from obc_onnx.ops.context import Tap
 from obc_onnx.ops.rule import Call, Rule
+from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes import Expr
-    from obc_onnx.graph import Node
+    from obc_onnx.node import Node
     from obc_onnx.ops.context import CoupleContext, ForwardContext
     from obc_onnx.ops.rule import Shape
 
@@ -118,9 +119,8 @@ def _couple_product(
         mixes = [weight.axes[written]] if dense else []
         along = bias if out_axis == n_out - 1 else None  # a bias lies along the last axis
         mixed = along is None and context.node.has_input(_ADDEND)
-        context.writes(
-            slot, written, out_axis=out_axis, mixes=mixes, bias=along, mixed_output=mixed
-        )
+        tap = None if mixed else Tap("output", 0, out_axis)
+        context.writes(slot, written, tap=tap, mixes=mixes, bias=along)
 
 
 def gemm(

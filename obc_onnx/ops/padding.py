@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from obc_onnx.graph import Node
+    from obc_onnx.node import Node
 
 
 def explicit_pads(node: Node, rank: int) -> tuple[int, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.context import Value
 from obc_onnx.ops.padding import explicit_pads, same_pads
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.context import Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class Reduce(FreeOfMacs):
             if context.node.op_type == "ReduceSum":
                 context.reads(0, axis)
             else:
-                context.system.mark_inexact(x.axes[axis], f"mean in {context.node.label}")
+                context.mark_inexact([x.axes[axis]], "mean")
         if not context.node.integer("keepdims", 1):
             return [Value(tuple(a for i, a in enumerate(x.axes) if i not in reduced))]
         return [

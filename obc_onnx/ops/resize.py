@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
-from obc_onnx.ops.context import Fixed, Value
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes import Expr
-    from obc_onnx.graph import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext, ResizeContext
+    from obc_onnx.node import Node
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
 
 _SIZES = 3
 _SCALES_SLOT = {"Upsample": 1, "Resize": 2}
@@ -29,7 +29,6 @@ class Resize(FreeOfMacs):
 
     op_types = ("Resize", "Upsample")
     held = (1, 2)
-    carries_numbers = True
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Pass axes of equal size through, freeze those that are resampled."""
@@ -48,8 +47,8 @@ class Resize(FreeOfMacs):
             where = _sized_axes(context.node, len(axes))
             if sizes.numbers is None:
                 context.freeze(axes, "a computed size")
-            for number, axis in zip(sizes.numbers or (), where, strict=False):
-                context.claim(number, axes[axis], _SIZES)
+            else:
+                context.spell(_SIZES, *(axes[i] for i in where))
         return [Value(tuple(axes))]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -89,25 +88,6 @@ class Resize(FreeOfMacs):
         }
         computed = node.has_input(_SIZES) and constants["sizes"] is None
         return Call(resize, constants, (0, _SIZES) if computed else (0,))
-
-    def resize(self, context: ResizeContext) -> None:
-        """Write the sizes of the axes that shrink."""
-        sizes, output = (
-            context.inputs[_SIZES] if len(context.inputs) > _SIZES else None,
-            (context.node.outputs[0]),
-        )
-        if sizes is None or sizes.numbers is None:
-            return
-        where = _sized_axes(context.node, len(context.axes[output]))
-        new = [
-            context.size(output, axis)
-            if isinstance(number, Fixed)
-            and context.size(output, axis) != context.before(output, axis)
-            else None
-            for number, axis in zip(sizes.numbers, where, strict=True)
-        ]
-        if any(size is not None for size in new):
-            context.set_sizes(_SIZES, new)
 
     @staticmethod
     def _nearest_mode(node: Node) -> str:

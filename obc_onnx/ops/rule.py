@@ -11,8 +11,9 @@ from obc_onnx.errors import InvariantError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from obc_onnx.graph import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext, ResizeContext, Value
+    from obc_onnx.node import Node
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.value import Value
 
     Shape = tuple[int, ...]
 
@@ -43,17 +44,16 @@ class Rule(ABC):
 
     op_types: ClassVar[tuple[str, ...]]
     domain: ClassVar[str] = ""
-    carries_numbers: ClassVar[bool] = False
-    """Whether `couple` follows integers that describe shapes; elsewhere those sizes are frozen."""
     held: ClassVar[tuple[int, ...]] = ()
     """Input slots that are never learned, such as statistics and bounds: buffers in the twin."""
 
     @abstractmethod
     def couple(self, context: CoupleContext) -> list[Value]:
-        """State which axes are equal, and which roles weights play.
+        """State which axes are equal, which roles weights play, and which numbers are sizes.
 
         Returns:
-            What is known of each output.
+            What is known of each output. Numbers that describe shapes are handed on; where they
+            are not, those of the inputs have to stay what they are.
         """
 
     @abstractmethod
@@ -63,9 +63,6 @@ class Rule(ABC):
     @abstractmethod
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Count multiply-accumulates for concrete shapes; () stands for an input left out."""
-
-    def resize(self, context: ResizeContext) -> None:  # noqa: B027 - most do nothing
-        """Adjust sizes that the node spells out; most operators spell out none."""
 
 
 class FreeOfMacs(Rule):

@@ -1,15 +1,25 @@
-"""Shape arithmetic: Shape reads sizes, Gather picks them (and rows of tables)."""
+"""Shapes as numbers, and tensors made to a shape."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
-from obc_onnx.ops.context import Size, Value
+import numpy as np
+import onnx
+
+from obc_onnx.axes import product
+from obc_onnx.ops.dtypes import torch_dtype
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value, apply, followed
+from obc_onnx.sizes import Size as SizeOf
+from obc_onnx.sizes import Sized, axis_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from obc_onnx.axes import Expr
+    from obc_onnx.node import Node
     from obc_onnx.ops.context import CoupleContext, ForwardContext
 
 
@@ -17,14 +27,15 @@ class Shape(FreeOfMacs):
     """The sizes of a tensor, as integers."""
 
     op_types = ("Shape",)
-    carries_numbers = True
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Give the sizes as numbers that follow their axes."""
         x = context.value(0)
         start, end = context.node.integer("start", 0), context.node.attributes.get("end")
         axes = x.axes[slice(start, None if end is None else int(end))]
-        return [Value((context.fixed(len(axes), "the output"),), tuple(Size(a) for a in axes))]
+        numbers = np.empty(len(axes), object)
+        numbers[:] = [SizeOf(axis) for axis in axes]
+        return [Value((context.fixed(len(axes), "the output"),), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Return the sizes as an int64 tensor on the host."""
@@ -33,30 +44,134 @@ class Shape(FreeOfMacs):
         return Call(shape, {"span": span})
 
 
-class Gather(FreeOfMacs):
-    """Pick positions of one axis."""
+class Size(FreeOfMacs):
+    """The number of elements of a tensor."""
 
-    op_types = ("Gather",)
-    carries_numbers = True
+    op_types = ("Size",)
 
     def couple(self, context: CoupleContext) -> list[Value]:
-        """Pick numbers; on other data freeze the axis and pass the others through."""
-        data, indices = context.value(0), context.value(1)
-        axis = context.node.integer("axis", 0) % max(len(data.axes), 1)
-        picked = context.integers(1)
-        numbers = None
-        if data.numbers is not None and picked is not None:
-            numbers = tuple(data.numbers[i] for i in picked)
-        else:
-            context.freeze_sizes(data)
-            context.freeze_sizes(indices)
-        context.freeze([data.axes[axis]], "the gathered axis")
-        axes = (*data.axes[:axis], *indices.axes, *data.axes[axis + 1 :])
-        return [Value(axes, numbers)]
+        """Multiply the sizes of all axes."""
+        numbers = np.empty((), object)
+        numbers[()] = math.prod([SizeOf(axis) for axis in context.value(0).axes])
+        return [Value((), numbers)]
+
+    def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
+        """Return the number of elements as an int64 tensor."""
+        return Call(size)
+
+
+class ConstantOfShape(FreeOfMacs):
+    """A tensor of equal elements, whose shape is an input."""
+
+    op_types = ("ConstantOfShape",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Make axes of the sizes that are asked for."""
+        sizes = context.value(0).numbers
+        if sizes is None:
+            return [context.opaque("an axis")]
+        axes = _axes_of_sizes(context, list(sizes.flat))
+        context.spell(0, *axes)
+        shape = tuple(axis.size for axis in axes)
+        return [Value(tuple(axes), followed(np.full(shape, self._element(context.node))))]
 
     def forward(self, context: ForwardContext) -> Call:
-        """Index with an integer tensor; negative positions count from the end."""
-        return Call(gather, {"axis": context.node.integer("axis", 0)}, (0, 1))
+        """Run torch.full with the element's type."""
+        element = self._element(context.node)
+        data_type = onnx.helper.np_dtype_to_tensor_dtype(element.dtype)
+        return Call(full, {"element": element.item(), "data_type": data_type})
+
+    @staticmethod
+    def _element(node: Node) -> Any:
+        value = node.attributes.get("value")
+        return np.float32(0.0) if value is None else np.asarray(value).reshape(-1)[0]
+
+
+class Expand(FreeOfMacs):
+    """Broadcast to a shape, which is an input."""
+
+    op_types = ("Expand",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Make axes where single positions are repeated; tie the others to the shape."""
+        x, shape = context.value(0), context.shape()
+        target = context.value(1).numbers
+        axes: list[Expr] = list(x.axes)
+        if target is None:
+            grown = [context.fixed(size, "a broadcast axis") for size in shape]
+            for i in range(-len(axes), 0):
+                if x.axes[i].size == shape[i]:
+                    grown[i] = x.axes[i]
+            return [Value(tuple(grown))]
+        sizes = list(target.flat)
+        made = _axes_of_sizes(context, [1] * (len(shape) - len(sizes)) + sizes)
+        lead = len(shape) - len(axes)
+        result = [
+            x.axes[i - lead] if i >= lead and x.axes[i - lead].size == size else made[i]
+            for i, size in enumerate(shape)
+        ]
+        asked = result[len(shape) - len(sizes) :]
+        context.spell(
+            1, *(None if _is_one(n) else axis for n, axis in zip(sizes, asked, strict=True))
+        )
+        return [Value(tuple(result), apply(lambda n: np.broadcast_to(n, shape), x.numbers))]
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Run Tensor.expand; sizes of 1 keep what is there."""
+        target = context.integers(1)
+        return Call(expand, inputs=(0, 1)) if target is None else Call(expand, {"target": target})
+
+
+class Tile(FreeOfMacs):
+    """Repeat a tensor along its axes."""
+
+    op_types = ("Tile",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Multiply each axis by its number of repetitions, which varies slowest."""
+        x, repeats = context.value(0), context.value(1).numbers
+        if repeats is None:
+            context.freeze(x.axes, "an axis that may be repeated")
+            return [context.opaque("a repeated axis")]
+        times = _axes_of_sizes(context, list(repeats.flat))
+        context.spell(1, *times)
+        axes = tuple(product([n, axis]) for n, axis in zip(times, x.axes, strict=True))
+        counts = [axis.size for axis in times]
+        return [Value(axes, apply(lambda known: np.tile(known, counts), x.numbers))]
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Run Tensor.repeat."""
+        repeats = context.integers(1)
+        return Call(tile, inputs=(0, 1)) if repeats is None else Call(tile, {"repeats": repeats})
+
+
+class Range(FreeOfMacs):
+    """Numbers from a start to a limit."""
+
+    op_types = ("Range",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Give the numbers where all three are known; removing positions would change them."""
+        known = [context.numbers(slot) for slot in range(3)]
+        numbers = apply(lambda *ends: np.arange(*(end.reshape(()) for end in ends)), *known)
+        return [Value(context.opaque("counted positions").axes, numbers)]
+
+    def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
+        """Run torch.arange."""
+        return Call(arange, inputs=(0, 1, 2))
+
+
+def _axes_of_sizes(context: CoupleContext, sizes: list[Any]) -> list[Expr]:
+    """Make an axis for each size: that whose size it is, or a new one."""
+    made = (axis_of(number, context.system.dim) for number in sizes)
+    return [
+        context.system.dim(number.value) if axis is None else axis
+        for number, axis in zip(sizes, made, strict=True)
+    ]
+
+
+def _is_one(number: Any) -> bool:
+    return not isinstance(number, Sized) and bool(number == 1)
 
 
 def shape(x: Tensor, *, span: tuple[int, int | None]) -> Tensor:
@@ -66,9 +181,42 @@ def shape(x: Tensor, *, span: tuple[int, int | None]) -> Tensor:
     return torch.tensor(x.shape[slice(*span)], dtype=torch.int64)
 
 
-def gather(data: Tensor, indices: Tensor, *, axis: int) -> Tensor:
-    """Compute Gather. Source: the ONNX operator page of Gather."""
-    axis %= data.ndim
-    index = indices.to(data.device).long()
-    flat = data.index_select(axis, index.reshape(-1) % data.shape[axis])
-    return flat.reshape((*data.shape[:axis], *index.shape, *data.shape[axis + 1 :]))
+def size(x: Tensor) -> Tensor:
+    """Return the number of elements, a scalar int64."""
+    import torch
+
+    return torch.tensor(x.numel(), dtype=torch.int64)
+
+
+def full(shape: Tensor, *, element: Any, data_type: int) -> Tensor:
+    """Make a tensor of equal elements.
+
+    Args:
+        shape: Its sizes, shape [rank], integers.
+        element: What it holds.
+        data_type: The ONNX type of the elements.
+    """
+    import torch
+
+    return torch.full(shape.tolist(), element, dtype=torch_dtype(data_type), device=shape.device)
+
+
+def expand(x: Tensor, target: Tensor | tuple[int, ...]) -> Tensor:
+    """Compute Expand: both shapes are broadcast, so the target may hold ones."""
+    import torch
+
+    sizes = list(target) if isinstance(target, tuple) else target.tolist()
+    return x.expand(torch.broadcast_shapes(x.shape, sizes))  # type: ignore[no-untyped-call]
+
+
+def tile(x: Tensor, repeats: Tensor | tuple[int, ...]) -> Tensor:
+    """Repeat along every axis."""
+    return x.repeat(repeats if isinstance(repeats, tuple) else repeats.tolist())
+
+
+def arange(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+    """Count from `start` up to, and without, `limit` in steps of `delta`."""
+    import torch
+
+    ends = (start.item(), limit.item(), delta.item())
+    return torch.arange(*ends, dtype=start.dtype, device=start.device)

@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes import concat
-from obc_onnx.ops.context import Value
+from obc_onnx.axes import concat, take
 from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.value import Value, apply
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes import Expr
-    from obc_onnx.graph import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext, ResizeContext
+    from obc_onnx.node import Node
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.value import Wanted
 
 
 class Slice(FreeOfMacs):
     """Take a range of each axis; bounds are attributes in old opsets, inputs in new ones."""
 
     op_types = ("Slice",)
-    carries_numbers = True
 
     def couple(self, context: CoupleContext) -> list[Value]:
-        """Cut the expression where the range is consecutive and constant, freeze it elsewhere."""
-        x = context.value(0)
-        ranges = _ranges(context, x.shape)
-        sliced = _sliced_axes(context, len(x.axes))
-        for slot in range(1, len(context.inputs)):
-            bounds = context.optional(slot)
-            if bounds is not None:
-                context.freeze_sizes(bounds)
+        """Cut the expression where the range is known, freeze it elsewhere."""
+        x, shape = context.value(0), context.shape()
+        bounds = _bounds(context, len(x.axes))
+        if bounds is None:
+            sliced = _sliced_axes(context, len(x.axes))
+            context.freeze([x.axes[i] for i in sliced], "a computed range")
+            fresh = context.opaque("a sliced axis").axes
+            return [Value(tuple(fresh[i] if i in sliced else a for i, a in enumerate(x.axes)))]
         axes = list(x.axes)
-        for axis, size in enumerate(context.shape()):
-            if axis not in sliced:
-                continue
-            span = None if ranges is None else ranges[axis]
-            if span is not None and span == range(x.shape[axis]):
-                continue
-            if span is not None and span.step == 1 and self._can_rewrite(context):
-                stop = span.start + len(span)
-                parts = context.cut(x.axes[axis], [span.start, stop, x.shape[axis]])
-                axes[axis] = parts[1]
-            else:
-                context.freeze([x.axes[axis]], "a strided or computed range")
-                axes[axis] = context.fixed(size, "a sliced axis")
-        numbers = None
-        if x.numbers is not None and ranges is not None and len(x.axes) == 1:
-            numbers = tuple(x.numbers[i] for i in ranges.get(0, range(len(x.numbers))))
-        else:
-            context.freeze_sizes(x)
+        starts: list[Wanted] = []
+        ends: list[Wanted] = []
+        for bound in bounds:
+            axes[bound.axis], start, end = _couple_range(context, bound, axes[bound.axis])
+            starts, ends = [*starts, start], [*ends, end]
+        names: tuple[int | str, ...] = (1, 2)
+        if "starts" in context.node.attributes:
+            names = ("starts", "ends")
+        cut = tuple(x.axes[bound.axis] for bound in bounds)
+        context.spell(names[0], *starts, because=cut)
+        context.spell(names[1], *ends, because=cut)
+        where = tuple(_range_along(bounds, i, size) for i, size in enumerate(x.shape))
+        numbers = apply(lambda known: known[np.ix_(*where)].reshape(shape), x.numbers)
         return [Value(tuple(axes), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -66,35 +62,6 @@ class Slice(FreeOfMacs):
             return Call(slice_axes, dict(zip(names, fixed, strict=False)))
         return Call(slice_axes, inputs=context.given(*range(len(node.inputs))))
 
-    def resize(self, context: ResizeContext) -> None:
-        """Move the bounds to where the kept positions start and end."""
-        node = context.node
-        name = node.inputs[0]
-        bounds = _bounds(node, context.arrays)
-        if bounds is None:
-            return
-        starts, ends, axes = list(bounds[0]), list(bounds[1]), bounds[2]
-        for i, axis in enumerate(axes):
-            kept = context.kept(name, axis)
-            if not kept.all():
-                span = range(*slice(starts[i], ends[i], None).indices(kept.size))
-                starts[i] = int(np.count_nonzero(kept[: span.start]))
-                ends[i] = int(np.count_nonzero(kept[: span.stop]))
-        if (starts, ends) == (list(bounds[0]), list(bounds[1])):
-            return
-        if "starts" in node.attributes:
-            context.set_attribute("starts", starts)
-            context.set_attribute("ends", ends)
-        else:
-            context.set_sizes(1, starts)
-            context.set_sizes(2, ends)
-
-    @staticmethod
-    def _can_rewrite(context: CoupleContext) -> bool:
-        return "starts" in context.node.attributes or (
-            context.arrays[1] is not None and context.arrays[2] is not None
-        )
-
 
 class Pad(FreeOfMacs):
     """Add positions around each axis; amounts are an attribute in old opsets, then an input."""
@@ -104,22 +71,27 @@ class Pad(FreeOfMacs):
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Put new positions around the axis; they can go again where they are constants."""
-        x = context.value(0)
-        pads = _pads(context.node, context.arrays, len(x.axes))
-        constant = context.node.text("mode", "constant") == "constant"
+        x, node = context.value(0), context.node
+        pads = _amounts(context, len(x.axes))
         if pads is None:
             context.freeze(x.axes, "computed amounts")
-            return [Value(tuple(context.fixed(n, "a padded axis") for n in context.shape()))]
-        axes: list[Expr] = []
-        for i, axis in enumerate(x.axes):
-            before, after = pads[i], pads[i + len(x.axes)]
-            if (before, after) == (0, 0):
-                axes.append(axis)
-            elif constant and min(before, after) >= 0:
-                axes.append(concat([context.system.dim(before), axis, context.system.dim(after)]))
+            return [context.opaque("a padded axis")]
+        constant = node.text("mode", "constant") == "constant"
+        axes: list[Expr] = list(x.axes)
+        before: list[Wanted] = []
+        after: list[Wanted] = []
+        for axis, (start, end) in pads.items():
+            before, after = [*before, start], [*after, end]
+            if (start, end) == (0, 0):
+                continue
+            if constant and min(start, end) >= 0 and not context.system.is_open(axes[axis]):
+                first, last = context.system.dim(start), context.system.dim(end)
+                axes[axis] = concat([first, axes[axis], last])
+                before[-1], after[-1] = first, last
             else:
-                context.freeze([axis], "a cropped, reflected or repeated axis")
-                axes.append(context.fixed(context.shape()[i], "a padded axis"))
+                context.freeze([axes[axis]], "a cropped, reflected or repeated axis")
+                axes[axis] = context.fixed(context.shape()[axis], "a padded axis")
+        context.spell("pads" if "pads" in node.attributes else 1, *before, *after)
         return [Value(tuple(axes))]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -136,76 +108,95 @@ class Pad(FreeOfMacs):
             constants["value"] = float(context.arrays[2].reshape(-1)[0])
         return Call(pad, constants)
 
-    def resize(self, context: ResizeContext) -> None:
-        """Write the amounts of the padding that stays."""
-        node = context.node
-        x, y = node.inputs[0], node.outputs[0]
-        rank = len(context.axes[x])
-        pads = _pads(node, context.arrays, rank)
-        if pads is None:
-            return
-        new = list(pads)
-        for i in range(rank):
-            if pads[i] > 0 or pads[i + rank] > 0:
-                kept = context.kept(y, i)
-                new[i] = int(np.count_nonzero(kept[: pads[i]]))
-                new[i + rank] = int(np.count_nonzero(kept[kept.size - pads[i + rank] :]))
-        if tuple(new) == pads:
-            return
-        if "pads" in node.attributes:
-            context.set_attribute("pads", new)
-            return
-        where = _pad_axes(node, context.arrays, rank)
-        context.set_sizes(1, [new[i] for i in where] + [new[i + rank] for i in where])
+
+@dataclass(frozen=True)
+class _Bound:
+    """What a Slice takes of one axis."""
+
+    axis: int
+    start: int
+    end: int
+    step: int
+
+    def span(self, size: int) -> range:
+        return range(*slice(self.start, self.end, self.step).indices(size))
 
 
-def _bounds(
-    node: Node, arrays: tuple[Any, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """Return starts, ends and axes of a Slice without strides; None where they are computed."""
+def _bounds(context: CoupleContext, rank: int) -> list[_Bound] | None:
+    """Return what a Slice takes, in the order of its bounds; None where it is computed."""
+    node = context.node
     if "starts" in node.attributes:
         starts, ends = node.integers("starts") or (), node.integers("ends") or ()
-        return starts, ends, node.integers("axes") or tuple(range(len(starts)))
-    given = [arrays[slot] if slot < len(arrays) else None for slot in range(1, 4)]
-    if given[0] is None or given[1] is None or (node.has_input(3) and given[2] is None):
-        return None
-    first, last = _as_ints(given[0]), _as_ints(given[1])
-    where = list(range(len(first))) if given[2] is None else _as_ints(given[2])
-    return tuple(first), tuple(last), tuple(where)
+        axes, steps = node.integers("axes"), None
+    else:
+        given = [context.integers(slot) for slot in range(1, 5)]
+        if any(n is None and node.has_input(slot) for slot, n in enumerate(given, 1)):
+            return None
+        starts, ends, axes, steps = given[0] or (), given[1] or (), given[2], given[3]
+    where = [axis % rank for axis in axes or range(len(starts))]
+    return [_Bound(*b) for b in zip(where, starts, ends, steps or (1,) * len(where), strict=True)]
 
 
-def _ranges(context: CoupleContext, shape: tuple[int, ...]) -> dict[int, range] | None:
-    """Return the positions taken of each sliced axis, None where they are computed."""
-    node = context.node
-    bounds = _bounds(node, context.arrays)
-    steps = None if "starts" in node.attributes else context.integers(4)
-    if bounds is None or (node.has_input(4) and steps is None):
-        return None
-    starts, ends, axes = bounds
-    ranges = {}
-    for i, axis in enumerate(axes):
-        at = axis % len(shape)
-        cut = slice(starts[i], ends[i], steps[i] if steps else 1)
-        ranges[at] = range(*cut.indices(shape[at]))
-    return ranges
+def _couple_range(context: CoupleContext, bound: _Bound, axis: Expr) -> tuple[Expr, Wanted, Wanted]:
+    """Cut one axis.
+
+    Returns:
+        What is taken, and what the start and the end have to be: sizes of axes, or what they are.
+    """
+    span = bound.span(axis.size)
+    is_open = context.system.is_open(axis)
+    if span == range(axis.size) and (not is_open or bound.end > axis.size):
+        return axis, bound.start, _end(context, bound, axis)
+    if is_open or not span:
+        context.freeze([axis], "a range of an open axis")
+        return context.fixed(len(span), "a sliced axis"), bound.start, bound.end
+    if bound.step == 1:
+        first, taken, _ = context.cut(axis, [span.start, span.stop, axis.size])
+        to_the_end = span.stop == axis.size
+        both = concat([first, taken])
+        return taken, first, _end(context, bound, both) if to_the_end else both
+    if span == range(axis.size)[::-1]:
+        return take(axis, tuple(span)), bound.start, bound.end
+    if bound.step > 1 and axis.size % bound.step == 0 and span.start < bound.step:
+        outer, inner = context.factored(axis, axis.size // bound.step, bound.step)
+        if len(span) == outer.size:
+            context.freeze([inner], "the stride")
+            return outer, bound.start, _end(context, bound, axis)
+    context.freeze([axis], "a strided range")
+    return context.fixed(len(span), "a sliced axis"), bound.start, bound.end
+
+
+def _end(context: CoupleContext, bound: _Bound, whole: Expr) -> Wanted:
+    """Return what the end of a range up to the last position has to be.
+
+    One that is written down stays right as the axis shrinks.
+    """
+    value = None if "ends" in context.node.attributes else context.value(2)
+    computed = value is not None and any(True for _ in value.sized)
+    return whole if computed and bound.end == whole.size else bound.end
+
+
+def _range_along(bounds: list[_Bound], axis: int, size: int) -> list[int]:
+    found = [bound.span(size) for bound in bounds if bound.axis == axis]
+    return list(found[0] if found else range(size))
 
 
 def _sliced_axes(context: CoupleContext, rank: int) -> set[int]:
-    """Return the axes that a Slice names, all of them where they are computed."""
-    own = context.node.integers("axes")
-    if own is None and context.node.has_input(3):
-        own = context.integers(3)
-        return set(range(rank)) if own is None else {axis % rank for axis in own}
-    if own is None:
-        starts = context.node.integers("starts")
-        own = tuple(range(context.value(1).shape[0] if starts is None else len(starts)))
-    return {axis % rank for axis in own}
+    """Return the axes that a Slice with computed bounds names, all of them where unknown."""
+    if not context.node.has_input(3):
+        return set(range(context.value(1).shape[0]))
+    axes = context.integers(3)
+    return set(range(rank)) if axes is None else {axis % rank for axis in axes}
 
 
-def _pad_axes(node: Node, arrays: tuple[Any, ...], rank: int) -> tuple[int, ...]:
-    if node.has_input(3) and arrays[3] is not None:
-        return tuple(int(axis) % rank for axis in arrays[3].reshape(-1))
-    return tuple(range(rank))
+def _amounts(context: CoupleContext, rank: int) -> dict[int, tuple[int, int]] | None:
+    """Return how much a Pad adds around each axis that it names; None where it is computed."""
+    own = context.node.integers("pads") or context.integers(1)
+    axes = context.integers(3)
+    if own is None or (context.node.has_input(3) and axes is None):
+        return None
+    where = [axis % rank for axis in axes] if axes is not None else list(range(rank))
+    return {axis: (own[i], own[i + len(where)]) for i, axis in enumerate(where)}
 
 
 def _pads(node: Node, arrays: tuple[Any, ...], rank: int) -> tuple[int, ...] | None:
@@ -215,7 +206,7 @@ def _pads(node: Node, arrays: tuple[Any, ...], rank: int) -> tuple[int, ...] | N
         return own
     if arrays[1] is None or (node.has_input(3) and arrays[3] is None):
         return None
-    where = _pad_axes(node, arrays, rank)
+    where = [int(a) % rank for a in arrays[3].reshape(-1)] if node.has_input(3) else range(rank)
     amounts = [int(value) for value in arrays[1].reshape(-1)]
     pads = [0] * (2 * rank)
     for i, axis in enumerate(where):

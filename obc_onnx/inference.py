@@ -1,0 +1,262 @@
+"""Find the coupling of a graph: type inference over axes.
+
+One pass over the nodes states equalities between axes; their solution gives, for every axis of
+every tensor, an expression over dims.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from obc_onnx.axes import leaves
+from obc_onnx.coupling import Coupling, Frozen, Group, constant_sources
+from obc_onnx.node import holds_weights
+from obc_onnx.ops.context import CoupleContext, Role
+from obc_onnx.ops.value import Renumbering, Spelling, Value, followed
+from obc_onnx.sizes import Sized, axes_of
+from obc_onnx.spelling import find_patches
+from obc_onnx.unification import AxisSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from obc_onnx.axes import Dim, Expr
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
+    from obc_onnx.ops.rule import Rule, RuleSet, Shape
+
+
+def find_coupling(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Coupling:
+    """Derive the coupled groups of a graph.
+
+    Args:
+        graph: The model.
+        shapes: A concrete shape for every tensor, from `infer_shapes`.
+        rules: What is known of operators; others freeze what they touch.
+    Returns:
+        The coupling; the graph is not changed.
+    """
+    return _Finder(graph, shapes, rules).find()
+
+
+class _Finder:
+    """One analysis: states every equality, then reads the groups off the solution."""
+
+    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> None:
+        self.graph, self.shapes, self.rules = graph, shapes, rules
+        self.system = AxisSystem()
+        self.values: dict[str, Value] = {}
+        self.roles: list[Role] = []
+        self.spellings: list[Spelling] = []
+        self.renumberings: list[Renumbering] = []
+        self.unknown: list[str] = []
+        self.batch: Dim | None = None
+
+    def find(self) -> Coupling:
+        for port in self.graph.inputs:
+            self.values[port.name] = self._input(port.name, port.shape)
+        for node in self.graph.nodes:
+            self._visit(node)
+        for port in self.graph.outputs:
+            if port.name in self.values:
+                self._freeze(port.name, f"graph output '{port.name}'")
+        self.system.settle()
+        patches = find_patches(self.spellings, self.system, self.graph, self.values)
+        resolve = self.system.resolve
+        axes = {name: tuple(map(resolve, value.axes)) for name, value in self.values.items()}
+        self.roles = [replace(r, mixes=tuple(map(resolve, r.mixes))) for r in self.roles]
+        groups, frozen = self._read_off(axes)
+        return Coupling(
+            graph=self.graph,
+            rules=self.rules,
+            axes=axes,
+            values=self.values,
+            roles=tuple(self.roles),
+            groups=groups,
+            frozen=frozen,
+            patches=patches,
+            renumberings=tuple(replace(r, source=resolve(r.source)) for r in self.renumberings),
+            unknown=tuple(self.unknown),
+            batch=None if self.batch is None else resolve(self.batch),
+        )
+
+    def _input(self, name: str, declared: tuple[int | str, ...] | None) -> Value:
+        shape = self.shapes[name]
+        axes: list[Expr] = []
+        for i, size in enumerate(shape):
+            is_open = declared is None or isinstance(declared[i], str)
+            batched = is_open and i == 0
+            axis = (
+                self._batch_of(size) if batched else self.system.dim(size, f"graph input '{name}'")
+            )
+            axes.append(axis)
+            if is_open:
+                self.system.open(axis)
+        return Value(tuple(axes))
+
+    def _batch_of(self, size: int) -> Dim:
+        """Return the one batch of all inputs, or a new one where the sizes differ."""
+        if self.batch is None or self.batch.size != size:
+            self.batch = self.system.dim(size, "the batch")
+        return self.batch
+
+    def _visit(self, node: Node) -> None:
+        rule = self.rules.find(node)
+        for name in node.inputs:
+            if name in self.graph.initializers and name not in self.values:
+                self.values[name] = self._initializer(name)
+        known = all(name in self.values for name in node.inputs if name)
+        known &= all(name in self.shapes for name in node.outputs if name)
+        n_dims = self.system.n_dims
+        if rule is None or node.captures or not known:
+            self._refuse(node, rule)
+        else:
+            self._couple(node, rule)
+        self._open_axes(node, n_dims)
+
+    def _couple(self, node: Node, rule: Rule) -> None:
+        context = CoupleContext(
+            node=node,
+            inputs=tuple(self.values.get(name) for name in node.inputs),
+            output_shapes=tuple(self.shapes.get(name) for name in node.outputs),
+            system=self.system,
+            roles=self.roles,
+            arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
+            renumberings=self.renumberings,
+        )
+        constant = all(value.constant for value in context.inputs if value is not None)
+        outputs = rule.couple(context)
+        own = {id(value) for value in context.inputs}
+        carried = False
+        for name, value in zip(node.outputs, outputs, strict=True):
+            # an input that is returned as it is stands for its axes; numbers are handed on anew
+            numbers = None if id(value) in own else value.numbers
+            carried |= numbers is not None
+            if name:
+                self.values[name] = Value(value.axes, numbers, constant)
+        self.spellings += context.spellings
+        spelled = {spelling.place for spelling in context.spellings}
+        for slot in range(len(node.inputs)):
+            if slot not in spelled and (slot in context.consulted or not carried):
+                self._pin(node, slot)
+
+    def _pin(self, node: Node, slot: int) -> None:
+        """Keep numbers that are used as they are, and not as sizes, what they are."""
+        value = self.values.get(node.inputs[slot])
+        if value is not None and value.numbers is not None and any(True for _ in value.sized):
+            wanted = (n.value if isinstance(n, Sized) else n for n in value.numbers.flat)
+            self.spellings.append(Spelling(node, slot, tuple(wanted)))
+
+    def _refuse(self, node: Node, rule: Rule | None) -> None:
+        """Freeze all that a node touches, because its operator or its shapes are not known."""
+        why = f"{node.label}: it has a tensor of unknown shape"
+        if node.captures:
+            why = f"{node.label}: it holds a subgraph"
+        if rule is None:
+            why = f"{node.label}: operator '{node.op_type}' has no rule"
+            self.unknown.append(node.label)
+        for slot in range(len(node.inputs)):
+            self._pin(node, slot)
+        for name in node.captures:
+            self._freeze_captured(name, why)
+        inputs = [self.values[name] for name in node.inputs if name in self.values]
+        for axis in (axis for value in inputs for axis in value.axes):
+            self.system.freeze(axis, why)
+        batched = any(value.axes and self._is_batch(value.axes[0]) for value in inputs)
+        for name in node.outputs:
+            if name in self.shapes:
+                axes: list[Expr] = [self.system.dim(size, why) for size in self.shapes[name]]
+                if self.batch is not None and batched and axes and axes[0].size == self.batch.size:
+                    axes[0] = self.batch  # frozen either way; what a sample costs depends on it
+                self.values[name] = Value(tuple(axes))
+
+    def _freeze_captured(self, name: str, why: str) -> None:
+        """Freeze what a subgraph uses: its axes, and the sizes that its numbers are."""
+        if name in self.graph.initializers and name not in self.values:
+            self.values[name] = self._initializer(name)
+        if name in self.values:
+            value = self.values[name]
+            sizes = (axis for number in value.sized for axis in axes_of(number))
+            for axis in (*value.axes, *sizes):
+                self.system.freeze(axis, why)
+
+    def _is_batch(self, axis: Expr) -> bool:
+        return self.batch is not None and self.system.resolve(axis) == self.system.resolve(
+            self.batch
+        )
+
+    def _open_axes(self, node: Node, n_dims: int) -> None:
+        """Mark what a node makes as open, where a size of its inputs that is open does not go on.
+
+        Args:
+            node: The node.
+            n_dims: How many dims there were before it was coupled.
+        """
+        outputs = [self.values[name] for name in node.outputs if name in self.values]
+        made = {
+            dim
+            for value in outputs
+            for axis in value.axes
+            for dim in leaves(self.system.resolve(axis))
+            if dim.index >= n_dims
+        }
+        if not made:
+            return
+        inputs = [self.values[name] for name in node.inputs if name in self.values]
+        lost = self._open_dims(inputs) - self._open_dims(outputs)
+        if lost:
+            for dim in made:
+                self.system.open(dim)
+
+    def _open_dims(self, values: list[Value]) -> set[Dim]:
+        axes = [axis for value in values for axis in value.axes]
+        axes += [axis for value in values for number in value.sized for axis in axes_of(number)]
+        found = {dim for axis in axes for dim in leaves(self.system.resolve(axis))}
+        return {dim for dim in found if self.system.is_open(dim)}
+
+    def _initializer(self, name: str) -> Value:
+        array = self.graph.initializers[name]
+        axes = tuple(self.system.dim(size) for size in array.shape)
+        return Value(axes, followed(array), constant=True)
+
+    def _freeze(self, name: str, why: str) -> None:
+        for axis in self.values[name].axes:
+            self.system.freeze(axis, why)
+
+    def _read_off(
+        self, axes: Mapping[str, tuple[Expr, ...]]
+    ) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
+        """Collect the free and the frozen dims that weights meet, in the order of the roles."""
+        members: dict[Dim, list[Role]] = {}
+        names: dict[Dim, str] = {}
+        for role in self.roles:
+            operand = role.node.inputs[role.slot]
+            own = dict.fromkeys(leaves(axes[operand][role.axis]))
+            for dim in own:
+                members.setdefault(dim, []).append(role)
+            for name, axis in self._weights(operand, role.axis):
+                dims = list(dict.fromkeys(leaves(axes[name][axis])))
+                for place, dim in enumerate(dims):
+                    if dim in own:
+                        suffix = f".{place}" if len(dims) > 1 else ""
+                        names.setdefault(dim, f"{name}:{axis}{suffix}")
+        groups, frozen = [], []
+        for dim, name in names.items():
+            reason = self.system.reason(dim)
+            if reason is None:
+                inexact = self.system.inexact(dim)
+                groups.append(Group(name, dim, tuple(members[dim]), inexact))
+            elif dim.size > 1:
+                frozen.append(Frozen(name, dim.size, reason))
+        return tuple(groups), tuple(frozen)
+
+    def _weights(self, operand: str, axis: int) -> Iterator[tuple[str, int]]:
+        """Yield the initializer axes that may hold what an operand's axis does."""
+        arrays = self.graph.initializers
+        if operand in arrays:
+            found = [(operand, axis)]
+        else:
+            sources = constant_sources(self.graph, self.values, operand)
+            found = [(name, i) for name in sources for i in range(arrays[name].ndim)]
+        yield from (place for place in found if holds_weights(arrays[place[0]].dtype))

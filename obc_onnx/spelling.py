@@ -1,0 +1,255 @@
+"""Numbers that nodes spell out: which of them have to be written anew once units are removed.
+
+Rules say of which axes numbers are the sizes. A number that the graph computes from other sizes may
+follow by itself, which is proven with polynomials. Any other is written as a constant: at the node,
+or further up where its numbers are put together. Where a size that is only known when the model
+runs stands in the way of that, the dims are frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves
+from obc_onnx.errors import InvariantError
+from obc_onnx.sizes import Sized, axes_of, evaluate, polynomial, size_polynomial, with_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes import Expr
+    from obc_onnx.graph import Graph
+    from obc_onnx.ops.value import Spelling, Value, Wanted
+    from obc_onnx.unification import AxisSystem
+
+    Keep = Mapping[Dim, NDArray[np.bool_]]
+
+_SAME_ORDER = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+"""Operators that hand on numbers in the order in which they come."""
+_COPY, _INFER = 0, -1
+"""What a Reshape takes for a size that it copies, and for the one that is left over."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A place whose numbers are written anew where they are no longer right.
+
+    Attributes:
+        key: Of the node.
+        place: An input slot, or the name of an attribute.
+        numbers: What stands there before anything is removed; None where nothing does.
+        wanted: What each of them has to be.
+        written: What to write for it.
+        because: As in `Spelling`.
+        scalar: Whether an attribute is one number and not a list.
+        drops: Attributes that must not stand beside what is written.
+    """
+
+    key: str
+    place: int | str
+    numbers: tuple[Any, ...] | None
+    wanted: tuple[Wanted, ...]
+    written: tuple[Wanted, ...]
+    because: tuple[Expr, ...] = ()
+    scalar: bool = False
+    drops: tuple[str, ...] = ()
+
+    def new_numbers(self, keep: Keep) -> list[int | float] | None:
+        """Return what has to be written, None where everything is still right."""
+        if self.numbers is None:
+            shrinks = any(dim in keep for axis in self.because for dim in leaves(axis))
+            return [_amount(wanted, keep) for wanted in self.written] if shrinks else None
+        touched = any(dim in keep for axis in self.because for dim in leaves(axis))
+        pairs = zip(self.numbers, self.wanted, strict=True)
+        right = [_is_right(number, wanted, keep, touched=touched) for number, wanted in pairs]
+        if all(right):
+            return None
+        return [
+            number if stays and not isinstance(number, Sized) else _amount(written, keep)
+            for number, written, stays in zip(self.numbers, self.written, right, strict=True)
+        ]
+
+
+def find_patches(
+    spellings: Sequence[Spelling], system: AxisSystem, graph: Graph, values: Mapping[str, Value]
+) -> tuple[Patch, ...]:
+    """Find every place that surgery may have to write; freeze what it could not write.
+
+    Args:
+        spellings: From the rules.
+        system: Settled; dims are frozen in it.
+        graph: The model.
+        values: What coupling knows of each value.
+    """
+    finder = _Finder(system, graph, values)
+    return tuple(patch for spelling in spellings for patch in finder.patches(spelling))
+
+
+class _Finder:
+    def __init__(self, system: AxisSystem, graph: Graph, values: Mapping[str, Value]) -> None:
+        self.system, self.graph, self.values = system, graph, values
+        self.returned = {port.name for port in graph.outputs}
+
+    def patches(self, spelling: Spelling) -> list[Patch]:
+        numbers = self._numbers(spelling)
+        wanted = tuple(self._resolved(w) for w in spelling.wanted)
+        patch = Patch(
+            spelling.node.key,
+            spelling.place,
+            numbers,
+            wanted,
+            wanted,
+            tuple(self.system.resolve(axis) for axis in spelling.because),
+            spelling.scalar,
+            spelling.drops,
+        )
+        if numbers is None:
+            return [patch]
+        if not any(self._needs(n, w) for n, w in zip(numbers, wanted, strict=True)):
+            return []
+        found = self._place(patch, spelling)
+        if found is None:
+            self._freeze(patch, spelling)
+            return []
+        return found
+
+    def _numbers(self, spelling: Spelling) -> tuple[Any, ...] | None:
+        """Return what stands in a place, over resolved axes; None where it is left out."""
+        node, place = spelling.node, spelling.place
+        if isinstance(place, str):
+            found = node.attributes.get(place)
+            return None if found is None else tuple(np.asarray(found).reshape(-1).tolist())
+        if not node.has_input(place):
+            return None
+        numbers = self.values[node.inputs[place]].numbers
+        if numbers is None:
+            raise InvariantError(f"{node.label} spells numbers that are not followed")
+        return tuple(with_axes(number, self.system.resolve) for number in numbers.flat)
+
+    def _resolved(self, wanted: Wanted) -> Wanted:
+        return self.system.resolve(wanted) if _is_axis(wanted) else wanted
+
+    def _needs(self, number: Any, wanted: Wanted) -> bool:
+        """Say whether a number may become wrong: it cannot where nothing free is in it."""
+        if wanted is None:
+            return False
+        axes = [*axes_of(number), *([wanted] if _is_axis(wanted) else [])]
+        if not any(self.system.is_free(axis) for axis in axes):
+            return False
+        return not self._follows(number, wanted)
+
+    def _follows(self, number: Any, wanted: Wanted) -> bool:
+        """Prove that a number is what it has to be, whatever is removed and whatever runs."""
+        if not isinstance(number, Sized) or not _is_axis(wanted):
+            return False
+        found = polynomial(number, self._polynomial)
+        return found is not None and found == self._polynomial(wanted)
+
+    def _polynomial(self, axis: Expr) -> dict[Any, int]:
+        return size_polynomial(axis, self._varies)
+
+    def _varies(self, dim: Dim) -> bool:
+        return self.system.reason(dim) is None or self.system.is_open(dim)
+
+    def _place(self, patch: Patch, spelling: Spelling) -> list[Patch] | None:
+        """Find where the numbers of one place can be written; None where that is nowhere.
+
+        First choice is the place itself, then where single numbers come together. What stands for
+        sizes that run with the model comes last, since it drops how they were computed.
+        """
+        written = self._written(patch)
+        if written is None and isinstance(patch.place, int):
+            found = self._further_up(patch, spelling.node.inputs[patch.place])
+            if found is not None:
+                return found
+            written = self._written(patch, spelling.copied, infers=spelling.infers)
+        return None if written is None else [replace(patch, written=written)]
+
+    def _written(
+        self, patch: Patch, copied: tuple[Expr, ...] = (), *, infers: bool = False
+    ) -> tuple[Wanted, ...] | None:
+        """Choose what to write for each number; None where one is only known as the model runs."""
+        written: list[Wanted] = []
+        for i, (number, wanted) in enumerate(zip(patch.numbers or (), patch.wanted, strict=True)):
+            meant: Wanted = wanted
+            if _is_axis(wanted):
+                is_open = self.system.is_open(wanted)
+            else:
+                meant = number.value if isinstance(number, Sized) else number
+                is_open = any(self.system.is_open(axis) for axis in axes_of(number))
+            if not is_open:
+                written.append(meant)
+            elif i < len(copied) and self.system.resolve(copied[i]) == wanted:
+                written.append(_COPY)
+            elif infers and _INFER not in written:
+                written.append(_INFER)
+            else:
+                return None
+        return tuple(written)
+
+    def _further_up(self, patch: Patch, name: str) -> list[Patch] | None:
+        """Look for the place where single numbers of a computed tensor come together."""
+        node = self.graph.producers.get(name)
+        if node is None or name in self.returned or len(self.graph.consumers[name]) != 1:
+            return None
+        if node.op_type not in {"Concat", *_SAME_ORDER} or node.domain:
+            return None
+        slots = range(len(node.inputs)) if node.op_type == "Concat" else range(1)
+        found, start = [], 0
+        for slot in slots:
+            numbers = self.values[node.inputs[slot]].numbers
+            if numbers is None:
+                return None
+            span = slice(start, start + numbers.size)
+            start += numbers.size
+            pieces = self._piece(node.key, slot, patch, span)
+            if pieces is None:
+                return None
+            found += pieces
+        return found
+
+    def _piece(self, key: str, slot: int, patch: Patch, span: slice) -> list[Patch] | None:
+        numbers, wanted = (patch.numbers or ())[span], patch.wanted[span]
+        if not any(self._needs(n, w) for n, w in zip(numbers, wanted, strict=True)):
+            return []
+        piece = Patch(key, slot, numbers, wanted, wanted)
+        written = self._written(piece)
+        if written is not None:
+            return [replace(piece, written=written)]
+        return self._further_up(piece, self.graph.producers[key].inputs[slot])
+
+    def _freeze(self, patch: Patch, spelling: Spelling) -> None:
+        reason = f"a size in {spelling.node.label} that cannot be written before the model runs"
+        for number, wanted in zip(patch.numbers or (), patch.wanted, strict=True):
+            if self._needs(number, wanted):
+                for axis in (*axes_of(number), *([wanted] if _is_axis(wanted) else ())):
+                    self.system.freeze(axis, reason)
+
+
+def _is_axis(wanted: Wanted) -> TypeGuard[Expr]:
+    return isinstance(wanted, (Dim, Product, Concat, Take))
+
+
+def _amount(wanted: Wanted, keep: Keep) -> int | float:
+    if _is_axis(wanted):
+        return count(wanted, keep)
+    return _INFER if wanted is None else wanted  # type: ignore[return-value]
+
+
+def _is_right(number: Any, wanted: Wanted, keep: Keep, *, touched: bool) -> bool:
+    """Say whether a number is what it has to be; one that was spelled otherwise, untouched."""
+    if wanted is None:
+        return True
+    before = number.value if isinstance(number, Sized) else number
+    after = (
+        evaluate(number, lambda axis: count(axis, keep)) if isinstance(number, Sized) else number
+    )
+    meant, due = _amount(wanted, {}), _amount(wanted, keep)
+    if before == meant:
+        return bool(after == due)
+    return bool(after == before and meant == due) and not touched

@@ -4,21 +4,25 @@
 2. Small integers that are computed from constants alone (the amounts of a Pad, the bounds of a
    Slice, as some exporters write them) are initializers too. Constants that a caller may override
    do not count as such.
-3. Nodes are in topological order.
+3. Weights that are computed from others by a norm or a contraction (weight standardisation, merged
+   adapters) are initializers too: their channels could not be removed exactly otherwise.
+4. A vector that several nodes use is copied for each but the first. Exporters merge equal vectors,
+   such as biases of zeros, which would tie layers together that have nothing else in common.
+5. Nodes are in topological order.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx.reference import ReferenceEvaluator
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from obc_onnx.folding import fold_numbers, fold_statistics, replace
 from obc_onnx.node import domain_of
 
 if TYPE_CHECKING:
@@ -35,13 +39,7 @@ _CONSTANT_ATTRIBUTES = (
     "value_int",
     "value_ints",
 )
-_FOLDED = frozenset({
-    "Abs", "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather",
-    "Identity", "Max", "Min", "Mul", "Neg", "Range", "Reshape", "Shape", "Size", "Slice",
-    "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
-"""Operators that shape arithmetic consists of; all are deterministic."""
-_MAX_FOLDED_ELEMENTS = 1024
+_SEVERAL = 2
 _FIRST_IR_WITH_DEFAULTS = 4
 """Before it every initializer has to be listed as an input; since then that makes it a default."""
 
@@ -52,8 +50,11 @@ def canonical(model: onnx.ModelProto) -> gs.Graph:
     _forget_types(surgeon)
     _lift_constants(surgeon)
     surgeon.toposort()
-    defaults = {port.name for port in model.graph.input}
-    _fold_integers(surgeon, defaults if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else ())
+    listed = {port.name for port in model.graph.input}
+    defaults = listed if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
+    fold_numbers(surgeon, defaults)
+    fold_statistics(surgeon, defaults)
+    _give_copies(surgeon, listed)
     return surgeon
 
 
@@ -89,7 +90,7 @@ def _lift_constants(surgeon: gs.Graph) -> None:
         name = next((key for key in _CONSTANT_ATTRIBUTES if key in node.attrs), None)
         # sparse values and strings stay nodes, and freeze what they touch
         if name is not None and not (name == "value" and node.attrs[name].dtype == object):
-            _replace(surgeon, node, _constant_array(name, node.attrs[name]))
+            replace(surgeon, node, _constant_array(name, node.attrs[name]))
 
 
 def _constant_array(attribute: str, value: Any) -> NDArray[Any]:
@@ -98,41 +99,40 @@ def _constant_array(attribute: str, value: Any) -> NDArray[Any]:
     return np.asarray(value, dtype=np.float32 if "float" in attribute else np.int64)
 
 
-def _replace(surgeon: gs.Graph, node: gs.Node, array: NDArray[Any]) -> None:
-    output = node.outputs[0]
-    node.outputs.clear()
-    node.inputs.clear()
-    output.to_constant(array)
-    surgeon.nodes.remove(node)
-
-
-def _fold_integers(surgeon: gs.Graph, overridable: Collection[str]) -> None:
-    outputs = {tensor.name for tensor in surgeon.outputs}
-    for node in list(surgeon.nodes):
-        if node.op not in _FOLDED or domain_of(node.domain) or node.outputs[0].name in outputs:
+def _give_copies(surgeon: gs.Graph, listed: Collection[str]) -> None:
+    """Let every node have its own copy of a vector of weights; one that callers may set is one."""
+    taken = set(surgeon.tensors())
+    for subgraph in surgeon.subgraphs(recursive=True):
+        taken.update(subgraph.tensors())
+    users: dict[str, list[gs.Node]] = {}
+    for node in surgeon.nodes:
+        for name in dict.fromkeys(tensor.name for tensor in node.inputs):
+            users.setdefault(name, []).append(node)
+    for name, tensor in surgeon.tensors().items():
+        if len(users.get(name, ())) < _SEVERAL or name in listed or not _is_vector(tensor):
             continue
-        if any(tensor.name in overridable for tensor in node.inputs):
-            continue
-        if all(_is_small_integer(tensor) for tensor in node.inputs):
-            array = _evaluate(node, surgeon.opset)
-            if np.issubdtype(array.dtype, np.integer) and array.size <= _MAX_FOLDED_ELEMENTS:
-                _replace(surgeon, node, array)
+        for node in users[name][1:]:
+            key = next(output.name for output in node.outputs if output.name)
+            copy = gs.Constant(_fresh(f"{name}.{key}", taken), tensor.values)
+            for slot, used in enumerate(node.inputs):
+                if used is tensor:
+                    node.inputs[slot] = copy
 
 
-def _is_small_integer(tensor: gs.Tensor) -> bool:
-    return (
-        isinstance(tensor, gs.Constant)
-        and np.prod(tensor.shape) <= _MAX_FOLDED_ELEMENTS
-        and not isinstance(tensor.dtype, int)  # graphsurgeon's word for types that numpy lacks
-        and np.issubdtype(tensor.dtype, np.integer)
-    )
+def _is_vector(tensor: gs.Tensor) -> bool:
+    """Say whether a constant holds floats along one axis."""
+    if not isinstance(tensor, gs.Constant) or isinstance(tensor.dtype, int):
+        return False
+    lengths = [size for size in tensor.shape if size != 1]
+    return len(lengths) == 1 and bool(np.issubdtype(tensor.dtype, np.floating))
 
 
-def _evaluate(node: gs.Node, opset: int) -> NDArray[Any]:
-    proto = OnnxExporter.export_node(node)
-    evaluator = ReferenceEvaluator(proto, opsets={"": opset})
-    (array,) = evaluator.run(None, {tensor.name: tensor.values for tensor in node.inputs})
-    return np.asarray(array)
+def _fresh(base: str, taken: set[str]) -> str:
+    """Return a name that is not taken, and take it."""
+    numbered = (f"{base}.{number}" for number in itertools.count(1))
+    name = next(name for name in itertools.chain([base], numbered) if name not in taken)
+    taken.add(name)
+    return name
 
 
 def _encode(surgeon: gs.Graph) -> None:

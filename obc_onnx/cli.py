@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from obc_onnx.data import DataOptions
-    from obc_onnx.plan import Budget
+    from obc_onnx.planning import Budget
     from obc_onnx.training import TrainingOptions
 
 P = ParamSpec("P")
@@ -180,6 +180,11 @@ plan_options = combined(
         help="Samples that the criterion looks at.",
     ),
     click.option(
+        "--allow-inexact",
+        is_flag=True,
+        help="Prune groups under a layer norm or a mean too, which a mask cannot verify.",
+    ),
+    click.option(
         "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
     ),
 )
@@ -318,7 +323,7 @@ def _data_of(options: dict[str, Any]) -> DataOptions:
 
 
 def _budget_of(options: dict[str, Any]) -> Budget:
-    from obc_onnx.plan import Budget
+    from obc_onnx.planning import Budget
 
     return Budget(
         target_macs=options["target_macs"],
@@ -326,6 +331,7 @@ def _budget_of(options: dict[str, Any]) -> Budget:
         steps=options["steps"],
         round_to=options["round_to"],
         exclude=tuple(options["exclude"]),
+        allow_inexact=options["allow_inexact"],
     )
 
 

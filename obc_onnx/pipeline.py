@@ -13,11 +13,13 @@ from obc_onnx.defaults import TARGET_MACS
 from obc_onnx.errors import RequestError
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
-from obc_onnx.plan import Budget, PruningPlan, make_plan
+from obc_onnx.plan import PruningPlan
+from obc_onnx.planning import Budget, make_plan
 from obc_onnx.report.summary import (
     Change,
     Inspection,
     Report,
+    notes_on_inexact,
     summarise_frozen,
     summarise_groups,
 )
@@ -227,6 +229,7 @@ class _Run:
         coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
         plan = self._plan(coupling, samples)
         keep = plan.keep(coupling)
+        self.notes.extend(notes_on_inexact(coupling, keep))
         with self.clock("cut"):
             pruned = remove_units(coupling, keep)
         feed = verification_feed(graph, held, inputs, request.seed)

@@ -14,7 +14,7 @@ import onnxruntime
 from obc_onnx.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -49,15 +49,9 @@ class Session:
         if outputs is not None:
             del model.graph.output[:]
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _FATAL_SEVERITY
-        levels = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-        )
         self.output_names = list(outputs or (port.name for port in graph.outputs))
         try:
-            self._session = _load(model, options, list(providers))
+            self._session = _load(model, _options(optimize=optimize), list(providers))
         except _refusals() as error:
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
 
@@ -82,6 +76,50 @@ class Session:
         except refusals as error:
             raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
         return dict(zip(self.output_names, values, strict=True))
+
+
+def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Compute values that depend on initializers alone.
+
+    Args:
+        graph: The model.
+        names: Values; every one that they depend on has to be computed from initializers.
+    Raises:
+        ModelError: ONNX Runtime refuses a node.
+    """
+    wanted = list(dict.fromkeys(names))
+    needed: dict[str, None] = dict.fromkeys(wanted)
+    queue = list(wanted)
+    for name in queue:
+        if name in graph.producers:
+            fresh = [source for source in graph.producers[name].inputs if source not in needed]
+            needed.update(dict.fromkeys(fresh))
+            queue += fresh
+    model = graph.to_model()
+    for field in (model.graph.node, model.graph.initializer):
+        kept = [item for item in field if needed.keys() & _made_by(item)]
+        del field[:]
+        field.extend(kept)
+    del model.graph.input[:], model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    try:
+        session = _load(model, _options(optimize=False), ["CPUExecutionProvider"])
+        values = session.run(wanted, {})
+    except _refusals() as error:
+        raise ModelError(f"ONNX Runtime cannot compute the model's weights: {error}") from error
+    return dict(zip(wanted, values, strict=True))
+
+
+def _made_by(item: onnx.NodeProto | onnx.TensorProto) -> set[str]:
+    return {item.name} if isinstance(item, onnx.TensorProto) else set(item.output)
+
+
+def _options(*, optimize: bool) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_SEVERITY
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    return options
 
 
 def _load(

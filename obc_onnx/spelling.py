@@ -15,7 +15,7 @@ import numpy as np
 
 from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves
 from obc_onnx.errors import InvariantError
-from obc_onnx.sizes import Sized, axes_of, evaluate, polynomial, size_polynomial, with_axes
+from obc_onnx.sizes import Size, Sized, axes_of, evaluate, polynomial, size_polynomial, with_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes import Expr
     from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
     from obc_onnx.ops.value import Spelling, Value, Wanted
     from obc_onnx.unification import AxisSystem
 
@@ -97,7 +98,7 @@ class _Finder:
 
     def patches(self, spelling: Spelling) -> list[Patch]:
         numbers = self._numbers(spelling)
-        wanted = tuple(self._resolved(w) for w in spelling.wanted)
+        wanted = tuple(self.system.resolve(w) if _is_axis(w) else w for w in spelling.wanted)
         patch = Patch(
             spelling.node.key,
             spelling.place,
@@ -131,14 +132,11 @@ class _Finder:
             raise InvariantError(f"{node.label} spells numbers that are not followed")
         return tuple(with_axes(number, self.system.resolve) for number in numbers.flat)
 
-    def _resolved(self, wanted: Wanted) -> Wanted:
-        return self.system.resolve(wanted) if _is_axis(wanted) else wanted
-
     def _needs(self, number: Any, wanted: Wanted) -> bool:
         """Say whether a number may become wrong: it cannot where nothing free is in it."""
         if wanted is None:
             return False
-        axes = [*axes_of(number), *([wanted] if _is_axis(wanted) else [])]
+        axes = [*axes_of(number), *([wanted] if _is_axis(wanted) else axes_of(wanted))]
         if not any(self.system.is_free(axis) for axis in axes):
             return False
         return not self._follows(number, wanted)
@@ -179,6 +177,8 @@ class _Finder:
             meant: Wanted = wanted
             if _is_axis(wanted):
                 is_open = self.system.is_open(wanted)
+            elif isinstance(wanted, Sized):  # made by `_factor`, which leaves out what is open
+                is_open = False
             else:
                 meant = number.value if isinstance(number, Sized) else number
                 is_open = any(self.system.is_open(axis) for axis in axes_of(number))
@@ -193,13 +193,20 @@ class _Finder:
         return tuple(written)
 
     def _further_up(self, patch: Patch, name: str) -> list[Patch] | None:
-        """Look for the place where single numbers of a computed tensor come together."""
+        """Look for places that only serve this one, where its numbers can be written."""
         node = self.graph.producers.get(name)
-        if node is None or name in self.returned or len(self.graph.consumers[name]) != 1:
+        if node is None or node.domain or name in self.returned:
             return None
-        if node.op_type not in {"Concat", *_SAME_ORDER} or node.domain:
+        if len(self.graph.consumers[name]) != 1:
             return None
-        slots = range(len(node.inputs)) if node.op_type == "Concat" else range(1)
+        if node.op_type == "Concat":
+            return self._pieces(node, range(len(node.inputs)), patch)
+        if node.op_type in _SAME_ORDER:
+            return self._pieces(node, range(1), patch)
+        return self._factor(node, patch) if node.op_type in {"Mul", "Div"} else None
+
+    def _pieces(self, node: Node, slots: range, patch: Patch) -> list[Patch] | None:
+        """Write what comes together in a node, each at the slot that it comes from."""
         found, start = [], 0
         for slot in slots:
             numbers = self.values[node.inputs[slot]].numbers
@@ -207,21 +214,47 @@ class _Finder:
                 return None
             span = slice(start, start + numbers.size)
             start += numbers.size
-            pieces = self._piece(node.key, slot, patch, span)
-            if pieces is None:
-                return None
-            found += pieces
+            own, wanted = (patch.numbers or ())[span], patch.wanted[span]
+            if any(self._needs(n, w) for n, w in zip(own, wanted, strict=True)):
+                pieces = self._at_slot(Patch(node.key, slot, own, wanted, wanted))
+                if pieces is None:
+                    return None
+                found += pieces
         return found
 
-    def _piece(self, key: str, slot: int, patch: Patch, span: slice) -> list[Patch] | None:
-        numbers, wanted = (patch.numbers or ())[span], patch.wanted[span]
-        if not any(self._needs(n, w) for n, w in zip(numbers, wanted, strict=True)):
-            return []
-        piece = Patch(key, slot, numbers, wanted, wanted)
-        written = self._written(piece)
+    def _at_slot(self, patch: Patch) -> list[Patch] | None:
+        written = self._written(patch)
         if written is not None:
-            return [replace(piece, written=written)]
-        return self._further_up(piece, self.graph.producers[key].inputs[slot])
+            return [replace(patch, written=written)]
+        name = self.graph.producers[patch.key].inputs[int(patch.place)]
+        return self._further_up(patch, name)
+
+    def _factor(self, node: Node, patch: Patch) -> list[Patch] | None:
+        """Write a factor that is known in front of one that runs with the model, as `batch * 12`.
+
+        What it has to be is a quotient: of the product and the other factor, or of the dividend
+        and the result.
+        """
+        (wanted,) = patch.wanted if len(patch.wanted) == 1 else (None,)
+        if not _is_axis(wanted):
+            return None
+        operands = [self.values[name].numbers for name in node.inputs]
+        for slot in (0, 1) if node.op_type == "Mul" else (1,):
+            other, own = operands[1 - slot], operands[slot]
+            if other is None or own is None or other.size != 1 or own.size != 1:
+                continue
+            beside = with_axes(other.item(), self.system.resolve)
+            due = Size(wanted) // beside if node.op_type == "Mul" else beside // Size(wanted)
+            found = polynomial(due, self._polynomial)
+            if found is not None and not self._runs(found):
+                number = with_axes(own.item(), self.system.resolve)
+                return self._at_slot(Patch(node.key, slot, (number,), (due,), (due,)))
+        return None
+
+    def _runs(self, found: dict[Any, int]) -> bool:
+        """Say whether a polynomial holds a size that is only known when the model runs."""
+        atoms = (atom for monomial in found for atom, _ in monomial)
+        return any(self.system.is_open(atom) for atom in atoms)
 
     def _freeze(self, patch: Patch, spelling: Spelling) -> None:
         reason = f"a size in {spelling.node.label} that cannot be written before the model runs"
@@ -236,9 +269,14 @@ def _is_axis(wanted: Wanted) -> TypeGuard[Expr]:
 
 
 def _amount(wanted: Wanted, keep: Keep) -> int | float:
-    if _is_axis(wanted):
-        return count(wanted, keep)
-    return _INFER if wanted is None else wanted  # type: ignore[return-value]
+    match wanted:
+        case Dim() | Product() | Concat() | Take():
+            return count(wanted, keep)
+        case Sized():
+            return evaluate(wanted, lambda axis: count(axis, keep))
+        case None:
+            return _INFER
+    return wanted
 
 
 def _is_right(number: Any, wanted: Wanted, keep: Keep, *, touched: bool) -> bool:

@@ -146,8 +146,8 @@ def shared_weight_net(p: Parts, x: Tensor) -> Tensor:
 
 
 def shared_bias_net(p: Parts, x: Tensor) -> Tensor:
-    t1 = fn.conv2d(x, p.sliced["w1"], p.sliced["b"]).tanh()
-    t2 = fn.conv2d(x, p.sliced["w2"], p.sliced["b"]).sigmoid()
+    """Each weight has a copy of the bias of its own."""
+    t1, t2 = conv(p, "w1", x, "b").tanh(), conv(p, "w2", x, "b.c2").sigmoid()
     return head(p, conv(p, "w3", t1) * conv(p, "w4", t2))
 
 

@@ -25,6 +25,7 @@ LAYERS = (
     ("ties", "sizes"),
     ("unification",),
     ("node",),
+    ("folding",),
     ("canonical",),
     ("graph",),
     ("runtime",),
@@ -44,6 +45,7 @@ LAYERS = (
     ("data", "measure"),
     ("saliency.criterion", "saliency.owners"),
     ("saliency.taps", "plan"),
+    ("planning",),
     ("saliency.*",),
     ("saliency", "axis_maps"),
     ("equivalent", "recover"),
@@ -61,7 +63,7 @@ A star stands for the modules of a folder that are not listed: operator families
 """
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
-SURGEON = {"canonical", "graph", "node"}
+SURGEON = {"canonical", "folding", "graph", "node"}
 TORCH = {"twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
          "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import obc_onnx
-from obc_onnx.plan import Budget
+from obc_onnx.planning import Budget
 from obc_onnx.training import TrainingOptions
 
 if TYPE_CHECKING:

@@ -192,7 +192,11 @@ def test_a_bias_is_compressed_by_the_matrix_of_its_weight() -> None:
     ("name", "mixed", "sliced"),
     [
         ("depthwise", {"w1:0", "w3:0", "w3:1", "fc:1"}, {"w2", "b2", "fc_b"}),
-        ("shared bias", {"w3:0", "w3:1", "w4:0", "w4:1", "fc:1"}, {"w1", "w2", "b", "fc_b"}),
+        (
+            "shared bias",
+            {"w1:0", "w2:0", "w3:0", "w3:1", "w4:0", "w4:1", "fc:1"},
+            {"fc_b"},
+        ),
         ("matmul left", {"w1:0", "fc:1"}, {"b1"}),
         ("bare", {"w1:0", "w2:0", "w2:1", "fc:1"}, {"p", "q", "r", "fc_b"}),
     ],

@@ -30,7 +30,8 @@ from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.elementwise import Unary
 from obc_onnx.pipeline import verify
-from obc_onnx.plan import Budget, PruningPlan
+from obc_onnx.plan import PruningPlan
+from obc_onnx.planning import Budget
 from obc_onnx.runtime import Session
 from obc_onnx.training import TrainingOptions
 

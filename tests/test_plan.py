@@ -18,7 +18,8 @@ from small import NORMED, UNKNOWN, chain, half_plan
 
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.pipeline import compress
-from obc_onnx.plan import RANKINGS, Budget, PruningPlan, _marginal_macs, make_plan
+from obc_onnx.plan import RANKINGS, PruningPlan
+from obc_onnx.planning import Budget, _marginal_macs, make_plan
 from obc_onnx.surgery import remove_units
 
 if TYPE_CHECKING:

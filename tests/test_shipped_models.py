@@ -14,7 +14,7 @@ from obc_onnx.data import Samples, load_samples
 from obc_onnx.graph import Graph
 from obc_onnx.measure import accuracy
 from obc_onnx.pipeline import inspect
-from obc_onnx.plan import Budget, make_plan
+from obc_onnx.planning import Budget, make_plan
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.magnitude import Magnitude
 from obc_onnx.surgery import mask_reads, remove_units

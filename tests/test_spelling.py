@@ -98,8 +98,8 @@ def test_a_number_that_others_use_too_is_written_for_one_use_alone() -> None:
     assert sizes(coupling) == {"a:0": 4}
     pruned = cut(coupling)
     assert pruned.initializers["k"].tolist() == [8]
-    reshape = next(node for node in pruned.nodes if node.op_type == "Reshape")
-    assert pruned.initializers[reshape.inputs[1]].tolist() == [0, 3 * 2 * 1]
+    joined = pruned.producers["to"]
+    assert pruned.initializers[joined.inputs[1]].tolist() == [3 * 2 * 1]
 
 
 HEADS = (
@@ -115,21 +115,33 @@ def tokens(body: str, constants: Mapping[str, ArrayLike] | None = None) -> Coupl
     return analyse(graph, shapes={"x": (2, 5, 6)}).coupling
 
 
+MEETING = (
+    "to = Concat<axis=0>(n, t, three, four) r = Reshape(h, to) u = Relu(r)"
+    " back = Concat<axis=0>(n, t, twelve) z = Reshape(u, back)"
+)
+TIMES_BATCH = (
+    "to = Concat<axis=0>(n, t, three, four) r = Reshape(h, to) p = Transpose<perm=[0,2,1,3]>(r)"
+    " m = Mul(n, three) f = Concat<axis=0>(m, t, four) g = Reshape(p, f) u = Relu(g)"
+    " b = Concat<axis=0>(n, three, t, four) v = Reshape(u, b) w = Transpose<perm=[0,2,1,3]>(v)"
+    " back = Concat<axis=0>(n, t, twelve) z = Reshape(w, back)"
+)
+LEFT_OVER = (
+    "c = Constant<value = int64[1] {7}>() l = Mul(t, c) k = Add(l, n) j = Sub(k, l)"
+    " to = Concat<axis=0>(j, t, three, four) r = Reshape(h, to) u = Relu(r)"
+    " x7 = Mul(twelve, n) back = Concat<axis=0>(t, x7) p = Transpose<perm=[1,0,2,3]>(u)"
+    " q2 = Reshape(p, back) o2 = Concat<axis=0>(t, n, twelve) y2 = Reshape(q2, o2)"
+    " z = Transpose<perm=[1,0,2]>(y2)"
+)
+
+
 @pytest.mark.parametrize(
     ("body", "operators"),
     [
-        (
-            "to = Concat<axis=0>(n, t, three, four) r = Reshape(h, to) u = Relu(r)"
-            " back = Concat<axis=0>(n, t, twelve) z = Reshape(u, back)",
-            {"Concat": 2, "Shape": 1},
-        ),
-        (
-            "m = Mul(n, t) to = Concat<axis=0>(m, three, four) r = Reshape(h, to) u = Relu(r)"
-            " back = Concat<axis=0>(n, t, twelve) z = Reshape(u, back)",
-            {"Mul": 0, "Shape": 1},
-        ),
+        (MEETING, {"Concat": 2, "Shape": 1}),
+        (TIMES_BATCH, {"Concat": 4, "Mul": 1, "Shape": 1}),
+        (LEFT_OVER, {"Concat": 3, "Mul": 2, "Shape": 1}),
     ],
-    ids=["written where its numbers meet", "left over"],
+    ids=["where numbers meet", "in front of a batch", "through a sum"],
 )
 def test_heads_behind_two_open_axes(body: str, operators: dict[str, int]) -> None:
     """Sizes that run with the model stay computed; heads and head width are written."""

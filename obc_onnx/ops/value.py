@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 MAX_NUMBERS = 256
 """Larger tensors hold data: what is in them is not followed."""
 
-Wanted = Dim | Product | Concat | Take | int | float | None
-"""What a number has to be: the size of an axis, this number, or anything."""
+Wanted = Dim | Product | Concat | Take | Sized | int | float | None
+"""What a number has to be: the size of an axis, what follows sizes, this number, or anything."""
 
 
 @dataclass(frozen=True)

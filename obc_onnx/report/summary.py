@@ -120,6 +120,20 @@ def summarise_frozen(coupling: Coupling) -> list[dict[str, Any]]:
     return [asdict(frozen) for frozen in coupling.frozen]
 
 
+def notes_on_inexact(coupling: Coupling, keep: Keep) -> list[str]:
+    """Say which groups were cut that no mask can verify, or that most of the model is such."""
+    inexact = [group for group in coupling.groups if group.inexact is not None]
+    cut = [group for group in inexact if group.dim in keep]
+    n_units, n_inexact = (sum(g.size for g in groups) for groups in (coupling.groups, inexact))
+    if cut:
+        named = "; ".join(f"{group.name} ({group.inexact})" for group in cut)
+        return [f"{len(cut)} inexact groups were cut, which the masked check leaves out: {named}"]
+    if 2 * n_inexact > n_units:
+        share = f"{n_inexact} of {n_units} units stand under a norm or a mean"
+        return [f"{share}: they are pruned with --allow-inexact only"]
+    return []
+
+
 def _members(coupling: Coupling, group: Group, names: dict[Any, str]) -> list[str]:
     lines = []
     for role in group.members:

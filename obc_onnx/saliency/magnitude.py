@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.runtime import compute_constants
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.owners import owners_along
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from obc_onnx.axes import Dim
@@ -29,20 +32,32 @@ class Magnitude(Criterion):
 
     def score(self, scene: Scene, keep: Keep) -> dict[str, NDArray[np.float64]]:  # noqa: ARG002
         """Score from the weights alone; what was removed elsewhere does not matter."""
+        arrays = _operands(scene.coupling)
         return {
-            group.name: np.sqrt(_squares(scene.coupling, group)) for group in scene.coupling.groups
+            group.name: np.sqrt(_squares(scene.coupling, group, arrays))
+            for group in scene.coupling.groups
         }
 
 
-def _squares(coupling: Coupling, group: Group) -> NDArray[np.float64]:
+def _operands(coupling: Coupling) -> dict[str, NDArray[Any]]:
+    """Return the weights in every role, also those that are computed from initializers."""
+    arrays = dict(coupling.graph.initializers)
+    operands = (role.node.inputs[role.slot] for group in coupling.groups for role in group.members)
+    computed = [n for n in operands if n not in arrays and coupling.values[n].constant]
+    return arrays | (compute_constants(coupling.graph, computed) if computed else {})
+
+
+def _squares(
+    coupling: Coupling, group: Group, arrays: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float64]:
     total = np.zeros(group.size)
     seen = set()
     for role in group.members:
         operand = role.node.inputs[role.slot]
-        if operand not in coupling.graph.initializers or (operand, role.axis) in seen:
+        if operand not in arrays or (operand, role.axis) in seen:
             continue
         seen.add((operand, role.axis))
-        array = coupling.graph.initializers[operand].astype(np.float64)
+        array = arrays[operand].astype(np.float64)
         others = tuple(axis for axis in range(array.ndim) if axis != role.axis)
         total += _by_unit(coupling, operand, role.axis, group.dim, (array**2).sum(axis=others))
     return total

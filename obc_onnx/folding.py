@@ -1,0 +1,143 @@
+"""Compute what an imported graph computes from constants alone, where the analysis needs it known.
+
+Only what is needed is folded: everything else stays as it is in the file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from obc_onnx.node import domain_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+    Values = dict[str, NDArray[Any]]
+
+_SHAPE_ARITHMETIC = frozenset({
+    "Abs", "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather",
+    "Identity", "Max", "Min", "Mul", "Neg", "Range", "Reshape", "Shape", "Size", "Slice",
+    "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""All are deterministic."""
+_MAX_NUMBERS = 1024
+_STATISTICS = frozenset({
+    "BatchNormalization", "Einsum", "Gemm", "GroupNormalization", "InstanceNormalization",
+    "LayerNormalization", "LpNormalization", "MatMul", "MeanVarianceNormalization", "ReduceL1",
+    "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "RMSNormalization", "Softmax",
+})  # fmt: skip
+"""Operators whose result at one position depends on other positions of an axis."""
+_MOST_GROWTH = 2
+"""Weights that are folded may not take more than this many times the space of their sources."""
+
+
+def fold_numbers(surgeon: gs.Graph, overridable: Collection[str]) -> None:
+    """Compute small integers, such as the amounts of a Pad, that depend on constants alone.
+
+    Args:
+        surgeon: The graph, in topological order; it is changed in place.
+        overridable: Initializers that a caller may set, which are no constants.
+    """
+    outputs = {tensor.name for tensor in surgeon.outputs}
+    for node in list(surgeon.nodes):
+        if node.op not in _SHAPE_ARITHMETIC or domain_of(node.domain):
+            continue
+        if node.outputs[0].name in outputs or any(t.name in overridable for t in node.inputs):
+            continue
+        if all(_is_small_integer(tensor) for tensor in node.inputs):
+            inputs = {tensor.name: tensor.values for tensor in node.inputs}
+            (array,) = _evaluate(node, inputs, surgeon.opset)
+            if np.issubdtype(array.dtype, np.integer) and array.size <= _MAX_NUMBERS:
+                replace(surgeon, node, array)
+
+
+def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
+    """Compute weights that come out of a norm or a contraction of others, and what follows them.
+
+    Args:
+        surgeon: The graph, in topological order; it is changed in place.
+        overridable: Initializers that a caller may set, which are no constants.
+    """
+    values: Values = {
+        name: tensor.values
+        for name, tensor in surgeon.tensors().items()
+        if isinstance(tensor, gs.Constant) and name not in overridable
+    }
+    makers = _constant_nodes(surgeon, values)
+    if not any(node.op in _STATISTICS for node in makers):
+        return
+    outputs = {tensor.name for tensor in surgeon.outputs}
+    folded: set[str] = set()
+    for node in makers:
+        follows = any(tensor.name in folded for tensor in node.inputs)
+        names = [tensor.name for tensor in node.outputs if tensor.name]
+        if outputs.isdisjoint(names) and (follows or node.op in _STATISTICS):
+            _compute(node, values, surgeon.opset)
+            before = sum(values[tensor.name].nbytes for tensor in node.inputs if tensor.name)
+            if sum(values[name].nbytes for name in names) <= _MOST_GROWTH * before:
+                folded.update(names)
+    for node in makers:
+        if any(tensor.name in folded for tensor in node.outputs):
+            replace(surgeon, node, *(values.get(tensor.name) for tensor in node.outputs))
+    for node in reversed(makers):  # what only served the others
+        idle = node.outputs and not any(tensor.outputs for tensor in node.outputs)
+        if idle and outputs.isdisjoint(tensor.name for tensor in node.outputs):
+            node.inputs.clear()
+            node.outputs.clear()
+            surgeon.nodes.remove(node)
+
+
+def replace(surgeon: gs.Graph, node: gs.Node, *arrays: NDArray[Any] | None) -> None:
+    """Turn the outputs of a node into initializers of the same names."""
+    outputs = list(node.outputs)
+    node.outputs.clear()
+    node.inputs.clear()
+    for output, array in zip(outputs, arrays, strict=True):
+        if array is not None:
+            output.to_constant(array)
+    surgeon.nodes.remove(node)
+
+
+def _constant_nodes(surgeon: gs.Graph, values: Values) -> list[gs.Node]:
+    """List the nodes that depend on constants alone and always give the same."""
+    known, found = set(values), []
+    for node in surgeon.nodes:
+        plain = not domain_of(node.domain) and "Random" not in node.op and node.inputs
+        nested = any(isinstance(value, gs.Graph) for value in node.attrs.values())
+        if plain and not nested and all(not t.name or t.name in known for t in node.inputs):
+            known.update(tensor.name for tensor in node.outputs)
+            found.append(node)
+    return found
+
+
+def _compute(node: gs.Node, values: Values, opset: int) -> None:
+    """Compute what a node gives, and first what it needs."""
+    for tensor in node.inputs:
+        if tensor.name and tensor.name not in values:
+            _compute(tensor.inputs[0], values, opset)
+    inputs = {tensor.name: values[tensor.name] for tensor in node.inputs if tensor.name}
+    names = [tensor.name for tensor in node.outputs]
+    computed = _evaluate(node, inputs, opset)
+    values.update({name: array for name, array in zip(names, computed, strict=True) if name})
+
+
+def _evaluate(node: gs.Node, inputs: Values, opset: int) -> list[NDArray[Any]]:
+    evaluator = ReferenceEvaluator(OnnxExporter.export_node(node), opsets={"": opset})
+    return [np.asarray(value) for value in evaluator.run(None, inputs)]
+
+
+def _is_small_integer(tensor: gs.Tensor) -> bool:
+    return (
+        isinstance(tensor, gs.Constant)
+        and np.prod(tensor.shape) <= _MAX_NUMBERS
+        and not isinstance(tensor.dtype, int)  # graphsurgeon's word for types that numpy lacks
+        and np.issubdtype(tensor.dtype, np.integer)
+    )

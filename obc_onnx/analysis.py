@@ -69,7 +69,7 @@ def analyse(
         shapes = infer_shapes(graph, inputs)
     with clock("coupling"):
         coupling = find_coupling(graph, shapes, rules)
-    if coupling.unknown and coupling.batch is not None:
+    if coupling.loses_batch:
         with clock("shapes"):
             coupling = replace(coupling, single=_shapes_of_one(graph, inputs))
     return coupling, inputs

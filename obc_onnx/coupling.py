@@ -76,8 +76,8 @@ class Coupling:
         renumberings: Constant positions that nodes pick.
         unknown: Labels of nodes whose operator has no rule.
         batch: The dynamic first axis of the inputs, None where it is static.
-        single: Shapes for one sample, where operators without a rule hide which axes hold the
-            batch; None where the batch can be followed everywhere.
+        loses_batch: Whether some operator hides which of its axes hold the batch.
+        single: Shapes for one sample, where that is so; None where the batch can be followed.
     """
 
     graph: Graph
@@ -91,6 +91,7 @@ class Coupling:
     renumberings: tuple[Renumbering, ...]
     unknown: tuple[str, ...]
     batch: Expr | None
+    loses_batch: bool = False
     single: Mapping[str, Shape] | None = None
 
     @cached_property

@@ -52,6 +52,7 @@ class _Finder:
         self.renumberings: list[Renumbering] = []
         self.unknown: list[str] = []
         self.batch: Dim | None = None
+        self.loses_batch = False
 
     def find(self) -> Coupling:
         for port in self.graph.inputs:
@@ -78,6 +79,7 @@ class _Finder:
             patches=patches,
             renumberings=tuple(replace(r, source=resolve(r.source)) for r in self.renumberings),
             unknown=tuple(self.unknown),
+            loses_batch=self.loses_batch,
             batch=None if self.batch is None else resolve(self.batch),
         )
 
@@ -205,9 +207,10 @@ class _Finder:
             return
         inputs = [self.values[name] for name in node.inputs if name in self.values]
         lost = self._open_dims(inputs) - self._open_dims(outputs)
-        if lost:
-            for dim in made:
-                self.system.open(dim)
+        for dim in made if lost else ():
+            self.system.open(dim)
+        if self.batch is not None:
+            self.loses_batch |= not lost.isdisjoint(leaves(self.system.resolve(self.batch)))
 
     def _open_dims(self, values: list[Value]) -> set[Dim]:
         axes = [axis for value in values for axis in value.axes]

@@ -13,7 +13,6 @@ from obc_onnx.defaults import TARGET_MACS
 from obc_onnx.errors import RequestError
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
-from obc_onnx.plan import PruningPlan
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.report.summary import (
     Change,
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.finetune import Epoch
     from obc_onnx.graph import Graph
+    from obc_onnx.plan import PruningPlan
     from obc_onnx.recover import Recovery
 
     Shape = tuple[int, ...]

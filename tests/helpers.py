@@ -48,13 +48,15 @@ def build(
     constants: Mapping[str, ArrayLike] | None = None,
     *,
     opset: int = OPSET,
+    domain: str = "",
     seed: int = 0,
 ) -> onnx.ModelProto:
     """Parse `name (inputs) => (outputs) <weights> { nodes }` into a checked model.
 
     A value that is declared but that no node makes is a weight, and is drawn from a generator.
     """
-    header = f'<ir_version: {IR_VERSION}, opset_import: ["" : {opset}]>'
+    more = f', "{domain}" : 1' if domain else ""
+    header = f'<ir_version: {IR_VERSION}, opset_import: ["" : {opset}{more}]>'
     model = onnx.parser.parse_model(text if text.lstrip().startswith("<") else header + text)
     for name, value in (constants or {}).items():
         model.graph.initializer.append(numpy_helper.from_array(as_constant(value), name))
@@ -101,7 +103,9 @@ def analyse(
     graph = model if isinstance(model, Graph) else Graph.from_model(model)
     given = shapes
     if batch is not None:
-        given = {name: (batch, *shape[1:]) for name, shape in input_shapes(graph).items()}
+        dynamic = {port.name for port in graph.inputs if isinstance(port.shape[0], str)}
+        known = input_shapes(graph)
+        given = {n: (batch, *s[1:]) if n in dynamic else s for n, s in known.items()}
     found = infer_shapes(graph, input_shapes(graph, given))
     return Analysed(graph, found, find_coupling(graph, found, DEFAULT_RULES))
 
@@ -135,13 +139,13 @@ def run_twin(graph: Graph, shapes: Mapping[str, Shape], feed: Feed) -> dict[str,
 
 
 def random_keep(
-    coupling: Coupling, rng: np.random.Generator, most: float = 0.8
+    coupling: Coupling, rng: np.random.Generator, most: float = 0.8, *, inexact: bool = False
 ) -> dict[Dim, NDArray[np.bool_]]:
     """Draw units to keep of every exact group: at least one each, and of every tied axis."""
     for limit in np.linspace(most, 0.0, 50):
         keep = {}
         for group in coupling.groups:
-            if group.inexact is None:
+            if inexact or group.inexact is None:
                 kept = rng.random(group.size) >= rng.uniform(limit / 8, limit)
                 kept[rng.integers(group.size)] = True
                 keep[group.dim] = kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.ops.elementwise import PositionByPosition
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
@@ -171,3 +171,12 @@ def dropout(x: Tensor, *, ratio: float, n_outputs: int, training: bool) -> Any:
     mask = torch.rand_like(x) >= ratio
     y = x * mask / (1.0 - ratio)
     return y if n_outputs == 1 else (y, mask)
+
+
+RULES: tuple[Rule, ...] = (
+    Clip(),
+    Dropout(),
+    Gelu(),
+    PRelu(),
+    ParametricUnary(),
+)

@@ -187,3 +187,9 @@ def conv_transpose(
     for i in range(rank):
         y = y.narrow(2 + i, begin[i], full[i] - begin[i] - end[i])
     return y
+
+
+RULES: tuple[Rule, ...] = (
+    Conv(),
+    ConvTranspose(),
+)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from obc_onnx.ops.arithmetic import follow
 from obc_onnx.ops.broadcast import broadcast_axes, couple_parameters
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
@@ -175,3 +175,12 @@ def cast(x: Tensor, *, to: int) -> Tensor:
     from obc_onnx.ops.dtypes import torch_dtype
 
     return x.to(torch_dtype(to))
+
+
+RULES: tuple[Rule, ...] = (
+    Binary(),
+    Same(),
+    Unary(),
+    Variadic(),
+    Where(),
+)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.ops.context import Tap
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 
 if TYPE_CHECKING:
@@ -73,3 +73,6 @@ def gather(data: Tensor, indices: Tensor, *, axis: int) -> Tensor:
     index = indices.to(data.device).long()
     flat = data.index_select(axis, index.reshape(-1) % data.shape[axis])
     return flat.reshape((*data.shape[:axis], *index.shape, *data.shape[axis + 1 :]))
+
+
+RULES: tuple[Rule, ...] = (Gather(),)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import concat
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 
 if TYPE_CHECKING:
@@ -97,3 +97,9 @@ def split(
     chunk = -(-x.shape[axis] // n_parts)
     parts = torch.split(x, list(sizes) if sizes else chunk, axis)
     return parts if n_parts > 1 else parts[0]
+
+
+RULES: tuple[Rule, ...] = (
+    Concat(),
+    Split(),
+)

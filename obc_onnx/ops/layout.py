@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.axes import product
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 from obc_onnx.sizes import Sized
 
@@ -187,3 +187,12 @@ def unsqueeze(x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
     for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
     return x
+
+
+RULES: tuple[Rule, ...] = (
+    Flatten(),
+    Reshape(),
+    Squeeze(),
+    Transpose(),
+    Unsqueeze(),
+)

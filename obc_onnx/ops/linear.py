@@ -141,3 +141,9 @@ def gemm(
     y = (a.T if trans_a else a) @ (b.T if trans_b else b)
     y = y if alpha == 1.0 else alpha * y
     return y if c is None else y + (c if beta == 1.0 else beta * c)
+
+
+RULES: tuple[Rule, ...] = (
+    Gemm(),
+    MatMul(),
+)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.context import Tap
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
@@ -60,3 +60,6 @@ def batch_norm(
     from torch.nn import functional
 
     return functional.batch_norm(x, mean, var, scale, bias, training, 1.0 - momentum, epsilon)
+
+
+RULES: tuple[Rule, ...] = (BatchNormalization(),)

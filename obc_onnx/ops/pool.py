@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.padding import explicit_pads, same_pads
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
@@ -181,3 +181,9 @@ def global_average_pool(x: Tensor) -> Tensor:
 def global_max_pool(x: Tensor) -> Tensor:
     """Take the maximum over every axis behind the channels, keeping them with size 1."""
     return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)
+
+
+RULES: tuple[Rule, ...] = (
+    GlobalPool(),
+    WindowPool(),
+)

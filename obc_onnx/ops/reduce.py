@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
@@ -115,3 +115,9 @@ def softmax(x: Tensor, *, axis: int, flattens: bool, log: bool) -> Tensor:
         return function(x, dim=axis)
     axis %= max(x.ndim, 1)
     return function(x.flatten(axis), dim=-1).reshape(x.shape)
+
+
+RULES: tuple[Rule, ...] = (
+    Reduce(),
+    Softmax(),
+)

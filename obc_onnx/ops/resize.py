@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
@@ -153,3 +153,6 @@ def resize(
 def _refuse_channels(factors: Mapping[int, float]) -> None:
     if factors.get(0, 1.0) != 1.0 or factors.get(1, 1.0) != 1.0:
         raise ModelError("the twin cannot resample the batch or the channels")
+
+
+RULES: tuple[Rule, ...] = (Resize(),)

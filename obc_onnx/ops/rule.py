@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.errors import InvariantError
@@ -43,7 +44,8 @@ class Rule(ABC):
     """
 
     op_types: ClassVar[tuple[str, ...]]
-    domain: ClassVar[str] = ""
+    domains: ClassVar[tuple[str, ...]] = ("",)
+    """Where the operators are defined; "" is the ONNX standard."""
     held: ClassVar[tuple[int, ...]] = ()
     """Input slots that are never learned, such as statistics and bounds: buffers in the twin."""
 
@@ -85,10 +87,9 @@ class RuleSet:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self._table: dict[tuple[str, str], Rule] = {}
         for rule in rules:
-            for op_type in rule.op_types:
-                key = (rule.domain, op_type)
+            for key in product(rule.domains, rule.op_types):
                 if key in self._table:
-                    raise InvariantError(f"two rules for operator {op_type} of '{rule.domain}'")
+                    raise InvariantError(f"two rules for operator {key[1]} of '{key[0]}'")
                 self._table[key] = rule
 
     def find(self, node: Node) -> Rule | None:

@@ -10,7 +10,7 @@ import onnx
 
 from obc_onnx.axes import product
 from obc_onnx.ops.dtypes import torch_dtype
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply, followed
 from obc_onnx.sizes import Size as SizeOf
 from obc_onnx.sizes import Sized, axis_of
@@ -220,3 +220,13 @@ def arange(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
     ends = (start.item(), limit.item(), delta.item())
     return torch.arange(*ends, dtype=start.dtype, device=start.device)
+
+
+RULES: tuple[Rule, ...] = (
+    ConstantOfShape(),
+    Expand(),
+    Range(),
+    Shape(),
+    Size(),
+    Tile(),
+)

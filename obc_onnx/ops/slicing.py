@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import concat, take
-from obc_onnx.ops.rule import Call, FreeOfMacs
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 
 if TYPE_CHECKING:
@@ -267,3 +267,9 @@ def _pad_by_index(x: Tensor, begin: list[int], end: list[int], mode: str) -> Ten
 
 def _as_ints(values: Any) -> list[int]:
     return [int(v) for v in (values.reshape(-1) if hasattr(values, "reshape") else values)]
+
+
+RULES: tuple[Rule, ...] = (
+    Pad(),
+    Slice(),
+)

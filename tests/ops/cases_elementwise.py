@@ -117,6 +117,7 @@ BINARY = (
         "Mul",
         "S = Shape(X) T = Mul(S, one) Y = Reshape(X, T)",
         constants={"one": [1]},
+        prunes=False,
     ),
 )
 VARIADIC = (
@@ -164,7 +165,12 @@ CHOICE = (
         "K = Mul(X, k) D = Cast<to=7>(K) Y = Cast<to=1>(D)",
         constants={"k": 9.0},
     ),
-    Case("numbers", "Cast", "S = Shape(X) I = Cast<to=6>(S) J = Cast<to=7>(I) Y = Reshape(X, J)"),
+    Case(
+        "numbers",
+        "Cast",
+        "S = Shape(X) I = Cast<to=6>(S) J = Cast<to=7>(I) Y = Reshape(X, J)",
+        prunes=False,
+    ),
     Case("attribute", "Dropout", "Y = Dropout<ratio=0.3>(X)", opset=10),
     Case("input", "Dropout", "Y = Dropout(X, r)", constants={"r": 0.3}),
     Case("default", "Dropout", "Y = Dropout(X)"),

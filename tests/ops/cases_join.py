@@ -31,6 +31,7 @@ CONCAT = (
         {"X": (4, 3, 3)},
         {},
         {"a": [0], "k": [-1]},
+        prunes=False,
     ),
 )
 SPLIT = (
@@ -201,6 +202,7 @@ SLICE = (
         "Slice",
         "A = Slice(X, a, b, c) Y = Concat<axis=1>(X, A)",
         constants={"a": [3], "b": [1], "c": [1]},
+        prunes=False,
     ),
     Case(
         "numbers",
@@ -209,6 +211,7 @@ SLICE = (
         {"X": (4, 3, 3)},
         {},
         {"a": [0], "b": [2], "k": [-1]},
+        prunes=False,
     ),
     Case(
         "after_flatten",
@@ -255,7 +258,13 @@ PAD = (
         {"k": [0, 2, 0, 0, 0, 3, 0, 0]},
     ),
     Case("crop", "Pad", "Y = Pad(X, k)", constants={"k": [0, 0, -1, 0, 0, 0, -1, -2]}),
-    Case("crop_channels", "Pad", "Y = Pad(X, k)", constants={"k": [0, -1, 0, 0, 0, 2, 0, 0]}),
+    Case(
+        "crop_channels",
+        "Pad",
+        "Y = Pad(X, k)",
+        constants={"k": [0, -1, 0, 0, 0, 2, 0, 0]},
+        prunes=False,
+    ),
     Case(
         "reflect",
         "Pad",
@@ -267,6 +276,7 @@ PAD = (
         "Pad",
         'Y = Pad<mode="reflect">(X, k)',
         constants={"k": [0, 1, 0, 0, 0, 2, 0, 0]},
+        prunes=False,
     ),
     Case("edge", "Pad", 'Y = Pad<mode="edge">(X, k)', constants={"k": [0, 0, 2, 1, 0, 0, 1, 0]}),
     Case("edge_10", "Pad", 'Y = Pad<mode="edge", pads=[0,0,1,1,0,0,2,1]>(X)', opset=10),

@@ -20,7 +20,7 @@ RESHAPE = (
     Case("shuffle", "Reshape", SHUFFLE, {"X": (8, 4, 4)}, {}, {"to": [0, 2, 4, 4, 4], "back": [0, -1, 4, 4]}),
     Case("shuffle_and_split", "Reshape", f"{SHUFFLE.replace('Y =', 'H =')} C, D = Split<axis=1>(H, k) Y = Concat<axis=1>(D, C)", {"X": (8, 4, 4)}, {}, {"to": [-1, 2, 4, 4, 4], "back": [-1, 8, 4, 4], "k": [4, 4]}),
     Case("pixel_shuffle", "Reshape", "A = Reshape(X, to) B = Transpose<perm=[0,1,4,2,5,3]>(A) Y = Reshape(B, back)", {"X": (8, 3, 3)}, {}, {"to": [-1, 2, 2, 2, 3, 3], "back": [-1, 2, 6, 6]}),
-    Case("crossing", "Reshape", "A = Reshape(X, to) B = Transpose<perm=[0,2,1]>(A) Y = Reshape(B, to)", {"X": (12,)}, {}, {"to": [0, 3, 4]}),
+    Case("crossing", "Reshape", "A = Reshape(X, to) B = Transpose<perm=[0,2,1]>(A) Y = Reshape(B, to)", {"X": (12,)}, {}, {"to": [0, 3, 4]}, prunes=False),
     Case("batch_merged", "Reshape", "A = Reshape(X, to) B = Relu(A) Y = Reshape(B, back)", {"X": (8, 3, 3)}, {}, {"to": [-1, 4, 3, 3], "back": [-1, 8, 3, 3]}),
     Case("computed", "Reshape", "S = Shape(X) N = Gather(S, i) T = Concat<axis=0>(N, k) Y = Reshape(X, T)", SMALL, {}, {"i": [0], "k": [36]}),
     Case("computed_scalar", "Reshape", "S = Shape(X) N = Gather(S, i) U = Unsqueeze(N, z) T = Concat<axis=0>(U, k) Y = Reshape(X, T)", SMALL, {}, {"i": 0, "z": [0], "k": [4, 9]}),
@@ -35,13 +35,20 @@ RESHAPE = (
 )  # fmt: skip
 AXES = (
     Case("default", "Flatten", "Y = Flatten(X)", SMALL),
-    Case("rows", "Flatten", "Y = Flatten<axis=2>(X)", SMALL),
-    Case("columns", "Flatten", "Y = Flatten<axis=3>(X)", SMALL),
-    Case("negative", "Flatten", "Y = Flatten<axis=-1>(X)", SMALL),
+    Case("rows", "Flatten", "Y = Flatten<axis=2>(X)", SMALL, prunes=False),
+    Case("columns", "Flatten", "Y = Flatten<axis=3>(X)", SMALL, prunes=False),
+    Case("negative", "Flatten", "Y = Flatten<axis=-1>(X)", SMALL, prunes=False),
     Case("negative_channels", "Flatten", "Y = Flatten<axis=-3>(X)", SMALL),
     Case("everything", "Flatten", "Y = Flatten<axis=0>(X)", SMALL, batch=2),
     Case("features", "Flatten", "Y = Flatten(X)", FLAT),
-    Case("channels_last", "Transpose", "Y = Transpose<perm=[0,2,3,1]>(X)", {"X": (4, 5, 6)}),
+    Case(
+        "channels_last",
+        "Transpose",
+        "A = Transpose<perm=[0,2,3,1]>(X) Y = MatMul(A, W)",
+        {"X": (4, 5, 6)},
+        {"W": (4, 5)},
+        last=False,
+    ),
     Case(
         "there_and_back",
         "Transpose",
@@ -77,13 +84,33 @@ AXES = (
         SMALL,
         {},
         {"i": [0], "z": [0], "k": [-1]},
+        prunes=False,
     ),
     Case("attribute", "Unsqueeze", "Y = Unsqueeze<axes=[2,3]>(X)", FLAT, opset=11),
     Case("input", "Unsqueeze", "Y = Unsqueeze(X, k)", FLAT, {}, {"k": [2, 3]}),
-    Case("negative", "Unsqueeze", "Y = Unsqueeze(X, k)", FLAT, {}, {"k": [-1, -3]}),
-    Case("in_front", "Unsqueeze", "Y = Unsqueeze(X, k)", FLAT, {}, {"k": [1]}),
+    Case(
+        "negative", "Unsqueeze", "A = Unsqueeze(X, k) Y = Squeeze(A, k)", FLAT, {}, {"k": [-1, -3]}
+    ),
+    Case("in_front", "Unsqueeze", "A = Unsqueeze(X, k) Y = Squeeze(A, k)", FLAT, {}, {"k": [1]}),
     Case("unsorted", "Unsqueeze", "Y = Unsqueeze(X, k)", FLAT, {}, {"k": [3, 2]}),
 )
+MADE = (
+    Case("batch", "Expand", "S = Shape(X) N = Gather(S, z) T = Concat<axis=0>(N, k) E = Expand(P, T) Y = Add(X, E)", SMALL, {"P": (1, 4, 1, 1)}, {"z": [0], "k": [4, 1, 3]}),
+    Case("ones", "Expand", "E = Expand(P, k) Y = Mul(X, E)", SMALL, {"P": (4, 1, 1)}, {"k": [1, 1, 3, 1]}),
+    Case("grows", "Expand", "E = Expand(X, k) Y = Concat<axis=1>(E, X)", {"X": (4, 1, 1)}, {}, {"k": [1, 4, 1, 1]}),
+    Case("new_axes", "Expand", "E = Expand(P, k) Y = Mul(X, E)", SMALL, {"P": (4, 1, 1)}, {"k": [1, 4, 3, 3]}),
+    Case("features", "Expand", "U = Unsqueeze(X, one) E = Expand(U, k) Y = Reshape(E, to)", FLAT, {}, {"one": [1], "k": [1, 3, 8], "to": [0, 24]}),
+    Case("searched", "Expand", "S = Shape(X) L = Shape(S) O = ConstantOfShape<value = int64[1] {1}>(L) M = Mul(O, m) F = Equal(S, M) W = Where(F, O, S) E = Expand(P, W) Y = Mul(X, E)", SMALL, {"P": (4, 1, 1)}, {"m": -1}),
+    Case("shape", "ConstantOfShape", "S = Shape(X) O = ConstantOfShape<value = float[1] {1.5}>(S) Y = Add(X, O)", SMALL),
+    Case("default", "ConstantOfShape", "Z = ConstantOfShape(k) Y = Add(X, Z)", SMALL, {}, {"k": [4, 1, 3]}),
+    Case("joined", "ConstantOfShape", "S = Shape(X) N = Gather(S, z) T = Concat<axis=0>(N, k) O = ConstantOfShape(T) Y = Concat<axis=1>(X, O)", SMALL, {}, {"z": [0], "k": [2, 3, 3]}),
+    Case("rows", "Tile", "Y = Tile(X, k)", SMALL, {}, {"k": [1, 1, 2, 3]}),
+    Case("channels", "Tile", "Y = Tile(X, k)", SMALL, {}, {"k": [1, 3, 1, 1]}),
+    Case("computed", "Tile", "S = Shape(X) C = Gather(S, i) T = Concat<axis=0>(k, C, k, k) Y = Tile(Z, T)", {"X": (4, 3, 3), "Z": (2, 3, 3)}, {}, {"i": [1], "k": [1]}),
+    Case("rows", "Range", "S = Shape(X) H = Gather(S, i) R = Range(zero, H, one) F = Cast<to=1>(R) Y = Mul(X, F)", SMALL, {}, {"i": 3, "zero": 0, "one": 1}, prunes=False),
+    Case("channels", "Range", "S = Shape(X) H = Gather(S, i) R = Range(zero, H, one) F = Cast<to=1>(R) G = Reshape(F, k) Y = Mul(X, G)", SMALL, {}, {"i": 1, "zero": 0, "one": 1, "k": [4, 1, 1]}, prunes=False),
+    Case("count", "Size", "S = Size(X) F = Cast<to=1>(S) Y = Div(X, F)", SMALL, batch=3),
+)  # fmt: skip
 NUMBERS = (
     Case("whole", "Shape", "S = Shape(X) Y = Reshape(Z, S)", {"X": (4, 6, 6), "Z": (4, 6, 6)}),
     Case(
@@ -106,6 +133,7 @@ NUMBERS = (
         "value",
         "Shape",
         "S = Shape(X) F = Cast<to=1>(S) M = ReduceMean<keepdims=0>(F) Y = Mul(X, M)",
+        prunes=False,
     ),
     Case(
         "numbers",
@@ -114,10 +142,32 @@ NUMBERS = (
         SMALL,
         {},
         {"i": [0, -3], "k": [-1]},
+        prunes=False,
     ),
     Case("rows", "Gather", "Y = Gather<axis=2>(X, i)", constants={"i": [0, 2, -1]}),
     Case("row", "Gather", "Y = Gather<axis=3>(X, i)", constants={"i": 1}),
     Case("channels", "Gather", "Y = Gather<axis=1>(X, i)", constants={"i": [2, 0]}),
+    Case("permuted", "Gather", "Y = Gather<axis=1>(X, i)", constants={"i": [2, 0, 3, 1]}),
+    Case("repeated", "Gather", "Y = Gather<axis=-3>(X, i)", constants={"i": [2, 0, -2, 0, 3]}),
+    Case("computed", "Gather", "Y = Gather<axis=2>(X, I)", given={"I": np.array([2, 0, 5])}),
+    Case(
+        "embedding",
+        "Gather",
+        "E = Gather(W, I) F = Relu(E) Y = Add(X, F)",
+        {"X": (5, 8)},
+        {"W": (7, 8)},
+        given={"I": np.array([[2, 0, 6, 1, 1]] * 3)},
+        batch=3,
+        last=True,
+    ),
+    Case(
+        "embedding_of_columns",
+        "Gather",
+        "E = Gather<axis=1>(W, I) Y = Add(X, E)",
+        {"X": (8, 5)},
+        {"W": (8, 7)},
+        given={"I": np.array([2, 0, 6, 1, 1])},
+    ),
     Case("table", "Gather", "Y = Gather<axis=-1>(X, i)", constants={"i": [[0, 1], [5, -2]]}),
     Case(
         "weight",
@@ -133,4 +183,4 @@ NUMBERS = (
         constants={"i": np.array([1, -1], np.int32)},
     ),
 )
-CASES = (*RESHAPE, *AXES, *NUMBERS)
+CASES = (*RESHAPE, *AXES, *MADE, *NUMBERS)

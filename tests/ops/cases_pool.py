@@ -211,8 +211,9 @@ REDUCTIONS = (
         {"axes": [1]},
     ),
 )
+_OVER_CHANNELS = {"channels", "flattened_default"}
 SOFTMAX = tuple(
-    Case(name, op, text.format(op=op), opset=opset)
+    Case(name, op, text.format(op=op), opset=opset, prunes=name not in _OVER_CHANNELS)
     for op in ("Softmax", "LogSoftmax")
     for name, text, opset in (
         ("last", "Y = {op}(X)", 13),

@@ -122,12 +122,16 @@ def imports(module: str) -> tuple[Import, ...]:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "obc_onnx":
-            names = [f"obc_onnx.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+            names = sorted({imported(node.module, alias.name) for alias in node.names})
         found += [Import(module, name, inside=inside) for name in names]
     return tuple(found)
+
+
+def imported(module: str, name: str) -> str:
+    """Return the module that `from module import name` loads: `name` may be one itself."""
+    inner = f"{module}.{name}"
+    return inner if inner.removeprefix("obc_onnx.") in PATHS else module
 
 
 def of_package(entry: Import) -> str | None:

@@ -6,8 +6,9 @@
    do not count as such.
 3. Weights that are computed from others by a norm or a contraction (weight standardisation, merged
    adapters) are initializers too: their channels could not be removed exactly otherwise.
-4. A vector that several nodes use is copied for each but the first. Exporters merge equal vectors,
-   such as biases of zeros, which would tie layers together that have nothing else in common.
+4. A vector that several nodes use is copied for each but the first, also through Identity. Equal
+   vectors, such as biases of zeros, are merged by exporters, which would tie layers together that
+   have nothing else in common.
 5. Nodes are in topological order.
 """
 
@@ -44,8 +45,12 @@ _FIRST_IR_WITH_DEFAULTS = 4
 """Before it every initializer has to be listed as an input; since then that makes it a default."""
 
 
-def canonical(model: onnx.ModelProto) -> gs.Graph:
-    """Import a model whose local functions are inlined, and bring it into canonical form."""
+def canonical(model: onnx.ModelProto) -> tuple[gs.Graph, dict[str, str]]:
+    """Import a model whose local functions are inlined, and bring it into canonical form.
+
+    Returns:
+        The graph, and for each copy of a vector the initializer that it is a copy of.
+    """
     surgeon = gs.import_onnx(model)
     _forget_types(surgeon)
     _lift_constants(surgeon)
@@ -54,8 +59,7 @@ def canonical(model: onnx.ModelProto) -> gs.Graph:
     defaults = listed if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
     fold_numbers(surgeon, defaults)
     fold_statistics(surgeon, defaults)
-    _give_copies(surgeon, listed)
-    return surgeon
+    return surgeon, _give_copies(surgeon, listed)
 
 
 def export(surgeon: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
@@ -99,8 +103,13 @@ def _constant_array(attribute: str, value: Any) -> NDArray[Any]:
     return np.asarray(value, dtype=np.float32 if "float" in attribute else np.int64)
 
 
-def _give_copies(surgeon: gs.Graph, listed: Collection[str]) -> None:
-    """Let every node have its own copy of a vector of weights; one that callers may set is one."""
+def _give_copies(surgeon: gs.Graph, listed: Collection[str]) -> dict[str, str]:
+    """Let every node have its own copy of a vector of weights, but not of one that callers may set.
+
+    Returns:
+        What each copy is a copy of.
+    """
+    copies = _lift_identities(surgeon, listed)
     taken = set(surgeon.tensors())
     for subgraph in surgeon.subgraphs(recursive=True):
         taken.update(subgraph.tensors())
@@ -114,9 +123,25 @@ def _give_copies(surgeon: gs.Graph, listed: Collection[str]) -> None:
         for node in users[name][1:]:
             key = next(output.name for output in node.outputs if output.name)
             copy = gs.Constant(_fresh(f"{name}.{key}", taken), tensor.values)
+            copies[copy.name] = copies.get(name, name)
             for slot, used in enumerate(node.inputs):
                 if used is tensor:
                     node.inputs[slot] = copy
+    return copies
+
+
+def _lift_identities(surgeon: gs.Graph, listed: Collection[str]) -> dict[str, str]:
+    """Make the Identity of a vector of weights a copy of it."""
+    outputs = {tensor.name for tensor in surgeon.outputs}
+    copies: dict[str, str] = {}
+    for node in list(surgeon.nodes):
+        if node.op != "Identity" or domain_of(node.domain):
+            continue
+        source, target = node.inputs[0], node.outputs[0].name
+        if source.name not in listed and target not in outputs and _is_vector(source):
+            copies[target] = copies.get(source.name, source.name)
+            replace(surgeon, node, source.values)
+    return copies
 
 
 def _is_vector(tensor: gs.Tensor) -> bool:

@@ -108,16 +108,28 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("model", type=FILE)
+@click.option(
+    "--explain",
+    metavar="NAME",
+    help="Follow a tensor, or one axis of it as NAME:1, to all that it is tied to.",
+)
 @input_shape_option
 @json_option
 @reports_errors
-def inspect(model: Path, *, input_shape: dict[str, tuple[int, ...]], as_json: bool) -> None:
+def inspect(
+    model: Path,
+    *,
+    explain: str | None,
+    input_shape: dict[str, tuple[int, ...]],
+    as_json: bool,
+) -> None:
     """Show what can be pruned in MODEL, and what cannot and why."""
     from obc_onnx.pipeline import inspect as inspect_model
-    from obc_onnx.report.terminal import inspection_text
+    from obc_onnx.report.terminal import explanation_text, inspection_text
 
-    inspection = inspect_model(model, input_shape=input_shape)
-    click.echo(inspection.to_json() if as_json else inspection_text(inspection))
+    inspection = inspect_model(model, input_shape=input_shape, explained=explain)
+    text = inspection_text if explain is None else explanation_text
+    click.echo(inspection.to_json() if as_json else text(inspection))
 
 
 data_options = combined(

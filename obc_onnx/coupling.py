@@ -72,6 +72,7 @@ class Coupling:
         roles: Everything that weights do.
         groups: The dims that may lose units, in the order of the graph.
         frozen: The other dims of weight axes that play a role.
+        reasons: Why dims are frozen, whether weights meet them or not.
         patches: Numbers that nodes spell out and that may have to be written anew.
         renumberings: Constant positions that nodes pick.
         unknown: Labels of nodes whose operator has no rule.
@@ -87,6 +88,7 @@ class Coupling:
     roles: tuple[Role, ...]
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
+    reasons: Mapping[Dim, str]
     patches: tuple[Patch, ...]
     renumberings: tuple[Renumbering, ...]
     unknown: tuple[str, ...]

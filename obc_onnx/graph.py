@@ -43,6 +43,7 @@ class Graph:
         initializers: Every constant by name; never write into the arrays.
         inputs: Graph inputs that a caller has to feed; initializers are not among them.
         outputs: Graph outputs.
+        copies: For each initializer that canonical form copied, the one that the file holds.
         file_bytes: Size of that file with its external data, or None.
     """
 
@@ -51,10 +52,12 @@ class Graph:
         surgeon: gs.Graph,
         original: onnx.ModelProto,
         sha256: str | None = None,
+        copies: Mapping[str, str] | None = None,
     ) -> None:
         self._surgeon = surgeon
         self._original = original
         self._sha256 = sha256
+        self.copies = dict(copies or {})
         self.file_bytes: int | None = None
         tensors = surgeon.tensors()
         self.initializers: dict[str, NDArray[Any]] = {
@@ -103,8 +106,8 @@ class Graph:
         if not model.graph.node:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
         inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-        surgeon = canonical(inlined)
-        return cls(surgeon, inlined, sha256)
+        surgeon, copies = canonical(inlined)
+        return cls(surgeon, inlined, sha256, copies)
 
     @property
     def sha256(self) -> str:
@@ -203,7 +206,7 @@ class Graph:
             released.append(inputs[slot])
             inputs[slot] = tensors[name]
         self._drop_unused(copy, released, dispensable)
-        return Graph(copy, self._original)
+        return Graph(copy, self._original, copies=self.copies)
 
     def _drop_unused(
         self, copy: gs.Graph, released: list[gs.Tensor], dispensable: Container[str]
@@ -234,7 +237,7 @@ class Graph:
             gs.Node(op_type, name, inputs=[node.inputs[slot], constant], outputs=[result]),
         )
         node.inputs[slot] = result
-        return Graph(copy, self._original)
+        return Graph(copy, self._original, copies=self.copies)
 
     def to_model(self) -> onnx.ModelProto:
         """Export with the names, opsets, metadata and dynamic axes of the original model."""

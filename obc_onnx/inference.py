@@ -76,6 +76,7 @@ class _Finder:
             roles=tuple(self.roles),
             groups=groups,
             frozen=frozen,
+            reasons=self.system.reasons,
             patches=patches,
             renumberings=tuple(replace(r, source=resolve(r.source)) for r in self.renumberings),
             unknown=tuple(self.unknown),

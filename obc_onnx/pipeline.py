@@ -11,6 +11,7 @@ from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
 from obc_onnx.defaults import TARGET_MACS
 from obc_onnx.errors import RequestError
+from obc_onnx.explain import explain
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.planning import Budget, make_plan
@@ -96,6 +97,7 @@ def inspect(
     model: Model,
     *,
     input_shape: Mapping[str, Shape] | None = None,
+    explained: str | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Inspection:
     """Find what can be pruned, and what cannot and why.
@@ -103,10 +105,11 @@ def inspect(
     Args:
         model: A file, a loaded model, or a graph.
         input_shape: Sizes of dynamic inputs, by input name.
+        explained: A tensor, or one of its axes as `tensor:1`, to follow to all that it is tied to.
         rules: What is known of operators.
     Raises:
         ModelError: The model cannot be read or analysed.
-        RequestError: An input name or shape does not fit.
+        RequestError: An input name or shape does not fit, or there is no such tensor.
     """
     clock = Clock()
     with clock("load"):
@@ -120,6 +123,7 @@ def inspect(
         groups=summarise_groups(coupling, {}),
         frozen=summarise_frozen(coupling),
         unknown=list(coupling.unknown),
+        explained=[] if explained is None else explain(coupling, explained),
         seconds=clock.seconds,
     )
 

@@ -43,6 +43,8 @@ class PruningPlan:
         params: Before and after.
         groups: For each group by name, its size and the kept units.
         initializers: For each initializer that shrinks, for each axis, the kept indices.
+        copies: What those of them are copies of that the file does not hold: a vector that it holds
+            once is cut apart where layers keep other units.
         weights_sha256: Digest of the written weights, where repair or training changed them.
     """
 
@@ -55,6 +57,7 @@ class PruningPlan:
     params: tuple[int, int]
     groups: dict[str, dict[str, Any]]
     initializers: dict[str, dict[str, list[int]]]
+    copies: dict[str, str]
     weights_sha256: str | None = None
     format: int = FORMAT
 
@@ -150,6 +153,10 @@ def _are_slices(value: Any) -> bool:
     )
 
 
+def _are_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
+
+
 _LARGEST_COUNT = 2**63
 _PAIR = 2
 _FIELDS: dict[str, Callable[[Any], bool]] = {
@@ -162,6 +169,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "params": _are_counts,
     "groups": _are_groups,
     "initializers": _are_slices,
+    "copies": _are_names,
     "weights_sha256": lambda value: value is None or isinstance(value, str),
 }
 """What a plan file has to hold, since people may have edited it."""

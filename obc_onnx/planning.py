@@ -242,6 +242,8 @@ def _record(
     coupling: Coupling, keep: Keep, budget: Budget, criterion: str, seed: int
 ) -> PruningPlan:
     kept = {group.name: np.flatnonzero(_units_left(group, keep)) for group in coupling.groups}
+    initializers = kept_indices(coupling, keep)
+    copies = coupling.graph.copies
     return PruningPlan(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
@@ -254,5 +256,6 @@ def _record(
             group.name: {"size": group.size, "kept": kept[group.name].tolist()}
             for group in coupling.groups
         },
-        initializers=kept_indices(coupling, keep),
+        initializers=initializers,
+        copies={name: copies[name] for name in initializers if name in copies},
     )

@@ -62,10 +62,9 @@ class Patch:
 
     def new_numbers(self, keep: Keep) -> list[int | float] | None:
         """Return what has to be written, None where everything is still right."""
-        if self.numbers is None:
-            shrinks = any(dim in keep for axis in self.because for dim in leaves(axis))
-            return [_amount(wanted, keep) for wanted in self.written] if shrinks else None
         touched = any(dim in keep for axis in self.because for dim in leaves(axis))
+        if self.numbers is None:
+            return [_amount(wanted, keep) for wanted in self.written] if touched else None
         pairs = zip(self.numbers, self.wanted, strict=True)
         right = [_is_right(number, wanted, keep, touched=touched) for number, wanted in pairs]
         if all(right):

@@ -46,7 +46,7 @@ def remove_units(coupling: Coupling, keep: Keep) -> Graph:
         if numbers is None:
             continue
         if isinstance(patch.place, str):
-            changed = int(numbers[0]) if patch.scalar else numbers
+            changed = numbers[0] if patch.scalar else numbers
             edit.attributes.setdefault(patch.key, {})[patch.place] = changed
         else:
             _write(coupling, edit, patch.key, patch.place, numbers)

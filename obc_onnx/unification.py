@@ -80,6 +80,11 @@ class AxisSystem:
         reason = self._frozen.get(dim)
         return "a single position" if reason is None and dim.size <= 1 else reason
 
+    @property
+    def reasons(self) -> dict[Dim, str]:
+        """Why dims are frozen, those that stand for others now included."""
+        return dict(self._frozen)
+
     def inexact(self, dim: Dim) -> str | None:
         """Return why removing units of a resolved dim does more than a mask would, or None."""
         return self._inexact.get(dim)

@@ -39,6 +39,7 @@ LAYERS = (
     ("spelling",),
     ("coupling",),
     ("inference",),
+    ("explain",),
     ("twin", "logits"),
     ("surgery",),
     ("images", "precision"),

@@ -10,6 +10,7 @@ from obc_onnx.axes import describe
 
 if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Group, Keep
+    from obc_onnx.explain import AxisExplanation
     from obc_onnx.finetune import Epoch
     from obc_onnx.recover import Recovery
     from obc_onnx.verify import Check
@@ -39,6 +40,7 @@ class Inspection:
     Attributes:
         macs: Multiply-accumulates of one sample.
         params: Elements of float initializers.
+        explained: What an axis is tied to, where that was asked for.
         seconds: Of each stage.
     """
 
@@ -49,6 +51,7 @@ class Inspection:
     groups: list[GroupSummary]
     frozen: list[dict[str, Any]]
     unknown: list[str]
+    explained: list[AxisExplanation]
     seconds: dict[str, float]
 
     def to_json(self) -> str:

@@ -35,6 +35,18 @@ def inspection_text(inspection: Inspection) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
+def explanation_text(inspection: Inspection) -> str:
+    """Render what axes are tied to, and by which nodes."""
+    console = _console()
+    for axis in inspection.explained:
+        console.print(f"{axis.place} = {axis.expression}")
+        for dim in axis.dims:
+            console.print(f"  {dim.name}, {dim.size} units: {dim.state}")
+            for step in dim.steps:
+                console.print(f"      {step.target}   by {step.node}, from {step.source}")
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
 def report_text(report: Report) -> str:
     """Render a report: before and after, groups, checks."""
     console = _console()

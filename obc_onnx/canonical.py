@@ -24,7 +24,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from obc_onnx.folding import fold_numbers, fold_statistics, replace
-from obc_onnx.node import domain_of
+from obc_onnx.node import domain_of, holds_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -145,11 +145,11 @@ def _lift_identities(surgeon: gs.Graph, listed: Collection[str]) -> dict[str, st
 
 
 def _is_vector(tensor: gs.Tensor) -> bool:
-    """Say whether a constant holds floats along one axis."""
+    """Say whether a constant holds numbers of weights along one axis."""
     if not isinstance(tensor, gs.Constant) or isinstance(tensor.dtype, int):
         return False
     lengths = [size for size in tensor.shape if size != 1]
-    return len(lengths) == 1 and bool(np.issubdtype(tensor.dtype, np.floating))
+    return len(lengths) == 1 and holds_weights(np.dtype(tensor.dtype))
 
 
 def _fresh(base: str, taken: set[str]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves, mask, only_position
-from obc_onnx.node import is_float
+from obc_onnx.node import holds_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -135,13 +135,13 @@ class Coupling:
         return sum(self.node_macs(node, keep) for node in self.costed)
 
     def params(self, keep: Keep) -> int:
-        """Count the elements of float initializers once only the kept units are left."""
+        """Count the elements of weights once only the kept units are left."""
         return sum(
             int(np.prod([count(axis, keep) for axis in self.axes[name]], dtype=np.int64))
             if name in self.axes
             else array.size
             for name, array in self.graph.initializers.items()
-            if is_float(array.dtype)
+            if holds_weights(array.dtype)
         )
 
     def node_macs(self, node: Node, keep: Keep) -> int:

@@ -158,8 +158,9 @@ def _find_learned(coupling: Coupling) -> set[str]:
     for role in coupling.roles:
         operand = role.node.inputs[role.slot]
         use = (role.node.key, operand)
-        if role.kind != "scales" or (role.tap is not None and role.tap.at == "output"):
-            slots = [slot for slot in (role.slot, _BIAS_SLOT) if role.node.has_input(slot)]
+        at_output = role.tap is not None and role.tap.at == "output"
+        if role.kind != "scales" or role.bias is not None or at_output:
+            slots = (role.slot,) if role.bias is None else (role.slot, role.bias)
             uses |= {(role.node.key, role.node.inputs[slot]): True for slot in slots}
         else:
             along = leaves(coupling.axes[operand][role.axis])
@@ -220,7 +221,7 @@ def _allowed(coupling: Coupling, roles: list[Role], axis: int) -> set[Dim]:
 def _bias_follows(coupling: Coupling, name: str, role: Role) -> bool:
     """Say whether the bias of a writing weight can be compressed with it."""
     if role.bias is None:
-        return not role.node.has_input(_BIAS_SLOT)
+        return role.tap is not None  # where something else is added, no output shows the product
     bias = role.node.inputs[role.bias]
     if bias not in coupling.graph.initializers or any(
         axis.size > 1 for axis in coupling.axes[bias][:-1]
@@ -235,10 +236,6 @@ def _bias_follows(coupling: Coupling, name: str, role: Role) -> bool:
     }
     users = {(node.key, slot) for node, slot in coupling.graph.consumers[bias]}
     return len(set(dims)) == len(dims) and users <= followers
-
-
-_BIAS_SLOT = 2
-"""Where every operator with a writing weight takes its bias."""
 
 
 def _biases(coupling: Coupling, name: str, axis: int) -> list[str]:

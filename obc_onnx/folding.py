@@ -35,6 +35,10 @@ _STATISTICS = frozenset({
     "ReduceProd", "ReduceSum", "ReduceSumSquare", "RMSNormalization", "Softmax",
 })  # fmt: skip
 """Operators whose result at one position depends on other positions of an axis."""
+_RANDOM = frozenset({
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+})  # fmt: skip
 _MOST_GROWTH = 2
 """Weights that are folded may not take more than this many times the space of their sources."""
 
@@ -110,7 +114,7 @@ def _constant_nodes(surgeon: gs.Graph, values: Values) -> list[gs.Node]:
     """List the nodes that depend on constants alone and always give the same."""
     known, found = set(values), []
     for node in surgeon.nodes:
-        plain = not domain_of(node.domain) and "Random" not in node.op and node.inputs
+        plain = not domain_of(node.domain) and node.op not in _RANDOM and node.inputs
         nested = any(isinstance(value, gs.Graph) for value in node.attrs.values())
         if plain and not nested and all(not t.name or t.name in known for t in node.inputs):
             known.update(tensor.name for tensor in node.outputs)

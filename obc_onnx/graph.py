@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from obc_onnx.canonical import canonical, export
 from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.files import replacing
-from obc_onnx.node import Node, domain_of, is_float, port_of, view_of
+from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
 
 if TYPE_CHECKING:
     import os
@@ -143,8 +143,8 @@ class Graph:
 
     @property
     def params(self) -> int:
-        """Elements of the floating-point initializers."""
-        return sum(array.size for array in self.initializers.values() if is_float(array.dtype))
+        """Elements of the initializers that hold weights."""
+        return sum(array.size for array in self.initializers.values() if holds_weights(array.dtype))
 
     @cached_property
     def _names(self) -> set[str]:

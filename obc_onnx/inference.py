@@ -6,6 +6,8 @@ every tensor, an expression over dims.
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,8 @@ from obc_onnx.spelling import find_patches
 from obc_onnx.unification import AxisSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from obc_onnx.axes import Dim, Expr
     from obc_onnx.graph import Graph
@@ -37,7 +40,20 @@ def find_coupling(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> 
     Returns:
         The coupling; the graph is not changed.
     """
-    return _Finder(graph, shapes, rules).find()
+    with _no_garbage_collection():
+        return _Finder(graph, shapes, rules).find()
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Pause the collector: what is made here lives on, and it would look at the whole model."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Finder:
@@ -66,7 +82,10 @@ class _Finder:
         patches = find_patches(self.spellings, self.system, self.graph, self.values)
         resolve = self.system.resolve
         axes = {name: tuple(map(resolve, value.axes)) for name, value in self.values.items()}
-        self.roles = [replace(r, mixes=tuple(map(resolve, r.mixes))) for r in self.roles]
+        self.roles = [
+            replace(role, mixes=tuple(map(resolve, role.mixes))) if role.mixes else role
+            for role in self.roles
+        ]
         groups, frozen = self._read_off(axes)
         return Coupling(
             graph=self.graph,
@@ -112,13 +131,15 @@ class _Finder:
         known = all(name in self.values for name in node.inputs if name)
         known &= all(name in self.shapes for name in node.outputs if name)
         n_dims = self.system.n_dims
+        written: AbstractSet[Expr] = frozenset()
         if rule is None or node.captures or not known:
             self._refuse(node, rule)
         else:
-            self._couple(node, rule)
-        self._open_axes(node, n_dims)
+            written = self._couple(node, rule)
+        self._open_axes(node, n_dims, written)
 
-    def _couple(self, node: Node, rule: Rule) -> None:
+    def _couple(self, node: Node, rule: Rule) -> AbstractSet[Expr]:
+        """Let the rule speak; return the new axes whose sizes the node spells out."""
         context = CoupleContext(
             node=node,
             inputs=tuple(self.values.get(name) for name in node.inputs),
@@ -128,7 +149,8 @@ class _Finder:
             arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
             renumberings=self.renumberings,
         )
-        constant = all(value.constant for value in context.inputs if value is not None)
+        given = [value for value in context.inputs if value is not None]
+        constant = bool(given) and rule.repeats and all(value.constant for value in given)
         outputs = rule.couple(context)
         own = {id(value) for value in context.inputs}
         carried = False
@@ -143,6 +165,7 @@ class _Finder:
         for slot in range(len(node.inputs)):
             if slot not in spelled and (slot in context.consulted or not carried):
                 self._pin(node, slot)
+        return context.written_dims
 
     def _pin(self, node: Node, slot: int) -> None:
         """Keep numbers that are used as they are, and not as sizes, what they are."""
@@ -153,12 +176,14 @@ class _Finder:
 
     def _refuse(self, node: Node, rule: Rule | None) -> None:
         """Freeze all that a node touches, because its operator or its shapes are not known."""
-        why = f"{node.label}: it has a tensor of unknown shape"
-        if node.captures:
-            why = f"{node.label}: it holds a subgraph"
+        why = f"{node.label}: it has a value of unknown shape"
         if rule is None:
             why = f"{node.label}: operator '{node.op_type}' has no rule"
             self.unknown.append(node.label)
+        elif rule.why:
+            why = f"{rule.why} of {node.label}"
+        elif node.captures:
+            why = f"{node.label}: it holds a subgraph"
         for slot in range(len(node.inputs)):
             self._pin(node, slot)
         for name in node.captures:
@@ -189,35 +214,43 @@ class _Finder:
             self.batch
         )
 
-    def _open_axes(self, node: Node, n_dims: int) -> None:
+    def _open_axes(self, node: Node, n_dims: int, written: AbstractSet[Expr]) -> None:
         """Mark what a node makes as open, where a size of its inputs that is open does not go on.
 
         Args:
             node: The node.
             n_dims: How many dims there were before it was coupled.
+            written: New axes whose sizes the node spells out.
         """
-        outputs = [self.values[name] for name in node.outputs if name in self.values]
-        made = {
-            dim
-            for value in outputs
-            for axis in value.axes
-            for dim in leaves(self.system.resolve(axis))
-            if dim.index >= n_dims
-        }
-        if not made:
+        if self.system.n_dims == n_dims:
             return
         inputs = [self.values[name] for name in node.inputs if name in self.values]
-        lost = self._open_dims(inputs) - self._open_dims(outputs)
+        outputs = [self.values[name] for name in node.outputs if name in self.values]
+        made = {dim for dim in self._dims_of(outputs) if dim.index >= n_dims} - written
+        if made:
+            made -= self._dims_of(inputs)  # those are parts of what was there before
+        if not made:
+            return
+        lost = self._open_dims(value for value in inputs if not value.constant)
+        lost -= self._open_dims(outputs)
         for dim in made if lost else ():
             self.system.open(dim)
         if self.batch is not None:
             self.loses_batch |= not lost.isdisjoint(leaves(self.system.resolve(self.batch)))
 
-    def _open_dims(self, values: list[Value]) -> set[Dim]:
-        axes = [axis for value in values for axis in value.axes]
-        axes += [axis for value in values for number in value.sized for axis in axes_of(number)]
-        found = {dim for axis in axes for dim in leaves(self.system.resolve(axis))}
-        return {dim for dim in found if self.system.is_open(dim)}
+    def _dims_of(self, values: Iterable[Value]) -> set[Dim]:
+        axes = (axis for value in values for axis in value.axes)
+        return {dim for axis in axes for dim in leaves(self.system.resolve(axis))}
+
+    def _open_dims(self, values: Iterable[Value]) -> set[Dim]:
+        found: set[Dim] = set()
+        for value in values:
+            for axis in value.axes:
+                found |= self.system.open_dims(axis)
+            for number in value.sized:
+                for axis in axes_of(number):
+                    found |= self.system.open_dims(axis)
+        return found
 
     def _initializer(self, name: str) -> Value:
         array = self.graph.initializers[name]

@@ -34,12 +34,17 @@ _PRECISIONS = {
     "float16": Precision(1e-2, 2.0**-10),
     "bfloat16": Precision(5e-2, 2.0**-7),
 }
+_QUANTISED = Precision(5e-2, 2.0**-7)
+"""A sum that is off by one rounding may fall into the next step of a quantised activation."""
+_QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 _ROUNDINGS = 128
 """How many roundings of its largest value an output may be off by, however little it varies."""
 
 
 def precision_of(graph: Graph) -> Precision:
-    """Return the precision of the coarsest float type that a graph computes with."""
+    """Return the precision of the coarsest type that a graph computes with."""
+    if any(node.op_type in _QUANTISING or "QLinear" in node.op_type for node in graph.nodes):
+        return _QUANTISED
     kinds = {array.dtype.name for array in graph.initializers.values() if is_float(array.dtype)}
     kinds |= {port.dtype.name for port in (*graph.inputs, *graph.outputs)}
     known = [_PRECISIONS[kind] for kind in kinds if kind in _PRECISIONS]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves
+from obc_onnx.axes import Concat, Dim, Product, Take, count
 from obc_onnx.errors import InvariantError
 from obc_onnx.sizes import Size, Sized, axes_of, evaluate, polynomial, size_polynomial, with_axes
 
@@ -62,7 +62,7 @@ class Patch:
 
     def new_numbers(self, keep: Keep) -> list[int | float] | None:
         """Return what has to be written, None where everything is still right."""
-        touched = any(dim in keep for axis in self.because for dim in leaves(axis))
+        touched = any(count(axis, keep) < axis.size for axis in self.because)
         if self.numbers is None:
             return [_amount(wanted, keep) for wanted in self.written] if touched else None
         pairs = zip(self.numbers, self.wanted, strict=True)
@@ -174,13 +174,11 @@ class _Finder:
         written: list[Wanted] = []
         for i, (number, wanted) in enumerate(zip(patch.numbers or (), patch.wanted, strict=True)):
             meant: Wanted = wanted
-            if _is_axis(wanted):
-                is_open = self.system.is_open(wanted)
-            elif isinstance(wanted, Sized):  # made by `_factor`, which leaves out what is open
-                is_open = False
-            else:
+            if wanted is None or isinstance(wanted, (int, float)):
                 meant = number.value if isinstance(number, Sized) else number
-                is_open = any(self.system.is_open(axis) for axis in axes_of(number))
+            is_open = _is_axis(wanted) and self.system.is_open(wanted)
+            if not isinstance(wanted, Sized):  # made by `_factor`, which leaves out what is open
+                is_open |= any(self.system.is_open(axis) for axis in axes_of(number))
             if not is_open:
                 written.append(meant)
             elif i < len(copied) and self.system.resolve(copied[i]) == wanted:

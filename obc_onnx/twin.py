@@ -15,11 +15,13 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
+from onnx import helper
 from torch import fx, nn
 
 from obc_onnx.errors import RequestError, UnsupportedOperatorError
 from obc_onnx.node import is_float
 from obc_onnx.ops.context import ForwardContext
+from obc_onnx.ops.elementwise import cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.graph import Graph
-    from obc_onnx.node import Node
+    from obc_onnx.node import Node, Port
     from obc_onnx.ops.rule import Call, RuleSet, Shape
 
 
@@ -111,10 +113,14 @@ def initializer_name(parameter: str) -> str:
 
 
 def to_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """Copy an array into a tensor; bfloat16 is an extension type in numpy."""
+    """Copy an array into a tensor; bfloat16 is an extension type in numpy.
+
+    What torch cannot compute with, such as integers of 4 bits, is held in a larger type.
+    """
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
+    larger = next((kind for name, kind in _HELD_AS if array.dtype.name.startswith(name)), None)
+    return torch.from_numpy(np.array(array, larger))
 
 
 def to_array(tensor: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -135,6 +141,12 @@ def weights_of(twin: nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
     }
 
 
+_HELD_AS: tuple[tuple[str, type[np.generic]], ...] = (
+    ("int2", np.int8), ("int4", np.int8), ("uint2", np.uint8), ("uint4", np.uint8),
+    ("uint16", np.int32), ("float4", np.float32), ("float8", np.float32),
+)  # fmt: skip
+_QUANTISED = frozenset({"int8", "uint8", "int16", "uint16", "int32"})
+"""Types of which a computed tensor may be one of floats that are whole numbers."""
 _UNSAFE = re.compile(r'[%."\\\x00-\x1f\x7f-\x9f\u2028\u2029]')
 _RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset(
     dir(fx.GraphModule)
@@ -219,7 +231,7 @@ class _Builder:
             self.values[port.name] = self.fx.placeholder(argument)
         for node in self.graph.nodes:
             self._add(node)
-        self.fx.output(tuple(self._output(port.name) for port in self.graph.outputs))
+        self.fx.output(tuple(map(self._output, self.graph.outputs)))
         return Twin(self.root, self.fx, class_name="Twin").eval()
 
     def _held(self) -> tuple[set[str], set[str]]:
@@ -239,9 +251,15 @@ class _Builder:
             uses.setdefault(port.name, set()).add(("", None))
         return held, {name for name in held if len(uses[name]) > 1}
 
-    def _output(self, name: str) -> fx.Node:
-        """Copy a weight that is an output: a parameter requires a gradient even under `no_grad`."""
-        value = self._value(name)
+    def _output(self, port: Port) -> fx.Node:
+        """Give an output its declared type.
+
+        A weight that is an output is copied: a parameter requires a gradient even under `no_grad`.
+        """
+        value = self._value(port.name)
+        if port.dtype.name in _QUANTISED:
+            to = helper.np_dtype_to_tensor_dtype(port.dtype)
+            return self.fx.call_function(cast, (value,), {"to": to})
         return self.fx.call_function(torch.clone, (value,)) if _is_constant(value) else value
 
     def _add(self, node: Node) -> None:
@@ -264,9 +282,12 @@ class _Builder:
                 self.values[name] = item
 
     def _rank(self, name: str) -> int | None:
+        """Return a rank; a mask in front of an operand is not among the shapes, and keeps it."""
         if name in self.graph.initializers:
             return self.graph.initializers[name].ndim
-        return len(self.shapes[name]) if name in self.shapes else None
+        if name in self.shapes or name not in self.graph.producers:
+            return len(self.shapes[name]) if name in self.shapes else None
+        return self._rank(self.graph.producers[name].inputs[0])
 
     def _call(self, node: Node, call: Call) -> fx.Node:
         given = [slot for slot in call.inputs if node.has_input(slot)]

@@ -11,6 +11,7 @@ This module knows nothing of ONNX, tensors or operators.
 
 from __future__ import annotations
 
+import operator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -60,20 +61,20 @@ class AxisSystem:
 
     def resolve(self, expr: Expr) -> Expr:
         """Replace every dim by what it was unified with; the result is in normal form."""
-        match expr:
-            case Dim():
-                bound = self._bound.get(expr)
-                if bound is None:
-                    return expr
-                resolved = self.resolve(bound)
-                self._bound[expr] = resolved
-                return resolved
-            case Product(factors=factors):
-                return product([self.resolve(factor) for factor in factors])
-            case Concat(parts=parts):
-                return concat([self.resolve(part) for part in parts])
-            case Take(base=base, index=index):
-                return take(self.resolve(base), index)
+        if isinstance(expr, Dim):
+            bound = self._bound.get(expr)
+            if bound is None:
+                return expr
+            resolved = self.resolve(bound)
+            self._bound[expr] = resolved
+            return resolved
+        if isinstance(expr, Take):
+            return take(self.resolve(expr.base), expr.index)
+        parts = expr.factors if isinstance(expr, Product) else expr.parts
+        found = [self.resolve(part) for part in parts]
+        if all(map(operator.is_, parts, found)):
+            return expr  # as most are, and making one takes longer than finding that out
+        return product(found) if isinstance(expr, Product) else concat(found)
 
     def reason(self, dim: Dim) -> str | None:
         """Return why a resolved dim is frozen, or None where it is free."""
@@ -89,9 +90,13 @@ class AxisSystem:
         """Return why removing units of a resolved dim does more than a mask would, or None."""
         return self._inexact.get(dim)
 
+    def open_dims(self, expr: Expr) -> set[Dim]:
+        """Return the dims of `expr` whose sizes are only known when the model runs."""
+        return self._open.intersection(leaves(self.resolve(expr))) if self._open else set()
+
     def is_open(self, expr: Expr) -> bool:
         """Say whether the size of `expr` may be another one when the model runs."""
-        return bool(self._open) and any(dim in self._open for dim in leaves(self.resolve(expr)))
+        return bool(self.open_dims(expr))
 
     def is_free(self, expr: Expr) -> bool:
         """Say whether any unit of any dim in `expr` may be removed."""

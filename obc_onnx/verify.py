@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError, VerificationError
-from obc_onnx.node import is_float
+from obc_onnx.node import holds_weights
 from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes
@@ -171,7 +171,7 @@ def check_weights(original: Graph, result: Graph, plan: PruningPlan) -> Check:
     expected = arrays | slice_initializers(arrays, _kept(plan))
     for initializer, array in expected.items():
         found = result.initializers.get(initializer)
-        trained = is_float(array.dtype) and found is not None
+        trained = holds_weights(array.dtype) and found is not None
         if trained and found is not None and found.tobytes() != array.tobytes():
             return Check(name, passed=False, detail=f"'{initializer}' is not the original's slice")
     return Check(name, passed=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from helpers import IR_VERSION, draw_weight
+from helpers import IR_VERSION, OPSET, draw_weight
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -32,18 +32,19 @@ class Feature:
     rows: int
 
 
-class Net:
-    """Nodes and weights under construction, with every feature map made so far.
+class Builder:
+    """Nodes and weights under construction.
 
     Args:
         seed: Of the weights.
     """
 
+    input_shape: tuple[int, ...] = IMAGE
+
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.arrays: dict[str, np.ndarray] = {}
-        self.features = [self.conv(Feature("x", IMAGE[0], IMAGE[1]), 6)]
         self.outputs: list[str] = []
 
     def node(self, op_type: str, *inputs: str, n: int = 1, **attributes: Any) -> str:
@@ -60,9 +61,39 @@ class Net:
 
     def sizes(self, *values: int) -> str:
         """Add integers."""
+        return self.constant(np.array(values, np.int64))
+
+    def constant(self, array: np.ndarray) -> str:
+        """Add an array."""
         name = f"n{len(self.arrays)}"
-        self.arrays[name] = np.array(values, np.int64)
+        self.arrays[name] = array
         return name
+
+    def to_model(self) -> onnx.ModelProto:
+        """Finish the model, with a dynamic batch."""
+        ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in self.outputs]
+        graph = helper.make_graph(
+            self.nodes,
+            "random",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *self.input_shape])],
+            ports,
+            [numpy_helper.from_array(array, name) for name, array in self.arrays.items()],
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        )
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        for port, found in zip(model.graph.output, inferred.graph.output, strict=True):
+            port.CopyFrom(found)
+        return model
+
+
+class Net(Builder):
+    """A convolutional net, with every feature map made so far."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.features = [self.conv(Feature("x", IMAGE[0], IMAGE[1]), 6)]
 
     def conv(
         self, x: Feature, channels: int, kernel: int = 1, stride: int = 1, blocks: int = 1
@@ -88,24 +119,6 @@ class Net:
         """Choose a map with as many rows as `x`."""
         fits = [f for f in self.features if f.rows == x.rows]
         return fits[b % len(fits)]
-
-    def to_model(self) -> onnx.ModelProto:
-        """Finish the model, with a dynamic batch."""
-        ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in self.outputs]
-        graph = helper.make_graph(
-            self.nodes,
-            "random",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *IMAGE])],
-            ports,
-            [numpy_helper.from_array(array, name) for name, array in self.arrays.items()],
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=IR_VERSION
-        )
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        for port, found in zip(model.graph.output, inferred.graph.output, strict=True):
-            port.CopyFrom(found)
-        return model
 
 
 def conv(net: Net, x: Feature, b: int) -> Feature:
@@ -261,13 +274,101 @@ def second_output(net: Net, x: Feature, b: int) -> Feature:
     return net.same("LeakyRelu", x)
 
 
+def group_norm(net: Net, x: Feature, b: int) -> Feature:
+    """As exporters write it: the groups' channels go into the space that is normalised over."""
+    blocks = _divisor(x.channels, b)
+    flat = net.node("Reshape", x.name, net.sizes(0, blocks, -1))
+    ones = net.constant(np.ones(blocks, np.float32)), net.constant(np.zeros(blocks, np.float32))
+    normed = net.node("InstanceNormalization", flat, *ones)
+    back = net.node("Reshape", normed, net.node("Shape", x.name))
+    return scale_and_shift(net, Feature(back, x.channels, x.rows), b)
+
+
+def normalised(net: Net, x: Feature, b: int) -> Feature:
+    if b % 2:
+        return net.same("LpNormalization", x, axis=1, p=1 + b % 4 // 2)
+    length = net.node("ReduceL2", x.name, axes=[1], keepdims=1)
+    return net.same("Div", x, net.node("Add", length, net.constant(np.float32(1.0))))
+
+
+def local_response(net: Net, x: Feature, b: int) -> Feature:
+    return net.same("LRN", x, size=3)
+
+
+def pixel_shuffle(net: Net, x: Feature, b: int) -> Feature:
+    if 2 * x.rows > MOST_ROWS:
+        return pool(net, x, b)
+    wide = net.conv(x, 4 * (1 + b % 3))
+    mode = ("DCR", "CRD")[b % 2]
+    name = net.node("DepthToSpace", wide.name, blocksize=2, mode=mode)
+    return Feature(name, wide.channels // 4, 2 * x.rows)
+
+
+def space_to_depth(net: Net, x: Feature, b: int) -> Feature:
+    if x.rows % 2:
+        return dead_branch(net, x, b)
+    return Feature(net.node("SpaceToDepth", x.name, blocksize=2), 4 * x.channels, x.rows // 2)
+
+
+def permuted(net: Net, x: Feature, b: int) -> Feature:
+    order = np.random.default_rng(b).integers(0, x.channels, x.channels - b % 2)
+    name = net.node("Gather", x.name, net.constant(order.astype(np.int64)), axis=1)
+    return Feature(name, len(order), x.rows)
+
+
+def summed_up(net: Net, x: Feature, b: int) -> Feature:
+    options = {"exclusive": b % 2, "reverse": b // 2 % 2}
+    return net.same("CumSum", x, net.constant(np.array(1 + b % 3, np.int64)), **options)
+
+
+def quantised(net: Net, x: Feature, b: int) -> Feature:
+    """Weights of whole numbers, one scale for each written channel, and a quantised input."""
+    channels = 2 + b
+    whole = net.rng.integers(-127, 128, (channels, x.channels, 1, 1)).astype(np.int8)
+    scale = net.rng.uniform(0.5, 1.5, channels).astype(np.float32) / (127 * x.channels)
+    w = net.node(
+        "DequantizeLinear", net.constant(whole), net.constant(scale),
+        net.constant(np.zeros(channels, np.int8)), axis=0,
+    )  # fmt: skip
+    step, zero = net.constant(np.float32(0.05)), net.constant(np.uint8(128))
+    small = net.node("QuantizeLinear", x.name, step, zero)
+    name = net.node("Conv", net.node("DequantizeLinear", small, step, zero), w)
+    return Feature(name, channels, x.rows)
+
+
+def spatial_gate(net: Net, x: Feature, b: int) -> Feature:
+    total = net.node("ReduceSum", x.name, net.sizes(1), keepdims=1)
+    wide = net.node("Expand", net.node("Sigmoid", total), net.node("Shape", x.name))
+    return net.same("Mul", x, wide)
+
+
+def tiled(net: Net, x: Feature, b: int) -> Feature:
+    name = net.node("Tile", x.name, net.sizes(1, 1 + b % 3, 1, 1))
+    return Feature(name, (1 + b % 3) * x.channels, x.rows)
+
+
+def half_of_shape(net: Net, x: Feature, b: int) -> Feature:
+    """Cut channels at a number that is computed from their count, as a traced `chunk` does."""
+    half = -(-x.channels // 2)
+    size = net.node("Gather", net.node("Shape", x.name), net.sizes(1))
+    more = net.node("Add", size, net.sizes(x.channels % 2))
+    middle = net.node("Div", more, net.sizes(2))
+    head = net.node("Slice", x.name, net.sizes(0), middle, net.sizes(1))
+    tail = net.node("Slice", x.name, middle, size, net.sizes(1))
+    return net.joined(
+        net.same("Relu", Feature(tail, x.channels - half, x.rows)), Feature(head, half, x.rows)
+    )
+
+
 BLOCKS: dict[str, Callable[[Net, Feature, int], Feature]] = {
     block.__name__: block
     for block in (
         conv, residual, add, concat_with_itself, concat, dense, squeeze_excite, gate_without_axes,
         depthwise, grouped, padded_shortcut, pad_channels, shared_weight, shuffle, split,
         shuffle_and_split, slice_channels, batch_norm, prelu, scale_and_shift, pool, resize,
-        dynamic_reshape, dead_branch, second_output,
+        dynamic_reshape, dead_branch, second_output, group_norm, normalised, local_response,
+        pixel_shuffle, space_to_depth, permuted, summed_up, quantised, spatial_gate, tiled,
+        half_of_shape,
     )
 }  # fmt: skip
 

@@ -50,7 +50,7 @@ TWO_INPUTS = (
 UNKNOWN = (
     "net (float[N,3,8,8] x) => (float[N,4,8,8] y)"
     "<float[6,3,1,1] a, float[8,6,1,1] b, float[10,8,1,1] c, float[4,10,1,1] d>"
-    "{ p = Conv(x, a) q = LRN<size=3>(p) r = Conv(q, b) s = Relu(r) t = Conv(s, c)"
+    "{ p = Conv(x, a) q = com.microsoft.SampleOp(p) r = Conv(q, b) s = Relu(r) t = Conv(s, c)"
     "  u = Relu(t) y = Conv(u, d) }"
 )
 """An operator without a rule stands between `a` and `b`; `b:0` and `c:0` are free."""

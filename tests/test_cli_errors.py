@@ -314,7 +314,7 @@ def test_a_model_with_an_unknown_operator_cannot_be_scored_with_data(
     tmp_path: Path, refuse: Refuse
 ) -> None:
     data = archive(tmp_path, x=images())
-    refuse(saved(tmp_path, UNKNOWN), "--data", data, parts=("LRN 'q'", "--criterion l2"))
+    refuse(saved(tmp_path, UNKNOWN), "--data", data, parts=("SampleOp 'q'", "--criterion l2"))
 
 
 def test_verify_refuses_a_plan_for_another_model(tmp_path: Path) -> None:

@@ -224,11 +224,11 @@ def test_flatten_keeps_all_positions_of_a_channel() -> None:
 def test_an_unknown_operator_freezes_and_says_which_node() -> None:
     coupling = coupling_of(
         f"net {IMAGE} <float[5,3,1,1] a, float[4,5,1,1] b>"
-        "{ p = Conv(x, a) [odd] q = LRN<size=3>(p) y = Conv(q, b) }"
+        "{ p = Conv(x, a) [odd] q = com.microsoft.SampleOp(p) y = Conv(q, b) }"
     )
     assert not coupling.groups
-    assert coupling.unknown == ("LRN 'odd'",)
-    assert reason(coupling, "a:0") == "LRN 'odd': operator 'LRN' has no rule"
+    assert coupling.unknown == ("SampleOp 'odd'",)
+    assert reason(coupling, "a:0") == "SampleOp 'odd': operator 'SampleOp' has no rule"
     assert reason(coupling, "b:1") == reason(coupling, "a:0")
 
 
@@ -336,7 +336,7 @@ def test_macs_of_one_sample_are_counted_behind_operators_without_a_rule() -> Non
     """A constant of unknown layout takes part in the batch, so its axes cannot be followed."""
     text = (
         "net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[6,3,1,1] a, float[4,6,1,1] b>"
-        "{ p = Conv(x, a) s = Shape(p) z = ConstantOfShape(s) q = Add(z, p) l = LRN<size=3>(q)"
+        "{ p = Conv(x, a) s = Shape(p) z = ConstantOfShape(s) q = Add(z, p) l = com.microsoft.SampleOp(q)"
         "  y = Conv(l, b) }"
     )
     inspection = inspect(build(text))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from helpers import build
+from helpers import CONTRIB, build
 from small import (
     NORMED,
     OPEN,
@@ -169,7 +169,7 @@ def test_what_has_no_rule_stays_whole_and_the_rest_is_pruned() -> None:
     model = build(UNKNOWN)
     result = obc_onnx.compress(model, budget=0.6)
     report = result.report
-    assert report.unknown == ["LRN 'q'"]
+    assert report.unknown == ["SampleOp 'q'"]
     assert report.criterion == "l2"
     assert {group.name for group in report.groups if group.kept < group.size} <= {"b:0", "c:0"}
     assert any("no rule" in frozen["reason"] for frozen in report.frozen)
@@ -182,7 +182,8 @@ def test_what_has_no_rule_stays_whole_and_the_rest_is_pruned() -> None:
 
 def test_a_rule_of_ones_own_makes_an_operator_known() -> None:
     class Known(Unary):
-        op_types = ("LRN",)
+        op_types = ("SampleOp",)
+        domains = (CONTRIB,)
 
     found = obc_onnx.inspect(build(UNKNOWN), rules=DEFAULT_RULES.extended([Known()]))
     assert found.unknown == []

@@ -234,7 +234,9 @@ def test_an_infeasible_target_states_the_least_share_and_what_holds_it() -> None
 
 def test_what_has_no_rule_is_named_as_what_holds_a_target() -> None:
     of = analyse(build(UNKNOWN)).coupling
-    with pytest.raises(InfeasibleTargetError, match="LRN 'q': operator 'LRN' has no rule"):
+    with pytest.raises(
+        InfeasibleTargetError, match="SampleOp 'q': operator 'SampleOp' has no rule"
+    ):
         plan_with(random_scores(of, 0), of, target_macs=0.01)
 
 

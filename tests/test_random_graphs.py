@@ -12,6 +12,7 @@ from helpers import (
     assert_close,
     assert_pruned_equals_masked,
     assert_recount_agrees,
+    assert_valid,
     make_feed,
     random_keep,
     removes_something,
@@ -20,6 +21,7 @@ from helpers import (
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from token_graphs import TOKEN_BLOCKS, TOKEN_HEADS, build_token_net, token_nets
 
 from obc_onnx.surgery import mask_reads, remove_units
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
 
+every_net = st.one_of(nets, token_nets)
 seeds = st.integers(0, 2**16)
 VARIANTS = range(7)
 
@@ -45,11 +48,7 @@ def assert_pruning_is_exact(coupling: Coupling, keep: Keep, rng: np.random.Gener
     return pruned
 
 
-@settings(max_examples=300)
-@given(model=nets, seed=seeds)
-def test_a_pruned_net_equals_the_masked_net_and_costs_what_was_predicted(
-    model: onnx.ModelProto, seed: int
-) -> None:
+def assert_random_plan_is_exact(model: onnx.ModelProto, seed: int) -> None:
     coupling, rng = analyse(model).coupling, np.random.default_rng(seed)
     keep = random_keep(coupling, rng)
     assume(removes_something(keep))
@@ -57,8 +56,38 @@ def test_a_pruned_net_equals_the_masked_net_and_costs_what_was_predicted(
     assert_recount_agrees(coupling, keep, pruned)
 
 
-@settings(max_examples=60)
+@settings(max_examples=500)
 @given(model=nets, seed=seeds)
+def test_a_pruned_net_equals_the_masked_net_and_costs_what_was_predicted(
+    model: onnx.ModelProto, seed: int
+) -> None:
+    assert_random_plan_is_exact(model, seed)
+
+
+@settings(max_examples=500)
+@given(model=token_nets, seed=seeds)
+def test_a_pruned_token_net_equals_the_masked_one_and_costs_what_was_predicted(
+    model: onnx.ModelProto, seed: int
+) -> None:
+    assert_random_plan_is_exact(model, seed)
+
+
+@settings(max_examples=100)
+@given(model=every_net, seed=seeds)
+def test_a_net_runs_and_costs_what_was_predicted_without_inexact_units_too(
+    model: onnx.ModelProto, seed: int
+) -> None:
+    coupling, rng = analyse(model).coupling, np.random.default_rng(seed)
+    keep = random_keep(coupling, rng, inexact=True)
+    assume(coupling.exact(keep) != keep)
+    pruned = remove_units(coupling, keep)
+    assert_valid(pruned)
+    run_onnx(pruned, make_feed(pruned, rng, 3))
+    assert_recount_agrees(coupling, keep, pruned)
+
+
+@settings(max_examples=60)
+@given(model=every_net, seed=seeds)
 def test_keeping_everything_changes_nothing(model: onnx.ModelProto, seed: int) -> None:
     graph, _, coupling = analyse(model)
     before = graph.to_model().SerializeToString(deterministic=True)
@@ -71,7 +100,7 @@ def test_keeping_everything_changes_nothing(model: onnx.ModelProto, seed: int) -
 
 
 @settings(max_examples=30)
-@given(model=nets, seed=seeds)
+@given(model=every_net, seed=seeds)
 def test_surgery_leaves_its_input_as_it_is(model: onnx.ModelProto, seed: int) -> None:
     graph, _, coupling = analyse(model)
     before = graph.to_model().SerializeToString(deterministic=True)
@@ -82,12 +111,21 @@ def test_surgery_leaves_its_input_as_it_is(model: onnx.ModelProto, seed: int) ->
 
 
 @settings(max_examples=60)
-@given(model=nets, seed=seeds)
+@given(model=every_net, seed=seeds)
 def test_the_twin_of_a_pruned_net_equals_onnx_runtime(model: onnx.ModelProto, seed: int) -> None:
     coupling, rng = analyse(model).coupling, np.random.default_rng(seed)
     pruned, shapes, _ = analyse(remove_units(coupling, random_keep(coupling, rng)))
     feed = make_feed(pruned, rng, 3)
     assert_close(run_twin(pruned, shapes, feed), run_onnx(pruned, feed))
+
+
+def assert_something_goes(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Every operator is known; where a norm holds all units, they still go on request."""
+    coupling = analyse(model).coupling
+    assert not coupling.unknown
+    keep = random_keep(coupling, rng, inexact=True)
+    assert keep
+    assert_pruning_is_exact(coupling, coupling.exact(keep), rng)
 
 
 @pytest.mark.parametrize("head", range(len(HEADS)), ids=[head.__name__ for head in HEADS])
@@ -97,11 +135,15 @@ def test_every_block_leaves_something_to_prune(block: str, head: int) -> None:
     for variant in VARIANTS:
         if block == "second_output" and variant % 2:
             continue  # the only group is an output then
-        coupling = analyse(build_net([(block, 0, variant)], head)).coupling
-        assert not coupling.unknown
-        keep = random_keep(coupling, rng)
-        assert keep
-        assert_pruning_is_exact(coupling, keep, rng)
+        assert_something_goes(build_net([(block, 0, variant)], head), rng)
+
+
+@pytest.mark.parametrize("head", range(len(TOKEN_HEADS)))
+@pytest.mark.parametrize("block", sorted(TOKEN_BLOCKS))
+def test_every_token_block_leaves_something_to_prune(block: str, head: int) -> None:
+    rng = np.random.default_rng(0)
+    for variant in VARIANTS:
+        assert_something_goes(build_token_net([(block, 0, variant)], head), rng)
 
 
 def test_a_shuffle_that_is_cut_and_shuffled_again_costs_what_was_predicted() -> None:

@@ -53,7 +53,7 @@ class Role:
             a parameter that acts position by position.
         mixes: The dims of the axis that a compressor or decompressor may recombine; empty where the
             operand is not dense along the axis.
-        bias: The slot of the bias that belongs to a writing operand.
+        bias: The slot of the bias that belongs to the operand.
         tap: Where to score it; None where no tensor shows it.
     """
 
@@ -66,7 +66,7 @@ class Role:
     tap: Tap | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class CoupleContext:
     """One node on its way through `Rule.couple`."""
 
@@ -79,6 +79,8 @@ class CoupleContext:
     """The initializer in each input slot, None where the input is computed or left out."""
     renumberings: list[Renumbering]
     spellings: list[Spelling] = field(default_factory=list)
+    written_dims: set[Expr] = field(default_factory=set)
+    """Axes of outputs whose sizes the node itself spells out."""
     consulted: set[int] = field(default_factory=set)
     """Slots whose numbers the rule looked at: unless it spells them, they have to stay the same."""
 
@@ -119,6 +121,12 @@ class CoupleContext:
     def fixed(self, size: int, why: str) -> Expr:
         """Make a frozen axis."""
         return self.system.dim(size, f"{why} of {self.node.label}")
+
+    def written(self, size: int, why: str) -> Expr:
+        """Make a frozen axis whose size is written in the node: it is known before it runs."""
+        axis = self.fixed(size, why)
+        self.written_dims.add(axis)
+        return axis
 
     def opaque(self, why: str, output: int = 0) -> Value:
         """Make an output of which every axis is frozen."""
@@ -208,9 +216,11 @@ class CoupleContext:
         """
         self.roles.append(Role(self.node, slot, axis, "writes", tuple(mixes), bias, tap))
 
-    def scales(self, slot: int, axis: int, tap: Tap) -> None:
-        """Record that an operand acts position by position."""
-        self.roles.append(Role(self.node, slot, axis, "scales", (), None, tap))
+    def scales(
+        self, slot: int, axis: int, tap: Tap | None = None, *, bias: int | None = None
+    ) -> None:
+        """Record that an operand acts position by position, and maybe a bias with it."""
+        self.roles.append(Role(self.node, slot, axis, "scales", (), bias, tap))
 
 
 @dataclass(frozen=True)

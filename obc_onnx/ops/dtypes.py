@@ -1,4 +1,4 @@
-"""The torch type of each ONNX data type."""
+"""ONNX data types: the torch type of each, and the numbers that quantised ones hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from obc_onnx.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+
+_SIGNED_BITS: dict[int, int] = {
+    TensorProto.INT2: 2, TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT16: 16,
+    TensorProto.INT32: 32,
+}  # fmt: skip
+_UNSIGNED_BITS: dict[int, int] = {
+    TensorProto.UINT2: 2, TensorProto.UINT4: 4, TensorProto.UINT8: 8, TensorProto.UINT16: 16,
+}  # fmt: skip
 
 
 def torch_dtype(data_type: int) -> torch.dtype:
@@ -25,13 +33,28 @@ def torch_dtype(data_type: int) -> torch.dtype:
         TensorProto.DOUBLE: torch.float64,
         TensorProto.FLOAT16: torch.float16,
         TensorProto.BFLOAT16: torch.bfloat16,
+        TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
+        TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
+        TensorProto.FLOAT8E5M2: torch.float8_e5m2,
+        TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
         TensorProto.INT8: torch.int8,
         TensorProto.INT16: torch.int16,
         TensorProto.INT32: torch.int32,
         TensorProto.INT64: torch.int64,
         TensorProto.UINT8: torch.uint8,
+        TensorProto.UINT16: torch.uint16,
         TensorProto.BOOL: torch.bool,
     }
     if data_type not in table:
         raise ModelError(f"the twin cannot hold tensors of ONNX type {data_type}")
     return table[data_type]
+
+
+def integer_limits(data_type: int) -> tuple[int, int] | None:
+    """Return the least and the greatest number of an integer type, None where it is none."""
+    if data_type in _SIGNED_BITS:
+        half = 1 << (_SIGNED_BITS[data_type] - 1)
+        return -half, half - 1
+    if data_type in _UNSIGNED_BITS:
+        return 0, (1 << _UNSIGNED_BITS[data_type]) - 1
+    return None

@@ -113,15 +113,44 @@ class Where(PositionByPosition):
 
 
 class Same(PositionByPosition):
-    """Identity and Cast: the same positions, and the same numbers."""
+    """Identity and Cast: the same positions, and the same numbers; BitCast reads them anew."""
 
-    op_types = ("Identity", "Cast")
+    op_types = ("Identity", "Cast", "BitCast")
 
     def forward(self, context: ForwardContext) -> Call:
         """Return the input, converted for Cast."""
         if context.node.op_type == "Identity":
             return Call(identity)
-        return Call(cast, {"to": context.node.integer("to", 1)})
+        function = cast if context.node.op_type == "Cast" else bit_cast
+        return Call(function, {"to": context.node.integer("to", 1)})
+
+
+class CastLike(FreeOfMacs):
+    """Convert to the type of a second tensor, whatever its shape."""
+
+    op_types = ("CastLike",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Pass the first input's axes through."""
+        return [Value(context.value(0).axes)]
+
+    def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
+        """Run Tensor.to."""
+        return Call(cast_like, inputs=(0, 1))
+
+
+class IsInf(PositionByPosition):
+    """Where a tensor is infinite, or infinite with one sign."""
+
+    op_types = ("IsInf",)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Compare with the infinities that are asked for."""
+        flags = {
+            sign: bool(context.node.integer(f"detect_{sign}", 1))
+            for sign in ("negative", "positive")
+        }
+        return Call(is_infinite, flags)
 
 
 def quotient(a: Tensor, b: Tensor) -> Tensor:
@@ -177,8 +206,27 @@ def cast(x: Tensor, *, to: int) -> Tensor:
     return x.to(torch_dtype(to))
 
 
+def bit_cast(x: Tensor, *, to: int) -> Tensor:
+    """Read the bits of every element as another data type of the same width."""
+    from obc_onnx.ops.dtypes import torch_dtype
+
+    return x.view(torch_dtype(to))
+
+
+def cast_like(x: Tensor, like: Tensor) -> Tensor:
+    """Convert to the data type of another tensor."""
+    return x.to(like.dtype)
+
+
+def is_infinite(x: Tensor, *, negative: bool, positive: bool) -> Tensor:
+    """Compute IsInf."""
+    return (x.isneginf() & negative) | (x.isposinf() & positive)
+
+
 RULES: tuple[Rule, ...] = (
     Binary(),
+    CastLike(),
+    IsInf(),
     Same(),
     Unary(),
     Variadic(),

@@ -11,6 +11,8 @@ from obc_onnx.ops.rule import Call, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from obc_onnx.axes import Expr
@@ -18,10 +20,7 @@ if TYPE_CHECKING:
     from obc_onnx.ops.context import CoupleContext, ForwardContext
     from obc_onnx.ops.rule import Shape
 
-
-_MATRIX_RANK = 2
-_ADDEND = 2
-"""The slot of what Gemm adds, which may be anything but a bias."""
+    Letter = str | int
 
 
 class Gemm(Rule):
@@ -31,18 +30,13 @@ class Gemm(Rule):
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie the contracted axes of A and B, and C to the output by broadcasting."""
-        a, b = context.value(0), context.value(1)
-        contracted_a = 0 if context.node.integer("transA", 0) else 1
-        contracted_b = 1 if context.node.integer("transB", 0) else 0
-        context.unify(a.axes[contracted_a], b.axes[contracted_b])
-        axes: tuple[Expr, ...] = (a.axes[1 - contracted_a], b.axes[1 - contracted_b])
-        c = context.optional(2)
-        bias = None
-        if c is not None:
-            axes = broadcast_axes(context, [axes, c.axes])
-            bias = 2 if c.constant and c.shape[-1:] == (axes[1].size,) else None
-        _couple_product(context, (a, b), (contracted_a, contracted_b), bias)
-        return [Value(axes)]
+        node, c = context.node, context.optional(2)
+        left = ("sum", "row") if node.integer("transA", 0) else ("row", "sum")
+        right = ("column", "sum") if node.integer("transB", 0) else ("sum", "column")
+        is_bias = c is not None and c.constant and c.shape[-1:] == context.shape()[-1:]
+        bias = 2 if is_bias else None
+        axes = couple_product(context, (left, right), ("row", "column"), bias, adds=c is not None)
+        return [Value(axes if c is None else broadcast_axes(context, [axes, c.axes]))]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.addmm in the general case and functional.linear in the usual one."""
@@ -67,15 +61,12 @@ class MatMul(Rule):
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie the contracted axes, and the batch axes by broadcasting."""
-        a, b = context.value(0), context.value(1)
-        contracted_a = len(a.axes) - 1
-        contracted_b = max(len(b.axes) - 2, 0)
-        context.unify(a.axes[contracted_a], b.axes[contracted_b])
-        batch = broadcast_axes(context, [a.axes[:-2], b.axes[:-2]])
-        rows = (a.axes[-2],) if len(a.axes) > 1 else ()
-        columns = (b.axes[-1],) if len(b.axes) > 1 else ()
-        _couple_product(context, (a, b), (contracted_a, contracted_b), None)
-        return [Value((*batch, *rows, *columns))]
+        ranks = [len(context.value(slot).axes) for slot in (0, 1)]
+        left = (*range(2 - ranks[0], 0), "row", "sum")[-ranks[0] :]
+        right = (*range(2 - ranks[1], 0), "sum", "column")[: ranks[1]]
+        kept = [letter for letter in ("row", "column") if letter in (*left, *right)]
+        result = (*range(2 - max(ranks), 0), *kept)
+        return [Value(couple_product(context, (left, right), result))]
 
     def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
         """Run torch.matmul."""
@@ -88,39 +79,74 @@ class MatMul(Rule):
         return math.prod(outputs[0]) * inputs[0][-1]
 
 
-def _couple_product(
+def couple_product(
     context: CoupleContext,
-    operands: tuple[Value, Value],
-    contracted: tuple[int, int],
-    bias: int | None,
-) -> None:
-    """Record the roles of a product of two operands, of which either may hold weights.
+    terms: Sequence[Sequence[Letter]],
+    result: Sequence[Letter],
+    bias: int | None = None,
+    *,
+    adds: bool = False,
+) -> tuple[Expr, ...]:
+    """Tie the axes of a sum of products by letters, as in the equation of an Einsum.
 
-    A weight's written axis is the last output axis for the right operand, the one before for the
-    left. Weights with batch axes are sliced but never recombined.
+    What the result lacks is contracted, and one operand reads it: weights if they hold it. Weights
+    write what they alone bring into the result, and scale what other operands hold too; those that
+    scale are sliced but never recombined.
+
+    Args:
+        context: The node; its first inputs are the operands.
+        terms: A letter for each axis of each operand; along size 1 an operand is broadcast.
+        result: A letter for each axis of the output.
+        bias: The slot of a bias, which lies along the last axis.
+        adds: Whether anything is added to the products.
+    Returns:
+        The axes of the result.
     """
-    n_out = len(context.shape())
-    weights = [
-        slot for slot in (0, 1) if operands[slot].constant and not operands[1 - slot].constant
-    ]
-    if not weights:
-        context.reads(0, contracted[0])
-        return
-    slot = weights[0]
-    weight, through = operands[slot], contracted[1 - slot]
-    dense = len(weight.axes) == _MATRIX_RANK
-    read = contracted[slot]
-    mixes: list[Expr] = [weight.axes[read]] if dense else []
-    context.reads(slot, read, mixes=mixes, tap=Tap("input", 1 - slot, through))
-    if len(weight.axes) > 1:
-        written = next(a for a in (len(weight.axes) - 1, len(weight.axes) - 2) if a != read)
-        two_sided = len(operands[1 - slot].axes) > 1
-        out_axis = n_out - 2 if slot == 0 and two_sided else n_out - 1
-        mixes = [weight.axes[written]] if dense else []
-        along = bias if out_axis == n_out - 1 else None  # a bias lies along the last axis
-        mixed = along is None and context.node.has_input(_ADDEND)
-        tap = None if mixed else Tap("output", 0, out_axis)
-        context.writes(slot, written, tap=tap, mixes=mixes, bias=along)
+    operands = [context.value(slot) for slot in range(len(terms))]
+    weights = {slot for slot, value in enumerate(operands) if value.constant}
+    if len(weights) == len(terms):
+        weights = set()
+    places = _places(operands, terms)
+    others = {letter: [p for p in found if p[0] not in weights] for letter, found in places.items()}
+    shared = {letter for letter in result if others[letter]}
+
+    def mixes(slot: int, axis: int) -> list[Expr]:
+        return [operands[slot].axes[axis]] if shared.isdisjoint(terms[slot]) else []
+
+    for letter, found in places.items():
+        owned = [place for place in found if place[0] in weights]
+        if letter not in result:
+            place = (owned or found)[0]
+            tap = Tap("input", *others[letter][0]) if owned and others[letter] else None
+            context.reads(*place, mixes=mixes(*place), tap=tap)
+            continue
+        tap = Tap("output", 0, result.index(letter))
+        along = bias if tap.axis == len(result) - 1 else None
+        for place in owned:
+            if letter in shared:
+                context.scales(*place, tap)
+            else:
+                shown = None if adds and along is None else tap
+                context.writes(*place, tap=shown, mixes=mixes(*place), bias=along)
+    axes = {
+        letter: broadcast_axes(context, [(operands[slot].axes[axis],) for slot, axis in found])[0]
+        for letter, found in places.items()
+    }
+    return tuple(axes[letter] for letter in result)
+
+
+def _places(
+    operands: Sequence[Value], terms: Sequence[Sequence[Letter]]
+) -> dict[Letter, list[tuple[int, int]]]:
+    """List the (slot, axis) of each letter where an operand is not broadcast along it."""
+    places: dict[Letter, list[tuple[int, int]]] = {}
+    for slot, term in enumerate(terms):
+        for axis, letter in enumerate(term):
+            places.setdefault(letter, []).append((slot, axis))
+    for letter, found in places.items():
+        wide = [(slot, axis) for slot, axis in found if operands[slot].axes[axis].size != 1]
+        places[letter] = wide or found
+    return places
 
 
 def gemm(

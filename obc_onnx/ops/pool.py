@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
@@ -10,6 +11,8 @@ from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from obc_onnx.ops.context import CoupleContext, ForwardContext
@@ -27,9 +30,9 @@ class _Pool(FreeOfMacs):
 
 
 class WindowPool(_Pool):
-    """MaxPool and AveragePool."""
+    """MaxPool, AveragePool and LpPool."""
 
-    op_types = ("MaxPool", "AveragePool")
+    op_types = ("MaxPool", "AveragePool", "LpPool")
 
     def forward(self, context: ForwardContext) -> Call:
         """Pad as ONNX does, then pool without padding."""
@@ -48,19 +51,50 @@ class WindowPool(_Pool):
         }
         if node.op_type == "MaxPool":
             return Call(max_pool, constants)
+        if node.op_type == "LpPool":
+            return Call(lp_pool, {**constants, "p": node.number("p", 2.0)})
         constants["count_include_pad"] = bool(node.integer("count_include_pad", 0))
         return Call(average_pool, constants)
 
 
 class GlobalPool(_Pool):
-    """GlobalAveragePool and GlobalMaxPool."""
+    """GlobalAveragePool, GlobalMaxPool and GlobalLpPool."""
 
-    op_types = ("GlobalAveragePool", "GlobalMaxPool")
+    op_types = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 
     def forward(self, context: ForwardContext) -> Call:
         """Reduce every axis behind the channels."""
-        average = context.node.op_type == "GlobalAveragePool"
+        node = context.node
+        if node.op_type == "GlobalLpPool":
+            return Call(global_lp_pool, {"p": node.number("p", 2.0)})
+        average = node.op_type == "GlobalAveragePool"
         return Call(global_average_pool if average else global_max_pool)
+
+
+class MaxUnpool(FreeOfMacs):
+    """Elements put back to where a MaxPool found them; inputs X, their places, and a shape."""
+
+    op_types = ("MaxUnpool",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Freeze channels and spatial axes: places count elements of the whole output."""
+        x, places = context.value(0), context.value(1)
+        for axis, other in zip(x.axes, places.axes, strict=True):
+            context.unify(axis, other)
+        context.freeze(x.axes[1:], "an axis that places count")
+        spatial = (context.fixed(size, "a spatial axis") for size in context.shape()[2:])
+        return [Value((*x.axes[:2], *spatial))]
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Scatter into zeros."""
+        node = context.node
+        kernel = node.integers("kernel_shape") or ()
+        constants = {
+            "kernel": kernel,
+            "strides": node.integers("strides") or (1,) * len(kernel),
+            "pads": explicit_pads(node, len(kernel)),
+        }
+        return Call(max_unpool, constants, context.given(0, 1, 2))
 
 
 def _window_pads(
@@ -151,14 +185,45 @@ def average_pool(
     padded = _pad(x, pads, extra, 0.0)
     if all(d == 1 for d in dilations):
         return average(padded, kernel, strides) / average(counted, kernel, strides)
-    return _window_sum(padded, kernel, strides, dilations) / _window_sum(
-        counted, kernel, strides, dilations
+    return _over_windows(_sum, padded, kernel, strides, dilations) / _over_windows(
+        _sum, counted, kernel, strides, dilations
     )
 
 
-def _window_sum(
-    x: Tensor, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+def lp_pool(
+    x: Tensor,
+    *,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: tuple[int, ...],
+    auto_pad: str,
+    ceil_mode: bool,
+    p: float,
 ) -> Tensor:
+    """Compute LpPool: the norm of each window. Source: the ONNX operator page of LpPool."""
+    import torch
+
+    def norm(values: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.vector_norm(values, p, 0)
+        return found
+
+    pads, extra = _window_pads(x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode)
+    return _over_windows(norm, _pad(x, pads, extra, 0.0), kernel, strides, dilations)
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.sum(0)
+
+
+def _over_windows(
+    combine: Callable[[Tensor], Tensor],
+    x: Tensor,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> Tensor:
+    """Combine the elements of each window along one spatial axis after the other."""
     import torch
 
     for axis, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True), 2):
@@ -169,7 +234,7 @@ def _window_sum(
             )
             for i in range(k)
         ]
-        x = torch.stack(taps).sum(0)
+        x = combine(torch.stack(taps))
     return x
 
 
@@ -183,7 +248,45 @@ def global_max_pool(x: Tensor) -> Tensor:
     return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)
 
 
+def global_lp_pool(x: Tensor, *, p: float) -> Tensor:
+    """Take the norm over every axis behind the channels, keeping them with size 1."""
+    import torch
+
+    norm: Tensor = torch.linalg.vector_norm(x, p, tuple(range(2, x.ndim)), keepdim=True)
+    return norm
+
+
+def max_unpool(
+    x: Tensor,
+    places: Tensor,
+    shape: Tensor | None = None,
+    *,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+) -> Tensor:
+    """Compute MaxUnpool. Source: the ONNX operator page of MaxUnpool.
+
+    Args:
+        x: Shape [batch, channels, ...].
+        places: Where its elements go, as positions in the flattened output; same shape.
+        shape: Of the output; without it the smallest that a pool could have made `x` from.
+        kernel: Size of a window along each spatial axis.
+        strides: Steps between windows.
+        pads: As (begin..., end...).
+    """
+    rank = len(kernel)
+    sizes = [
+        (x.shape[2 + i] - 1) * strides[i] + kernel[i] - pads[i] - pads[rank + i]
+        for i in range(rank)
+    ]
+    target = [*x.shape[:2], *sizes] if shape is None else shape.tolist()
+    y = x.new_zeros(math.prod(target))
+    return y.scatter(0, places.reshape(-1).to(x.device), x.reshape(-1)).reshape(target)
+
+
 RULES: tuple[Rule, ...] = (
     GlobalPool(),
+    MaxUnpool(),
     WindowPool(),
 )

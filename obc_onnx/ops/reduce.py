@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from obc_onnx.errors import UnsupportedOperatorError
+import numpy as np
+
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
+from obc_onnx.ops.value import Value, apply
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from obc_onnx.axes import Expr
+    from obc_onnx.node import Node
     from obc_onnx.ops.context import CoupleContext, ForwardContext
 
-_AXES_AS_INPUT_SINCE = {"ReduceMean": 18, "ReduceSum": 13}
+_SUMS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare")
+"""To these a masked position adds nothing."""
+_INEXACT = {
+    "ReduceLogSumExp": "sum of exponentials",
+    "ReduceMax": "maximum",
+    "ReduceMean": "mean",
+    "ReduceMin": "minimum",
+    "ReduceProd": "product",
+}
+"""Where a masked position counts, and a removed one does not."""
+_ON_SIZES: dict[str, Callable[..., Any]] = {"ReduceProd": np.prod, "ReduceSum": np.sum}
+_ON_NUMBERS: dict[str, Callable[..., Any]] = {
+    **_ON_SIZES,
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+}
 _SOFTMAX_PER_AXIS_SINCE = 13
 
 
 class Reduce(FreeOfMacs):
-    """ReduceMean and ReduceSum; axes are an attribute in old opsets, an input in new ones."""
+    """Reductions; axes are an attribute in old opsets, an input in new ones."""
 
-    op_types = tuple(_AXES_AS_INPUT_SINCE)
+    op_types = (*_SUMS, *_INEXACT)
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Drop the reduced axes.
@@ -28,36 +49,30 @@ class Reduce(FreeOfMacs):
         A sum over removed positions equals a sum over masked ones, so it reads the axis; a mean
         divides by fewer positions, so the axis is marked inexact.
         """
-        x = context.value(0)
+        x, op_type = context.value(0), context.node.op_type
         reduced = self._axes(context, len(x.axes))
         if reduced is None:
             context.freeze(x.axes, "an axis that may be reduced")
-            return [Value(tuple(context.fixed(n, "an axis") for n in context.shape()))]
+            return [Value(tuple(varying(context, size) for size in context.shape()))]
         for axis in reduced:
-            if context.node.op_type == "ReduceSum":
+            if op_type in _SUMS:
                 context.reads(0, axis)
             else:
-                context.mark_inexact([x.axes[axis]], "mean")
-        if not context.node.integer("keepdims", 1):
-            return [Value(tuple(a for i, a in enumerate(x.axes) if i not in reduced))]
-        return [
-            Value(tuple(context.system.dim(1) if i in reduced else a for i, a in enumerate(x.axes)))
-        ]
+                context.mark_inexact([x.axes[axis]], _INEXACT[op_type])
+        return [Value(without(context, x.axes, reduced), _reduced_numbers(context, reduced))]
 
     def forward(self, context: ForwardContext) -> Call:
-        """Reduce; the axes have to be constants."""
+        """Reduce; axes may be computed as it runs."""
         node = context.node
         axes = node.integers("axes") or context.integers(1)
-        if axes is None and node.has_input(1):
-            raise UnsupportedOperatorError(f"{node.label}: the twin needs constant axes")
-        if not axes and node.integer("noop_with_empty_axes", 0):
-            return Call(reduce, {"op": "none", "axes": (), "keepdims": True})
-        constants = {
-            "op": "mean" if node.op_type == "ReduceMean" else "sum",
-            "axes": axes or tuple(range(context.rank())),
+        constants: dict[str, Any] = {
+            "op": node.op_type,
             "keepdims": bool(node.integer("keepdims", 1)),
+            "keeps_all": bool(node.integer("noop_with_empty_axes", 0)),
         }
-        return Call(reduce, constants)
+        if axes is None and node.has_input(1):
+            return Call(reduce, constants, (0, 1))
+        return Call(reduce, {"axes": axes or (), **constants})
 
     def _axes(self, context: CoupleContext, rank: int) -> set[int] | None:
         """Return the reduced axes, None where they are computed."""
@@ -75,35 +90,139 @@ class Reduce(FreeOfMacs):
 class Softmax(FreeOfMacs):
     """Softmax and LogSoftmax; before opset 13 they normalise over all axes from `axis` on."""
 
-    op_types = ("Softmax", "LogSoftmax")
+    op_types: ClassVar[tuple[str, ...]] = ("Softmax", "LogSoftmax")
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Freeze what is normalised over: every position depends on every other."""
         x = context.value(0)
-        if context.node.opset >= _SOFTMAX_PER_AXIS_SINCE:
-            context.freeze([x.axes[context.node.integer("axis", -1)]], "the normalised axis")
-        else:
-            first = context.node.integer("axis", 1)
-            context.freeze(x.axes[first:], "a normalised axis")
+        span = span_of(context.node)
+        where = x.axes[span["axis"] :] if span["flattens"] else [x.axes[span["axis"]]]
+        context.freeze(where, "a normalised axis" if span["flattens"] else "the normalised axis")
         return [x]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's softmax."""
-        node = context.node
-        flattens = node.opset < _SOFTMAX_PER_AXIS_SINCE
-        constants = {
-            "axis": node.integer("axis", 1 if flattens else -1),
-            "flattens": flattens,
-            "log": node.op_type == "LogSoftmax",
-        }
-        return Call(softmax, constants)
+        log = context.node.op_type == "LogSoftmax"
+        return Call(softmax, {**span_of(context.node), "log": log})
 
 
-def reduce(x: Tensor, *, op: str, axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    """Compute ReduceMean or ReduceSum."""
-    if op == "none":
-        return x
-    return x.mean(axes, keepdim=keepdims) if op == "mean" else x.sum(axes, keepdim=keepdims)
+def varying(context: CoupleContext, size: int) -> Expr:
+    """Make a frozen axis, the size of which is only known when the model runs."""
+    axis = context.fixed(size, "a size that depends on data")
+    context.system.open(axis)
+    return axis
+
+
+def without(
+    context: CoupleContext, axes: Sequence[Expr], reduced: Collection[int]
+) -> tuple[Expr, ...]:
+    """Drop reduced axes, or leave single positions in their place, as `keepdims` says."""
+    if not context.node.integer("keepdims", 1):
+        return tuple(axis for i, axis in enumerate(axes) if i not in reduced)
+    return tuple(context.system.dim(1) if i in reduced else axis for i, axis in enumerate(axes))
+
+
+def _reduced_numbers(context: CoupleContext, reduced: set[int]) -> NDArray[Any] | None:
+    """Reduce the numbers that describe shapes; sums and products keep following sizes."""
+    op_type, known = context.node.op_type, context.value(0).numbers
+    if known is None or op_type not in _ON_NUMBERS:
+        return None
+    if op_type not in _ON_SIZES:
+        known = context.numbers(0)
+    keepdims = bool(context.node.integer("keepdims", 1))
+    for axis in sorted(reduced, reverse=True):
+        known = apply(
+            lambda n, axis=axis: _ON_NUMBERS[op_type](n, axis=axis, keepdims=keepdims), known
+        )
+    return known
+
+
+def span_of(node: Node) -> dict[str, Any]:
+    """Say along what Softmax and its like go: one axis, or all axes from it on as one."""
+    flattens = node.opset < _SOFTMAX_PER_AXIS_SINCE
+    return {"axis": node.integer("axis", 1 if flattens else -1), "flattens": flattens}
+
+
+def reduce(
+    x: Tensor, axes: Tensor | tuple[int, ...], *, op: str, keepdims: bool, keeps_all: bool
+) -> Tensor:
+    """Compute a reduction. Source: the ONNX operator pages of ReduceSum and its like.
+
+    Args:
+        x: Any shape.
+        axes: What to reduce; where there is none, every axis, or no axis with `keeps_all`.
+        op: The name of the operator.
+        keepdims: Whether reduced axes stay, with one position.
+        keeps_all: Then every element is reduced by itself, as to its square in ReduceSumSquare.
+    """
+    where = axes if isinstance(axes, tuple) else tuple(axes.tolist())
+    if not where and keeps_all:
+        return _FUNCTIONS[op](x.unsqueeze(-1), (-1,), keepdim=False)
+    return _FUNCTIONS[op](x, where or tuple(range(x.ndim)), keepdim=keepdims)
+
+
+def _sum(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    return x.sum(axes, keepdim=keepdim, dtype=x.dtype)  # torch would widen integers
+
+
+def _sum_square(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    return _sum(x * x, axes, keepdim=keepdim)
+
+
+def _l1(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    return _sum(x.abs(), axes, keepdim=keepdim)
+
+
+def _l2(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    """Take the norm; its gradient is zero at zero, where that of a square root is not finite."""
+    import torch
+
+    norm: Tensor = torch.linalg.vector_norm(x, 2, axes, keepdim=keepdim)
+    return norm
+
+
+def _log_sum(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    return _sum(x, axes, keepdim=keepdim).log()
+
+
+def _log_sum_exp(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    return x.logsumexp(axes, keepdim=keepdim)
+
+
+def _mean(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    return x.mean(axes, keepdim=keepdim)
+
+
+def _maximum(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    return x.amax(axes, keepdim=keepdim)
+
+
+def _minimum(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    return x.amin(axes, keepdim=keepdim)
+
+
+def _product(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
+    """Multiply along one axis after the other, from the last: torch takes one at a time."""
+    for axis in sorted((axis % x.ndim for axis in axes), reverse=True):
+        x = x.prod(axis, keepdim=keepdim, dtype=x.dtype)
+    return x
+
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "ReduceL1": _l1, "ReduceL2": _l2, "ReduceLogSum": _log_sum, "ReduceLogSumExp": _log_sum_exp,
+    "ReduceMax": _maximum, "ReduceMean": _mean, "ReduceMin": _minimum, "ReduceProd": _product,
+    "ReduceSum": _sum, "ReduceSumSquare": _sum_square,
+}  # fmt: skip
+
+
+def along(
+    x: Tensor, function: Callable[[Tensor, int], Tensor], *, axis: int, flattens: bool
+) -> Tensor:
+    """Apply a function along one axis, or along all axes from it on, laid out as one."""
+    if not flattens:
+        return function(x, axis)
+    axis %= max(x.ndim, 1)
+    return function(x.flatten(axis), -1).reshape(x.shape)
 
 
 def softmax(x: Tensor, *, axis: int, flattens: bool, log: bool) -> Tensor:
@@ -111,10 +230,7 @@ def softmax(x: Tensor, *, axis: int, flattens: bool, log: bool) -> Tensor:
     from torch.nn import functional
 
     function = functional.log_softmax if log else functional.softmax
-    if not flattens:
-        return function(x, dim=axis)
-    axis %= max(x.ndim, 1)
-    return function(x.flatten(axis), dim=-1).reshape(x.shape)
+    return along(x, function, axis=axis, flattens=flattens)
 
 
 RULES: tuple[Rule, ...] = (

@@ -46,6 +46,10 @@ class Rule(ABC):
     op_types: ClassVar[tuple[str, ...]]
     domains: ClassVar[tuple[str, ...]] = ("",)
     """Where the operators are defined; "" is the ONNX standard."""
+    why: ClassVar[str] = ""
+    """What stands in the way, where everything is frozen on purpose; said in front of "of NODE"."""
+    repeats: ClassVar[bool] = True
+    """Whether equal inputs always give equal outputs."""
     held: ClassVar[tuple[int, ...]] = ()
     """Input slots that are never learned, such as statistics and bounds: buffers in the twin."""
 

@@ -150,7 +150,12 @@ class _Tap(nn.Module):
         self._projections = projections
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        """Return an alias of `x` of its own, broadcast with `others`, with a hook on it."""
+        """Return an alias of `x` of its own, broadcast with `others`, with a hook on it.
+
+        Whole numbers, as those of a quantised table, have no gradient.
+        """
+        if not x.is_floating_point():
+            return x
         if others:
             x = torch.broadcast_tensors(x, *others)[0]  # type: ignore[no-untyped-call]
         alias = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()

@@ -20,6 +20,7 @@ from helpers import (
     run_onnx,
     run_twin,
 )
+from ops.cases_frozen import WITHOUT_ROWS
 from torch.utils.flop_counter import FlopCounterMode
 
 from obc_onnx.axes import leaves
@@ -101,7 +102,8 @@ def test_predicted_cost_is_the_cost_of_the_pruned_model(case: Case) -> None:
 
 
 def test_every_operator_has_a_case() -> None:
-    assert {(case.domain, case.op_type) for case in CASES} == set(DEFAULT_RULES.operators)
+    found = {(case.domain, case.op_type) for case in CASES}
+    assert found == set(DEFAULT_RULES.operators) - WITHOUT_ROWS
 
 
 def test_names_are_unique_and_looser_tolerances_have_a_reason() -> None:

@@ -1,0 +1,270 @@
+"""Operators that pool regions of images, or filter them at computed places."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from obc_onnx.axes import product
+from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.ops.context import Tap
+from obc_onnx.ops.padding import explicit_pads
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.value import Value
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obc_onnx.node import Node
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.rule import Shape
+
+_PLANE = 4
+"""Rank of a batch of images."""
+_HALF_PIXEL_SINCE = 16
+"""Before, RoiAlign did not shift its regions by half a position."""
+
+
+class _Regions(FreeOfMacs):
+    """Pool regions of images; the second input has a row for each region."""
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Pass the channels through; the first axis is that of the regions."""
+        x, regions = context.value(0), context.value(1)
+        context.freeze((x.axes[0], *x.axes[2:], *regions.axes[1:]), "an axis with regions")
+        images = context.optional(2)
+        if images is not None:
+            context.unify(regions.axes[0], images.axes[0])
+        pooled = [context.written(size, "a pooled axis") for size in context.shape()[2:]]
+        return [Value((regions.axes[0], x.axes[1], *pooled))]
+
+
+class RoiAlign(_Regions):
+    """Average samples between the positions of regions; inputs X, rois and their images."""
+
+    op_types = ("RoiAlign",)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Sample and average.
+
+        Raises:
+            UnsupportedOperatorError: The node takes the largest of weighted neighbours.
+        """
+        node = context.node
+        if node.text("mode", "avg") != "avg":
+            raise UnsupportedOperatorError(f"{node.label}: the twin averages regions only")
+        usual = "half_pixel" if node.opset >= _HALF_PIXEL_SINCE else "output_half_pixel"
+        transform = node.text("coordinate_transformation_mode", usual)
+        constants = {
+            "size": (node.integer("output_height", 1), node.integer("output_width", 1)),
+            "n_samples": node.integer("sampling_ratio", 0),
+            "scale": node.number("spatial_scale", 1.0),
+            "half_pixel": transform == "half_pixel",
+        }
+        return Call(roi_align, constants, (0, 1, 2))
+
+
+class MaxRoiPool(_Regions):
+    """Take the largest value in each cell of a region; inputs X and rois."""
+
+    op_types = ("MaxRoiPool",)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Crop each region and pool it."""
+        node = context.node
+        constants = {
+            "size": node.integers("pooled_shape"),
+            "scale": node.number("spatial_scale", 1.0),
+        }
+        return Call(max_roi_pool, constants, (0, 1))
+
+
+class DeformConv(Rule):
+    """Convolution at computed positions; inputs X, W, offset, B and mask.
+
+    Channels are blocks x channels per block, as in Conv, and at the same time blocks that share
+    their offsets x channels.
+    """
+
+    op_types = ("DeformConv",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Tie channels as Conv does; freeze the blocks that share offsets, and all offsets."""
+        node, x, w = context.node, context.value(0), context.value(1)
+        out_channels, in_per_block = w.axes[:2]
+        n_blocks, n_sharing = node.integer("group", 1), node.integer("offset_group", 1)
+        block, written = context.factored(out_channels, n_blocks, out_channels.size // n_blocks)
+        context.unify(x.axes[1], product([block, in_per_block]))
+        context.spell("group", block, scalar=True)
+        sharing, _ = context.factored(x.axes[1], n_sharing, x.axes[1].size // n_sharing)
+        context.freeze([sharing], "channels that share offsets")
+        bias = context.optional(3)
+        if bias is not None:
+            context.unify(bias.axes[0], out_channels)
+        for computed in filter(None, (context.value(2), context.optional(4))):
+            context.unify(x.axes[0], computed.axes[0])
+            context.freeze(computed.axes[1:], "an offset")
+        tap = Tap("output", 0, 1)
+        context.writes(1, 0, tap=tap, mixes=[written], bias=None if bias is None else 3)
+        mixes = [in_per_block] if n_sharing == 1 else []
+        context.reads(1, 1, mixes=mixes, tap=Tap("input", 0, 1))
+        context.freeze((*x.axes[2:], *w.axes[2:]), "a spatial axis")
+        spatial = [context.fixed(size, "a spatial axis") for size in context.shape()[2:]]
+        return [Value((x.axes[0], out_channels, *spatial))]
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Sample each position of the kernel, then multiply.
+
+        Raises:
+            UnsupportedOperatorError: There are not two spatial axes.
+        """
+        node = context.node
+        if context.rank() != _PLANE:
+            raise UnsupportedOperatorError(f"{node.label}: the twin deforms images only")
+        constants = {
+            "strides": node.integers("strides") or (1, 1),
+            "pads": explicit_pads(node, 2)[:2],
+            "dilations": node.integers("dilations") or (1, 1),
+            "n_blocks": node.integer("group", 1),
+            "n_sharing": node.integer("offset_group", 1),
+        }
+        return Call(deform_conv, constants, context.given(0, 1, 2, 3, 4))
+
+    def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
+        """Every output element takes one product per element of its filter."""
+        return math.prod(outputs[0]) * math.prod(inputs[1][1:])
+
+
+def roi_align(
+    x: Tensor,
+    rois: Tensor,
+    images: Tensor,
+    *,
+    size: tuple[int, int],
+    n_samples: int,
+    scale: float,
+    half_pixel: bool,
+) -> Tensor:
+    """Compute RoiAlign with averages. Source: the ONNX operator page of RoiAlign.
+
+    Args:
+        x: Shape [n, channels, height, width].
+        rois: The corners of each region, x1, y1, x2, y2; shape [n_regions, 4].
+        images: Which image a region lies in, shape [n_regions].
+        size: Rows and columns of the result.
+        n_samples: In each direction of a cell; 0 for as many as a cell has positions.
+        scale: From the units of the corners to positions.
+        half_pixel: Whether corners count from the edge of a position and not from its centre.
+    """
+    import torch
+
+    corners = rois * scale - (0.5 if half_pixel else 0.0)
+    start = corners[:, :2].flip(1)
+    extent = corners[:, 2:].flip(1) - start
+    extent = extent if half_pixel else extent.clamp(min=1.0)
+    index = images.to(x.device).long()
+    if n_samples:
+        return _average_regions(x[index], start, extent, size, [n_samples, n_samples])
+    parts = [x.new_zeros(0, x.shape[1], *size)]
+    for i, image in enumerate(index.tolist()):
+        counts = [math.ceil(extent[i, side].item() / size[side]) for side in (0, 1)]
+        one = slice(i, i + 1)
+        parts.append(_average_regions(x[image, None], start[one], extent[one], size, counts))
+    return torch.cat(parts)
+
+
+def _average_regions(
+    x: Tensor, start: Tensor, extent: Tensor, size: tuple[int, int], counts: list[int]
+) -> Tensor:
+    """Average `counts` rows and columns of samples in each of `size` cells of a region.
+
+    Samples outside of the image by more than a position are zero.
+    """
+    import torch
+    from torch.nn import functional
+
+    if min(counts) < 1:
+        return x.new_zeros(x.shape[0], x.shape[1], *size)
+    grids, insides = [], []
+    for side in (0, 1):
+        n_places, length = size[side] * counts[side], x.shape[2 + side]
+        steps = (torch.arange(n_places, device=x.device, dtype=x.dtype) + 0.5) / n_places
+        place = start[:, side, None] + steps * extent[:, side, None]
+        insides.append((place >= -1) & (place <= length))
+        grids.append((2 * place.clamp(0, length - 1) + 1) / length - 1)
+    inside = insides[0][:, :, None] & insides[1][:, None, :]
+    rows, columns = grids[0][:, :, None], grids[1][:, None, :]
+    grid = torch.stack([columns.expand(inside.shape), rows.expand(inside.shape)], -1)
+    sampled = functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
+    return functional.avg_pool2d(sampled * inside[:, None], counts)
+
+
+def max_roi_pool(x: Tensor, rois: Tensor, *, size: tuple[int, int], scale: float) -> Tensor:
+    """Compute MaxRoiPool. Source: the ONNX operator page of MaxRoiPool.
+
+    Args:
+        x: Shape [n, channels, height, width].
+        rois: The image and the corners of each region, shape [n_regions, 5].
+        size: Rows and columns of the result.
+        scale: From the units of the corners to positions.
+    """
+    import torch
+    from torch.nn import functional
+
+    lowest = float("-inf")
+    parts = [x.new_zeros(0, x.shape[1], *size)]
+    corners = rois[:, 1:] * scale
+    corners = corners.sign() * (corners.abs() + 0.5).floor()  # halves go away from zero
+    regions = torch.cat([rois[:, :1], corners], 1).long().tolist()
+    for image, left, top, right, bottom in regions:
+        width, height = max(right - left + 1, 1), max(bottom - top + 1, 1)
+        sides = [-left, left + width - x.shape[3], -top, top + height - x.shape[2]]
+        region = functional.pad(x[image, None], sides, value=lowest)
+        pooled = functional.adaptive_max_pool2d(region, size)
+        parts.append(pooled.masked_fill(pooled == lowest, 0.0))
+    return torch.cat(parts)
+
+
+def deform_conv(
+    x: Tensor,
+    w: Tensor,
+    offset: Tensor,
+    b: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+    n_blocks: int,
+    n_sharing: int,
+) -> Tensor:
+    """Compute DeformConv over images. Source: the ONNX operator page of DeformConv.
+
+    `pads` are those at the beginning; how many positions there are is read off the offsets.
+    """
+    import torch
+    from torch.nn import functional
+
+    n, n_channels = x.shape[:2]
+    kernel, out = w.shape[2:], offset.shape[2:]
+    offset = offset.reshape(n * n_sharing, *kernel, 2, *out)
+    grids = []
+    for side in (1, 0):
+        view = [1] * 5
+        view[1 + side], view[3 + side] = kernel[side], out[side]
+        within = torch.arange(kernel[side], device=x.device)[:, None] * dilations[side]
+        starts = torch.arange(out[side], device=x.device) * strides[side] - pads[side]
+        place = (within + starts).reshape(view) + offset[:, :, :, side]
+        grids.append((2 * place + 1) / x.shape[2 + side] - 1)
+    grid = torch.stack(grids, -1).flatten(1, 3)
+    parts = x.reshape(n * n_sharing, -1, *x.shape[2:])
+    columns = functional.grid_sample(parts, grid, "bilinear", "zeros", align_corners=False)
+    columns = columns.reshape(n, n_sharing, -1, math.prod(kernel), math.prod(out))
+    if mask is not None:
+        columns = columns * mask.reshape(n, n_sharing, 1, *columns.shape[3:])
+    columns = columns.reshape(n, n_blocks, n_channels // n_blocks * math.prod(kernel), -1)
+    y = (w.reshape(n_blocks, w.shape[0] // n_blocks, -1) @ columns).reshape(n, -1, *out)
+    return y if b is None else y + b[:, None, None]
+
+
+RULES: tuple[Rule, ...] = (DeformConv(), MaxRoiPool(), RoiAlign())

@@ -1,0 +1,71 @@
+"""docs/operators.md is what its tool writes, and every operator of onnx is in a state on purpose."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.ops.frozen import Frozen
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+UNFINISHED: frozenset[tuple[str, str]] = frozenset({
+    ("", "Attention"),
+    ("", "CausalConvWithState"),
+    ("", "LinearAttention"),
+    ("", "RotaryEmbedding"),
+    ("", "SwiGLU"),
+    ("", "Swish"),
+    ("", "TensorScatter"),
+    ("ai.onnx.preview", "FlexAttention"),
+})  # fmt: skip
+"""Operators that may still be without a rule; empty once every family is there."""
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    path = ROOT / "tools" / "document_operators.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_tool_writes(tool: ModuleType) -> None:
+    written = tool.PAGE.read_text(encoding="utf-8").splitlines()
+    assert written == tool.page().splitlines(), "run `python tools/document_operators.py`"
+
+
+def test_every_operator_of_onnx_is_known_or_frozen_on_purpose(tool: ModuleType) -> None:
+    unknown = {key for key in tool.versions() if tool.rule_of(key) is None}
+    assert unknown <= UNFINISHED
+
+
+def test_every_reason_reads_as_a_part_of_a_sentence(tool: ModuleType) -> None:
+    rules = {tool.rule_of(key) for key in DEFAULT_RULES.operators}
+    reasons = [rule.why for rule in rules if isinstance(rule, Frozen)]
+    assert reasons
+    assert all(reason and reason[0].islower() and reason[-1].isalpha() for reason in reasons)
+
+
+def test_the_columns_tell_operators_apart(tool: ModuleType) -> None:
+    seen = tool.observe()
+    assert tool.cells(tool.rule_of(("", "Conv")), seen["", "Conv"]) == (
+        "couples", "yes", "yes", "yes",
+    )  # fmt: skip
+    assert tool.cells(tool.rule_of(("", "ReduceMean")), seen["", "ReduceMean"]) == (
+        "couples", "no: mean", "yes", "no",
+    )  # fmt: skip
+    assert tool.cells(tool.rule_of(("", "If")), seen["", "If"]) == (
+        "frozen on purpose: a subgraph", "-", "no", "no",
+    )  # fmt: skip
+    assert tool.cells(None, tool.Observed()) == ("unknown", "-", "-", "-")

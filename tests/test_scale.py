@@ -1,0 +1,64 @@
+"""The analysis takes milliseconds, and grows with the number of nodes and no faster."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnx
+import pytest
+from helpers import IR_VERSION, OPSET
+from onnx import TensorProto, helper, numpy_helper
+
+from obc_onnx.graph import Graph
+from obc_onnx.inference import find_coupling
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.shapes import infer_shapes, input_shapes
+
+WIDTH = 4
+
+
+def chain(n_nodes: int, *, residual: bool) -> Graph:
+    """Convolutions and activations one after the other, or in residual blocks of one stream."""
+    nodes, arrays, last = [], [], "x"
+    for i in range(n_nodes // (3 if residual else 2)):
+        weight = np.ones((WIDTH, WIDTH if i else 3, 1, 1), np.float32)
+        arrays.append(numpy_helper.from_array(weight, f"w{i}"))
+        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"]))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        if residual and i:
+            nodes.append(helper.make_node("Add", [f"r{i}", last], [f"a{i}"]))
+        last = nodes[-1].output[0]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width, 4, 4])
+        for name, width in (("x", 3), (last, WIDTH))
+    ]
+    graph = helper.make_graph(nodes, "chain", ports[:1], ports[1:], arrays)
+    opsets = [helper.make_opsetid("", OPSET)]
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    return Graph.from_model(model)
+
+
+def seconds(graph: Graph, repeats: int = 3) -> float:
+    """Return the least time that the coupling takes."""
+    shapes = infer_shapes(graph, input_shapes(graph))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        coupling = find_coupling(graph, shapes, DEFAULT_RULES)
+        times.append(time.perf_counter() - start)
+    assert len(coupling.axes) >= len(graph.nodes)
+    return min(times)
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["chain", "residual"])
+def test_six_thousand_nodes_take_less_than_half_a_second(*, residual: bool) -> None:
+    assert seconds(chain(6000, residual=residual)) < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("residual", [False, True], ids=["chain", "residual"])
+def test_the_cost_of_a_node_does_not_grow_with_the_graph(*, residual: bool) -> None:
+    """Twice is allowed for the memory that a large graph takes: caches and garbage collection."""
+    costs = [seconds(chain(n, residual=residual)) / n for n in (1000, 10_000, 50_000)]
+    assert max(costs) < 2 * costs[0], [f"{1e6 * cost:.0f} us a node" for cost in costs]

@@ -39,6 +39,13 @@ _RANDOM = frozenset({
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
     "RandomUniformLike",
 })  # fmt: skip
+_RECURRENT = {"LSTM": 2, "GRU": 1, "RNN": 1}
+"""How many initial states recurrent layers take, from the sixth input on."""
+_FIRST_STATE = 5
+_REARRANGING = frozenset({
+    "Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose",
+    "Unsqueeze",
+})  # fmt: skip
 _MOST_GROWTH = 2
 """Weights that are folded may not take more than this many times the space of their sources."""
 
@@ -92,11 +99,56 @@ def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
         if any(tensor.name in folded for tensor in node.outputs):
             replace(surgeon, node, *(values.get(tensor.name) for tensor in node.outputs))
     for node in reversed(makers):  # what only served the others
-        idle = node.outputs and not any(tensor.outputs for tensor in node.outputs)
-        if idle and outputs.isdisjoint(tensor.name for tensor in node.outputs):
-            node.inputs.clear()
-            node.outputs.clear()
-            surgeon.nodes.remove(node)
+        for tensor in list(node.outputs):
+            _drop_idle(surgeon, tensor, outputs)
+
+
+def drop_zero_states(surgeon: gs.Graph, overridable: Collection[str]) -> None:
+    """Leave out the initial states of recurrent layers that are zeros, as the operators take then.
+
+    One tensor of zeros for all layers, as exporters make it, would tie their units together.
+
+    Args:
+        surgeon: The graph; it is changed in place.
+        overridable: Initializers that a caller may set, which may become something else.
+    """
+    outputs = {tensor.name for tensor in surgeon.outputs}
+    for node in list(surgeon.nodes):
+        if node.op not in _RECURRENT or domain_of(node.domain):
+            continue
+        for slot in range(_FIRST_STATE, min(len(node.inputs), _FIRST_STATE + _RECURRENT[node.op])):
+            state = node.inputs[slot]
+            if state.name and _is_zero(state, overridable):
+                node.inputs[slot] = gs.Variable.empty()
+                _drop_idle(surgeon, state, outputs)
+
+
+def _is_zero(tensor: gs.Tensor, overridable: Collection[str]) -> bool:
+    """Say whether a value holds zeros, whatever its shape turns out to be."""
+    if isinstance(tensor, gs.Constant):
+        return tensor.name not in overridable and not np.any(tensor.values)
+    if len(tensor.inputs) != 1 or domain_of(tensor.inputs[0].domain):
+        return False
+    node = tensor.inputs[0]
+    if node.op == "ConstantOfShape":
+        value = node.attrs.get("value")
+        return value is None or not np.any(value.values)
+    if node.op == "Concat":
+        return all(_is_zero(part, overridable) for part in node.inputs)
+    return node.op in _REARRANGING and _is_zero(node.inputs[0], overridable)
+
+
+def _drop_idle(surgeon: gs.Graph, tensor: gs.Tensor, outputs: Collection[str]) -> None:
+    """Remove the nodes that only served a value which nothing uses any more."""
+    released = [tensor]
+    while released:
+        for node in list(released.pop().inputs):
+            idle = not any(output.outputs or output.name in outputs for output in node.outputs)
+            if idle:
+                released.extend(node.inputs)
+                node.inputs.clear()
+                node.outputs.clear()
+                surgeon.nodes.remove(node)
 
 
 def replace(surgeon: gs.Graph, node: gs.Node, *arrays: NDArray[Any] | None) -> None:

@@ -232,6 +232,33 @@ def test_constants_behind_a_convolution_are_cut_with_it(shape: str) -> None:
     assert sizes(check(build(text))) == {"a:0": 5}
 
 
+STATES = (
+    "net (float[S,N,3] x) => (float[S,N,4] y) <float[1,16,3] w1, float[1,16,4] r1,"
+    " float[1,16,4] w2, float[1,16,4] r2, float[4,4] c, float zero = {0}, int64 at = {1},"
+    " int64[1] one = {1}, int64[1] four = {4}, int64[1] lead = {0}>"
+    "{ s = Shape(x) n0 = Gather(s, at) n = Unsqueeze(n0, lead) to = Concat<axis=0>(one, n, four)"
+    "  h = Expand(STATE, to) p, p1, p2 = LSTM<hidden_size=4>(x, w1, r1, , , h, h)"
+    "  q = Squeeze(p, one) t, t1, t2 = LSTM<hidden_size=4>(q, w2, r2, , , h, h)"
+    "  u = Squeeze(t, one) y = MatMul(u, c) }"
+)
+
+
+def test_one_state_of_zeros_does_not_tie_all_recurrent_layers() -> None:
+    coupling = analyse(build(STATES.replace("STATE", "zero")), shapes={"x": (5, 2, 3)}).coupling
+    assert sizes(coupling) == {"w1:1.1": 4, "w2:1.1": 4}
+    assert {node.op_type for node in coupling.graph.nodes} == {"LSTM", "Squeeze", "MatMul"}
+    keep = {group.dim: np.arange(4) < 2 + i for i, group in enumerate(coupling.groups)}
+    feed = {"x": np.random.default_rng(0).standard_normal((7, 3, 3)).astype(np.float32)}
+    pruned = assert_pruned_equals_masked(coupling, keep, feed)
+    assert [n.integer("hidden_size", 0) for n in pruned.nodes if n.op_type == "LSTM"] == [2, 3]
+
+
+def test_one_state_that_is_not_zeros_ties_them() -> None:
+    text = STATES.replace("STATE", "k").replace("float zero = {0}", "float[1,1,4] k")
+    coupling = analyse(build(text), shapes={"x": (5, 2, 3)}).coupling
+    assert sizes(coupling) == {"w1:1.1": 4}
+
+
 def test_two_hundred_identities_in_a_row() -> None:
     nodes = "q1 = Identity(q) " + " ".join(f"q{i + 1} = Identity(q{i})" for i in range(1, 200))
     text = (

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 from obc_onnx.ops import DEFAULT_RULES
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-UNFINISHED: frozenset[tuple[str, str]] = frozenset({
-    ("", "Attention"),
-    ("", "CausalConvWithState"),
-    ("", "LinearAttention"),
-    ("", "RotaryEmbedding"),
-    ("", "SwiGLU"),
-    ("", "Swish"),
-    ("", "TensorScatter"),
-    ("ai.onnx.preview", "FlexAttention"),
-})  # fmt: skip
-"""Operators that may still be without a rule; empty once every family is there."""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +32,13 @@ def tool() -> ModuleType:
 
 def test_the_page_is_what_the_tool_writes(tool: ModuleType) -> None:
     written = tool.PAGE.read_text(encoding="utf-8").splitlines()
+    if not any(f"onnx {onnx.__version__} " in line for line in written):
+        pytest.skip("the page was written from another version of onnx, which lists other opsets")
     assert written == tool.page().splitlines(), "run `python tools/document_operators.py`"
 
 
 def test_every_operator_of_onnx_is_known_or_frozen_on_purpose(tool: ModuleType) -> None:
-    unknown = {key for key in tool.versions() if tool.rule_of(key) is None}
-    assert unknown <= UNFINISHED
+    assert not {key for key in tool.versions() if tool.rule_of(key) is None}
 
 
 def test_every_reason_reads_as_a_part_of_a_sentence(tool: ModuleType) -> None:

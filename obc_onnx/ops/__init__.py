@@ -3,6 +3,7 @@
 from obc_onnx.ops import (
     activation,
     attention,
+    contrib_attention,
     conv,
     einsum,
     elementwise,
@@ -10,6 +11,7 @@ from obc_onnx.ops import (
     fused,
     fused_norm,
     gather,
+    grouped_attention,
     join,
     layer_norm,
     layout,
@@ -27,12 +29,14 @@ from obc_onnx.ops import (
     reduce,
     regions,
     resize,
+    rotary,
     scatter,
     select,
     shape,
     signal,
     slicing,
     spatial,
+    stateful,
 )
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule, RuleSet
 
@@ -40,6 +44,7 @@ DEFAULT_RULES = RuleSet(
     (
         *activation.RULES,
         *attention.RULES,
+        *contrib_attention.RULES,
         *conv.RULES,
         *einsum.RULES,
         *elementwise.RULES,
@@ -47,6 +52,7 @@ DEFAULT_RULES = RuleSet(
         *fused.RULES,
         *fused_norm.RULES,
         *gather.RULES,
+        *grouped_attention.RULES,
         *join.RULES,
         *layer_norm.RULES,
         *layout.RULES,
@@ -64,12 +70,14 @@ DEFAULT_RULES = RuleSet(
         *reduce.RULES,
         *regions.RULES,
         *resize.RULES,
+        *rotary.RULES,
         *scatter.RULES,
         *select.RULES,
         *shape.RULES,
         *signal.RULES,
         *slicing.RULES,
         *spatial.RULES,
+        *stateful.RULES,
     )
 )
 

@@ -28,6 +28,7 @@ class ParametricUnary(PositionByPosition):
             {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
         ),
         "Shrink": ("shrink", {"lambd": 0.5, "bias": 0.0}),
+        "Swish": ("swish", {"alpha": 1.0}),
         "ThresholdedRelu": ("thresholded_relu", {"alpha": 1.0}),
     }
     op_types = tuple(_table)
@@ -39,16 +40,49 @@ class ParametricUnary(PositionByPosition):
         return Call(globals()[name], constants)
 
 
+class ContribUnary(ParametricUnary):
+    """Functions of ONNX Runtime."""
+
+    domains = ("com.microsoft",)
+    _table: ClassVar[dict[str, tuple[str, dict[str, float]]]] = {
+        "QuickGelu": ("swish", {"alpha": 1.702}),
+    }
+    op_types = tuple(_table)
+
+
 class Gelu(PositionByPosition):
     """Gaussian error linear unit, exact or by tanh."""
 
     op_types = ("Gelu",)
+    domains = ("", "com.microsoft")
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's gelu."""
         from torch.nn import functional
 
         return Call(functional.gelu, {"approximate": context.node.text("approximate", "none")})
+
+
+class SwiGLU(PositionByPosition):
+    """Swish of a gate, times a second tensor."""
+
+    op_types = ("SwiGLU",)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Multiply Swish of the first input by the second."""
+        return Call(swiglu, {"alpha": context.node.number("alpha", 1.0)}, (0, 1))
+
+
+class BiasedGelu(PositionByPosition):
+    """Gelu behind a bias: exact, or by tanh with a bias that may be left out."""
+
+    op_types = ("BiasGelu", "FastGelu")
+    domains = ("com.microsoft",)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Add, and run torch's gelu."""
+        approximate = "tanh" if context.node.op_type == "FastGelu" else "none"
+        return Call(biased_gelu, {"approximate": approximate}, context.given(0, 1))
 
 
 class PRelu(PositionByPosition):
@@ -152,6 +186,23 @@ def thresholded_relu(x: Tensor, *, alpha: float) -> Tensor:
     return x * (x > alpha)
 
 
+def swish(x: Tensor, *, alpha: float) -> Tensor:
+    """Compute Swish: x times the sigmoid of alpha x."""
+    return x * (alpha * x).sigmoid()
+
+
+def swiglu(gate: Tensor, x: Tensor, *, alpha: float) -> Tensor:
+    """Compute SwiGLU."""
+    return swish(gate, alpha=alpha) * x
+
+
+def biased_gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str) -> Tensor:
+    """Compute Gelu of x + bias."""
+    from torch.nn import functional
+
+    return functional.gelu(x if bias is None else x + bias, approximate=approximate)
+
+
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
     """Compute PRelu. torch's own takes one slope per channel only; ONNX broadcasts."""
     return x.clamp(min=0) + slope * x.clamp(max=0)
@@ -174,9 +225,12 @@ def dropout(x: Tensor, *, ratio: float, n_outputs: int, training: bool) -> Any:
 
 
 RULES: tuple[Rule, ...] = (
+    BiasedGelu(),
     Clip(),
+    ContribUnary(),
     Dropout(),
     Gelu(),
     PRelu(),
     ParametricUnary(),
+    SwiGLU(),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.axes import concat, product
 from obc_onnx.errors import UnsupportedOperatorError
@@ -43,6 +43,8 @@ class ContribAttention(Rule):
 
     op_types = ("Attention",)
     domains = ("com.microsoft",)
+    names_sizes: ClassVar[bool] = True
+    """Whether queries and keys may have another width than values."""
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Cut the projected axis into queries, keys and values, each of heads x width."""
@@ -50,7 +52,8 @@ class ContribAttention(Rule):
             return OTHER_FORM.couple(context)
         x, weights, past = context.value(0), context.value(1), context.optional(4)
         heads = self._heads(context, weights)
-        if past is not None or len(context.node.outputs) > 1:  # one cache for keys and values
+        has_cache = past is not None or len(context.node.outputs) > 1
+        if has_cache or not self.names_sizes:  # keys and values share a cache
             context.unify(heads.width, heads.value_width)
         self._couple_projection(context, x, weights, heads)
         batch, positions, _ = x.axes
@@ -64,7 +67,9 @@ class ContribAttention(Rule):
         _couple_scores(context, 3, 5, (batch, heads.queries, positions, total))
         pin_scale(context, heads.width)
         context.spell("num_heads", heads.queries, scalar=True)
-        context.spell("qkv_hidden_sizes", *_parts(heads), because=(heads.width, heads.value_width))
+        if self.names_sizes:
+            widths = (heads.width, heads.value_width)
+            context.spell("qkv_hidden_sizes", *_parts(heads), because=widths)
         pair = context.fixed(2, "keys and values")
         outputs = [
             Value((batch, positions, product([heads.queries, heads.value_width]))),

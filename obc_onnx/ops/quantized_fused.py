@@ -6,67 +6,25 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes import product
-from obc_onnx.ops.context import Tap
-from obc_onnx.ops.counterpart import WithoutTwin
+from obc_onnx.ops.contrib_attention import ContribAttention
 from obc_onnx.ops.frozen import Frozen
 from obc_onnx.ops.quantized_linear import QuantizedProduct, Slots
-from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from obc_onnx.node import Node
     from obc_onnx.ops.context import CoupleContext
     from obc_onnx.ops.rule import Rule, Shape
+    from obc_onnx.ops.value import Value
 
-_X, _W, _BIAS, _MASK, _PAST = range(5)
+_X, _W = 0, 1
 _W_SCALE, _W_ZERO = 4, 7
 
 
-class _SelfAttention(WithoutTwin):
-    """Attention of positions to each other; inputs x, the weights of queries, keys and values.
-
-    A bias, a mask and the keys and values of earlier positions may follow.
-    """
+class _SelfAttention(ContribAttention):
+    """Attention whose queries, keys and values are of one width."""
 
     op_types = ()
-
-    def couple(self, context: CoupleContext) -> list[Value]:
-        """Let heads go; their width is what scores are summed over, which nothing can mask."""
-        x, w = context.value(_X), context.value(_W)
-        n_heads = context.node.integer("num_heads", 1)
-        width = w.axes[1].size // (3 * n_heads)
-        parts, heads, inner = context.factored(w.axes[1], 3, n_heads, width)
-        context.unify(x.axes[2], w.axes[0])
-        context.unify(context.value(_BIAS).axes[0], w.axes[1])
-        context.freeze([parts], "queries, keys and values")
-        context.freeze([inner], "the width that scores are summed over")
-        context.freeze([x.axes[1]], "positions that see each other")
-        context.spell("num_heads", heads, scalar=True)
-        mask, past = context.optional(_MASK), context.optional(_PAST)
-        if mask is not None:
-            context.freeze(mask.axes, "a mask")
-        outputs = [Value((*x.axes[:2], product([heads, inner])))]
-        if past is not None:
-            context.freeze([past.axes[0], past.axes[3]], "earlier positions")
-            for own, axis in zip(
-                past.axes[1:], (x.axes[0], heads, past.axes[3], inner), strict=True
-            ):
-                context.unify(own, axis)
-        if len(context.node.outputs) > 1:
-            two, _, _, n_positions, _ = context.shape(1)
-            kept = context.fixed(two, "keys and values")
-            positions = context.fixed(n_positions, "positions")
-            outputs.append(Value((kept, x.axes[0], heads, positions, inner)))
-        context.reads(_W, 0, mixes=[w.axes[0]], tap=Tap("input", _X, 2))
-        context.writes(_W, 1, tap=None, bias=_BIAS)
-        return outputs
-
-    def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
-        """Project every position; multiply it with all, for scores and for what they weigh."""
-        batch, n_positions, _ = inputs[_X]
-        past = inputs[_PAST][3] if inputs[_PAST] else 0
-        projected = batch * n_positions * math.prod(inputs[_W])
-        return projected + 2 * math.prod(outputs[0]) * (n_positions + past)
+    names_sizes = False
 
 
 class QAttention(QuantizedProduct):

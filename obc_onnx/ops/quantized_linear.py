@@ -118,8 +118,10 @@ class QuantizedProduct(WithoutTwin):
             role = replace(role, bias=slot) if lies else replace(role, tap=None)
         context.roles.append(role)
 
-    def _zero(self, factor: int) -> int | None:
-        return self.slots.zeros[self.slots.factors.index(factor)]
+    def _zero(self, slot: int) -> int | None:
+        """Return where the zero point of an operand is; what is not contracted has none."""
+        slots = self.slots
+        return dict(zip(slots.factors, slots.zeros, strict=True)).get(slot)
 
     def _masks(self, context: CoupleContext, factor: int) -> bool:
         """Say whether zeros in place of some of a factor are what removal leaves of it."""

@@ -42,6 +42,7 @@ ATTENTION = (
         "zero",
         "Q, W, b, xs, S, , xz, Z",
         {"S": scales(COLUMNS), "Z": drawn((COLUMNS,))},
+        prunes=False,
     ),
     attention("present", "Q, W, b, xs, ws, , xz, wz", outputs="Y, present"),
     attention(

@@ -23,7 +23,6 @@ _W_SCALE, _W_ZERO = 4, 7
 class _SelfAttention(ContribAttention):
     """Attention whose queries, keys and values are of one width."""
 
-    op_types = ()
     names_sizes = False
 
 

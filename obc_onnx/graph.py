@@ -141,6 +141,16 @@ class Graph:
                     uses.setdefault(name, []).append((node, slot))
         return uses
 
+    def is_shared(self, name: str) -> bool:
+        """Say whether a value has more uses than one: by subgraphs and as an output included."""
+        return name in self._held or len(self.consumers.get(name, ())) > 1
+
+    @cached_property
+    def _held(self) -> set[str]:
+        """Values that have a use beside nodes of this graph."""
+        captured = {name for node in self.nodes for name in node.captures}
+        return captured | {port.name for port in self.outputs}
+
     @property
     def params(self) -> int:
         """Elements of the initializers that hold weights."""
@@ -170,6 +180,7 @@ class Graph:
         initializers: Mapping[str, NDArray[Any]] | None = None,
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
         rewired: Mapping[tuple[str, int], str] | None = None,
+        copied: Mapping[str, tuple[str, Mapping[int, str]]] | None = None,
         dispensable: Container[str] = (),
     ) -> Graph:
         """Return a changed copy.
@@ -177,8 +188,10 @@ class Graph:
         Args:
             initializers: New arrays by name; a name that is not there yet is added.
             attributes: New attribute values by `Node.key`; None takes an attribute away.
-            rewired: The initializer that input slot (`Node.key`, slot) is to use; the slot may be
-                one that the node leaves out.
+            rewired: The initializer, or the value of a copied node, that input slot (`Node.key`,
+                slot) is to use; the slot may be one that the node leaves out.
+            copied: For the value that the copy of a node with one output is to compute, the
+                original (`Node.key`) and what its input slots use instead.
             dispensable: Values whose nodes go when that leaves them without a use.
         Raises:
             InvariantError: A new name is that of a value which is no initializer.
@@ -195,9 +208,14 @@ class Graph:
         nodes = {
             next(output.name for output in node.outputs if output.name): node for node in copy.nodes
         }
+        for name, (key, _) in (copied or {}).items():
+            tensors[name] = _add_copy(copy, nodes[key], name)
         for key, changes in (attributes or {}).items():
             merged = {**nodes[key].attrs, **changes}
             nodes[key].attrs = {name: value for name, value in merged.items() if value is not None}
+        for name, (_, inputs) in (copied or {}).items():
+            for slot, used in inputs.items():
+                tensors[name].inputs[0].inputs[slot] = tensors[used]
         released = []
         for (key, slot), name in (rewired or {}).items():
             inputs = nodes[key].inputs
@@ -211,14 +229,13 @@ class Graph:
     def _drop_unused(
         self, copy: gs.Graph, released: list[gs.Tensor], dispensable: Container[str]
     ) -> None:
-        used = {tensor.name for tensor in copy.outputs}
-        used.update(name for node in self.nodes for name in node.captures)
         while released:
             tensor = released.pop()
             for node in list(tensor.inputs):
                 outputs = [output for output in node.outputs if output.name]
                 if all(
-                    o.name in dispensable and not o.outputs and o.name not in used for o in outputs
+                    o.name in dispensable and not o.outputs and o.name not in self._held
+                    for o in outputs
                 ):
                     released.extend(node.inputs)
                     node.inputs.clear()
@@ -265,6 +282,14 @@ class Graph:
         data = f"{path.name}.data"
         with replacing(path, *([path.parent / data] if external else [])) as temporary:
             onnx.save(model, temporary, save_as_external_data=external, location=data)
+
+
+def _add_copy(surgeon: gs.Graph, node: gs.Node, name: str) -> gs.Variable:
+    """Put a copy of a node with one output behind it; return the value that it computes."""
+    result = gs.Variable(name, dtype=node.outputs[0].dtype)
+    twin = gs.Node(node.op, name, dict(node.attrs), list(node.inputs), [result], node.domain)
+    surgeon.nodes.insert(surgeon.nodes.index(node) + 1, twin)
+    return result
 
 
 def _external_bytes(path: Path) -> int:

@@ -49,6 +49,8 @@ class Patch:
         because: As in `Spelling`.
         scalar: Whether an attribute is one number and not a list.
         drops: Attributes that must not stand beside what is written.
+        route: Input slots (`Node.key`, slot) that the numbers pass on their way from this place to
+            the node that spells them, nearest to that node first; empty where this is the node.
     """
 
     key: str
@@ -59,6 +61,7 @@ class Patch:
     because: tuple[Expr, ...] = ()
     scalar: bool = False
     drops: tuple[str, ...] = ()
+    route: tuple[tuple[str, int], ...] = ()
 
     def new_numbers(self, keep: Keep) -> list[int | float] | None:
         """Return what has to be written, None where everything is still right."""
@@ -93,7 +96,6 @@ def find_patches(
 class _Finder:
     def __init__(self, system: AxisSystem, graph: Graph, values: Mapping[str, Value]) -> None:
         self.system, self.graph, self.values = system, graph, values
-        self.returned = {port.name for port in graph.outputs}
 
     def patches(self, spelling: Spelling) -> list[Patch]:
         numbers = self._numbers(spelling)
@@ -161,7 +163,7 @@ class _Finder:
         """
         written = self._written(patch)
         if written is None and isinstance(patch.place, int):
-            found = self._further_up(patch, spelling.node.inputs[patch.place])
+            found = self._further_up(patch, patch.place, spelling.node)
             if found is not None:
                 return found
             written = self._written(patch, spelling.copied, infers=spelling.infers)
@@ -189,18 +191,20 @@ class _Finder:
                 return None
         return tuple(written)
 
-    def _further_up(self, patch: Patch, name: str) -> list[Patch] | None:
-        """Look for places that only serve this one, where its numbers can be written."""
-        node = self.graph.producers.get(name)
-        if node is None or node.domain or name in self.returned:
+    def _further_up(self, patch: Patch, slot: int, spelling: Node) -> list[Patch] | None:
+        """Look for places where the numbers that reach an input slot can be written.
+
+        Who else uses what lies between keeps the numbers that are there: surgery copies the nodes.
+        """
+        node = self.graph.producers.get(spelling.inputs[slot])
+        if node is None or node.domain:
             return None
-        if len(self.graph.consumers[name]) != 1:
-            return None
+        above = replace(patch, route=(*patch.route, (spelling.key, slot)))
         if node.op_type == "Concat":
-            return self._pieces(node, range(len(node.inputs)), patch)
+            return self._pieces(node, range(len(node.inputs)), above)
         if node.op_type in _SAME_ORDER:
-            return self._pieces(node, range(1), patch)
-        return self._factor(node, patch) if node.op_type in {"Mul", "Div"} else None
+            return self._pieces(node, range(1), above)
+        return self._factor(node, above) if node.op_type in {"Mul", "Div"} else None
 
     def _pieces(self, node: Node, slots: range, patch: Patch) -> list[Patch] | None:
         """Write what comes together in a node, each at the slot that it comes from."""
@@ -213,18 +217,25 @@ class _Finder:
             start += numbers.size
             own, wanted = (patch.numbers or ())[span], patch.wanted[span]
             if any(self._needs(n, w) for n, w in zip(own, wanted, strict=True)):
-                pieces = self._at_slot(Patch(node.key, slot, own, wanted, wanted))
+                pieces = self._at_slot(node, slot, patch, own, wanted)
                 if pieces is None:
                     return None
                 found += pieces
         return found
 
-    def _at_slot(self, patch: Patch) -> list[Patch] | None:
+    def _at_slot(
+        self,
+        node: Node,
+        slot: int,
+        below: Patch,
+        numbers: tuple[Any, ...],
+        wanted: tuple[Wanted, ...],
+    ) -> list[Patch] | None:
+        patch = Patch(node.key, slot, numbers, wanted, wanted, route=below.route)
         written = self._written(patch)
         if written is not None:
             return [replace(patch, written=written)]
-        name = self.graph.producers[patch.key].inputs[int(patch.place)]
-        return self._further_up(patch, name)
+        return self._further_up(patch, slot, node)
 
     def _factor(self, node: Node, patch: Patch) -> list[Patch] | None:
         """Write a factor that is known in front of one that runs with the model, as `batch * 12`.
@@ -245,7 +256,7 @@ class _Finder:
             found = polynomial(due, self._polynomial)
             if found is not None and not self._runs(found):
                 number = with_axes(own.item(), self.system.resolve)
-                return self._at_slot(Patch(node.key, slot, (number,), (due,), (due,)))
+                return self._at_slot(node, slot, patch, (number,), (due,))
         return None
 
     def _runs(self, found: dict[Any, int]) -> bool:

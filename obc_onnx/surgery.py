@@ -1,17 +1,16 @@
 """Write the graph without the removed units, and its masked twin for the oracle.
 
-Both follow from the coupling alone. No operator is named here: numbers that a node spells out are
-written anew as the coupling's patches say.
+Both follow from the coupling alone. No operator is named here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obc_onnx.axes import leaves, mask
+from obc_onnx.respelling import respell
 from obc_onnx.shapes import infer_types
 
 if TYPE_CHECKING:
@@ -19,15 +18,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
-
-
-@dataclass
-class _Edit:
-    """Changes under construction, as `Graph.edit` takes them."""
-
-    arrays: dict[str, NDArray[Any]]
-    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rewired: dict[tuple[str, int], str] = field(default_factory=dict)
 
 
 def remove_units(coupling: Coupling, keep: Keep) -> Graph:
@@ -40,55 +30,8 @@ def remove_units(coupling: Coupling, keep: Keep) -> Graph:
         A new graph; the original is left as it is. With nothing to remove, an equal one.
     """
     graph = coupling.graph
-    edit = _Edit(slice_initializers(graph.initializers, coupling.kept_positions(keep)))
-    for patch in coupling.patches:
-        numbers = patch.new_numbers(keep)
-        if numbers is None:
-            continue
-        if isinstance(patch.place, str):
-            changed = numbers[0] if patch.scalar else numbers
-            edit.attributes.setdefault(patch.key, {})[patch.place] = changed
-        else:
-            _write(coupling, edit, patch.key, patch.place, numbers)
-        for name in patch.drops:
-            edit.attributes.setdefault(patch.key, {})[name] = None
-    for renumbering in coupling.renumberings:
-        kept = mask(renumbering.source, keep)
-        if not kept.all():
-            after = np.cumsum(kept) - 1
-            picked = np.asarray(renumbering.picked, np.int64)
-            numbers = after[picked[kept[picked]]].tolist()
-            _write(coupling, edit, renumbering.node.key, renumbering.slot, numbers, resized=True)
-    shape_arithmetic = {n for n, value in coupling.values.items() if value.numbers is not None}
-    return graph.edit(edit.arrays, edit.attributes, edit.rewired, shape_arithmetic)
-
-
-def _write(
-    coupling: Coupling,
-    edit: _Edit,
-    key: str,
-    slot: int,
-    numbers: list[Any],
-    *,
-    resized: bool = False,
-) -> None:
-    """Give an input slot other numbers; who else uses what is there keeps it."""
-    graph = coupling.graph
-    node = graph.producers[key]
-    name = node.inputs[slot] if node.has_input(slot) else ""
-    old = graph.initializers.get(name)
-    if old is not None:
-        array = np.asarray(numbers, old.dtype)
-        new = array if resized else array.reshape(old.shape)
-    elif name:
-        kind = infer_types(graph, [name])[name]
-        new = np.asarray(numbers, kind).reshape(coupling.values[name].shape)
-    else:
-        new = np.asarray(numbers, np.int64)
-    if old is None or _is_shared(graph, name):
-        name = graph.fresh_name(f"{name or 'sizes'}.{key}", edit.arrays)
-        edit.rewired[key, slot] = name
-    edit.arrays[name] = new
+    sliced = slice_initializers(graph.initializers, coupling.kept_positions(keep))
+    return respell(coupling, keep, sliced)
 
 
 def slice_initializers(
@@ -147,10 +90,3 @@ def mask_reads(coupling: Coupling, keep: Keep) -> Graph:
         operand = allowed.astype(types[names[key, slot]])
         masked_graph = masked_graph.insert_before(key, slot, "Mul", operand)
     return masked_graph
-
-
-def _is_shared(graph: Graph, name: str) -> bool:
-    """Say whether an initializer has more uses than one, those in subgraphs included."""
-    captured = any(name in node.captures for node in graph.nodes)
-    returned = any(name == port.name for port in graph.outputs)
-    return captured or returned or len(graph.consumers[name]) > 1

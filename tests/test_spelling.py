@@ -205,6 +205,43 @@ def test_the_shape_of_an_expand_is_written_where_it_is_put_together() -> None:
     assert {"Shape", "Gather", "Concat", "Expand"} <= set(node_types(pruned))
 
 
+SHARED = (
+    f"net {IMAGE} <float[5,3,1,1] a, float[5,3,1,1] c, float[1,5,1,1] k, float[1,5,1,1] l,"
+    " float[4,10,1,1] b, int64[1] zero = {0}, int64[1] five = {5}, int64[2] rest = {1,1}>"
+    "{ p = Conv(x, a) o = Conv(x, c) s = Shape(p) n = Gather(s, zero)"
+    "  m = Concat<axis=0>(n, five) to = Concat<axis=0>(m, rest) TO"
+    "  e = Expand(k, to) q = Mul(p, e) f = Expand(l, to) r = Mul(o, f) USE"
+    "  j = Concat<axis=1>(q, r) y = Conv(j, b) }"
+)
+
+
+@pytest.mark.parametrize(("second", "targets"), [([1, 1, 1, 1, 0], 2), ([1, 0, 1, 1, 0], 4)])
+def test_a_shape_that_several_nodes_use_is_written_for_each(
+    second: list[int], targets: int
+) -> None:
+    """Users that need the same numbers keep one shape, which leads through two nodes here."""
+    coupling = coupling_of(SHARED.replace("TO", "").replace("USE", ""))
+    assert sizes(coupling) == {"a:0": 5, "c:0": 5}
+    pruned = cut(coupling, {"a:0": [1, 1, 1, 1, 0], "c:0": second})
+    assert node_types(pruned).count("Concat") == targets + 1
+    pruned = cut(coupling, {"a:0": [1, 1, 1, 1, 0], "c:0": [1, 1, 1, 0, 0]})
+    assert node_types(pruned).count("Concat") == 4 + 1
+
+
+def test_a_shape_that_is_used_otherwise_stays_for_that_use() -> None:
+    """A graph output and the body of an If, which captures it, still read the old numbers."""
+    text = SHARED.replace("TO", "flag = Cast<to=9>(zero)").replace(
+        "USE",
+        "t = If(flag) <then_branch = yes () => (int64[1] z) { z = ReduceSum(m) },"
+        " else_branch = no () => (int64[1] z) { z = ReduceMax(zero) }>",
+    )
+    text = text.replace("(float[N,4,H,W] y)", "(float[N,4,H,W] y, int64[4] to)")
+    coupling = coupling_of(text)
+    assert sizes(coupling) == {"a:0": 5, "c:0": 5}
+    pruned = cut(coupling)
+    assert node_types(pruned).count("Concat") == 4 + 1
+
+
 SEARCH = (
     f"net {IMAGE} <float[5,3,1,1] a, float[1,5,1,1] k, float[4,5,1,1] b, int64[1] zero = {{0}},"
     " int64[3] rest = {-1,1,-1}, int64 minus = {-1}>"

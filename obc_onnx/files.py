@@ -1,12 +1,15 @@
-"""Write files so that a failure leaves the old ones as they were."""
+"""Write files so that a failure leaves the old ones as they were; measure and hash them."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import onnx
 
 from obc_onnx.errors import ModelError
 
@@ -50,3 +53,24 @@ def check_writable(path: Path) -> None:
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' does not exist")
     if not os.access(path.parent, os.W_OK):
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' is read-only")
+
+
+def external_bytes(path: Path) -> int:
+    """Return the size of the files that hold a model's external data."""
+    model = onnx.load(path, load_external_data=False)
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sum((path.parent / name).stat().st_size for name in names)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from obc_onnx.canonical import canonical, export
 from obc_onnx.errors import InvariantError, ModelError
-from obc_onnx.files import replacing
+from obc_onnx.files import external_bytes, file_sha256, replacing
 from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class Graph:
             raise ModelError(
                 f"'{path}' cannot be read as an ONNX model: {_sentence(error)}"
             ) from error
-        graph = cls.from_model(model, _file_sha256(path))
-        graph.file_bytes = path.stat().st_size + _external_bytes(path)
+        graph = cls.from_model(model, file_sha256(path))
+        graph.file_bytes = path.stat().st_size + external_bytes(path)
         return graph
 
     @classmethod
@@ -292,27 +292,7 @@ def _add_copy(surgeon: gs.Graph, node: gs.Node, name: str) -> gs.Variable:
     return result
 
 
-def _external_bytes(path: Path) -> int:
-    """Return the size of the files that hold a model's external data."""
-    model = onnx.load(path, load_external_data=False)
-    names = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return sum((path.parent / name).stat().st_size for name in names)
-
-
 def _sentence(error: BaseException) -> str:
     """Join a message of several lines, which the checker and protobuf write."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines) or type(error).__name__
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

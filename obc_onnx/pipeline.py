@@ -12,6 +12,7 @@ from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
 from obc_onnx.defaults import TARGET_MACS
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
+from obc_onnx.feeds import random_feed
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.planning import Budget, make_plan
@@ -40,7 +41,6 @@ from obc_onnx.verify import (
     check_weights,
     compare,
     digest_of,
-    random_feed,
     require,
     verification_feed,
     why_no_twin,

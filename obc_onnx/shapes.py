@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from obc_onnx.errors import ModelError, RequestError, ShapeError
+from obc_onnx.feeds import candidates, trials
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
@@ -159,6 +160,6 @@ def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
 def _run_for_shapes(
     graph: Graph, shapes: Mapping[str, Shape], missing: list[str]
 ) -> dict[str, Shape]:
-    feed = {port.name: np.zeros(shapes[port.name], port.dtype) for port in graph.inputs}
-    values = Session(graph, optimize=False, outputs=missing).run(feed)
+    session = Session(graph, optimize=False, outputs=missing)
+    _, values = next(trials(session, candidates(graph, shapes, seed=0)))
     return {name: value.shape for name, value in values.items() if isinstance(value, np.ndarray)}

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError, VerificationError
+from obc_onnx.feeds import random_feed
 from obc_onnx.node import holds_weights
 from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.runtime import Session
@@ -263,22 +264,11 @@ def check_budget(macs: int, full: int, target: float) -> Check:
 
 def verification_feed(
     graph: Graph, held: Samples | None, inputs: Mapping[str, tuple[int, ...]], seed: int
-) -> dict[str, Any]:
+) -> Feed:
     """Return held-out samples to verify on, or random ones where there is no data."""
     if held is None:
         return random_feed(graph, inputs, seed)
     return held.feed(slice(0, graph.batch or min(_VERIFIED_SAMPLES, len(held))))
-
-
-def random_feed(graph: Graph, shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Any]:
-    """Draw inputs: standard normal floats, and zeros for integers, which may be indices."""
-    rng = np.random.default_rng(seed)
-    return {
-        port.name: rng.standard_normal(shapes[port.name]).astype(port.dtype)
-        if np.issubdtype(port.dtype, np.floating)
-        else np.zeros(shapes[port.name], port.dtype)
-        for port in graph.inputs
-    }
 
 
 def _identity(node: Node) -> tuple[Any, ...]:

@@ -209,8 +209,8 @@ SHARED = (
     f"net {IMAGE} <float[5,3,1,1] a, float[5,3,1,1] c, float[1,5,1,1] k, float[1,5,1,1] l,"
     " float[4,10,1,1] b, int64[1] zero = {0}, int64[1] five = {5}, int64[2] rest = {1,1}>"
     "{ p = Conv(x, a) o = Conv(x, c) s = Shape(p) n = Gather(s, zero)"
-    "  m = Concat<axis=0>(n, five) to = Concat<axis=0>(m, rest) TO"
-    "  e = Expand(k, to) q = Mul(p, e) f = Expand(l, to) r = Mul(o, f) USE"
+    "  m = Concat<axis=0>(n, five) to = Concat<axis=0>(m, rest)"
+    "  e = Expand(k, to) q = Mul(p, e) f = Expand(l, to) r = Mul(o, f)"
     "  j = Concat<axis=1>(q, r) y = Conv(j, b) }"
 )
 
@@ -220,7 +220,7 @@ def test_a_shape_that_several_nodes_use_is_written_for_each(
     second: list[int], targets: int
 ) -> None:
     """Users that need the same numbers keep one shape, which leads through two nodes here."""
-    coupling = coupling_of(SHARED.replace("TO", "").replace("USE", ""))
+    coupling = coupling_of(SHARED)
     assert sizes(coupling) == {"a:0": 5, "c:0": 5}
     pruned = cut(coupling, {"a:0": [1, 1, 1, 1, 0], "c:0": second})
     assert node_types(pruned).count("Concat") == targets + 1
@@ -228,18 +228,20 @@ def test_a_shape_that_several_nodes_use_is_written_for_each(
     assert node_types(pruned).count("Concat") == 4 + 1
 
 
-def test_a_shape_that_is_used_otherwise_stays_for_that_use() -> None:
-    """A graph output and the body of an If, which captures it, still read the old numbers."""
-    text = SHARED.replace("TO", "flag = Cast<to=9>(zero)").replace(
-        "USE",
-        "t = If(flag) <then_branch = yes () => (int64[1] z) { z = ReduceSum(m) },"
-        " else_branch = no () => (int64[1] z) { z = ReduceMax(zero) }>",
-    )
-    text = text.replace("(float[N,4,H,W] y)", "(float[N,4,H,W] y, int64[4] to)")
-    coupling = coupling_of(text)
-    assert sizes(coupling) == {"a:0": 5, "c:0": 5}
+IF = (
+    " flag = Cast<to=9>(zero) t = If(flag) <then_branch = yes () => (int64[1] z) { z = Neg(zero) },"
+    " else_branch = no () => (int64[1] z) { z = ReduceSum(to) }>"
+)
+
+
+@pytest.mark.parametrize(("use", "output"), [("", "int64[4] to"), (IF, "int64[1] t")])
+def test_a_shape_that_is_used_otherwise_stays_for_that_use(use: str, output: str) -> None:
+    """A graph output, or the body of an If that captures it, still reads the old numbers."""
+    text = EXPANDED.replace("e = Expand", f"{use} e = Expand")
+    coupling = coupling_of(text.replace("(float[N,4,H,W] y)", f"(float[N,4,H,W] y, {output})"))
+    assert sizes(coupling) == {"a:0": 5}
     pruned = cut(coupling)
-    assert node_types(pruned).count("Concat") == 4 + 1
+    assert node_types(pruned).count("Concat") == 2
 
 
 SEARCH = (

@@ -16,6 +16,7 @@ from small import chain, half_plan
 import obc_onnx.twin
 from obc_onnx import verify
 from obc_onnx.errors import VerificationError
+from obc_onnx.feeds import random_feed
 from obc_onnx.graph import Graph
 from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.surgery import remove_units
@@ -32,7 +33,6 @@ from obc_onnx.verify import (
     check_weights,
     compare,
     digest_of,
-    random_feed,
     require,
 )
 

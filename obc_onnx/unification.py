@@ -16,11 +16,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes import Concat, Dim, Product, Take, concat, leaves, product, take
+from obc_onnx.boundaries import around, can_split, common_segments, parts_of
 from obc_onnx.errors import InvariantError
 from obc_onnx.ties import has_single_owners, tied_positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from obc_onnx.axes import Expr
 
@@ -138,7 +139,7 @@ class AxisSystem:
     def can_cut(self, expr: Expr, boundaries: Sequence[int]) -> bool:
         """Say whether an axis can be written as a concatenation with these boundaries."""
         resolved = self.resolve(expr)
-        return all(_can_split(resolved, at) for at in boundaries if 0 < at < expr.size)
+        return all(can_split(resolved, at) for at in boundaries if 0 < at < expr.size)
 
     def settle(self) -> None:
         """Solve the deferred equalities: tie positions where possible, freeze the others."""
@@ -270,7 +271,7 @@ class AxisSystem:
             finer = self._align_factors(a.factors, b.factors)
             if finer is not None:
                 return finer
-        return self._align_parts(_parts(a), _parts(b), where)
+        return self._align_parts(parts_of(a), parts_of(b), where)
 
     def _align_factors(
         self, left: tuple[Expr, ...], right: tuple[Expr, ...]
@@ -291,25 +292,25 @@ class AxisSystem:
         self, left: tuple[Expr, ...], right: tuple[Expr, ...], where: str
     ) -> list[Equality] | None:
         """Cut two concatenations where both have boundaries, else at the first both allow."""
-        segments = list(_segments(left, right))
+        segments = list(common_segments(left, right))
         if len(segments) > 1:
             return [(concat(a), concat(b)) for a, b in segments]
         for parts, other in ((left, concat(right)), (right, concat(left))):
             for i, end in enumerate(accumulate(part.size for part in parts[:-1]), start=1):
-                if _can_split(other, end, fold=True):
+                if can_split(other, end, fold=True):
                     head, tail = self._split(other, end, where)
                     return [(concat(parts[:i]), head), (concat(parts[i:]), tail)]
         return None
 
     def _split(self, expr: Expr, at: int, where: str) -> Equality:
-        """Cut an axis in two at position `at`; `_can_split` must have said that it can."""
+        """Cut an axis in two at position `at`; `can_split` must have said that it can."""
         match expr:
             case Dim():
                 halves = self.dim(at), self.dim(expr.size - at)
                 self._bind(expr, concat(halves))
                 return halves
             case Product():
-                outer, inner = _around(expr, at)
+                outer, inner = around(expr, at)
                 if isinstance(outer, Product):
                     folded = self.dim(outer.size)
                     self._deferred.append((outer, folded, where))
@@ -326,54 +327,3 @@ class AxisSystem:
             case Take(base=base, index=index):
                 return take(base, index[:at]), take(base, index[at:])
         raise InvariantError(f"cannot split {expr} at {at}")
-
-
-def _parts(expr: Expr) -> tuple[Expr, ...]:
-    """Write an axis as a concatenation, also where its parts share their inner factors."""
-    match expr:
-        case Concat(parts=parts):
-            return tuple(piece for part in parts for piece in _parts(part))
-        case Product(factors=(Concat(parts=parts), *inner)):
-            return tuple(p for part in parts for p in _parts(product([part, *inner])))
-    return (expr,)
-
-
-def _segments(
-    left: Sequence[Expr], right: Sequence[Expr]
-) -> Iterator[tuple[Sequence[Expr], Sequence[Expr]]]:
-    """Cut two lists of parts at every boundary that both have."""
-    ends_left = list(accumulate(part.size for part in left))
-    ends_right = list(accumulate(part.size for part in right))
-    position_right = {end: i for i, end in enumerate(ends_right)}
-    start_left = start_right = 0
-    for i, end in enumerate(ends_left):
-        j = position_right.get(end)
-        if j is not None:
-            yield left[start_left : i + 1], right[start_right : j + 1]
-            start_left, start_right = i + 1, j + 1
-
-
-def _can_split(expr: Expr, at: int, *, fold: bool = False) -> bool:
-    """Say whether an axis can be cut at `at`; `fold` allows it inside several factors."""
-    match expr:
-        case Product():
-            outer, inner = _around(expr, at)
-            if at % inner.size or (isinstance(outer, Product) and not fold):
-                return False
-            return isinstance(outer, Product) or _can_split(outer, at // inner.size, fold=fold)
-        case Concat(parts=parts):
-            start = 0
-            for part in parts:
-                if at < start + part.size:
-                    return at == start or _can_split(part, at - start, fold=fold)
-                start += part.size
-            return False
-    return True
-
-
-def _around(expr: Product, at: int) -> tuple[Expr, Expr]:
-    """Write a product as outer x inner, with as many inner factors as divide `at`."""
-    first = len(expr.factors) - 1
-    while first > 1 and at % product(expr.factors[first - 1 :]).size == 0:
-        first -= 1
-    return product(expr.factors[:first]), product(expr.factors[first:])

@@ -22,7 +22,7 @@ LAYERS = (
     ("errors", "version", "progress", "defaults"),
     ("training",),
     ("files", "axes"),
-    ("ties", "sizes"),
+    ("boundaries", "sizes", "ties"),
     ("unification",),
     ("node",),
     ("folding",),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from graphs import N_CLASSES, Builder
 from hypothesis import strategies as st
+from net_builder import N_CLASSES, Builder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,17 +8,13 @@ from ops.cases_attention import (
     BATCH,
     BATCH_INPUTS,
     BATCHES,
-    CACHE,
-    OPEN,
-    PLACES,
     PROJECT,
-    SHUT,
     SIZES,
-    SMALL_CACHE,
     TOKENS,
     UNDO_BATCHES,
     draw,
 )
+from ops.cases_rotary import CACHE, OPEN, PLACES, SHUT, SMALL_CACHE
 
 ORT = "com.microsoft"
 SIXTEEN = {"Wq": (12, 96), "Wk": (12, 32), "Wv": (12, 32)}

@@ -10,7 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 from helpers import analyse, assert_pruned_equals_masked, make_feed, random_keep
-from ops import cases_transformer, cases_transformer_maps, cases_transformer_scores
+from ops import (
+    cases_grouped_heads,
+    cases_transformer,
+    cases_transformer_maps,
+    cases_transformer_scores,
+)
 from ops.cases_transformer import FREE
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ OPEN = (
 
 CASES = (
     *cases_transformer.CASES,
+    *cases_grouped_heads.CASES,
     *cases_transformer_maps.CASES,
     *cases_transformer_scores.CASES,
 )

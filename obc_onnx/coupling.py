@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from obc_onnx.ops.context import Role
     from obc_onnx.ops.rule import Rule, RuleSet, Shape
     from obc_onnx.ops.value import Renumbering, Value
-    from obc_onnx.spelling import Patch
+    from obc_onnx.patch import Patch
 
     Keep = Mapping[Dim, NDArray[np.bool_]]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
-    from obc_onnx.spelling import Patch
+    from obc_onnx.patch import Patch
 
     Place = tuple[str, int]
     Changes = list[tuple[Patch, list[int | float]]]

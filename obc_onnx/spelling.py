@@ -8,19 +8,18 @@ runs stands in the way of that, the dims are frozen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from obc_onnx.axes import Concat, Dim, Product, Take, count
+from obc_onnx.axes import Concat, Dim, Product, Take
 from obc_onnx.errors import InvariantError
-from obc_onnx.sizes import Size, Sized, axes_of, evaluate, polynomial, size_polynomial, with_axes
+from obc_onnx.patch import COPY, INFER, Patch
+from obc_onnx.sizes import Size, Sized, axes_of, polynomial, size_polynomial, with_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
 
     from obc_onnx.axes import Expr
     from obc_onnx.graph import Graph
@@ -28,54 +27,8 @@ if TYPE_CHECKING:
     from obc_onnx.ops.value import Spelling, Value, Wanted
     from obc_onnx.unification import AxisSystem
 
-    Keep = Mapping[Dim, NDArray[np.bool_]]
-
 _SAME_ORDER = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """Operators that hand on numbers in the order in which they come."""
-_COPY, _INFER = 0, -1
-"""What a Reshape takes for a size that it copies, and for the one that is left over."""
-
-
-@dataclass(frozen=True, eq=False)
-class Patch:
-    """A place whose numbers are written anew where they are no longer right.
-
-    Attributes:
-        key: Of the node.
-        place: An input slot, or the name of an attribute.
-        numbers: What stands there before anything is removed; None where nothing does.
-        wanted: What each of them has to be.
-        written: What to write for it.
-        because: As in `Spelling`.
-        scalar: Whether an attribute is one number and not a list.
-        drops: Attributes that must not stand beside what is written.
-        route: Input slots (`Node.key`, slot) that the numbers pass on their way from this place to
-            the node that spells them, nearest to that node first; empty where this is the node.
-    """
-
-    key: str
-    place: int | str
-    numbers: tuple[Any, ...] | None
-    wanted: tuple[Wanted, ...]
-    written: tuple[Wanted, ...]
-    because: tuple[Expr, ...] = ()
-    scalar: bool = False
-    drops: tuple[str, ...] = ()
-    route: tuple[tuple[str, int], ...] = ()
-
-    def new_numbers(self, keep: Keep) -> list[int | float] | None:
-        """Return what has to be written, None where everything is still right."""
-        touched = any(count(axis, keep) < axis.size for axis in self.because)
-        if self.numbers is None:
-            return [_amount(wanted, keep) for wanted in self.written] if touched else None
-        pairs = zip(self.numbers, self.wanted, strict=True)
-        right = [_is_right(number, wanted, keep, touched=touched) for number, wanted in pairs]
-        if all(right):
-            return None
-        return [
-            number if stays and not isinstance(number, Sized) else _amount(written, keep)
-            for number, written, stays in zip(self.numbers, self.written, right, strict=True)
-        ]
 
 
 def find_patches(
@@ -184,9 +137,9 @@ class _Finder:
             if not is_open:
                 written.append(meant)
             elif i < len(copied) and self.system.resolve(copied[i]) == wanted:
-                written.append(_COPY)
-            elif infers and _INFER not in written:
-                written.append(_INFER)
+                written.append(COPY)
+            elif infers and INFER not in written:
+                written.append(INFER)
             else:
                 return None
         return tuple(written)
@@ -204,6 +157,8 @@ class _Finder:
             return self._pieces(node, range(len(node.inputs)), above)
         if node.op_type in _SAME_ORDER:
             return self._pieces(node, range(1), above)
+        if node.op_type == "Where":
+            return self._choices(node, above)
         return self._factor(node, above) if node.op_type in {"Mul", "Div"} else None
 
     def _pieces(self, node: Node, slots: range, patch: Patch) -> list[Patch] | None:
@@ -216,6 +171,25 @@ class _Finder:
             span = slice(start, start + numbers.size)
             start += numbers.size
             own, wanted = (patch.numbers or ())[span], patch.wanted[span]
+            if any(self._needs(n, w) for n, w in zip(own, wanted, strict=True)):
+                pieces = self._at_slot(node, slot, patch, own, wanted)
+                if pieces is None:
+                    return None
+                found += pieces
+        return found
+
+    def _choices(self, node: Node, patch: Patch) -> list[Patch] | None:
+        """Write what a Where takes, as exporters put ones in place of -1 in front of an Expand."""
+        takes, *operands = (self.values[name].numbers for name in node.inputs)
+        if takes is None or any(isinstance(number, Sized) for number in takes.flat):
+            return None
+        found = []
+        for slot, numbers in enumerate(operands, start=1):
+            if numbers is None or not numbers.shape == takes.shape == (len(patch.wanted),):
+                return None
+            own = tuple(with_axes(number, self.system.resolve) for number in numbers)
+            pairs = zip(patch.wanted, takes.tolist(), strict=True)
+            wanted = tuple(due if taken == (slot == 1) else None for due, taken in pairs)
             if any(self._needs(n, w) for n, w in zip(own, wanted, strict=True)):
                 pieces = self._at_slot(node, slot, patch, own, wanted)
                 if pieces is None:
@@ -274,28 +248,3 @@ class _Finder:
 
 def _is_axis(wanted: Wanted) -> TypeGuard[Expr]:
     return isinstance(wanted, (Dim, Product, Concat, Take))
-
-
-def _amount(wanted: Wanted, keep: Keep) -> int | float:
-    match wanted:
-        case Dim() | Product() | Concat() | Take():
-            return count(wanted, keep)
-        case Sized():
-            return evaluate(wanted, lambda axis: count(axis, keep))
-        case None:
-            return _INFER
-    return wanted
-
-
-def _is_right(number: Any, wanted: Wanted, keep: Keep, *, touched: bool) -> bool:
-    """Say whether a number is what it has to be; one that was spelled otherwise, untouched."""
-    if wanted is None:
-        return True
-    before = number.value if isinstance(number, Sized) else number
-    after = (
-        evaluate(number, lambda axis: count(axis, keep)) if isinstance(number, Sized) else number
-    )
-    meant, due = _amount(wanted, {}), _amount(wanted, keep)
-    if before == meant:
-        return bool(after == due)
-    return bool(after == before and meant == due) and not touched

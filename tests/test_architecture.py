@@ -41,6 +41,7 @@ LAYERS = (
     ("ops.contrib_attention", "ops.rotary"),
     ("ops.*",),
     ("ops",),
+    ("patch",),
     ("spelling",),
     ("coupling",),
     ("inference",),

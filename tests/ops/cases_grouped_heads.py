@@ -77,7 +77,7 @@ CASES = (
         " ek = Equal(gk, mk) wk = Where(ek, ones, gk) Ke = Expand(Kx, wk) Ve = Expand(Vx, gv)"
         " h = Mul(k1, three) many_k = Concat<axis=0>(k0, h, k2, k3)"
         f" many_v = Concat<axis=0>(k0, h, k2, v3) {GROUPED_ATTEND} {FOLD}",
-        (2, 5, 6, 12),
+        (2, 3, 5, 6, 12),
         weights=GROUPED_WEIGHTS,
         constants={
             **{key: value for key, value in GROUPED_SIZES.items() if "many" not in key},

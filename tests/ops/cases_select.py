@@ -64,7 +64,7 @@ TOP = (
         counted=False),
     row("TopK", "as_it_runs",
         f"m = ReduceMax<keepdims=1>(n) k = Add(m, two) V, I = TopK<axis=2>(X, k) {_BOTH}",
-        constants={"two": [2]}, given={"n": np.array([-1, 0])}),
+        constants={"two": [2]}, given={"n": np.array([-1, 0])}, counted=False),
 )  # fmt: skip
 
 _FOUND = "T = Transpose(P) F = Cast<to=1>(T)"
@@ -132,7 +132,7 @@ ONE_HOT = (
         counted=False),
     row("OneHot", "as_it_runs",
         f"m = ReduceMax<keepdims=1>(n) d = Add(m, two) {_INDICES} Y = OneHot(I, d, pair)",
-        constants={"two": [2], **_PAIR}, given={"n": np.array([-1, 0])}),
+        constants={"two": [2], **_PAIR}, given={"n": np.array([-1, 0])}, counted=False),
 )  # fmt: skip
 
 CUMULATED = (

@@ -1,96 +1,31 @@
-"""The order of the stages; the only module that knows it."""
+"""What the package offers: inspect, compress, verify."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
-from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
+from obc_onnx.compression import Compression, Cut, Request, check_result
+from obc_onnx.data import DataOptions, Samples
 from obc_onnx.defaults import TARGET_MACS
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
 from obc_onnx.feeds import random_feed
-from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
-from obc_onnx.planning import Budget, make_plan
-from obc_onnx.report.summary import (
-    Change,
-    Inspection,
-    Report,
-    notes_on_inexact,
-    summarise_frozen,
-    summarise_groups,
-)
-from obc_onnx.result import Result
-from obc_onnx.saliency import DATA_FREE, Scene, make_criterion
+from obc_onnx.planning import Budget
+from obc_onnx.report.summary import Inspection, summarise_frozen, summarise_groups
 from obc_onnx.surgery import remove_units
 from obc_onnx.training import TrainingOptions, training_options
-from obc_onnx.verify import (
-    Check,
-    check_budget,
-    check_format,
-    check_interface,
-    check_masked,
-    check_plan,
-    check_runs,
-    check_structure,
-    check_twin,
-    check_weights,
-    compare,
-    digest_of,
-    require,
-    verification_feed,
-    why_no_twin,
-)
+from obc_onnx.verify import Check, check_masked, why_no_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.finetune import Epoch
-    from obc_onnx.graph import Graph
     from obc_onnx.plan import PruningPlan
-    from obc_onnx.recover import Recovery
+    from obc_onnx.result import Result
 
     Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What `compress` was asked for."""
-
-    name: str
-    data: DataOptions
-    budget: Budget
-    criterion: str | None
-    training: TrainingOptions | None
-    recover: bool
-    input_shape: Mapping[str, Shape]
-    seed: int
-    device: str
-    latency: bool
-    rules: RuleSet
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A plan on its way through surgery, repair and training.
-
-    Attributes:
-        no_twin: Why torch cannot compute the graph; empty where it can.
-    """
-
-    coupling: Coupling
-    plan: PruningPlan
-    keep: Keep
-    pruned: Graph
-    inputs: Mapping[str, Shape]
-    feed: Mapping[str, Any]
-    no_twin: str
 
 
 def inspect(
@@ -162,7 +97,7 @@ def compress(
         ObcError: The request cannot be met; the message says why.
         VerificationError: The result failed a check.
     """
-    request = _Request(
+    request = Request(
         name=model_name(model),
         data=data if isinstance(data, DataOptions) else DataOptions(data),
         budget=budget if isinstance(budget, Budget) else Budget(budget),
@@ -179,7 +114,7 @@ def compress(
         from obc_onnx.twin import check_device
 
         check_device(device)
-    return _Run(request).execute(model)
+    return Compression(request).execute(model)
 
 
 def verify(
@@ -208,167 +143,7 @@ def verify(
     coupling, inputs = analyse(before, input_shape, rules, clock)
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
-    cut = _Cut(
+    cut = Cut(
         coupling, plan, keep, remove_units(coupling, keep), inputs, feed, why_no_twin(coupling)
     )
-    return [check_masked(coupling, keep, feed), *_check_result(cut, after, clock)]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One compression."""
-
-    request: _Request
-    clock: Clock = field(default_factory=Clock)
-    notes: list[str] = field(default_factory=list)
-
-    def execute(self, model: Model) -> Result:
-        request = self.request
-        with self.clock("load"):
-            graph = load_model(model)
-            samples, held = open_samples(request.data, graph)
-        if request.training is not None and samples is None:
-            raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
-        shapes = {**shapes_of(graph, samples), **request.input_shape}
-        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
-        plan = self._plan(coupling, samples)
-        keep = plan.keep(coupling)
-        self.notes.extend(notes_on_inexact(coupling, keep))
-        with self.clock("cut"):
-            pruned = remove_units(coupling, keep)
-        feed = verification_feed(graph, held, inputs, request.seed)
-        cut = _Cut(coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling))
-        with self.clock("verify"):
-            checks = [check_masked(coupling, keep, feed)]
-            require(checks)
-        result, recovery = self._recover(cut, samples)
-        result, epochs, folded = self._finetune(replace(cut, pruned=result), samples)
-        if result is not pruned:
-            plan = replace(plan, weights_sha256=digest_of(result.initializers))
-            cut = replace(cut, plan=plan)
-        with self.clock("verify"):
-            checks += [*folded, *_check_result(cut, result, self.clock)]
-            if cut.no_twin:
-                self.notes.append(f"the twin was not compared: {cut.no_twin}")
-            require(checks)
-        report = self._report(cut, result, held, checks, epochs, recovery)
-        return Result(result, plan, report)
-
-    def _plan(self, coupling: Coupling, samples: Samples | None) -> PruningPlan:
-        request = self.request
-        name = request.criterion or ("jacobian" if samples is not None else DATA_FREE)
-        if request.criterion is None and samples is None:
-            self.notes.append(
-                f"no data was given, so units are scored by '{name}', which needs none"
-            )
-        criterion = make_criterion(name)
-        if criterion.needs_data and samples is None:
-            raise RequestError(
-                f"criterion '{name}' needs samples: give --data, or use --criterion {DATA_FREE}"
-            )
-        if samples is not None:
-            order = np.random.default_rng(request.seed).permutation(len(samples))
-            n_scored = request.data.scored
-            if coupling.graph.batch is not None:
-                n_scored = max(n_scored // coupling.graph.batch, 1) * coupling.graph.batch
-            samples = samples.part(np.sort(order[:n_scored]))
-        scene = Scene(coupling, samples, request.seed, device=request.device)
-        with self.clock("score and plan"):
-            return make_plan(
-                coupling,
-                lambda keep: criterion.score(scene, keep),
-                request.budget,
-                name,
-                request.seed,
-            )
-
-    def _recover(self, cut: _Cut, samples: Samples | None) -> tuple[Graph, Recovery | None]:
-        if samples is None or not self.request.recover:
-            return cut.pruned, None
-        from obc_onnx.recover import reestimate_norms, why_no_repair
-
-        reason = cut.no_twin or why_no_repair(cut.coupling, cut.pruned, samples)
-        if reason:
-            self.notes.append(f"nothing was repaired: {reason}")
-            return cut.pruned, None
-        with self.clock("recover"):
-            return reestimate_norms(cut.coupling, cut.pruned, samples, self.request.seed)
-
-    def _finetune(
-        self, cut: _Cut, samples: Samples | None
-    ) -> tuple[Graph, list[Epoch], list[Check]]:
-        if self.request.training is None or samples is None:
-            return cut.pruned, [], []
-        from obc_onnx.equivalent import EquivalentTwin
-        from obc_onnx.finetune import finetune
-        from obc_onnx.runtime import Session
-        from obc_onnx.twin import run_module
-
-        graph = cut.coupling.graph
-        with self.clock("fine-tune"):
-            student = EquivalentTwin(cut.coupling, cut.keep, cut.pruned)
-            epochs = finetune(student, graph, samples, self.request.training)
-            folded = student.cpu().fold(cut.pruned)
-        with self.clock("verify"):
-            unfolded = run_module(student, graph, cut.feed)
-            found = Session(folded, optimize=False).run(cut.feed)
-        return folded, epochs, [compare("folded equals trained network", found, unfolded, graph)]
-
-    def _report(
-        self,
-        cut: _Cut,
-        result: Graph,
-        held: Samples | None,
-        checks: list[Check],
-        epochs: list[Epoch],
-        recovery: Recovery | None,
-    ) -> Report:
-        graph, plan = cut.coupling.graph, cut.plan
-        scores, times = Change(None, None), Change(None, None)
-        with self.clock("measure"):
-            if held is not None and held.labels is not None:
-                scores = Change(accuracy(graph, held), accuracy(result, held))
-            if self.request.latency:
-                one = {name: (graph.batch or 1, *shape[1:]) for name, shape in cut.inputs.items()}
-                feed = random_feed(graph, one, self.request.seed)
-                measured = latencies_ms({"before": graph, "after": result}, feed)
-                times = Change(measured["before"], measured["after"])
-        return Report(
-            model=self.request.name,
-            criterion=plan.criterion,
-            target_macs=plan.target_macs,
-            macs=Change(*plan.macs),
-            params=Change(*plan.params),
-            file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
-            accuracy=scores,
-            latency_ms=times,
-            groups=summarise_groups(cut.coupling, cut.keep),
-            frozen=summarise_frozen(cut.coupling),
-            unknown=list(cut.coupling.unknown),
-            recovery=recovery,
-            notes=self.notes,
-            epochs=epochs,
-            verification=checks,
-            seconds=self.clock.seconds,
-        )
-
-
-def _check_result(cut: _Cut, result: Graph, clock: Clock) -> list[Check]:
-    """Check everything that must hold of a result, trained or not."""
-    original = cut.coupling.graph
-    checks = [
-        check_plan(original, result, cut.plan),
-        check_weights(original, result, cut.plan),
-        check_structure(cut.pruned, result),
-        check_interface(original, result),
-        *check_format(result, cut.inputs),
-        check_runs(result, cut.feed),
-    ]
-    if not all(check.passed for check in checks):
-        return checks  # what follows would only stumble over the same fault
-    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock)
-    full = cut.coupling.macs({})
-    checks.append(check_budget(recounted.macs({}), full, cut.plan.target_macs))
-    if not cut.no_twin:
-        checks.append(check_twin(recounted, cut.feed))
-    return checks
+    return [check_masked(coupling, keep, feed), *check_result(cut, after, clock)]

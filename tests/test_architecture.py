@@ -62,6 +62,7 @@ LAYERS = (
     ("report",),
     ("report.summary",),
     ("report.terminal", "result"),
+    ("compression",),
     ("pipeline",),
     ("cli",),
 )  # fmt: skip
@@ -75,7 +76,7 @@ SURGEON = {"canonical", "folding", "graph", "node"}
 TORCH = {"twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
          "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""
-TORCH_INSIDE = {"pipeline", "verify"}
+TORCH_INSIDE = {"compression", "pipeline", "verify"}
 """Modules that load torch inside functions; every operator may, too."""
 TORCH_FREE = (
     "cli",

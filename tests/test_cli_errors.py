@@ -33,6 +33,7 @@ from small import (
     written_into,
 )
 
+import obc_onnx.compression
 import obc_onnx.pipeline
 from obc_onnx.errors import ModelError
 
@@ -285,8 +286,8 @@ def test_a_failed_check_names_it_and_leaves_the_target_as_it_was(
         pruned = true_remove_units(coupling, keep)
         return pruned.edit({"fc_bias": np.zeros(5, np.float32)})
 
-    true_remove_units = obc_onnx.pipeline.remove_units
-    monkeypatch.setattr(obc_onnx.pipeline, "remove_units", breaking)
+    true_remove_units = obc_onnx.compression.remove_units
+    monkeypatch.setattr(obc_onnx.compression, "remove_units", breaking)
     parts = ("initializers as planned", "'fc_bias' has shape (5,), planned (4,)")
     refuse(saved(tmp_path), parts=parts, code=_FAILED_CHECK)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.version import __version__
@@ -10,15 +11,13 @@ if TYPE_CHECKING:
     from obc_onnx.pipeline import compress, inspect
     from obc_onnx.result import Result
 
-_FROM_PIPELINE = ("Result", "compress", "inspect")
+_DEFINED_IN = {"Result": "result", "compress": "pipeline", "inspect": "pipeline"}
 
 
 def __getattr__(name: str) -> Any:
     """Load the pipeline on first use: importing the package stays cheap."""
-    if name in _FROM_PIPELINE:
-        from obc_onnx import pipeline
-
-        return getattr(pipeline, name)
+    if name in _DEFINED_IN:
+        return getattr(import_module(f"obc_onnx.{_DEFINED_IN[name]}"), name)
     raise AttributeError(f"module 'obc_onnx' has no attribute '{name}'")
 
 

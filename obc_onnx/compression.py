@@ -237,7 +237,7 @@ def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
         check_weights(original, result, cut.plan),
         check_structure(cut.pruned, result),
         check_interface(original, result),
-        *check_format(result, cut.inputs),
+        *check_format(original, result, cut.inputs),
         check_runs(result, cut.feed),
     ]
     if not all(check.passed for check in checks):

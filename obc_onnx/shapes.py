@@ -1,7 +1,8 @@
 """Find a concrete shape for every tensor of a graph.
 
 Strict ONNX shape inference with data propagation goes first; what it leaves open is read off one
-run in ONNX Runtime with every open value as an output.
+run in ONNX Runtime with every open value as an output. Where inference finds fault with a graph
+that ONNX Runtime runs, everything is read off such a run.
 """
 
 from __future__ import annotations
@@ -102,23 +103,41 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     Raises:
         ModelError: Shape inference or ONNX Runtime finds the graph inconsistent.
     """
-    model = _with_inputs(graph, shapes)
+    known: dict[str, Shape] = {name: array.shape for name, array in graph.initializers.items()}
+    known |= dict(shapes)
+    fault: ModelError | None = None
+    try:
+        known |= infer_strictly(graph, shapes)
+    except ModelError as error:
+        fault = error
+    computed = [output for node in graph.nodes for output in node.outputs if output]
+    missing = [name for name in computed if name not in known]
+    if not missing:
+        return known
+    try:
+        return known | _run_for_shapes(graph, shapes, missing)
+    except ModelError as error:
+        raise (fault or error) from error
+
+
+def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Find the shapes of values that nodes compute, as far as ONNX shape inference can tell.
+
+    Raises:
+        ModelError: It finds the graph inconsistent.
+    """
     try:
         inferred = onnx.shape_inference.infer_shapes(
-            model, check_type=True, strict_mode=True, data_prop=True
+            _with_inputs(graph, shapes), check_type=True, strict_mode=True, data_prop=True
         )
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"shape inference fails for inputs {dict(shapes)}: {error}") from error
-    known: dict[str, Shape] = {name: array.shape for name, array in graph.initializers.items()}
-    known |= dict(shapes)
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
-        kind = value.type.tensor_type
-        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            known[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
-    missing = [
-        output for node in graph.nodes for output in node.outputs if output and output not in known
-    ]
-    return known | _run_for_shapes(graph, shapes, missing) if missing else known
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in (*inferred.graph.value_info, *inferred.graph.output)
+        if value.type.tensor_type.HasField("shape")
+        and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
+    }
 
 
 def infer_types(graph: Graph, names: Sequence[str]) -> dict[str, np.dtype[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ from obc_onnx.feeds import random_feed
 from obc_onnx.node import holds_weights
 from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.runtime import Session
-from obc_onnx.shapes import infer_shapes
+from obc_onnx.shapes import infer_strictly
 from obc_onnx.surgery import mask_reads, remove_units, slice_initializers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -111,26 +112,45 @@ def check_masked(coupling: Coupling, keep: Keep, feed: Feed) -> Check:
     return check
 
 
-def check_format(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> list[Check]:
-    """Run the ONNX checker, and strict shape inference for the given input shapes."""
-    detail = ""
-    try:
-        onnx.checker.check_model(graph.to_model(), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        detail = str(error)
-    except ValueError:
-        detail = ""  # above the size of one message; the file is checked by its path after writing
-    checks = [Check("ONNX checker", not detail, detail=detail)]
-    unknown = [port.name for port in graph.inputs if port.name not in shapes]
-    try:
-        if unknown:
-            raise ModelError(f"input '{unknown[0]}' is not one of the original")
-        infer_shapes(graph, shapes)
-    except ModelError as error:
-        checks.append(Check("strict shape inference", passed=False, detail=str(error)))
+def check_format(
+    original: Graph, result: Graph, shapes: Mapping[str, tuple[int, ...]]
+) -> list[Check]:
+    """Run the ONNX checker, and strict shape inference for the given input shapes.
+
+    Fault may be found with a result where it is found with the original too.
+    """
+    foreign = [port.name for port in result.inputs if port.name not in shapes]
+    if foreign:
+        detail = f"input '{foreign[0]}' is not one of the original"
+        inference = Check("strict shape inference", passed=False, detail=detail)
     else:
-        checks.append(Check("strict shape inference", passed=True))
-    return checks
+        inference = _compare_faults(
+            "strict shape inference", lambda graph: infer_strictly(graph, shapes), original, result
+        )
+    return [_compare_faults("ONNX checker", _run_checker, original, result), inference]
+
+
+def _run_checker(graph: Graph) -> None:
+    with suppress(ValueError):  # above the size of one message; its path is checked after writing
+        onnx.checker.check_model(graph.to_model(), full_check=True)
+
+
+def _compare_faults(
+    name: str, finder: Callable[[Graph], object], original: Graph, result: Graph
+) -> Check:
+    """Check that what finds no fault with the original finds none with the result."""
+    faults = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ModelError)
+    try:
+        finder(result)
+    except faults as error:
+        detail = str(error)
+    else:
+        return Check(name, passed=True)
+    try:
+        finder(original)
+    except faults:
+        return Check(name, passed=True, detail=f"fails as it does for the original: {detail}")
+    return Check(name, passed=False, detail=detail)
 
 
 def check_interface(original: Graph, result: Graph) -> Check:

@@ -8,6 +8,7 @@ import pytest
 from helpers import analyse, assert_close, assert_pruned_equals_masked, build, make_feed, run_onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from obc_onnx import compress
 from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.graph import Graph
 from obc_onnx.runtime import Session
@@ -296,3 +297,21 @@ def test_unchanged_models_compute_the_same() -> None:
     graph = Graph.from_model(model)
     feed = make_feed(graph, np.random.default_rng(0))
     assert_close(run_onnx(assert_survives(graph), feed), run_onnx(graph, feed), 0.0)
+
+
+def test_a_fault_of_shape_inference_does_not_stop_what_onnx_runtime_runs() -> None:
+    """onnx takes the numbers of a Cast in the other branch of an If for those of this one."""
+    model = build(
+        "net (float[N,3,8,8] x) => (float[N,4,8,8] y)"
+        "<float[5,3,1,1] a, float[4,5,1,1] b, int64[1] one = {1}>"
+        "{ flag = Cast<to=9>(one) p = Conv(x, a) q = Conv(p, b)"
+        "  t = If(flag) <then_branch = yes () => (float[1] z) { z = Cast<to=1>(one) },"
+        "   else_branch = no () => (float[1] z) { z = Cast<to=1>(one) }> y = Mul(q, t) }"
+    )
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    result = compress(model, budget=0.7)
+    assert result.graph.params < 35
+    faults = [check.detail for check in result.report.verification if check.detail]
+    assert len(faults) == 1
+    assert faults[0].startswith("fails as it does for the original: ")

@@ -84,7 +84,7 @@ def test_what_surgery_made_passes_every_check(
         check_weights(whole.graph, pruned, half_plan()),
         check_structure(pruned, pruned),
         check_interface(whole.graph, pruned),
-        *check_format(pruned, SHAPES),
+        *check_format(GRAPH, pruned, SHAPES),
         check_runs(pruned, feed),
         check_twin(analyse(pruned).coupling, feed),
         check_budget(half_plan().macs[1], half_plan().macs[0], 0.5),
@@ -207,7 +207,7 @@ def test_an_output_of_another_name_fails_the_interface(whole: Analysed, pruned: 
 
 def test_an_attribute_that_onnx_does_not_know_fails_the_checker(pruned: Graph) -> None:
     broken = pruned.edit(attributes={"q": {"nonsense": 1}})
-    checker, inference = check_format(broken, SHAPES)
+    checker, inference = check_format(GRAPH, broken, SHAPES)
     assert not checker.passed
     assert "nonsense" in checker.detail
     assert inference.name == "strict shape inference"
@@ -215,13 +215,13 @@ def test_an_attribute_that_onnx_does_not_know_fails_the_checker(pruned: Graph) -
 
 def test_sizes_that_contradict_each_other_fail_shape_inference(pruned: Graph) -> None:
     broken = pruned.edit({"fc": np.zeros((4, 3), np.float32)})
-    _, inference = check_format(broken, SHAPES)
+    _, inference = check_format(GRAPH, broken, SHAPES)
     assert not inference.passed
     assert inference.detail
 
 
 def test_an_input_without_a_shape_fails_shape_inference(pruned: Graph) -> None:
-    _, inference = check_format(pruned, {})
+    _, inference = check_format(GRAPH, pruned, {})
     assert (inference.passed, inference.detail) == (False, "input 'x' is not one of the original")
 
 

@@ -18,12 +18,15 @@ from obc_onnx.feeds import candidates, trials
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from obc_onnx.graph import Graph
     from obc_onnx.node import Port
 
     Shape = tuple[int, ...]
+    Feed = dict[str, NDArray[Any]]
 
 ANALYSIS_BATCH = 2
 """Size given to a dynamic first axis: with 1, a batch could not be told from a broadcast axis."""
@@ -91,12 +94,15 @@ def _shape_of(port: Port, given: Shape | None) -> Shape:
     return given
 
 
-def infer_shapes(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+def infer_shapes(
+    graph: Graph, shapes: Mapping[str, Shape], feed: Feed | None = None
+) -> dict[str, Shape]:
     """Find the shape of every tensor in the main graph.
 
     Args:
         graph: The model.
         shapes: A concrete shape for each graph input, from `input_shapes`.
+        feed: Inputs of those shapes to run on; random ones are tried where there are none.
     Returns:
         Concrete shapes by value name, initializers included. Values that are not tensors are left
         out.
@@ -115,7 +121,9 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     if not missing:
         return known
     try:
-        return known | _run_for_shapes(graph, shapes, missing)
+        return known | _run_for_shapes(
+            graph, missing, [feed] if feed else candidates(graph, shapes, seed=0)
+        )
     except ModelError as error:
         raise (fault or error) from error
 
@@ -141,15 +149,18 @@ def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape
 
 
 def infer_types(graph: Graph, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
-    """Find the element types of some values that nodes compute.
+    """Find the element types of some values.
 
     Raises:
         ModelError: ONNX Runtime, asked where shape inference does not know, refuses the model.
     """
+    held = {name: graph.initializers[name].dtype for name in names if name in graph.initializers}
+    if len(held) == len(names):
+        return held
     inferred = onnx.shape_inference.infer_shapes(_with_inputs(graph, {})).graph
     declared = (*inferred.input, *inferred.value_info, *inferred.output)
     kinds = {value.name: value.type.tensor_type.elem_type for value in declared}
-    known = {
+    known = held | {
         name: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for name in names if kinds.get(name)
     }
     missing = [name for name in names if name not in known]
@@ -176,9 +187,6 @@ def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
     return model
 
 
-def _run_for_shapes(
-    graph: Graph, shapes: Mapping[str, Shape], missing: list[str]
-) -> dict[str, Shape]:
-    session = Session(graph, optimize=False, outputs=missing)
-    _, values = next(trials(session, candidates(graph, shapes, seed=0)))
+def _run_for_shapes(graph: Graph, missing: list[str], feeds: Iterable[Feed]) -> dict[str, Shape]:
+    _, values = next(trials(Session(graph, optimize=False, outputs=missing), feeds))
     return {name: value.shape for name, value in values.items() if isinstance(value, np.ndarray)}

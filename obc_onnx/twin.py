@@ -22,9 +22,10 @@ from obc_onnx.errors import RequestError, UnsupportedOperatorError
 from obc_onnx.node import is_float
 from obc_onnx.ops.context import ForwardContext
 from obc_onnx.ops.elementwise import cast
+from obc_onnx.shapes import infer_types
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from numpy.typing import NDArray
 
@@ -66,8 +67,8 @@ def run_module(module: nn.Module, graph: Graph, feed: Mapping[str, NDArray[Any]]
         Arrays by output name.
     """
     with torch.no_grad():
-        outputs = module(*(torch.from_numpy(feed[port.name]) for port in graph.inputs))
-    return {port.name: o.numpy() for port, o in zip(graph.outputs, outputs, strict=True)}
+        outputs = module(*(to_tensor(feed[port.name]) for port in graph.inputs))
+    return {p.name: to_array(o, p.dtype) for p, o in zip(graph.outputs, outputs, strict=True)}
 
 
 def check_device(device: str) -> None:
@@ -143,9 +144,12 @@ def weights_of(twin: nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
 
 _HELD_AS: tuple[tuple[str, type[np.generic]], ...] = (
     ("int2", np.int8), ("int4", np.int8), ("uint2", np.uint8), ("uint4", np.uint8),
-    ("uint16", np.int32), ("float4", np.float32), ("float8", np.float32),
+    ("uint16", np.int32), ("uint32", np.int64), ("uint64", np.int64),
+    ("float4", np.float32), ("float8", np.float32),
 )  # fmt: skip
-_QUANTISED = frozenset({"int8", "uint8", "int16", "uint16", "int32"})
+_WIDENED = frozenset({"uint16", "uint32", "uint64"})
+"""Types that torch does not compute with: a caller may still feed tensors of them."""
+_QUANTISED = frozenset({"int8", "uint8", "int16", "int32"}) | _WIDENED
 """Types of which a computed tensor may be one of floats that are whole numbers."""
 _UNSAFE = re.compile(r'[%."\\\x00-\x1f\x7f-\x9f\u2028\u2029]')
 _RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset(
@@ -228,7 +232,7 @@ class _Builder:
             while argument in taken:
                 argument += "_"
             taken.add(argument)
-            self.values[port.name] = self.fx.placeholder(argument)
+            self.values[port.name] = self._cast(self.fx.placeholder(argument), port, _WIDENED)
         for node in self.graph.nodes:
             self._add(node)
         self.fx.output(tuple(map(self._output, self.graph.outputs)))
@@ -256,11 +260,15 @@ class _Builder:
 
         A weight that is an output is copied: a parameter requires a gradient even under `no_grad`.
         """
-        value = self._value(port.name)
-        if port.dtype.name in _QUANTISED:
-            to = helper.np_dtype_to_tensor_dtype(port.dtype)
-            return self.fx.call_function(cast, (value,), {"to": to})
+        value = self._cast(self._value(port.name), port, _QUANTISED)
         return self.fx.call_function(torch.clone, (value,)) if _is_constant(value) else value
+
+    def _cast(self, value: fx.Node, port: Port, kinds: Container[str]) -> fx.Node:
+        """Convert to the type of a port where that is one of some types."""
+        if port.dtype.name not in kinds:
+            return value
+        to = helper.np_dtype_to_tensor_dtype(port.dtype)
+        return self.fx.call_function(cast, (value,), {"to": to})
 
     def _add(self, node: Node) -> None:
         rule = self.rules.find(node)
@@ -270,6 +278,7 @@ class _Builder:
             node=node,
             arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
             input_ranks=tuple(self._rank(name) for name in node.inputs),
+            types=self._type,
         )
         made = self._call(node, rule.forward(context))
         if len(node.outputs) == 1:
@@ -288,6 +297,10 @@ class _Builder:
         if name in self.shapes or name not in self.graph.producers:
             return len(self.shapes[name]) if name in self.shapes else None
         return self._rank(self.graph.producers[name].inputs[0])
+
+    def _type(self, name: str) -> np.dtype[Any]:
+        """Find an element type; few operators have to know one, and shape inference takes long."""
+        return infer_types(self.graph, [name])[name]
 
     def _call(self, node: Node, call: Call) -> fx.Node:
         given = [slot for slot in call.inputs if node.has_input(slot)]

@@ -24,6 +24,7 @@ from obc_onnx.node import Node
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.context import ForwardContext
 from obc_onnx.ops.frozen import Frozen
+from obc_onnx.shapes import infer_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +115,7 @@ def has_twin(rule: Rule, node: Node, coupling: Coupling, shapes: dict[str, Shape
         node=node,
         arrays=tuple(arrays.get(name) for name in node.inputs),
         input_ranks=tuple(len(shapes[n]) if n in shapes else None for n in node.inputs),
+        types=lambda name: infer_types(coupling.graph, [name])[name],
     )
     try:
         rule.forward(context)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from onnx import helper
 
 from obc_onnx.axes import concat, product, take
 from obc_onnx.errors import ModelError
 from obc_onnx.ops.value import Renumbering, Spelling, Value, Wanted, concrete
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -225,11 +226,23 @@ class CoupleContext:
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """One node on its way through `Rule.forward`."""
+    """One node on its way through `Rule.forward`.
+
+    Attributes:
+        node: The node.
+        arrays: The initializers among its inputs, None for what is computed.
+        input_ranks: How many axes each input has, None where that is not known.
+        types: Finds the element type of a value.
+    """
 
     node: Node
     arrays: tuple[NDArray[Any] | None, ...]
     input_ranks: tuple[int | None, ...]
+    types: Callable[[str], np.dtype[Any]]
+
+    def data_type(self, slot: int) -> int:
+        """Return the ONNX data type of an input."""
+        return int(helper.np_dtype_to_tensor_dtype(self.types(self.node.inputs[slot])))
 
     def rank(self, slot: int = 0) -> int:
         """Return the number of axes of an input."""

@@ -181,6 +181,11 @@ def conv_transpose(
         functional.conv_transpose3d,
     )[rank - 1]
     begin, end = pads[:rank], pads[rank:]
+    beyond = [max(w - h, 0) for h, w in zip(full, output_shape or full, strict=True)]
+    if any(beyond):  # what no element reaches holds the bias alone
+        y = convolve(x, w, None, strides, 0, output_padding, groups, dilations)
+        y = functional.pad(y, [side for more in reversed(beyond) for side in (0, more)])
+        return y if b is None else y + b.reshape([-1] + [1] * rank)
     if begin == end:
         return convolve(x, w, b, strides, begin, output_padding, groups, dilations)
     y = convolve(x, w, b, strides, 0, output_padding, groups, dilations)

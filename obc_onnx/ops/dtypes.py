@@ -1,4 +1,4 @@
-"""ONNX data types: the torch type of each, and the numbers that quantised ones hold."""
+"""ONNX data types: what the twin holds each in, and the numbers that quantised ones hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from obc_onnx.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 _SIGNED_BITS: dict[int, int] = {
     TensorProto.INT2: 2, TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT16: 16,
@@ -17,11 +18,15 @@ _SIGNED_BITS: dict[int, int] = {
 }  # fmt: skip
 _UNSIGNED_BITS: dict[int, int] = {
     TensorProto.UINT2: 2, TensorProto.UINT4: 4, TensorProto.UINT8: 8, TensorProto.UINT16: 16,
+    TensorProto.UINT32: 32,
 }  # fmt: skip
 
 
 def torch_dtype(data_type: int) -> torch.dtype:
-    """Translate a TensorProto data type.
+    """Return what the twin holds tensors of a TensorProto data type in.
+
+    torch computes with no unsigned integers but those of 8 bits: the others are held in larger
+    signed ones, and those of 64 bits in signed ones of 64.
 
     Raises:
         ModelError: torch has no such type.
@@ -42,12 +47,37 @@ def torch_dtype(data_type: int) -> torch.dtype:
         TensorProto.INT32: torch.int32,
         TensorProto.INT64: torch.int64,
         TensorProto.UINT8: torch.uint8,
-        TensorProto.UINT16: torch.uint16,
+        TensorProto.UINT16: torch.int32,
+        TensorProto.UINT32: torch.int64,
+        TensorProto.UINT64: torch.int64,
         TensorProto.BOOL: torch.bool,
     }
     if data_type not in table:
         raise ModelError(f"the twin cannot hold tensors of ONNX type {data_type}")
     return table[data_type]
+
+
+def bits_dtype(data_type: int) -> torch.dtype:
+    """Return the torch type with the bits of a TensorProto data type, to read them anew."""
+    import torch
+
+    unsigned: dict[int, torch.dtype] = {
+        TensorProto.UINT16: torch.uint16,
+        TensorProto.UINT32: torch.uint32,
+        TensorProto.UINT64: torch.uint64,
+    }
+    return unsigned[data_type] if data_type in unsigned else torch_dtype(data_type)
+
+
+def wrap(x: Tensor, data_type: int) -> Tensor:
+    """Convert to a data type; whole numbers that it has no place for wrap around."""
+    import torch
+
+    kind = torch_dtype(data_type)
+    bits = _UNSIGNED_BITS.get(data_type)
+    if bits is None or kind == torch.uint8:
+        return x.to(kind)
+    return (x.to(torch.int64) & ((1 << bits) - 1)).to(kind)
 
 
 def integer_limits(data_type: int) -> tuple[int, int] | None:

@@ -121,8 +121,10 @@ class Same(PositionByPosition):
         """Return the input, converted for Cast."""
         if context.node.op_type == "Identity":
             return Call(identity)
-        function = cast if context.node.op_type == "Cast" else bit_cast
-        return Call(function, {"to": context.node.integer("to", 1)})
+        to = context.node.integer("to", 1)
+        if context.node.op_type == "Cast":
+            return Call(cast, {"to": to})
+        return Call(bit_cast, {"source": context.data_type(0), "to": to})
 
 
 class CastLike(FreeOfMacs):
@@ -201,16 +203,16 @@ def identity(x: Tensor) -> Tensor:
 
 def cast(x: Tensor, *, to: int) -> Tensor:
     """Convert to an ONNX data type."""
-    from obc_onnx.ops.dtypes import torch_dtype
+    from obc_onnx.ops.dtypes import wrap
 
-    return x.to(torch_dtype(to))
+    return wrap(x, to)
 
 
-def bit_cast(x: Tensor, *, to: int) -> Tensor:
+def bit_cast(x: Tensor, *, source: int, to: int) -> Tensor:
     """Read the bits of every element as another data type of the same width."""
-    from obc_onnx.ops.dtypes import torch_dtype
+    from obc_onnx.ops.dtypes import bits_dtype, torch_dtype
 
-    return x.view(torch_dtype(to))
+    return x.to(bits_dtype(source)).view(bits_dtype(to)).to(torch_dtype(to))
 
 
 def cast_like(x: Tensor, like: Tensor) -> Tensor:

@@ -73,12 +73,11 @@ class Split(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.split."""
         node = context.node
-        constants: dict[str, Any] = {
-            "axis": node.integer("axis", 0),
-            "n_parts": len(node.outputs),
-            "sizes": node.integers("split") or context.integers(1),
-        }
-        return Call(split, constants)
+        sizes = node.integers("split") or context.integers(1)
+        constants: dict[str, Any] = {"axis": node.integer("axis", 0), "n_parts": len(node.outputs)}
+        if sizes is None:
+            return Call(split, constants, context.given(0, 1))
+        return Call(split, {"sizes": sizes, **constants})
 
 
 def join(*tensors: Tensor, axis: int) -> Tensor:
@@ -89,13 +88,18 @@ def join(*tensors: Tensor, axis: int) -> Tensor:
 
 
 def split(
-    x: Tensor, *, axis: int, n_parts: int, sizes: tuple[int, ...] | None
+    x: Tensor, sizes: Tensor | tuple[int, ...] | None = None, *, axis: int, n_parts: int
 ) -> tuple[Tensor, ...] | Tensor:
     """Cut into the given sizes, or into `n_parts` of which only the last may be smaller."""
     import torch
 
-    chunk = -(-x.shape[axis] // n_parts)
-    parts = torch.split(x, list(sizes) if sizes else chunk, axis)
+    if sizes is None:
+        return _all_parts(torch.split(x, -(-x.shape[axis] // n_parts), axis), n_parts)
+    given = list(sizes) if isinstance(sizes, tuple) else sizes.tolist()
+    return _all_parts(torch.split(x, given, axis), n_parts)
+
+
+def _all_parts(parts: tuple[Tensor, ...], n_parts: int) -> tuple[Tensor, ...] | Tensor:
     return parts if n_parts > 1 else parts[0]
 
 

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes import product
-from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 from obc_onnx.sizes import Sized
@@ -126,7 +125,7 @@ class Squeeze(FreeOfMacs):
         """Run Tensor.squeeze."""
         axes = context.node.integers("axes") or context.integers(1)
         if axes is None and context.node.has_input(1):
-            raise UnsupportedOperatorError(f"{context.node.label}: the twin needs constant axes")
+            return Call(squeeze, inputs=(0, 1))
         return Call(squeeze, {"axes": axes})
 
 
@@ -152,9 +151,7 @@ class Unsqueeze(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.unsqueeze for each axis."""
         axes = context.node.integers("axes") or context.integers(1)
-        if axes is None:
-            raise UnsupportedOperatorError(f"{context.node.label}: the twin needs constant axes")
-        return Call(unsqueeze, {"axes": axes})
+        return Call(unsqueeze, inputs=(0, 1)) if axes is None else Call(unsqueeze, {"axes": axes})
 
 
 def permute(x: Tensor, *, order: tuple[int, ...]) -> Tensor:
@@ -176,17 +173,23 @@ def reshape(x: Tensor, target: Tensor | tuple[int, ...], *, allowzero: bool) -> 
     return x.reshape(sizes)
 
 
-def squeeze(x: Tensor, *, axes: tuple[int, ...] | None) -> Tensor:
+def squeeze(x: Tensor, axes: Tensor | tuple[int, ...] | None) -> Tensor:
     """Drop the given axes of size 1, or all of them."""
-    return x.squeeze(axes) if axes else x.squeeze()
+    dropped = _axes(axes)
+    return x.squeeze(dropped) if dropped else x.squeeze()
 
 
-def unsqueeze(x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
+def unsqueeze(x: Tensor, axes: Tensor | tuple[int, ...]) -> Tensor:
     """Insert axes of size 1; positions count in the result."""
-    rank = x.ndim + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
+    inserted = _axes(axes)
+    rank = x.ndim + len(inserted)
+    for axis in sorted(axis % rank for axis in inserted):
         x = x.unsqueeze(axis)
     return x
+
+
+def _axes(axes: Tensor | tuple[int, ...] | None) -> tuple[int, ...]:
+    return axes if isinstance(axes, tuple) else () if axes is None else tuple(axes.tolist())
 
 
 RULES: tuple[Rule, ...] = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.padding import explicit_pads, same_pads
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
@@ -37,8 +36,6 @@ class WindowPool(_Pool):
     def forward(self, context: ForwardContext) -> Call:
         """Pad as ONNX does, then pool without padding."""
         node = context.node
-        if len(node.outputs) > 1:
-            raise UnsupportedOperatorError(f"{node.label}: the twin computes its first output only")
         kernel = node.integers("kernel_shape") or ()
         rank = len(kernel)
         constants = {
@@ -49,6 +46,9 @@ class WindowPool(_Pool):
             "auto_pad": node.text("auto_pad", "NOTSET"),
             "ceil_mode": bool(node.integer("ceil_mode", 0)),
         }
+        if node.op_type == "MaxPool" and len(node.outputs) > 1:
+            by_column = bool(node.integer("storage_order", 0))
+            return Call(max_pool_with_places, {**constants, "by_column": by_column})
         if node.op_type == "MaxPool":
             return Call(max_pool, constants)
         if node.op_type == "LpPool":
@@ -150,8 +150,48 @@ def max_pool(
 
     pads, extra = _window_pads(x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode)
     pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
-    x = _pad(x, pads, extra, float("-inf"))
-    return pool(x, kernel, strides, 0, dilations)
+    padded = _pad(_as_float(x), pads, extra, float("-inf"))
+    return pool(padded, kernel, strides, 0, dilations).to(x.dtype)
+
+
+def max_pool_with_places(
+    x: Tensor,
+    *,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: tuple[int, ...],
+    auto_pad: str,
+    ceil_mode: bool,
+    by_column: bool,
+) -> tuple[Tensor, Tensor]:
+    """Compute MaxPool and where in the whole input each largest element was, counted flat.
+
+    With `by_column` the last two spatial axes are counted the other way round. Source: the ONNX
+    operator page of MaxPool.
+    """
+    import torch
+    from torch.nn import functional
+
+    pads, extra = _window_pads(x, kernel, strides, dilations, pads, auto_pad, ceil_mode=ceil_mode)
+    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
+    padded = _pad(_as_float(x), pads, extra, float("-inf"))
+    y, flat = pool(padded, kernel, strides, 0, dilations, return_indices=True)
+    places = torch.unravel_index(flat, padded.shape[2:])
+    inside = [place - pad for place, pad in zip(places, pads, strict=False)]
+    order = [*range(len(kernel))]
+    if by_column:
+        order[-2:] = order[:-3:-1]
+    planes = torch.arange(math.prod(x.shape[:2]), device=x.device)
+    found = planes.reshape(*x.shape[:2], *[1] * len(kernel))
+    for axis in order:
+        found = found * x.shape[2 + axis] + inside[axis]
+    return y.to(x.dtype), found
+
+
+def _as_float(x: Tensor) -> Tensor:
+    """Convert small integers, which torch pools on no device, and back without loss."""
+    return x if x.is_floating_point() else x.float()
 
 
 def average_pool(

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.dtypes import integer_limits, torch_dtype
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
@@ -116,12 +115,7 @@ def _type_of_zero(context: ForwardContext) -> int:
     """Return the ONNX type of the zero point, which is that of the result."""
     if not context.node.has_input(2):
         return TensorProto.UINT8
-    zero = context.arrays[2]
-    if zero is None:
-        raise UnsupportedOperatorError(
-            f"{context.node.label}: the twin needs a zero point that is an initializer"
-        )
-    return helper.np_dtype_to_tensor_dtype(zero.dtype)
+    return context.data_type(2)
 
 
 def quantize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -194,11 +195,30 @@ def _mean(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
 
 
 def _maximum(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
-    return x.amax(axes, keepdim=keepdim)
+    return _pad_empty(x, axes, greatest=False).amax(axes, keepdim=keepdim)
 
 
 def _minimum(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
-    return x.amin(axes, keepdim=keepdim)
+    return _pad_empty(x, axes, greatest=True).amin(axes, keepdim=keepdim)
+
+
+def _pad_empty(x: Tensor, axes: tuple[int, ...], *, greatest: bool) -> Tensor:
+    """Put the greatest or the least number of its type into an axis that has no positions."""
+    import torch
+
+    if all(x.shape[axis] for axis in axes):
+        return x
+    if x.is_floating_point():
+        limit = math.inf if greatest else -math.inf
+    elif x.dtype == torch.bool:
+        limit = float(greatest)
+    else:
+        limits = torch.iinfo(x.dtype)
+        limit = limits.max if greatest else limits.min
+    shape = list(x.shape)
+    for axis in axes:
+        shape[axis] = max(shape[axis], 1)
+    return x.new_full(shape, limit)
 
 
 def _product(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 from obc_onnx.sizes import Size, Sized, axes_of
@@ -56,12 +55,7 @@ class Resize(FreeOfMacs):
         return [Value(tuple(axes))]
 
     def forward(self, context: ForwardContext) -> Call:
-        """Sample each axis as the node says.
-
-        Raises:
-            UnsupportedOperatorError: The region of a crop, or the scales of an old opset, are
-                computed as the model runs.
-        """
+        """Sample each axis as the node says."""
         node, old = context.node, _is_old(context.node)
         crops = node.text("coordinate_transformation_mode", "") == _CROP
         known = {
@@ -69,9 +63,8 @@ class Resize(FreeOfMacs):
             "sizes": context.integers(_SIZES) or None,
             "region": _floats(context, _ROI) if crops else None,
         }
-        if (crops and known["region"] is None) or (old and known["scales"] is None):
-            raise UnsupportedOperatorError(f"{node.label}: the twin needs constant scales and roi")
-        computed = [s for s in context.given(_SCALES, _SIZES) if context.arrays[s] is None]
+        slots = {_scales_slot(node), _SIZES, *([_ROI] if crops else [])}
+        computed = [s for s in context.given(*sorted(slots)) if context.arrays[s] is None]
         constants = {
             **{key: value for key, value in known.items() if value is not None},
             "mode": node.text("mode", "nearest"),
@@ -86,7 +79,7 @@ class Resize(FreeOfMacs):
             "cubic_coefficient": node.number("cubic_coeff_a", -0.75),
             "outside": node.number("extrapolation_value", 0.0),
         }
-        return Call(resize, constants, (0, *computed))
+        return Call(upsample if old else resize, constants, (0, *computed))
 
 
 def _is_old(node: Node) -> bool:
@@ -156,9 +149,14 @@ def _value(number: Any) -> Any:
     return number.value if isinstance(number, Sized) else number
 
 
+def upsample(x: Tensor, scales: Tensor | None = None, **constants: Any) -> Tensor:
+    """Compute Upsample, and Resize of opset 10, whose scales come second."""
+    return resize(x, None, scales, **constants)
+
+
 def resize(
     x: Tensor,
-    _region: None = None,
+    computed_region: Tensor | None = None,
     computed_scales: Tensor | None = None,
     computed_sizes: Tensor | None = None,
     *,
@@ -175,7 +173,8 @@ def resize(
 
     Args:
         x: Any rank.
-        computed_scales: Scales that are only known as the model runs.
+        computed_region: A region that is only known as the model runs.
+        computed_scales: Scales likewise.
         computed_sizes: Sizes likewise.
         scales: For each axis that is named; left out where sizes are given.
         sizes: For each axis that is named.
@@ -187,10 +186,12 @@ def resize(
         kernel: How points between positions are made, as `_sample` takes it.
     """
     where = [axis % x.ndim for axis in axes or range(x.ndim)]
-    if computed_sizes is not None:
+    if computed_sizes is not None and computed_sizes.numel():
         sizes = computed_sizes.tolist()
-    if computed_scales is not None:
+    if computed_scales is not None and computed_scales.numel():
         scales = computed_scales.tolist()
+    if computed_region is not None and computed_region.numel():
+        region = computed_region.tolist()
     if sizes is not None:
         scales = [size / x.shape[axis] for axis, size in zip(where, sizes, strict=True)]
         if policy != "stretch":

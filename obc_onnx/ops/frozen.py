@@ -66,20 +66,6 @@ class Subgraphs(Frozen):
     why = "a subgraph"
 
 
-class Boxes(Frozen):
-    """Detections: which are left depends on all coordinates and scores."""
-
-    op_types = ("NonMaxSuppression",)
-    why = "a choice of boxes"
-
-
-class Losses(Frozen):
-    """What a model is trained by: classes are compared with each other."""
-
-    op_types = ("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
-    why = "a training loss"
-
-
 class Containers(Frozen):
     """Sequences and optionals, which have no axes, and what is put into them or taken out."""
 
@@ -136,11 +122,9 @@ class Training(Frozen):
 
 
 RULES: tuple[Rule, ...] = (
-    Boxes(),
     ClassicalModels(),
     Containers(),
     EncodedImages(),
-    Losses(),
     Random(),
     RandomLike(),
     Subgraphs(),

@@ -70,7 +70,8 @@ class Session:
         Raises:
             ModelError: ONNX Runtime fails on this input.
         """
-        refusals: tuple[type[Exception], ...] = (*_refusals(), ValueError)  # an input is not fed
+        # ValueError: an input is not fed; RuntimeError: it is of a type that cannot be
+        refusals: tuple[type[Exception], ...] = (*_refusals(), ValueError, RuntimeError)
         try:
             values = self._session.run(self.output_names, dict(feed))
         except refusals as error:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-from obc_onnx.errors import ModelError
+from obc_onnx.errors import UnsupportedOperatorError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from obc_onnx.node import Node
 
 _SIGNED_BITS: dict[int, int] = {
     TensorProto.INT2: 2, TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT16: 16,
@@ -22,14 +24,26 @@ _UNSIGNED_BITS: dict[int, int] = {
 }  # fmt: skip
 
 
+def check_held(data_type: int, node: Node) -> None:
+    """Check that the twin can hold what a node converts to.
+
+    Raises:
+        UnsupportedOperatorError: torch has no such type.
+    """
+    try:
+        torch_dtype(data_type)
+    except UnsupportedOperatorError as error:
+        raise UnsupportedOperatorError(f"{node.label}: {error}") from error
+
+
 def torch_dtype(data_type: int) -> torch.dtype:
     """Return what the twin holds tensors of a TensorProto data type in.
 
-    torch computes with no unsigned integers but those of 8 bits: the others are held in larger
-    signed ones, and those of 64 bits in signed ones of 64.
+    torch computes with integers of 8 bits and more, and with no unsigned ones but those of 8. The
+    others are held in larger ones, and unsigned ones of 64 bits in signed ones.
 
     Raises:
-        ModelError: torch has no such type.
+        UnsupportedOperatorError: torch has no such type.
     """
     import torch
 
@@ -46,6 +60,10 @@ def torch_dtype(data_type: int) -> torch.dtype:
         TensorProto.INT16: torch.int16,
         TensorProto.INT32: torch.int32,
         TensorProto.INT64: torch.int64,
+        TensorProto.INT2: torch.int8,
+        TensorProto.INT4: torch.int8,
+        TensorProto.UINT2: torch.uint8,
+        TensorProto.UINT4: torch.uint8,
         TensorProto.UINT8: torch.uint8,
         TensorProto.UINT16: torch.int32,
         TensorProto.UINT32: torch.int64,
@@ -53,7 +71,7 @@ def torch_dtype(data_type: int) -> torch.dtype:
         TensorProto.BOOL: torch.bool,
     }
     if data_type not in table:
-        raise ModelError(f"the twin cannot hold tensors of ONNX type {data_type}")
+        raise UnsupportedOperatorError(f"the twin cannot hold tensors of ONNX type {data_type}")
     return table[data_type]
 
 
@@ -73,11 +91,11 @@ def wrap(x: Tensor, data_type: int) -> Tensor:
     """Convert to a data type; whole numbers that it has no place for wrap around."""
     import torch
 
-    kind = torch_dtype(data_type)
-    bits = _UNSIGNED_BITS.get(data_type)
-    if bits is None or kind == torch.uint8:
+    kind, limits = torch_dtype(data_type), integer_limits(data_type)
+    if limits is None or limits == (torch.iinfo(kind).min, torch.iinfo(kind).max):
         return x.to(kind)
-    return (x.to(torch.int64) & ((1 << bits) - 1)).to(kind)
+    low, high = limits
+    return (((x.to(torch.int64) - low) & (high - low)) + low).to(kind)
 
 
 def integer_limits(data_type: int) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from obc_onnx.ops.arithmetic import follow
 from obc_onnx.ops.broadcast import broadcast_axes, couple_parameters
+from obc_onnx.ops.dtypes import bits_dtype, check_held, torch_dtype, wrap
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
@@ -122,6 +123,7 @@ class Same(PositionByPosition):
         if context.node.op_type == "Identity":
             return Call(identity)
         to = context.node.integer("to", 1)
+        check_held(to, context.node)
         if context.node.op_type == "Cast":
             return Call(cast, {"to": to})
         return Call(bit_cast, {"source": context.data_type(0), "to": to})
@@ -203,15 +205,11 @@ def identity(x: Tensor) -> Tensor:
 
 def cast(x: Tensor, *, to: int) -> Tensor:
     """Convert to an ONNX data type."""
-    from obc_onnx.ops.dtypes import wrap
-
     return wrap(x, to)
 
 
 def bit_cast(x: Tensor, *, source: int, to: int) -> Tensor:
     """Read the bits of every element as another data type of the same width."""
-    from obc_onnx.ops.dtypes import bits_dtype, torch_dtype
-
     return x.to(bits_dtype(source)).view(bits_dtype(to)).to(torch_dtype(to))
 
 

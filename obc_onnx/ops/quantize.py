@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-from obc_onnx.ops.dtypes import integer_limits, torch_dtype
+from obc_onnx.ops.dtypes import check_held, integer_limits, torch_dtype
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
@@ -57,10 +57,12 @@ class QuantizeLinear(_Linear):
     def forward(self, context: ForwardContext) -> Call:
         """Round to whole numbers in floats, with a straight-through gradient."""
         node = context.node
+        data_type = node.integer("output_dtype", 0) or _type_of_zero(context)
+        check_held(data_type, node)
         constants = {
             "axis": node.integer("axis", 1),
             "block_size": node.integer("block_size", 0),
-            "data_type": node.integer("output_dtype", 0) or _type_of_zero(context),
+            "data_type": data_type,
             "saturate": bool(node.integer("saturate", 1)),
         }
         return Call(quantize, constants, context.given(0, 1, 2))

@@ -127,7 +127,7 @@ def to_tensor(array: NDArray[Any]) -> torch.Tensor:
 def to_array(tensor: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Copy a tensor into an array of the given type."""
     host = tensor.detach().cpu()
-    if host.dtype == torch.bfloat16:
+    if host.dtype.is_floating_point and host.dtype not in _IN_NUMPY:
         host = host.float()
     return np.array(host.numpy(), dtype=dtype)
 
@@ -147,6 +147,7 @@ _HELD_AS: tuple[tuple[str, type[np.generic]], ...] = (
     ("uint16", np.int32), ("uint32", np.int64), ("uint64", np.int64),
     ("float4", np.float32), ("float8", np.float32),
 )  # fmt: skip
+_IN_NUMPY = frozenset({torch.float16, torch.float32, torch.float64})
 _WIDENED = frozenset({"uint16", "uint32", "uint64"})
 """Types that torch does not compute with: a caller may still feed tensors of them."""
 _QUANTISED = frozenset({"int8", "uint8", "int16", "int32"}) | _WIDENED

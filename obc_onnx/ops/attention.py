@@ -244,7 +244,7 @@ def attention(
     if packed:
         q, k, v = unpack(q, n_heads[0]), unpack(k, n_heads[1]), unpack(v, n_heads[1])
     k, v = behind(past_key, k), behind(past_value, v)
-    bias = additive(mask, q)
+    bias = _over_all_keys(additive(mask, q), k.shape[2])
     if lengths is not None or reach != (-1, -1):
         n_past = 0 if past_key is None else past_key.shape[2]
         first = n_past if lengths is None else lengths[:, None] - q.shape[2]
@@ -254,6 +254,15 @@ def attention(
     y, scores = attend(q, k, v, bias, scale=scale, softcap=softcap)
     outputs = (pack(y) if packed else y, k, v, scores[stage])
     return outputs[0] if n_outputs == 1 else outputs[:n_outputs]
+
+
+def _over_all_keys(bias: Tensor | None, n_keys: int) -> Tensor | None:
+    """Forbid keys that a mask does not reach."""
+    from torch.nn import functional
+
+    if bias is None or bias.shape[-1] in {1, n_keys}:
+        return bias
+    return functional.pad(bias, (0, n_keys - bias.shape[-1]), value=-math.inf)
 
 
 RULES: tuple[Rule, ...] = (

@@ -125,7 +125,7 @@ class Same(PositionByPosition):
         to = context.node.integer("to", 1)
         check_held(to, context.node)
         if context.node.op_type == "Cast":
-            return Call(cast, {"to": to})
+            return Call(cast, {"to": to, "saturate": bool(context.node.integer("saturate", 1))})
         return Call(bit_cast, {"source": context.data_type(0), "to": to})
 
 
@@ -138,9 +138,11 @@ class CastLike(FreeOfMacs):
         """Pass the first input's axes through."""
         return [Value(context.value(0).axes)]
 
-    def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
+    def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.to."""
-        return Call(cast_like, inputs=(0, 1))
+        to = context.data_type(1)
+        check_held(to, context.node)
+        return Call(cast, {"to": to, "saturate": bool(context.node.integer("saturate", 1))})
 
 
 class IsInf(PositionByPosition):
@@ -203,19 +205,23 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-def cast(x: Tensor, *, to: int) -> Tensor:
-    """Convert to an ONNX data type."""
+def cast(x: Tensor, *, to: int, saturate: bool = True) -> Tensor:
+    """Convert to an ONNX data type.
+
+    Whole numbers wrap around; floats of 8 bits saturate, or become infinite or no number.
+    """
+    import torch
+
+    kind = torch_dtype(to)
+    if saturate and kind.is_floating_point and kind.itemsize == 1:
+        most = torch.finfo(kind).max
+        return x.clamp(-most, most).to(kind)
     return wrap(x, to)
 
 
 def bit_cast(x: Tensor, *, source: int, to: int) -> Tensor:
     """Read the bits of every element as another data type of the same width."""
     return x.to(bits_dtype(source)).view(bits_dtype(to)).to(torch_dtype(to))
-
-
-def cast_like(x: Tensor, like: Tensor) -> Tensor:
-    """Convert to the data type of another tensor."""
-    return x.to(like.dtype)
 
 
 def is_infinite(x: Tensor, *, negative: bool, positive: bool) -> Tensor:

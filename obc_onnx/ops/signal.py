@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.dtypes import torch_dtype
 from obc_onnx.ops.frozen import Frozen
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
@@ -86,22 +85,17 @@ class DFT(FreeOfMacs):
         return [Value(tuple(made[i] if i in frozen else axis for i, axis in enumerate(x.axes)))]
 
     def forward(self, context: ForwardContext) -> Call:
-        """Run torch's transform for real or complex numbers.
-
-        Raises:
-            UnsupportedOperatorError: The axis or the length is computed as the model runs.
-        """
+        """Run torch's transform for real or complex numbers."""
         node = context.node
         axis, length = self._axis(node, context.integers(2)), context.integers(1)
-        if axis is None or (node.has_input(1) and length is None):
-            raise UnsupportedOperatorError(f"{node.label}: the twin needs a constant axis, length")
         constants = {
-            "axis": axis,
+            "axis": 0 if axis is None else axis,  # which the computed one replaces
             "length": None if length is None else length[0],
             "inverse": bool(node.integer("inverse", 0)),
             "onesided": bool(node.integer("onesided", 0)),
         }
-        return Call(dft, constants)
+        computed = [slot for slot in context.given(1, 2) if context.arrays[slot] is None]
+        return Call(dft, constants, (0, *computed))
 
     @staticmethod
     def _axis(node: Node, given: tuple[int, ...] | None) -> int | None:
@@ -127,21 +121,15 @@ class STFT(FreeOfMacs):
         return [Value((signal.axes[0], *fixed[1:]))]
 
     def forward(self, context: ForwardContext) -> Call:
-        """Cut frames and transform them.
-
-        Raises:
-            UnsupportedOperatorError: The step or the length is computed as the model runs.
-        """
-        node = context.node
+        """Cut frames and transform them."""
         step, length = context.integers(1), context.integers(3)
-        if step is None or (node.has_input(3) and length is None):
-            raise UnsupportedOperatorError(f"{node.label}: the twin needs a constant step, length")
         constants = {
-            "step": step[0],
+            "step": 0 if step is None else step[0],  # which the computed one replaces
             "length": None if length is None else length[0],
-            "onesided": bool(node.integer("onesided", 1)),
+            "onesided": bool(context.node.integer("onesided", 1)),
         }
-        return Call(stft, constants, context.given(0, 2))
+        computed = [slot for slot in context.given(1, 3) if context.arrays[slot] is None]
+        return Call(stft, constants, (*context.given(0, 2), *computed))
 
 
 def window(
@@ -165,11 +153,22 @@ def window(
     return total.to(torch_dtype(data_type))
 
 
-def dft(x: Tensor, *, axis: int, length: int | None, inverse: bool, onesided: bool) -> Tensor:
+def dft(
+    x: Tensor,
+    computed_length: Tensor | None = None,
+    computed_axis: Tensor | None = None,
+    *,
+    axis: int,
+    length: int | None,
+    inverse: bool,
+    onesided: bool,
+) -> Tensor:
     """Compute DFT. Source: the ONNX operator page of DFT.
 
     Args:
         x: Real or complex numbers, which lie along the last axis as one or two parts.
+        computed_length: A length that is only known as the model runs.
+        computed_axis: An axis likewise.
         axis: What is transformed, counted with that of the parts.
         length: To which the axis is cropped or padded; None for what it is.
         inverse: Whether to go back from frequencies.
@@ -177,20 +176,22 @@ def dft(x: Tensor, *, axis: int, length: int | None, inverse: bool, onesided: bo
     """
     import torch
 
-    axis %= x.ndim
+    at = (axis if computed_axis is None else int(computed_axis)) % x.ndim
+    length = length if computed_length is None else int(computed_length)
     signal = x[..., 0] if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
     if inverse and onesided:
-        real: Tensor = torch.fft.irfft(signal, length, axis)
+        real: Tensor = torch.fft.irfft(signal, length, at)
         return real.unsqueeze(-1)
     transform = torch.fft.rfft if onesided else torch.fft.ifft if inverse else torch.fft.fft
-    spectrum: Tensor = transform(signal, length, axis)
+    spectrum: Tensor = transform(signal, length, at)
     return torch.view_as_real(spectrum)
 
 
 def stft(
     signal: Tensor,
-    _step: None = None,
+    computed_step: Tensor | None = None,
     window: Tensor | None = None,
+    computed_length: Tensor | None = None,
     *,
     step: int,
     length: int | None,
@@ -200,14 +201,18 @@ def stft(
 
     Args:
         signal: Shape [n, n_samples, 1 or 2].
+        computed_step: A step that is only known as the model runs.
         window: What frames are multiplied by, shape [length].
+        computed_length: A length likewise.
         step: From frame to frame.
         length: Of a frame; where it is left out, that of the window or else of the signal.
         onesided: As in `dft`.
     """
+    if computed_length is not None:
+        length = int(computed_length)
     if length is None:
         length = signal.shape[1] if window is None else window.shape[0]
-    frames = signal.unfold(1, length, step)
+    frames = signal.unfold(1, length, step if computed_step is None else int(computed_step))
     frames = frames if window is None else frames * window
     parts = frames.transpose(2, 3)
     return dft(parts, axis=2, length=None, inverse=False, onesided=onesided)

@@ -1,0 +1,56 @@
+"""ONNX's own node tests on the twin: whatever ONNX Runtime passes, or a reason why not."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+REASONS = {
+"a constant that is no initializer", "a sequence or an optional",
+    "a step of training", "a subgraph", "a value that is no tensor of numbers",
+    "an encoded image", "features whose weights are attributes", "frequencies", "random numbers",
+    "rounds inside", "scores that a subgraph may change", "text",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    path = ROOT / "tools" / "backend_score.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")  # numpy and torch warn of infinities that tests are about
+def test_the_twin_passes_what_onnx_runtime_passes(tool: ModuleType) -> None:
+    rows = list(tool.score(tool.load_tests()))
+    judged = [row for row in rows if row.runtime]
+    assert len(judged) > 1000
+    failed = {row.name: row.detail for row in judged if row.twin == "failed"}
+    assert not failed
+    passed = [row for row in judged if row.twin == "passed"]
+    assert len(passed) > 0.9 * len(judged)
+    assert {row.detail for row in rows if row.twin == "excluded"} <= REASONS
+
+
+def test_a_difference_is_seen(tool: ModuleType) -> None:
+    (test,) = [test for test in tool.load_tests(["test_relu"]) if test.name == "test_relu"]
+    ((_, expected),) = tool.samples(test)
+    (name,) = expected
+    y = expected[name]
+    assert not tool.difference({name: y}, expected, test)
+    assert tool.difference({name: y.astype(np.float64)}, expected, test)
+    assert tool.difference({name: y[:1]}, expected, test)
+    assert tool.difference({name: y + 0.01}, expected, test) == f"'{name}': other values"

@@ -16,7 +16,7 @@ from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes, input_shapes
 from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import build_twin, to_array, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,8 +136,11 @@ def run_twin(graph: Graph, shapes: Mapping[str, Shape], feed: Feed) -> dict[str,
     """Run the torch twin; outputs by name, as `run_onnx` gives them."""
     twin = build_twin(graph, shapes, DEFAULT_RULES)
     with torch.no_grad():
-        outputs = twin(*[torch.from_numpy(feed[port.name]) for port in graph.inputs])
-    return {p.name: y.numpy() for p, y in zip(graph.outputs, outputs, strict=True)}
+        outputs = twin(*[to_tensor(feed[port.name]) for port in graph.inputs])
+    return {
+        p.name: to_array(y, p.dtype) if p.dtype.name.startswith("uint") else y.numpy()
+        for p, y in zip(graph.outputs, outputs, strict=True)
+    }
 
 
 def random_keep(

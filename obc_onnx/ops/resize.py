@@ -149,9 +149,9 @@ def _value(number: Any) -> Any:
     return number.value if isinstance(number, Sized) else number
 
 
-def upsample(x: Tensor, scales: Tensor | None = None, **constants: Any) -> Tensor:
+def upsample(x: Tensor, computed_scales: Tensor | None = None, **constants: Any) -> Tensor:
     """Compute Upsample, and Resize of opset 10, whose scales come second."""
-    return resize(x, None, scales, **constants)
+    return resize(x, None, computed_scales, **constants)
 
 
 def resize(

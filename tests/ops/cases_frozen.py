@@ -108,15 +108,17 @@ CHOICES = (
         "A = Reshape(Z, boxes) P = Reshape(Z, scores) I = NonMaxSuppression(A, P, most)"
         " F = Cast<to=1>(I) S = ReduceSum<keepdims=0>(F) Y = Add(Z, S)",
         {"boxes": [BATCH, -1, 4], "scores": [BATCH, 4, 9], "most": 2},
+        has_twin=True,
     ),
-    rows("labels", "SoftmaxCrossEntropyLoss", "L = SoftmaxCrossEntropyLoss(Z, l) Y = Add(Z, L)", _LABELS),
+    rows("labels", "SoftmaxCrossEntropyLoss", "L = SoftmaxCrossEntropyLoss(Z, l) Y = Add(Z, L)", _LABELS, has_twin=True),
     rows(
         "probabilities",
         "SoftmaxCrossEntropyLoss",
         'L, P = SoftmaxCrossEntropyLoss<reduction="none">(Z, l) Y = Identity(P)',
         _LABELS,
+        has_twin=True,
     ),
-    rows("labels", "NegativeLogLikelihoodLoss", "L = NegativeLogLikelihoodLoss(Z, l) Y = Add(Z, L)", _LABELS),
+    rows("labels", "NegativeLogLikelihoodLoss", "L = NegativeLogLikelihoodLoss(Z, l) Y = Add(Z, L)", _LABELS, has_twin=True),
 )  # fmt: skip
 RANDOM = (
     maps("positions", "Bernoulli", "P = Sigmoid(Z) Y = Bernoulli<seed=1.0>(P)", batch=None, opset=15),
@@ -223,6 +225,7 @@ FOURIER = (
         " F = DFT(U, , A) Y = Reshape(F, to)",
         {"last": [4], "to": [0, 4, -1, 1], "two": 2},
         opset=20,
+        has_twin=True,
     ),
     fourier("opset17", "<axis=2>", opset=17),
     fourier("opset17_longer", "<axis=-2, onesided=1>", ", n", opset=17),

@@ -250,7 +250,6 @@ UNPOOLS = (
         f"P, I = MaxPool<{_WINDOWS}>(X) S = Shape(X) Y = MaxUnpool<{_WINDOWS}>(P, I, S)",
         {"X": (4, 6, 5)},
         prunes=False,
-        has_twin=False,  # that of MaxPool does not give places
     ),
 )
 CASES = (

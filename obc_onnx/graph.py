@@ -22,6 +22,7 @@ import onnx_graphsurgeon as gs
 from obc_onnx.canonical import canonical, export
 from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.files import external_bytes, file_sha256, replacing
+from obc_onnx.foreign import without_foreign
 from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ class Graph:
         if not path.is_file():
             raise ModelError(f"model file '{path}' does not exist")
         try:
-            onnx.checker.check_model(path)
-            model = onnx.load(path)
+            model = _checked(path)
         except onnx.checker.ValidationError as error:
             raise ModelError(f"'{path}' fails the ONNX checker: {_sentence(error)}") from error
         except (RuntimeError, ValueError, OSError) as error:
@@ -290,6 +290,20 @@ def _add_copy(surgeon: gs.Graph, node: gs.Node, name: str) -> gs.Variable:
     twin = gs.Node(node.op, name, dict(node.attrs), list(node.inputs), [result], node.domain)
     surgeon.nodes.insert(surgeon.nodes.index(node) + 1, twin)
     return result
+
+
+def _checked(path: Path) -> onnx.ModelProto:
+    """Load a model that the checker, called with its path on account of its size, accepts."""
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError:
+        model = onnx.load(path)
+        known = without_foreign(model)
+        if known is model:
+            raise
+        onnx.checker.check_model(known)
+        return model
+    return onnx.load(path)
 
 
 def _sentence(error: BaseException) -> str:

@@ -68,6 +68,7 @@ class _Finder:
         self.renumberings: list[Renumbering] = []
         self.unknown: list[str] = []
         self.batch: Dim | None = None
+        self.symbols: dict[tuple[str, int], Dim] = {}
         self.loses_batch = False
 
     def find(self) -> Coupling:
@@ -108,14 +109,24 @@ class _Finder:
         axes: list[Expr] = []
         for i, size in enumerate(shape):
             is_open = declared is None or isinstance(declared[i], str)
-            batched = is_open and i == 0
-            axis = (
-                self._batch_of(size) if batched else self.system.dim(size, f"graph input '{name}'")
-            )
+            if is_open and i == 0:
+                axis = self._batch_of(size)
+            else:
+                symbol = declared[i] if is_open and declared is not None else ""
+                axis = self._input_axis(name, size, str(symbol))
             axes.append(axis)
             if is_open:
                 self.system.open(axis)
         return Value(tuple(axes))
+
+    def _input_axis(self, name: str, size: int, symbol: str) -> Dim:
+        """Return a new axis of an input, or the one of the same symbol: their sizes are equal."""
+        key = symbol, size
+        if not symbol:
+            return self.system.dim(size, f"graph input '{name}'")
+        if key not in self.symbols:
+            self.symbols[key] = self.system.dim(size, f"graph input '{name}'")
+        return self.symbols[key]
 
     def _batch_of(self, size: int) -> Dim:
         """Return the one batch of all inputs, or a new one where the sizes differ."""

@@ -140,7 +140,7 @@ class _Writer:
         old = self._graph.initializers.get(name)
         if old is not None:
             array = np.asarray(numbers, old.dtype)
-            return array if resized else array.reshape(old.shape)
+            return array.reshape((-1, *old.shape[1:]) if resized else old.shape)
         if not name:
             return np.asarray(numbers, np.int64)
         kind = infer_types(self._graph, [name])[name]

@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from obc_onnx.errors import ModelError, RequestError, ShapeError
 from obc_onnx.feeds import candidates, trials
+from obc_onnx.foreign import without_foreign
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def infer_types(graph: Graph, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
 
 def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
     """Export with concrete inputs, open outputs, and without the weights' data."""
-    model = graph.to_model()
+    model = without_foreign(graph.to_model())
     for port in model.graph.input:
         if port.name in shapes:
             del port.type.tensor_type.shape.dim[:]

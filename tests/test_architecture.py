@@ -24,7 +24,7 @@ LAYERS = (
     ("files", "axes"),
     ("boundaries", "sizes", "ties"),
     ("unification",),
-    ("node",),
+    ("foreign", "node"),
     ("folding",),
     ("canonical",),
     ("graph",),

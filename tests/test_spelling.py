@@ -316,3 +316,79 @@ def test_positions_that_a_gather_picks_are_numbered_anew() -> None:
     assert pruned.initializers["order"].tolist() == [2, 0, 1, 0]
     pruned = cut(coupling, {"a:0": [0, 1, 1, 1, 0]})
     assert pruned.initializers["order"].tolist() == [2]
+
+
+OPEN = (
+    "net (float[n,s,8] x, int64[n,s] mask) => (float[n,S,6] y)"
+    "<float[8,12] q, float[8,3] k, float[12,6] o, int64[1] one = {1}, int64[1] three = {3},"
+    " int64[1] four = {4}, int64[1] twelve = {12}, int64[1] minus = {-1}, int64[1] zero = {0},"
+    " int64[1] limit = {64}, int64[1] last = {2}, int64[1] many = {9223372036854775807}>"
+    "{ h = MatMul(x, q) b = Shape<start=0, end=1>(x) t = Shape<start=1, end=2>(x) BODY }"
+)
+REPEATED = (
+    "g = MatMul(x, k) f = Concat<axis=0>(b, t, one, three) r = Reshape(g, f)"
+    " c = Concat<axis=0>(b, t, four, three) u = Reshape(h, c) TARGET m = Mul(u, e)"
+    " back = Concat<axis=0>(b, t, minus) z = Reshape(m, back) y = MatMul(z, o)"
+)
+SPLIT_BY = (
+    "c = Concat<axis=0>(b, {0}, four, three) r = Reshape(h, c) u = Relu(r)"
+    " back = Concat<axis=0>(b, {0}, twelve) z = Reshape(u, back) y = MatMul(z, o)"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (SPLIT_BY.format("t"), {"q:1.0": 4, "q:1.1": 3}),
+        ("w = Shape<start=1, end=2>(mask)" + SPLIT_BY.format("w"), {"q:1.0": 4, "q:1.1": 3}),
+        ("w = Min(t, limit)" + SPLIT_BY.format("w"), {"q:1.0": 4, "q:1.1": 3}),
+        (REPEATED.replace("TARGET", "e = Expand(r, c)"), {"q:1.0": 4, "q:1.1": 3}),
+        (
+            REPEATED.replace(
+                "TARGET",
+                "l = Shape(c) ones = ConstantOfShape<value = int64[1] {1}>(l) v = Mul(ones, minus)"
+                " w = Equal(c, v) a = Where(w, ones, c) e = Expand(r, a)",
+            ),
+            {"q:1.0": 4, "q:1.1": 3},
+        ),
+        (
+            "p = Concat<axis=0>(zero, zero, zero, zero, t, zero) a = Pad(h, p) y = MatMul(a, o)",
+            {"q:1": 12},
+        ),
+        (
+            "e = Slice(h, twelve, many, last) j = Concat<axis=2>(h, e) y = MatMul(j, o)",
+            {"q:1": 12},
+        ),
+    ],
+    ids=[
+        "its own size", "that of another input", "a size of no axis", "Expand", "Where",
+        "one amount of a Pad", "nothing behind the end",
+    ],
+)  # fmt: skip
+def test_what_runs_with_the_model_leaves_alone_what_is_written_beside_it(
+    body: str, expected: dict[str, int]
+) -> None:
+    """As exporters write heads, repeated heads and masks; found in real language models."""
+    graph = Graph.from_model(build(OPEN.replace("BODY", body), opset=18))
+    coupling = analyse(graph, shapes={"x": (2, 5, 8), "mask": (2, 5)}).coupling
+    assert sizes(coupling) == expected
+    rng = np.random.default_rng(0)
+    keep = {group.dim: np.arange(group.size) < group.size - 1 for group in coupling.groups}
+    for n, s in ((1, 5), (3, 7)):
+        feed = {
+            "x": rng.standard_normal((n, s, 8)).astype(np.float32),
+            "mask": np.ones((n, s), np.int64),
+        }
+        pruned = assert_pruned_equals_masked(coupling, keep, feed)
+    assert pruned.outputs == graph.outputs
+
+
+def test_positions_in_rows_are_picked_as_those_of_a_gather() -> None:
+    coupling = coupling_of(
+        f"net {IMAGE} <float[5,3,1,1] a, float[4,3,1,1] b, int64[3,1] i = {{0,3,-1}}>"
+        "{ p = Conv(x, a) t = Transpose<perm=[1,0,2,3]>(p) g = GatherND(t, i)"
+        "  u = Transpose<perm=[1,0,2,3]>(g) y = Conv(u, b) }"
+    )
+    assert sizes(coupling) == {"a:0": 5}
+    pruned = cut(coupling, {"a:0": [1, 0, 1, 1, 0]})
+    assert pruned.initializers["i"].tolist() == [[0], [2]]

@@ -13,10 +13,10 @@ import numpy as np
 from onnx import TensorProto
 
 from obc_onnx.ops.value import apply, followed
-from obc_onnx.sizes import Sized, divide
+from obc_onnx.sizes import Size, Sized, divide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -56,9 +56,35 @@ def _as_they_are(context: CoupleContext) -> Numbers | None:
     if function is None:
         return None
     known = [context.numbers(slot) for slot in range(len(context.inputs))]
-    if len(known) > 2:  # noqa: PLR2004 - more than a pair
-        return apply(lambda *arrays: reduce(function, arrays), *known)
-    return apply(function, *known)
+    if any(numbers is None for numbers in known):
+        return _as_it_runs(context, function)
+    return _fold(function, known)
+
+
+def _fold(function: Callable[..., Any], operands: Sequence[Numbers | None]) -> Numbers | None:
+    if len(operands) > 2:  # noqa: PLR2004 - more than a pair
+        return apply(lambda *arrays: reduce(function, arrays), *operands)
+    return apply(function, *operands)
+
+
+def _as_it_runs(context: CoupleContext, function: Callable[..., Any]) -> Numbers | None:
+    """Make sizes of their own of whole numbers that are only known when the model runs.
+
+    So what stands beside them, as in a Reshape's target, can still be followed.
+    """
+    numbers = [value.numbers for value in context.inputs if value is not None]
+    found = _fold(function, [None if n is None else _values(n) for n in numbers])
+    if found is None or found.dtype.kind not in "iu" or (found < 1).any():
+        return None
+    result = np.empty(found.shape, object)
+    for place, number in np.ndenumerate(found):
+        result[place] = Size(context.varying(int(number)))
+    return result
+
+
+def _values(numbers: Numbers) -> Numbers:
+    """Return numbers as they are for the sizes that the model is analysed with."""
+    return np.asarray([n.value if _is_sized(n) else n for n in numbers.flat]).reshape(numbers.shape)
 
 
 def _identity(_context: CoupleContext, operands: list[Numbers]) -> Numbers | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.axes import Expr
+    from obc_onnx.axes import Dim, Expr
     from obc_onnx.node import Node
     from obc_onnx.unification import AxisSystem
 
@@ -127,6 +127,12 @@ class CoupleContext:
         """Make a frozen axis whose size is written in the node: it is known before it runs."""
         axis = self.fixed(size, why)
         self.written_dims.add(axis)
+        return axis
+
+    def varying(self, size: int) -> Dim:
+        """Make a frozen axis, the size of which is only known when the model runs."""
+        axis = self.system.dim(size, f"a size that depends on data of {self.node.label}")
+        self.system.open(axis)
         return axis
 
     def opaque(self, why: str, output: int = 0) -> Value:

@@ -161,13 +161,7 @@ def conv_transpose(
     from torch.nn import functional
 
     rank = len(strides)
-    full = tuple(
-        strides[i] * (x.shape[2 + i] - 1)
-        + output_padding[i]
-        + (w.shape[2 + i] - 1) * dilations[i]
-        + 1
-        for i in range(rank)
-    )
+    full = _spread_sizes(x, w, strides, dilations, output_padding)
     if output_shape is None and auto_pad.startswith("SAME"):
         output_shape = tuple(x.shape[2 + i] * strides[i] for i in range(rank))
     if output_shape is not None:
@@ -192,6 +186,23 @@ def conv_transpose(
     for i in range(rank):
         y = y.narrow(2 + i, begin[i], full[i] - begin[i] - end[i])
     return y
+
+
+def _spread_sizes(
+    x: Tensor,
+    w: Tensor,
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    output_padding: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Return the sizes of a ConvTranspose without pads."""
+    return tuple(
+        strides[i] * (x.shape[2 + i] - 1)
+        + output_padding[i]
+        + (w.shape[2 + i] - 1) * dilations[i]
+        + 1
+        for i in range(len(strides))
+    )
 
 
 RULES: tuple[Rule, ...] = (

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from obc_onnx.ops.context import CoupleContext, ForwardContext
 
 _TABLE_RANK = 2
+_ONE_PER_ROW = 2
+"""The rank of indices that hold one tuple in each row."""
 _LINEAR_SINCE = 20
 """Before, GridSample called its modes by their names in two dimensions."""
 _GRID_MODES = {"linear": "bilinear", "cubic": "bicubic"}
@@ -112,12 +114,26 @@ class GatherND(FreeOfMacs):
         first = n_batch + indices.axes[-1].size
         for own, other in zip(data.axes[:n_batch], indices.axes[:n_batch], strict=True):
             context.unify(own, other)
+        picked = self._picked(context, data.axes[0], indices) if n_batch == 0 else None
+        if picked is not None:
+            return [Value((picked, *data.axes[1:]))]
         context.freeze(data.axes[n_batch:first], "a gathered axis")
         context.freeze(indices.axes[-1:], "the tuples of positions")
         behind = range(first, len(data.axes))
         places = {i: len(indices.axes) - 1 + i - first for i in behind}
         _couple_table(context, {**{i: i for i in range(n_batch)}, **places})
         return [Value((*data.axes[:n_batch], *indices.axes[n_batch:-1], *data.axes[first:]))]
+
+    @staticmethod
+    def _picked(context: CoupleContext, axis: Expr, indices: Value) -> Expr | None:
+        """Return the axis of constant positions, as exporters write it for `x[[0, 2]]`."""
+        written = context.arrays[1] is not None and len(indices.axes) == _ONE_PER_ROW
+        if not written or indices.shape[1] != 1 or context.system.is_open(axis):
+            return None
+        if 0 in (axis.size, indices.shape[0]):
+            return None
+        picked = context.integers(1)
+        return None if picked is None else context.pick(1, axis, picked)
 
     def forward(self, context: ForwardContext) -> Call:
         """Index with one tensor of positions for each axis that tuples run over."""

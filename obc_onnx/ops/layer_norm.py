@@ -24,10 +24,12 @@ MEAN_SQUARE = "mean square"
 class LayerNormalization(FreeOfMacs):
     """LayerNormalization and RMSNormalization: over all axes from `axis` on.
 
+    SimplifiedLayerNormalization is what ONNX Runtime calls the second.
+
     Inputs X, Scale and, of the first only, B; both may be broadcast to X.
     """
 
-    op_types = ("LayerNormalization", "RMSNormalization")
+    op_types = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Mark the normalised axes inexact, and tie scale and bias by broadcasting."""
@@ -47,9 +49,14 @@ class LayerNormalization(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's norm over the last axes."""
         node = context.node
-        constants = {"axis": node.integer("axis", -1), "epsilon": node.number("epsilon", 1e-5)}
-        if node.op_type == "RMSNormalization":
-            return Call(rms_norm, constants, (0, 1))
+        constants = {
+            "axis": node.integer("axis", -1),
+            "epsilon": node.number("epsilon", 1e-5),
+        }
+        if node.op_type != "LayerNormalization":
+            return Call(
+                rms_norm if len(node.outputs) == 1 else rms_norm_and_inverse, constants, (0, 1)
+            )
         return Call(layer_norm, {**constants, "n_outputs": len(node.outputs)}, (0, 1, 2))
 
 
@@ -119,6 +126,15 @@ def rms_norm(x: Tensor, scale: Tensor, *, axis: int, epsilon: float) -> Tensor:
     if scale.shape == shape:
         return functional.rms_norm(x, shape, scale, epsilon)
     return functional.rms_norm(x, shape, eps=epsilon) * scale
+
+
+def rms_norm_and_inverse(
+    x: Tensor, scale: Tensor, *, axis: int, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Compute `rms_norm`, and one over the root of the mean of squares, as ONNX Runtime does."""
+    axes = tuple(range(axis % x.ndim, x.ndim))
+    inverse = (widened(x).square().mean(axes, keepdim=True) + epsilon).rsqrt()
+    return rms_norm(x, scale, axis=axis, epsilon=epsilon), inverse
 
 
 def widened(x: Tensor) -> Tensor:

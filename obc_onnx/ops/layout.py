@@ -79,6 +79,8 @@ class Reshape(FreeOfMacs):
         for i, number in enumerate(target.flat):
             if not isinstance(number, Sized) and number == 0 and copies:
                 axes[i] = x.axes[i]
+            elif not isinstance(number, Sized) and number > 0:
+                context.written_dims.add(axes[i])
             spelled = isinstance(number, Sized) or number > 0
             wanted.append(axes[i] if spelled else None)
         context.spell(1, *wanted, copied=x.axes if copies else (), infers=-1 not in target)

@@ -54,7 +54,7 @@ class Reduce(FreeOfMacs):
         reduced = self._axes(context, len(x.axes))
         if reduced is None:
             context.freeze(x.axes, "an axis that may be reduced")
-            return [Value(tuple(varying(context, size) for size in context.shape()))]
+            return [Value(tuple(context.varying(size) for size in context.shape()))]
         for axis in reduced:
             if op_type in _SUMS:
                 context.reads(0, axis)
@@ -105,13 +105,6 @@ class Softmax(FreeOfMacs):
         """Run torch's softmax."""
         log = context.node.op_type == "LogSoftmax"
         return Call(softmax, {**span_of(context.node), "log": log})
-
-
-def varying(context: CoupleContext, size: int) -> Expr:
-    """Make a frozen axis, the size of which is only known when the model runs."""
-    axis = context.fixed(size, "a size that depends on data")
-    context.system.open(axis)
-    return axis
 
 
 def without(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.ops.reduce import Softmax, along, span_of, varying, without
+from obc_onnx.ops.reduce import Softmax, along, span_of, without
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 
@@ -66,7 +66,7 @@ class TopK(FreeOfMacs):
         context.freeze([x.axes[axis]], "the axis that is chosen from")
         fixed = "k" in node.attributes or context.integers(1) is not None
         size = context.shape()[axis]
-        chosen = context.written(size, "chosen positions") if fixed else varying(context, size)
+        chosen = context.written(size, "chosen positions") if fixed else context.varying(size)
         return [Value((*x.axes[:axis], chosen, *x.axes[axis + 1 :]))] * len(node.outputs)
 
     def forward(self, context: ForwardContext) -> Call:
@@ -94,7 +94,7 @@ class NonZero(FreeOfMacs):
         context.freeze(x.axes, "counted positions")
         rank, n_found = context.shape()
         fixed = known is not None
-        found = context.fixed(n_found, "the output") if fixed else varying(context, n_found)
+        found = context.fixed(n_found, "the output") if fixed else context.varying(n_found)
         return [Value((context.fixed(rank, "the output"), found), known)]
 
     def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
@@ -113,7 +113,7 @@ class Compress(FreeOfMacs):
         axis = _axis_of(context.node, len(x.axes))
         context.freeze(condition.axes, "a condition")
         context.freeze(x.axes if axis is None else [x.axes[axis]], "the axis that is chosen from")
-        chosen = varying(context, context.shape()[axis or 0])
+        chosen = context.varying(context.shape()[axis or 0])
         if axis is None:
             return [Value((chosen,))]
         return [Value((*x.axes[:axis], chosen, *x.axes[axis + 1 :]))]
@@ -137,7 +137,7 @@ class Unique(FreeOfMacs):
         context.freeze(x.axes, "compared elements")
         axis = _axis_of(context.node, len(x.axes))
         outputs = [
-            Value(tuple(varying(context, size) for size in shape or ()))
+            Value(tuple(context.varying(size) for size in shape or ()))
             for shape in context.output_shapes
         ]
         if axis is not None:
@@ -171,7 +171,7 @@ class OneHot(FreeOfMacs):
         context.freeze(context.value(2).axes, "a pair of values")
         axis = context.node.integer("axis", -1) % (len(indices.axes) + 1)
         size = context.shape()[axis]
-        new = varying(context, size) if depth is None else context.written(size, "named positions")
+        new = context.varying(size) if depth is None else context.written(size, "named positions")
         return [Value((*indices.axes[:axis], new, *indices.axes[axis:]))]
 
     def forward(self, context: ForwardContext) -> Call:

@@ -35,7 +35,7 @@ class Shape(FreeOfMacs):
         axes = x.axes[slice(start, None if end is None else int(end))]
         numbers = np.empty(len(axes), object)
         numbers[:] = [SizeOf(axis) for axis in axes]
-        return [Value((context.fixed(len(axes), "the output"),), numbers)]
+        return [Value((context.written(len(axes), "the output"),), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Return the sizes as an int64 tensor on the host."""
@@ -163,11 +163,13 @@ class Range(FreeOfMacs):
 
 def _axes_of_sizes(context: CoupleContext, sizes: list[Any]) -> list[Expr]:
     """Make an axis for each size: that whose size it is, or a new one."""
-    made = (axis_of(number, context.system.dim) for number in sizes)
-    return [
-        context.system.dim(number.value) if axis is None else axis
-        for number, axis in zip(sizes, made, strict=True)
-    ]
+    axes = []
+    for number in sizes:
+        axis = axis_of(number, context.system.dim)
+        axes.append(context.system.dim(number.value) if axis is None else axis)
+        if not isinstance(number, Sized):
+            context.written_dims.add(axes[-1])
+    return axes
 
 
 def _is_one(number: Any) -> bool:

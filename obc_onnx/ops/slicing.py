@@ -9,7 +9,8 @@ import numpy as np
 
 from obc_onnx.axes import concat, take
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value, apply
+from obc_onnx.ops.value import Value, apply, concrete
+from obc_onnx.sizes import axes_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +85,10 @@ class Pad(FreeOfMacs):
             before, after = [*before, start], [*after, end]
             if (start, end) == (0, 0):
                 continue
+            if start is None or end is None:
+                context.freeze([axes[axis]], "an axis padded by a computed amount")
+                axes[axis] = context.fixed(context.shape()[axis], "a padded axis")
+                continue
             if constant and min(start, end) >= 0 and not context.system.is_open(axes[axis]):
                 first, last = context.system.dim(start), context.system.dim(end)
                 axes[axis] = concat([first, axes[axis], last])
@@ -147,14 +152,23 @@ def _couple_range(context: CoupleContext, bound: _Bound, axis: Expr) -> tuple[Ex
     is_open = context.system.is_open(axis)
     if span == range(axis.size) and (not is_open or bound.end > axis.size):
         return axis, bound.start, _end(context, bound, axis)
+    if not span and (bound.start >= axis.size or 0 <= bound.end <= bound.start):
+        return context.fixed(0, "an empty range"), bound.start, bound.end  # as it stays
     if is_open or not span:
-        context.freeze([axis], "a range of an open axis")
+        context.freeze([axis], "a range of an open axis" if is_open else "an empty range")
         return context.fixed(len(span), "a sliced axis"), bound.start, bound.end
     if bound.step == 1:
         first, taken, _ = context.cut(axis, [span.start, span.stop, axis.size])
         to_the_end = span.stop == axis.size
         both = concat([first, taken])
         return taken, first, _end(context, bound, both) if to_the_end else both
+    return _couple_stride(context, bound, axis, span)
+
+
+def _couple_stride(
+    context: CoupleContext, bound: _Bound, axis: Expr, span: range
+) -> tuple[Expr, Wanted, Wanted]:
+    """Take every so many positions of an axis, or all of them backwards."""
     if span == range(axis.size)[::-1]:
         return take(axis, tuple(span)), bound.start, bound.end
     if bound.step > 1 and axis.size % bound.step == 0 and span.start < bound.step:
@@ -189,14 +203,32 @@ def _sliced_axes(context: CoupleContext, rank: int) -> set[int]:
     return set(range(rank)) if axes is None else {axis % rank for axis in axes}
 
 
-def _amounts(context: CoupleContext, rank: int) -> dict[int, tuple[int, int]] | None:
-    """Return how much a Pad adds around each axis that it names; None where it is computed."""
-    own = context.node.integers("pads") or context.integers(1)
+def _amounts(context: CoupleContext, rank: int) -> dict[int, tuple[Any, Any]] | None:
+    """Return how much a Pad adds around each axis that it names.
+
+    Returns:
+        None where nothing is known; an amount that is only known when the model runs is None.
+    """
+    own = context.node.integers("pads") or _known_amounts(context)
     axes = context.integers(3)
     if own is None or (context.node.has_input(3) and axes is None):
         return None
     where = [axis % rank for axis in axes] if axes is not None else list(range(rank))
     return {axis: (own[i], own[i + len(where)]) for i, axis in enumerate(where)}
+
+
+def _known_amounts(context: CoupleContext) -> list[int | None] | None:
+    numbers = context.value(1).numbers
+    if numbers is None:
+        return None
+    context.consulted.add(1)
+    amounts: list[int | None] = []
+    for i, number in enumerate(numbers.flat):
+        known = concrete(numbers.reshape(-1)[i : i + 1], context.system)
+        if known is None:
+            context.freeze(list(axes_of(number)), "a size in an amount")
+        amounts.append(None if known is None else int(known[0]))
+    return amounts
 
 
 def _pads(node: Node, arrays: tuple[Any, ...], rank: int) -> tuple[int, ...] | None:

@@ -128,7 +128,10 @@ def _check_feasible(coupling: Coupling, groups: Sequence[Group], budget: Budget)
     smallest = _without({}, _ranked(coupling, groups, equal, {}, replace(budget, ranking="global")))
     full, least = coupling.macs({}), coupling.macs(smallest)
     if not full:
-        raise InfeasibleTargetError("the model has no MACs to save: no Conv, Gemm or MatMul")
+        unknown = f"; {len(coupling.unknown)} nodes have no rule" if coupling.unknown else ""
+        raise InfeasibleTargetError(
+            f"the model has no MACs to save: no Conv, Gemm or MatMul that is known{unknown}"
+        )
     if least / full > budget.target_macs:
         raise _infeasible(coupling, groups, smallest, budget)
 

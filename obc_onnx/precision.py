@@ -43,12 +43,17 @@ _ROUNDINGS = 128
 
 def precision_of(graph: Graph) -> Precision:
     """Return the precision of the coarsest type that a graph computes with."""
-    if any(node.op_type in _QUANTISING or "QLinear" in node.op_type for node in graph.nodes):
+    if is_quantised(graph):
         return _QUANTISED
     kinds = {array.dtype.name for array in graph.initializers.values() if is_float(array.dtype)}
     kinds |= {port.dtype.name for port in (*graph.inputs, *graph.outputs)}
     known = [_PRECISIONS[kind] for kind in kinds if kind in _PRECISIONS]
     return max(known, key=lambda found: found.tolerance, default=_PRECISIONS["float32"])
+
+
+def is_quantised(graph: Graph) -> bool:
+    """Say whether a graph rounds activations to whole numbers."""
+    return any(node.op_type in _QUANTISING or "QLinear" in node.op_type for node in graph.nodes)
 
 
 def relative_error(found: NDArray[Any], reference: NDArray[Any]) -> float:

@@ -49,6 +49,8 @@ def find_patches(
 class _Finder:
     def __init__(self, system: AxisSystem, graph: Graph, values: Mapping[str, Value]) -> None:
         self.system, self.graph, self.values = system, graph, values
+        self.frozen_for: Node | None = None
+        """Where set, what cannot be written is frozen on account of that node, and the rest is."""
 
     def patches(self, spelling: Spelling) -> list[Patch]:
         numbers = self._numbers(spelling)
@@ -68,8 +70,12 @@ class _Finder:
         if not any(self._needs(n, w) for n, w in zip(numbers, wanted, strict=True)):
             return []
         found = self._place(patch, spelling)
+        if found is None and isinstance(patch.place, int):
+            self.frozen_for = spelling.node
+            found = self._further_up(patch, patch.place, spelling.node)
+            self.frozen_for = None
         if found is None:
-            self._freeze(patch, spelling)
+            self._freeze(patch.numbers or (), patch.wanted, spelling.node)
             return []
         return found
 
@@ -209,7 +215,11 @@ class _Finder:
         written = self._written(patch)
         if written is not None:
             return [replace(patch, written=written)]
-        return self._further_up(patch, slot, node)
+        found = self._further_up(patch, slot, node)
+        if found is None and self.frozen_for is not None:
+            self._freeze(numbers, wanted, self.frozen_for)
+            return []
+        return found
 
     def _factor(self, node: Node, patch: Patch) -> list[Patch] | None:
         """Write a factor that is known in front of one that runs with the model, as `batch * 12`.
@@ -238,9 +248,9 @@ class _Finder:
         atoms = (atom for monomial in found for atom, _ in monomial)
         return any(self.system.is_open(atom) for atom in atoms)
 
-    def _freeze(self, patch: Patch, spelling: Spelling) -> None:
-        reason = f"a size in {spelling.node.label} that cannot be written before the model runs"
-        for number, wanted in zip(patch.numbers or (), patch.wanted, strict=True):
+    def _freeze(self, numbers: tuple[Any, ...], due: tuple[Wanted, ...], spelling: Node) -> None:
+        reason = f"a size in {spelling.label} that cannot be written before the model runs"
+        for number, wanted in zip(numbers, due, strict=True):
             if self._needs(number, wanted):
                 for axis in (*axes_of(number), *([wanted] if _is_axis(wanted) else ())):
                     self.system.freeze(axis, reason)

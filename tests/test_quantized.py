@@ -24,7 +24,8 @@ from onnx import TensorProto
 from ops import cases_quantized_fused
 
 import obc_onnx
-from obc_onnx.errors import RequestError
+import obc_onnx.compression
+from obc_onnx.errors import RequestError, VerificationError
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.quantize import dequantize, quantize
 from obc_onnx.planning import Budget
@@ -32,6 +33,7 @@ from obc_onnx.saliency import CRITERIA, Scene, make_criterion
 from obc_onnx.saliency.jacobian import accumulate
 from obc_onnx.surgery import mask_reads, remove_units
 from obc_onnx.twin import build_twin
+from obc_onnx.verify import Check
 
 if TYPE_CHECKING:
     import onnx
@@ -344,3 +346,18 @@ def test_a_network_of_stored_numbers_has_nothing_to_train() -> None:
         obc_onnx.compress(
             model, data=samples, budget=Budget(0.6), training=1, input_shape={"x": (2, *IMAGE)}
         )
+
+
+def test_kernels_that_saturate_matter_only_where_a_twin_was_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = by_hand()
+    off = Check("twin equals ONNX Runtime", False, 0.3, 0.05, "output 'y': error 0.3 above 0.05")
+    monkeypatch.setattr(obc_onnx.compression, "check_twin", lambda *_: off)
+    options = {"budget": Budget(0.6), "input_shape": {"x": (2, *IMAGE)}}
+    report = obc_onnx.compress(model, criterion="l2", **options).report
+    (noted,) = [check for check in report.verification if check.name == off.name]
+    assert noted.passed
+    assert noted.detail.endswith("; no twin was used")
+    with pytest.raises(VerificationError, match=r"error 0\.3 above"):
+        obc_onnx.compress(model, data=draw_samples(analyse(model).graph, 32), **options)

@@ -383,6 +383,22 @@ def test_what_runs_with_the_model_leaves_alone_what_is_written_beside_it(
     assert pruned.outputs == graph.outputs
 
 
+def test_a_size_that_cannot_be_written_freezes_no_other_of_its_shape() -> None:
+    """Twice two heads, as a sum: neither a factor nor a part that could be written."""
+    body = (
+        "d = Mul(t, last) e = Add(d, d) f = Concat<axis=0>(minus, e, three) r = Reshape(h, f)"
+        " u = Relu(r) back = Concat<axis=0>(b, t, twelve) z = Reshape(u, back) y = MatMul(z, o)"
+    )
+    graph = Graph.from_model(build(OPEN.replace("BODY", body), opset=18))
+    coupling = analyse(graph, shapes={"x": (2, 5, 8), "mask": (2, 5)}).coupling
+    assert sizes(coupling) == {"q:1.1": 3}
+    reasons = {frozen.where: frozen.reason for frozen in coupling.frozen}
+    assert reasons["q:1.0"] == "a size in Reshape 'r' that cannot be written before the model runs"
+    keep = {group.dim: np.arange(3) < 2 for group in coupling.groups}
+    feed = {"x": np.ones((3, 7, 8), np.float32), "mask": np.ones((3, 7), np.int64)}
+    assert_pruned_equals_masked(coupling, keep, feed)
+
+
 def test_positions_in_rows_are_picked_as_those_of_a_gather() -> None:
     coupling = coupling_of(
         f"net {IMAGE} <float[5,3,1,1] a, float[4,3,1,1] b, int64[3,1] i = {{0,3,-1}}>"

@@ -202,7 +202,6 @@ SLICE = (
         "Slice",
         "A = Slice(X, a, b, c) Y = Concat<axis=1>(X, A)",
         constants={"a": [3], "b": [1], "c": [1]},
-        prunes=False,
     ),
     Case(
         "numbers",

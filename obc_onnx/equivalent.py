@@ -26,7 +26,8 @@ from obc_onnx.axes import Dim, leaves
 from obc_onnx.axis_maps import AxisMap, Mix, make_map
 from obc_onnx.errors import InvariantError
 from obc_onnx.node import is_float
-from obc_onnx.twin import build_twin, initializer_name, parameter_name, to_tensor, weights_of
+from obc_onnx.tensors import initializer_name, parameter_name, to_tensor, weights_of
+from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,8 @@ from obc_onnx.measure import batch_size_of
 from obc_onnx.ops.norm import batch_norm
 from obc_onnx.progress import track
 from obc_onnx.runtime import Session
-from obc_onnx.twin import build_twin, weights_of
+from obc_onnx.tensors import weights_of
+from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -155,19 +155,22 @@ def infer_types(graph: Graph, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
     Raises:
         ModelError: ONNX Runtime, asked where shape inference does not know, refuses the model.
     """
-    held = {name: graph.initializers[name].dtype for name in names if name in graph.initializers}
-    if len(held) == len(names):
-        return held
-    inferred = onnx.shape_inference.infer_shapes(_with_inputs(graph, {})).graph
-    declared = (*inferred.input, *inferred.value_info, *inferred.output)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in declared}
-    known = held | {
-        name: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for name in names if kinds.get(name)
-    }
+    known = known_types(graph)
     missing = [name for name in names if name not in known]
     if missing:
         known |= Session(graph, optimize=False, outputs=missing).output_types
-    return known
+    return {name: known[name] for name in names}
+
+
+def known_types(graph: Graph) -> dict[str, np.dtype[Any]]:
+    """Find the element types that shape inference knows."""
+    inferred = onnx.shape_inference.infer_shapes(_with_inputs(graph, {})).graph
+    declared = (*inferred.input, *inferred.value_info, *inferred.output)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in declared}
+    held = {name: array.dtype for name, array in graph.initializers.items()}
+    return held | {
+        name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind
+    }
 
 
 def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:

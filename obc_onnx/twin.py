@@ -11,7 +11,6 @@ import operator
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -22,7 +21,9 @@ from obc_onnx.errors import RequestError, UnsupportedOperatorError
 from obc_onnx.node import is_float
 from obc_onnx.ops.context import ForwardContext
 from obc_onnx.ops.elementwise import cast
-from obc_onnx.shapes import infer_types
+from obc_onnx.ops.host import as_tensor, host_call, read_sizes
+from obc_onnx.shapes import infer_types, known_types
+from obc_onnx.tensors import parameter_name, to_array, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -83,79 +84,12 @@ def check_device(device: str) -> None:
         raise RequestError(f"torch cannot use device '{device}' here") from error
 
 
-def parameter_name(initializer: str) -> str:
-    """Return the name of an initializer in the twin, as in a URL.
-
-    Escaped are dots, which torch forbids, and what would break out of a string in the twin's code.
-    A leading percent sign marks names that a module has for itself; `initializer_name` reverses it.
-    """
-    name = _UNSAFE.sub(_escaped, initializer)
-    return f"%{name}" if not name or hasattr(nn.Module, name) or name in _RESERVED else name
-
-
-def module_name(label: str) -> str:
-    """Return a name for a submodule of the twin that no initializer has: it holds a space.
-
-    `parameter_name` puts a percent sign that escapes nothing only before names of attributes.
-    """
-    return f"% {label}"
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode())
-
-
-def initializer_name(parameter: str) -> str:
-    """Return the initializer that a parameter or buffer of the twin stands for."""
-    bare = (
-        parameter[1:] if re.match(r"%(?![0-9A-F]{2})", parameter) or parameter == "%" else parameter
-    )
-    return unquote(bare)
-
-
-def to_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """Copy an array into a tensor; bfloat16 is an extension type in numpy.
-
-    What torch cannot compute with, such as integers of 4 bits, is held in a larger type.
-    """
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
-    larger = next((kind for name, kind in _HELD_AS if array.dtype.name.startswith(name)), None)
-    return torch.from_numpy(np.array(array, larger))
-
-
-def to_array(tensor: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Copy a tensor into an array of the given type."""
-    host = tensor.detach().cpu()
-    if host.dtype.is_floating_point and host.dtype not in _IN_NUMPY:
-        host = host.float()
-    return np.array(host.numpy(), dtype=dtype)
-
-
-def weights_of(twin: nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
-    """Read the twin's weights as initializers of `graph`, in their types."""
-    state = twin.state_dict()
-    return {
-        name: to_array(state[key], array.dtype)
-        for name, array in graph.initializers.items()
-        if is_float(array.dtype) and (key := parameter_name(name)) in state
-    }
-
-
-_HELD_AS: tuple[tuple[str, type[np.generic]], ...] = (
-    ("int2", np.int8), ("int4", np.int8), ("uint2", np.uint8), ("uint4", np.uint8),
-    ("uint16", np.int32), ("uint32", np.int64), ("uint64", np.int64),
-    ("float4", np.float32), ("float8", np.float32),
-)  # fmt: skip
-_IN_NUMPY = frozenset({torch.float16, torch.float32, torch.float64})
 _WIDENED = frozenset({"uint16", "uint32", "uint64"})
 """Types that torch does not compute with: a caller may still feed tensors of them."""
 _QUANTISED = frozenset({"int8", "uint8", "int16", "int32"}) | _WIDENED
 """Types of which a computed tensor may be one of floats that are whole numbers."""
-_UNSAFE = re.compile(r'[%."\\\x00-\x1f\x7f-\x9f\u2028\u2029]')
-_RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset(
-    dir(fx.GraphModule)
-)
+_MOST_NUMBERS = 64
+"""Integers in an initializer that may describe shapes; more than that are indices."""
 
 
 class Twin(fx.GraphModule):
@@ -223,6 +157,8 @@ class _Builder:
         self.root = nn.Module()
         self.fx = fx.Graph()
         self.values: dict[str, fx.Node] = {}
+        self.numbers: dict[str, fx.Node | tuple[int, ...]] = {}  # what is computed on the host
+        self._types: dict[str, np.dtype[Any]] | None = None
         self.training: fx.Node | None = None
         self.held, self.mixed = self._held()
 
@@ -277,10 +213,13 @@ class _Builder:
             raise UnsupportedOperatorError(f"{node.label}: no rule")
         context = ForwardContext(
             node=node,
-            arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
-            input_ranks=tuple(self._rank(name) for name in node.inputs),
+            arrays=tuple(self._array(name) for name in node.inputs),
+            input_shapes=tuple(self._shape(name) for name in node.inputs),
+            output_shape=self._shape(node.key),
             types=self._type,
         )
+        if self._add_on_host(context):
+            return
         made = self._call(node, rule.forward(context))
         if len(node.outputs) == 1:
             self.values[node.key] = made
@@ -291,24 +230,74 @@ class _Builder:
                 item.meta["onnx"] = (node.key, i)
                 self.values[name] = item
 
-    def _rank(self, name: str) -> int | None:
-        """Return a rank; a mask in front of an operand is not among the shapes, and keeps it."""
+    def _shape(self, name: str) -> Shape | None:
+        """Return a shape; a mask in front of an operand is not among the shapes, and keeps it."""
         if name in self.graph.initializers:
-            return self.graph.initializers[name].ndim
+            return self.graph.initializers[name].shape
         if name in self.shapes or name not in self.graph.producers:
-            return len(self.shapes[name]) if name in self.shapes else None
-        return self._rank(self.graph.producers[name].inputs[0])
+            return self.shapes.get(name)
+        sources = self.graph.producers[name].inputs
+        return self._shape(sources[0]) if sources else None
+
+    def _add_on_host(self, context: ForwardContext) -> bool:
+        """Let Python compute a node that is about sizes alone; say whether it is."""
+        node = context.node
+        reads = not node.domain and node.op_type in {"Shape", "Size"}
+        names = [name for name in node.inputs if name]
+        operands: list[Any] = [self._numbers(name) for name in names]
+        if not names or None in operands:
+            if not reads:
+                return False
+            operands, call = [self._value(names[0])], read_sizes(node)
+        elif reads:  # numbers have the shape that they had when the model was analysed
+            operands, call = [np.empty(context.input_shapes[0] or ())], read_sizes(node)
+        else:
+            fixed = not any(isinstance(operand, fx.Node) for operand in operands)
+            found = host_call(context, fixed=fixed)
+            if found is None:
+                return False
+            call = found
+        operands = [operands[slot] for slot in call.inputs]
+        if any(isinstance(operand, fx.Node) for operand in operands):
+            made = self.fx.call_function(call.function, tuple(operands), dict(call.constants))
+            made.meta["onnx"] = (node.key, None)
+            self.numbers[node.key] = made
+        else:
+            self.numbers[node.key] = call.function(*operands, **call.constants)
+        return True
+
+    def _array(self, name: str) -> NDArray[Any] | None:
+        """Return what does not run with the model: an initializer, or numbers made of some."""
+        numbers = self.numbers.get(name)
+        if isinstance(numbers, tuple):
+            return np.asarray(numbers, np.int64).reshape(self._shape(name) or ())
+        return self.graph.initializers.get(name)
+
+    def _numbers(self, name: str) -> fx.Node | tuple[int, ...] | None:
+        """Return integers as Python has them, computed or constant; None for a tensor."""
+        if name in self.numbers:
+            return self.numbers[name]
+        array = self.graph.initializers.get(name)
+        if array is None or array.size > _MOST_NUMBERS or array.dtype not in (np.int32, np.int64):
+            return None
+        return tuple(array.reshape(-1).tolist())
 
     def _type(self, name: str) -> np.dtype[Any]:
         """Find an element type; few operators have to know one, and shape inference takes long."""
-        return infer_types(self.graph, [name])[name]
+        if self._types is None:
+            self._types = known_types(self.graph)
+        if name not in self._types:
+            self._types |= infer_types(self.graph, [name])
+        return self._types[name]
 
     def _call(self, node: Node, call: Call) -> fx.Node:
         given = [slot for slot in call.inputs if node.has_input(slot)]
         slots = range(max(given, default=-1) + 1) if given else range(0)
         passed = set(call.inputs)
         arguments = [
-            self._value(node.inputs[slot]) if slot in passed and node.has_input(slot) else None
+            self._argument(node.inputs[slot], as_numbers=slot in call.numbers)
+            if slot in passed and node.has_input(slot)
+            else None
             for slot in slots
         ]
         constants = dict(call.constants)
@@ -331,7 +320,15 @@ class _Builder:
                 self.training = self.fx.get_attr("training")
         return self.training
 
+    def _argument(self, name: str, *, as_numbers: bool) -> Any:
+        numbers = self._numbers(name) if as_numbers else None
+        return self._value(name) if numbers is None else numbers
+
     def _value(self, name: str) -> fx.Node:
+        if name in self.numbers and name not in self.values:
+            to = helper.np_dtype_to_tensor_dtype(self._type(name))
+            constants: dict[str, Any] = {"shape": self._shape(name), "data_type": to}
+            self.values[name] = self.fx.call_function(as_tensor, (self.numbers[name],), constants)
         if name not in self.values:
             self._register(name, self.graph.initializers[name])
             self.values[name] = self.fx.get_attr(parameter_name(name))

@@ -9,7 +9,7 @@ from nets import with_grads
 from torch.nn import functional as fn
 
 from obc_onnx.axis_maps import Mix
-from obc_onnx.twin import initializer_name
+from obc_onnx.tensors import initializer_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

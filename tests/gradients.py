@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 from obc_onnx.axes import Dim, leaves, mask
 from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.twin import build_twin, parameter_name
+from obc_onnx.tensors import parameter_name
+from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

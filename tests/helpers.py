@@ -17,7 +17,8 @@ from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes, input_shapes
 from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import build_twin, to_array, to_tensor
+from obc_onnx.tensors import to_array, to_tensor
+from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

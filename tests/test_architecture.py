@@ -34,7 +34,7 @@ LAYERS = (
     ("ops.value",),
     ("ops.context",),
     ("ops.rule", "ops.arithmetic", "ops.attend", "ops.broadcast", "ops.dtypes", "ops.padding"),
-    ("ops.elementwise", "ops.counterpart", "ops.recurrent_forward"),
+    ("ops.elementwise", "ops.counterpart", "ops.host", "ops.recurrent_forward"),
     ("ops.activation", "ops.conv", "ops.frozen", "ops.join", "ops.linear", "ops.norm", "ops.pool", "ops.quantize",
      "ops.reduce"),
     ("ops.attention", "ops.layer_norm", "ops.quantized_linear"),
@@ -46,7 +46,8 @@ LAYERS = (
     ("coupling",),
     ("inference",),
     ("explain",),
-    ("twin", "logits"),
+    ("tensors", "logits"),
+    ("twin",),
     ("respelling",),
     ("surgery",),
     ("images", "precision"),
@@ -73,7 +74,7 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "folding", "graph", "node"}
-TORCH = {"twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
+TORCH = {"tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
          "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""
 TORCH_INSIDE = {"compression", "pipeline", "verify"}

@@ -19,8 +19,9 @@ from obc_onnx.finetune import finetune
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.saliency.taps import Taps
 from obc_onnx.surgery import remove_units
+from obc_onnx.tensors import initializer_name
 from obc_onnx.training import TrainingOptions
-from obc_onnx.twin import build_twin, check_device, initializer_name
+from obc_onnx.twin import build_twin, check_device
 
 if TYPE_CHECKING:
     import onnx

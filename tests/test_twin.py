@@ -18,14 +18,8 @@ from torch import fx, nn
 
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.twin import (
-    build_twin,
-    initializer_name,
-    parameter_name,
-    to_array,
-    to_tensor,
-    weights_of,
-)
+from obc_onnx.tensors import initializer_name, parameter_name, to_array, to_tensor, weights_of
+from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -295,3 +289,40 @@ def test_a_shared_weight_is_one_parameter_with_the_sum_of_gradients() -> None:
     w = twin.w.detach().clone().requires_grad_()
     (x @ w @ w).sum().backward()
     torch.testing.assert_close(twin.w.grad, w.grad)
+
+
+SIZES = (
+    "net (float[N,6,8] x) => (float[N,S,4] y) <float[8,12] a, float[4,4] b, float[1,1,3,4] k,"
+    " int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1] lead = {0}, int64[1] four = {4},"
+    " int64[1] three = {3}, int64[1] minus = {-1}, int64[2] pair = {2,0}, int64[1] last = {9}>"
+    "{ h = MatMul(x, a) s = Shape(h) n = Gather(s, zero) t = Gather(s, one) w = Gather(s, two)"
+    "  c = Div(w, three) d = Squeeze(c, lead) m = Mul(t, one) p = Unsqueeze(n, lead)"
+    "  q = Unsqueeze(m, lead) e = Concat<axis=0>(p, q, three, c) r = Reshape(h, e)"
+    "  l = Shape(e) o = ConstantOfShape<value = int64[1] {1}>(l) v = Mul(o, minus)"
+    "  f = Equal(e, v) g = Where(f, o, e) u = Expand(k, g) z = Add(r, u)"
+    "  i = Transpose<perm=[0,2,1,3]>(z) j = Gather(s, pair) aa = Slice(j, lead, last)"
+    "  bb = ReduceProd<keepdims=1>(aa) cc = Div(bb, four) dd = Mul(t, three)"
+    "  ff = Concat<axis=0>(p, dd, four) gg = Reshape(i, ff)"
+    "  y = MatMul(gg, b) }"
+)
+
+
+def test_sizes_are_computed_by_python_and_not_by_torch() -> None:
+    twin, _ = twin_of(SIZES)
+    called = {node.target.__name__ for node in twin.graph.nodes if node.op == "call_function"}
+    assert "read_shape" in called
+    assert not called & {"as_tensor", "gather", "quotient", "mul", "join"}
+
+
+def test_sizes_that_run_with_the_model_are_exported_and_compiled() -> None:
+    twin, graph = twin_of(SIZES)
+    samples = [torch.randn(n, 6, 8, generator=torch.Generator().manual_seed(n)) for n in (2, 5)]
+    batch = torch.export.Dim("batch", min=2)
+    exported = torch.export.export(twin, (samples[0],), dynamic_shapes=({0: batch},)).module()
+    compiled = torch.compile(twin, backend="eager", fullgraph=True, dynamic=True)
+    for x in samples:
+        (expected,) = run_onnx(graph, {"x": x.numpy()}).values()
+        for module in (twin, exported, compiled, pickle.loads(pickle.dumps(twin))):
+            with torch.no_grad():
+                (found,) = module(x)
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)

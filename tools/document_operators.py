@@ -114,7 +114,8 @@ def has_twin(rule: Rule, node: Node, coupling: Coupling, shapes: dict[str, Shape
     context = ForwardContext(
         node=node,
         arrays=tuple(arrays.get(name) for name in node.inputs),
-        input_ranks=tuple(len(shapes[n]) if n in shapes else None for n in node.inputs),
+        input_shapes=tuple(shapes.get(name) for name in node.inputs),
+        output_shape=shapes.get(node.key),
         types=lambda name: infer_types(coupling.graph, [name])[name],
     )
     try:

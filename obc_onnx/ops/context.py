@@ -237,13 +237,16 @@ class ForwardContext:
     Attributes:
         node: The node.
         arrays: The initializers among its inputs, None for what is computed.
-        input_ranks: How many axes each input has, None where that is not known.
+        input_shapes: Of each input, for the sizes that the model was analysed with; only ranks
+            and the shapes of numbers stay what they are. None where that is not known.
+        output_shape: Of its first output, likewise.
         types: Finds the element type of a value.
     """
 
     node: Node
     arrays: tuple[NDArray[Any] | None, ...]
-    input_ranks: tuple[int | None, ...]
+    input_shapes: tuple[Shape | None, ...]
+    output_shape: Shape | None
     types: Callable[[str], np.dtype[Any]]
 
     def data_type(self, slot: int) -> int:
@@ -252,10 +255,10 @@ class ForwardContext:
 
     def rank(self, slot: int = 0) -> int:
         """Return the number of axes of an input."""
-        rank = self.input_ranks[slot]
-        if rank is None:
+        shape = self.input_shapes[slot]
+        if shape is None:
             raise ModelError(f"{self.node.label}: the rank of its input {slot} is not known")
-        return rank
+        return len(shape)
 
     def integers(self, slot: int) -> tuple[int, ...] | None:
         """Return a constant integer input, None where it is computed or left out."""

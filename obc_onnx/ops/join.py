@@ -76,7 +76,7 @@ class Split(FreeOfMacs):
         sizes = node.integers("split") or context.integers(1)
         constants: dict[str, Any] = {"axis": node.integer("axis", 0), "n_parts": len(node.outputs)}
         if sizes is None:
-            return Call(split, constants, context.given(0, 1))
+            return Call(split, constants, context.given(0, 1), numbers=(1,))
         return Call(split, {"sizes": sizes, **constants})
 
 

@@ -93,7 +93,7 @@ class Reshape(FreeOfMacs):
         constants: dict[str, object] = {"allowzero": bool(context.node.integer("allowzero", 0))}
         target = context.integers(1)
         if target is None:
-            return Call(reshape, constants, (0, 1))
+            return Call(reshape, constants, (0, 1), numbers=(1,))
         return Call(reshape, {"target": target, **constants})
 
 

@@ -79,7 +79,7 @@ class Resize(FreeOfMacs):
             "cubic_coefficient": node.number("cubic_coeff_a", -0.75),
             "outside": node.number("extrapolation_value", 0.0),
         }
-        return Call(upsample if old else resize, constants, (0, *computed))
+        return Call(upsample if old else resize, constants, (0, *computed), numbers=(_SIZES,))
 
 
 def _is_old(node: Node) -> bool:
@@ -158,7 +158,7 @@ def resize(
     x: Tensor,
     computed_region: Tensor | None = None,
     computed_scales: Tensor | None = None,
-    computed_sizes: Tensor | None = None,
+    computed_sizes: Tensor | tuple[int, ...] | None = None,
     *,
     scales: Sequence[float] | None = None,
     sizes: Sequence[int] | None = None,
@@ -186,8 +186,8 @@ def resize(
         kernel: How points between positions are made, as `_sample` takes it.
     """
     where = [axis % x.ndim for axis in axes or range(x.ndim)]
-    if computed_sizes is not None and computed_sizes.numel():
-        sizes = computed_sizes.tolist()
+    if computed_sizes is not None and len(computed_sizes):
+        sizes = computed_sizes if isinstance(computed_sizes, tuple) else computed_sizes.tolist()
     if computed_scales is not None and computed_scales.numel():
         scales = computed_scales.tolist()
     if computed_region is not None and computed_region.numel():

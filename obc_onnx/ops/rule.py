@@ -28,12 +28,15 @@ class Call:
         constants: Keyword arguments fixed by attributes or constant inputs.
         inputs: The input slots that are passed; a slot that is left out is passed as None.
         trains: Whether the function takes `training`, which follows the twin's mode.
+        numbers: The input slots whose integers the function takes as an int or a tuple of ints,
+            where the twin holds them so (see `host`), as well as in a tensor.
     """
 
     function: Callable[..., Any]
     constants: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[int, ...] = (0,)
     trains: bool = False
+    numbers: tuple[int, ...] = ()
 
 
 class Rule(ABC):

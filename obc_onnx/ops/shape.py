@@ -10,6 +10,7 @@ import onnx
 
 from obc_onnx.axes import product
 from obc_onnx.ops.dtypes import torch_dtype
+from obc_onnx.ops.host import read_sizes
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply, followed
 from obc_onnx.sizes import Size as SizeOf
@@ -38,10 +39,8 @@ class Shape(FreeOfMacs):
         return [Value((context.written(len(axes), "the output"),), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
-        """Return the sizes as an int64 tensor on the host."""
-        end = context.node.attributes.get("end")
-        span = (context.node.integer("start", 0), None if end is None else int(end))
-        return Call(shape, {"span": span})
+        """Read the sizes on the host."""
+        return read_sizes(context.node)
 
 
 class Size(FreeOfMacs):
@@ -55,9 +54,9 @@ class Size(FreeOfMacs):
         numbers[()] = math.prod([SizeOf(axis) for axis in context.value(0).axes])
         return [Value((), numbers)]
 
-    def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
-        """Return the number of elements as an int64 tensor."""
-        return Call(size)
+    def forward(self, context: ForwardContext) -> Call:
+        """Count on the host."""
+        return read_sizes(context.node)
 
 
 class ConstantOfShape(FreeOfMacs):
@@ -79,7 +78,8 @@ class ConstantOfShape(FreeOfMacs):
         """Run torch.full with the element's type."""
         element = self._element(context.node)
         data_type = onnx.helper.np_dtype_to_tensor_dtype(element.dtype)
-        return Call(full, {"element": element.item(), "data_type": data_type})
+        constants = {"element": element.item(), "data_type": data_type}
+        return Call(full, constants, numbers=(0,))
 
     @staticmethod
     def _element(node: Node) -> Any:
@@ -119,7 +119,9 @@ class Expand(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.expand; sizes of 1 keep what is there."""
         target = context.integers(1)
-        return Call(expand, inputs=(0, 1)) if target is None else Call(expand, {"target": target})
+        if target is None:
+            return Call(expand, inputs=(0, 1), numbers=(1,))
+        return Call(expand, {"target": target})
 
 
 class Tile(FreeOfMacs):
@@ -142,7 +144,9 @@ class Tile(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.repeat."""
         repeats = context.integers(1)
-        return Call(tile, inputs=(0, 1)) if repeats is None else Call(tile, {"repeats": repeats})
+        if repeats is None:
+            return Call(tile, inputs=(0, 1), numbers=(1,))
+        return Call(tile, {"repeats": repeats})
 
 
 class Range(FreeOfMacs):
@@ -156,9 +160,10 @@ class Range(FreeOfMacs):
         numbers = apply(lambda *ends: np.arange(*(end.reshape(()) for end in ends)), *known)
         return [Value(context.opaque("counted positions").axes, numbers)]
 
-    def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
+    def forward(self, context: ForwardContext) -> Call:
         """Run torch.arange."""
-        return Call(arange, inputs=(0, 1, 2))
+        constants = {"data_type": context.data_type(0)}
+        return Call(arange, constants, (0, 1, 2), numbers=(0, 1, 2))
 
 
 def _axes_of_sizes(context: CoupleContext, sizes: list[Any]) -> list[Expr]:
@@ -176,21 +181,7 @@ def _is_one(number: Any) -> bool:
     return not isinstance(number, Sized) and bool(number == 1)
 
 
-def shape(x: Tensor, *, span: tuple[int, int | None]) -> Tensor:
-    """Return sizes start..end of a tensor, shape [n], int64."""
-    import torch
-
-    return torch.tensor(x.shape[slice(*span)], dtype=torch.int64)
-
-
-def size(x: Tensor) -> Tensor:
-    """Return the number of elements, a scalar int64."""
-    import torch
-
-    return torch.tensor(x.numel(), dtype=torch.int64)
-
-
-def full(shape: Tensor, *, element: Any, data_type: int) -> Tensor:
+def full(shape: Tensor | tuple[int, ...], *, element: Any, data_type: int) -> Tensor:
     """Make a tensor of equal elements.
 
     Args:
@@ -200,7 +191,10 @@ def full(shape: Tensor, *, element: Any, data_type: int) -> Tensor:
     """
     import torch
 
-    return torch.full(shape.tolist(), element, dtype=torch_dtype(data_type), device=shape.device)
+    kind = torch_dtype(data_type)
+    if isinstance(shape, tuple):
+        return torch.full(shape, element, dtype=kind)
+    return torch.full(shape.tolist(), element, dtype=kind, device=shape.device)
 
 
 def expand(x: Tensor, target: Tensor | tuple[int, ...]) -> Tensor:
@@ -216,12 +210,19 @@ def tile(x: Tensor, repeats: Tensor | tuple[int, ...]) -> Tensor:
     return x.repeat(repeats if isinstance(repeats, tuple) else repeats.tolist())
 
 
-def arange(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+def arange(
+    start: Tensor | tuple[int, ...],
+    limit: Tensor | tuple[int, ...],
+    delta: Tensor | tuple[int, ...],
+    *,
+    data_type: int,
+) -> Tensor:
     """Count from `start` up to, and without, `limit` in steps of `delta`."""
     import torch
 
-    ends = (start.item(), limit.item(), delta.item())
-    return torch.arange(*ends, dtype=start.dtype, device=start.device)
+    ends = [end[0] if isinstance(end, tuple) else end.item() for end in (start, limit, delta)]
+    device = start.device if isinstance(start, torch.Tensor) else None
+    return torch.arange(*ends, dtype=torch_dtype(data_type), device=device)
 
 
 RULES: tuple[Rule, ...] = (

@@ -61,7 +61,8 @@ class Slice(FreeOfMacs):
         if all(f is not None or not node.has_input(i) for i, f in enumerate(fixed, 1)):
             names = ("starts", "ends", "axes", "steps")
             return Call(slice_axes, dict(zip(names, fixed, strict=False)))
-        return Call(slice_axes, inputs=context.given(*range(len(node.inputs))))
+        slots = context.given(*range(len(node.inputs)))
+        return Call(slice_axes, inputs=slots, numbers=slots[1:])
 
 
 class Pad(FreeOfMacs):
@@ -105,7 +106,7 @@ class Pad(FreeOfMacs):
         pads = _pads(node, context.arrays, context.rank())
         mode = node.text("mode", "constant")
         if pads is None:
-            return Call(pad, {"mode": mode}, context.given(0, 1, 2, 3))
+            return Call(pad, {"mode": mode}, context.given(0, 1, 2, 3), numbers=(1, 3))
         constants: dict[str, Any] = {"pads": pads, "mode": mode}
         if "value" in node.attributes:
             constants["value"] = node.number("value", 0.0)
@@ -260,10 +261,10 @@ def slice_axes(
     axes = list(range(len(starts))) if axes is None else _as_ints(axes)
     steps = [1] * len(starts) if steps is None else _as_ints(steps)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        span = range(*slice(start, end, step).indices(x.shape[axis]))
-        if step == 1:
-            x = x.narrow(axis, span.start, len(span))
+        if step > 0:
+            x = x[(*[slice(None)] * (axis % x.ndim), slice(start, end, step))]
         else:
+            span = range(*slice(start, end, step).indices(x.shape[axis]))
             x = x.index_select(axis, torch.tensor(list(span), device=x.device, dtype=torch.long))
     return x
 
@@ -298,7 +299,7 @@ def _pad_by_index(x: Tensor, begin: list[int], end: list[int], mode: str) -> Ten
 
 
 def _as_ints(values: Any) -> list[int]:
-    return [int(v) for v in (values.reshape(-1) if hasattr(values, "reshape") else values)]
+    return list(values) if isinstance(values, tuple) else values.reshape(-1).tolist()
 
 
 RULES: tuple[Rule, ...] = (

@@ -17,7 +17,7 @@ from torch import fx, nn
 from obc_onnx.axes import Dim, Product, leaves
 from obc_onnx.errors import DataError
 from obc_onnx.saliency.owners import owners_along
-from obc_onnx.twin import module_name
+from obc_onnx.tensors import module_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,49 +5,32 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from obc_onnx import defaults
 from obc_onnx.errors import ObcError, RequestError
+from obc_onnx.options import (
+    FILE,
+    budget_of,
+    data_of,
+    data_options,
+    input_shape_option,
+    json_option,
+    plan_options,
+    seed_option,
+    training_of,
+    training_options,
+)
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from obc_onnx.data import DataOptions
-    from obc_onnx.planning import Budget
-    from obc_onnx.training import TrainingOptions
+    from pathlib import Path
 
 P = ParamSpec("P")
 
 _INTERRUPTED = 130
-FILE = click.Path(path_type=Path)
-
-
-def parse_shapes(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> dict[str, tuple[int, ...]]:
-    """Read `NAME:1x3x224x224` options; the last colon counts, since names may hold some."""
-    shapes = {}
-    for value in values:
-        name, _, sizes = value.rpartition(":")
-        if not name or not all(size.isdecimal() for size in sizes.split("x")):
-            raise click.BadParameter(f"'{value}' is not of the form NAME:1x3x224x224")
-        shapes[name] = tuple(int(size) for size in sizes.split("x"))
-    return shapes
-
-
-def parse_numbers(
-    _context: click.Context, _parameter: click.Parameter, value: str
-) -> tuple[float, ...]:
-    """Read `0.485,0.456,0.406`."""
-    try:
-        return tuple(float(number) for number in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{value}' is not a list of numbers") from None
 
 
 class Failure(click.ClickException):
@@ -74,30 +57,6 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise Failure("interrupted; no file was written", _INTERRUPTED) from error
 
     return wrapper
-
-
-def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make one decorator of several, so that commands share groups of options."""
-
-    def decorate(command: Any) -> Any:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-input_shape_option = click.option(
-    "--input-shape",
-    metavar="NAME:1x3x224x224",
-    multiple=True,
-    callback=parse_shapes,
-    help="Size of a dynamic input; may be given several times.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
-)
 
 
 @click.group()
@@ -130,102 +89,6 @@ def inspect(
     inspection = inspect_model(model, input_shape=input_shape, explained=explain)
     text = inspection_text if explain is None else explanation_text
     click.echo(inspection.to_json() if as_json else text(inspection))
-
-
-data_options = combined(
-    click.option(
-        "--data", type=FILE, help="An .npz with one array per input, or a folder of images."
-    ),
-    click.option(
-        "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."
-    ),
-    click.option(
-        "--holdout",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=defaults.HOLDOUT,
-        show_default=True,
-        help="Share of the data, from its end, that is only measured on.",
-    ),
-    click.option(
-        "--image-mean", metavar="A,B,C", callback=parse_numbers, default="0", show_default=True
-    ),
-    click.option(
-        "--image-std", metavar="A,B,C", callback=parse_numbers, default="1", show_default=True
-    ),
-    click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
-)
-plan_options = combined(
-    click.option(
-        "--target-macs",
-        type=float,
-        default=defaults.TARGET_MACS,
-        show_default=True,
-        help="Share of the MACs that may be left.",
-    ),
-    click.option("--criterion", help="How to score units: jacobian (default with data) or l2."),
-    click.option(
-        "--ranking",
-        type=click.Choice(["global", "per-mac"]),
-        default="global",
-        show_default=True,
-        help="How to compare units of different groups.",
-    ),
-    click.option(
-        "--steps",
-        type=click.IntRange(1),
-        default=defaults.STEPS,
-        show_default=True,
-        help="Cut in this many steps, and score again before each.",
-    ),
-    click.option(
-        "--round-to",
-        type=click.IntRange(1),
-        default=defaults.ROUND_TO,
-        show_default=True,
-        help="Make widths that shrink a multiple of this, as runtimes like 8 or 16.",
-    ),
-    click.option(
-        "--score-samples",
-        type=click.IntRange(1),
-        default=defaults.SCORED_SAMPLES,
-        show_default=True,
-        help="Samples that the criterion looks at.",
-    ),
-    click.option(
-        "--allow-inexact",
-        is_flag=True,
-        help="Prune groups under a layer norm or a mean too, which a mask cannot verify.",
-    ),
-    click.option(
-        "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
-    ),
-)
-training_options = combined(
-    click.option(
-        "--epochs",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Passes of fine-tuning; 0 only cuts.",
-    ),
-    click.option(
-        "--recover",
-        type=click.Choice(["auto", "none"]),
-        default="auto",
-        show_default=True,
-        help="Repair without training, where there is data.",
-    ),
-    click.option(
-        "--batch-size", type=click.IntRange(2), default=defaults.BATCH_SIZE, show_default=True
-    ),
-    click.option(
-        "--lr",
-        type=click.FloatRange(0, min_open=True),
-        default=defaults.LEARNING_RATE,
-        show_default=True,
-    ),
-    click.option("--device", default="cpu", show_default=True, help="Where torch runs."),
-)
 
 
 @cli.command()
@@ -264,10 +127,10 @@ def compress(
         _check_target(plan_out, [output, model, *data])
     result = compress_model(
         model,
-        data=_data_of(options),
-        budget=_budget_of(options),
+        data=data_of(options),
+        budget=budget_of(options),
         criterion=options["criterion"],
-        training=_training_of(options),
+        training=training_of(options),
         recover=options["recover"] == "auto",
         device=options["device"],
         input_shape=input_shape,
@@ -311,6 +174,33 @@ def verify(
     require(checks)
 
 
+@cli.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Where to write the program, as .pt2.")
+@click.option("--print-code", is_flag=True, help="Print the module's Python code.")
+@input_shape_option
+@reports_errors
+def twin(
+    model: Path,
+    output: Path | None,
+    *,
+    print_code: bool,
+    input_shape: dict[str, tuple[int, ...]],
+) -> None:
+    """Turn MODEL into a PyTorch module: print its code, or write it as an exported program."""
+    if output is None and not print_code:
+        raise RequestError("nothing to do: give --output, --print-code, or both")
+    if output is not None:
+        _check_target(output, [model])
+    from obc_onnx.program import TwinProgram
+
+    program = TwinProgram.of(model, input_shape)
+    if output is not None:
+        program.save(output)
+    if print_code:
+        click.echo(program.twin.code)
+
+
 def _check_target(path: Path, others: Sequence[Path]) -> None:
     """Check before long work that a file can be written, and that it is none of the others."""
     from obc_onnx.files import check_writable
@@ -319,41 +209,3 @@ def _check_target(path: Path, others: Sequence[Path]) -> None:
     for other in others:
         if path.resolve() == other.resolve():
             raise RequestError(f"'{path}' is named twice: one file would overwrite the other")
-
-
-def _data_of(options: dict[str, Any]) -> DataOptions:
-    from obc_onnx.data import DataOptions
-    from obc_onnx.images import ImageOptions
-
-    return DataOptions(
-        source=options["data"],
-        holdout=options["holdout"],
-        evaluation=options["eval_data"],
-        images=ImageOptions(options["image_mean"], options["image_std"], options["image_size"]),
-        scored=options["score_samples"],
-    )
-
-
-def _budget_of(options: dict[str, Any]) -> Budget:
-    from obc_onnx.planning import Budget
-
-    return Budget(
-        target_macs=options["target_macs"],
-        ranking=options["ranking"],
-        steps=options["steps"],
-        round_to=options["round_to"],
-        exclude=tuple(options["exclude"]),
-        allow_inexact=options["allow_inexact"],
-    )
-
-
-def _training_of(options: dict[str, Any]) -> TrainingOptions | int:
-    if options["epochs"] == 0:
-        return 0
-    from obc_onnx.training import TrainingOptions
-
-    return TrainingOptions(
-        epochs=options["epochs"],
-        batch_size=options["batch_size"],
-        lr=options["lr"],
-    )

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from obc_onnx.axes import Dim, leaves
 from obc_onnx.axis_maps import AxisMap, Mix, make_map
 from obc_onnx.errors import InvariantError
 from obc_onnx.node import is_float
-from obc_onnx.tensors import initializer_name, parameter_name, to_tensor, weights_of
-from obc_onnx.twin import build_twin
+from obc_onnx.tensors import initializer_name, parameter_name, to_tensor
+from obc_onnx.twin import Twin, build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ class EquivalentTwin(nn.Module):
 
     def __init__(self, coupling: Coupling, keep: Keep, pruned: Graph) -> None:
         super().__init__()
-        self.twin: fx.GraphModule = build_twin(pruned, coupling.shapes, coupling.rules)
+        self.twin: Twin = build_twin(pruned, coupling.shapes, coupling.rules)
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
         self._targets: list[tuple[str, int, tuple[tuple[int, int], ...]]] = []
@@ -139,7 +139,7 @@ class EquivalentTwin(nn.Module):
             if state[target].shape != value.shape:
                 raise InvariantError(f"folding '{target}' gives {tuple(value.shape)}")
             state[target].data.copy_(value.detach())
-        return pruned.edit(weights_of(self.twin, pruned))
+        return self.twin.write_to(pruned)
 
 
 def _find_learned(coupling: Coupling) -> set[str]:

@@ -17,7 +17,6 @@ from obc_onnx.measure import batch_size_of
 from obc_onnx.ops.norm import batch_norm
 from obc_onnx.progress import track
 from obc_onnx.runtime import Session
-from obc_onnx.tensors import weights_of
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def reestimate_norms(
             _measure_norms(twin, number)
             feed = used.feed(np.sort(order[start : start + size]))
             twin(*(torch.from_numpy(feed[port.name]) for port in pruned.inputs))
-    repaired = pruned.edit(weights_of(twin, pruned))
+    repaired = twin.write_to(pruned)
     before, after = (output_error(coupling.graph, graph, held) for graph in (pruned, repaired))
     kept = after < before
     return (repaired if kept else pruned), Recovery("norm statistics", before, after, kept)

@@ -25,7 +25,7 @@ _HELD_AS: tuple[tuple[str, type[np.generic]], ...] = (
 _IN_NUMPY = frozenset({torch.float16, torch.float32, torch.float64})
 _UNSAFE = re.compile(r'[%."\\\x00-\x1f\x7f-\x9f\u2028\u2029]')
 _RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset(
-    dir(fx.GraphModule)
+    [*dir(fx.GraphModule), "write_to"]
 )
 
 

@@ -23,7 +23,7 @@ from obc_onnx.ops.context import ForwardContext
 from obc_onnx.ops.elementwise import cast
 from obc_onnx.ops.host import as_tensor, host_call, read_sizes
 from obc_onnx.shapes import infer_types, known_types
-from obc_onnx.tensors import parameter_name, to_array, to_tensor
+from obc_onnx.tensors import parameter_name, to_array, to_tensor, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from obc_onnx.ops.rule import Call, RuleSet, Shape
 
 
-def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> fx.GraphModule:
+def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Twin:
     """Build the twin of a graph, in evaluation mode.
 
     Args:
@@ -46,7 +46,8 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> fx.
         A module that takes the graph's inputs in order and returns a tuple of its outputs. `meta`
         of each of its nodes holds the ONNX node's key under "onnx".
     Raises:
-        UnsupportedOperatorError: Operators without a rule, all of them in one message.
+        UnsupportedOperatorError: Operators without a rule or, where all have one, those that
+            torch cannot compute; all of them in one message.
     """
     unknown = [node.label for node in graph.nodes if rules.find(node) is None]
     if unknown:
@@ -99,6 +100,14 @@ class Twin(fx.GraphModule):
     mode the module is in.
     """
 
+    def write_to(self, graph: Graph) -> Graph:
+        """Return a graph with the weights of this twin, in the graph's types.
+
+        Args:
+            graph: The one that the twin was built from, or one with equal initializers.
+        """
+        return graph.edit(weights_of(self, graph))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle tensors, and nodes by name."""
         nodes = [
@@ -148,7 +157,9 @@ def _rebuild(
         made[name] = graph.create_node(op, target, args, kwargs, name)
         if onnx is not None:
             made[name].meta["onnx"] = onnx
-    return Twin(root, graph, class_name="Twin").train(training)
+    twin = Twin(root, graph, class_name="Twin")
+    twin.train(training)
+    return twin
 
 
 class _Builder:
@@ -162,7 +173,7 @@ class _Builder:
         self.training: fx.Node | None = None
         self.held, self.mixed = self._held()
 
-    def build(self) -> fx.GraphModule:
+    def build(self) -> Twin:
         taken: set[str] = set()
         for port in self.graph.inputs:
             argument = re.sub(r"\W", "_", f"input_{port.name}")
@@ -170,10 +181,23 @@ class _Builder:
                 argument += "_"
             taken.add(argument)
             self.values[port.name] = self._cast(self.fx.placeholder(argument), port, _WIDENED)
-        for node in self.graph.nodes:
-            self._add(node)
+        refusals = [refusal for node in self.graph.nodes if (refusal := self._try(node))]
+        if refusals:
+            raise UnsupportedOperatorError("; ".join(dict.fromkeys(refusals)))
         self.fx.output(tuple(map(self._output, self.graph.outputs)))
-        return Twin(self.root, self.fx, class_name="Twin").eval()
+        twin = Twin(self.root, self.fx, class_name="Twin")
+        twin.eval()
+        return twin
+
+    def _try(self, node: Node) -> str:
+        """Add a node; say why torch cannot compute it, and go on with nothing in its place."""
+        try:
+            self._add(node)
+        except UnsupportedOperatorError as error:
+            nothing = self.fx.call_function(as_tensor, ((),), {"shape": (0,), "data_type": 1})
+            self.values |= dict.fromkeys(node.outputs, nothing)
+            return str(error)
+        return ""
 
     def _held(self) -> tuple[set[str], set[str]]:
         """Collect initializers in slots that are never learned, and which of them serve otherwise.

@@ -64,7 +64,8 @@ LAYERS = (
     ("report.summary",),
     ("report.terminal", "result"),
     ("compression",),
-    ("pipeline",),
+    ("pipeline", "program"),
+    ("options",),
     ("cli",),
 )  # fmt: skip
 """Modules from the lowest to the highest; none imports one of its own layer or of one above.
@@ -74,7 +75,7 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "folding", "graph", "node"}
-TORCH = {"tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
+TORCH = {"program", "tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
          "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""
 TORCH_INSIDE = {"compression", "pipeline", "verify"}

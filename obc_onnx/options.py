@@ -1,0 +1,203 @@
+"""What the command line takes, and what it becomes; groups of options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from obc_onnx import defaults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obc_onnx.data import DataOptions
+    from obc_onnx.planning import Budget
+    from obc_onnx.training import TrainingOptions
+
+FILE = click.Path(path_type=Path)
+
+
+def parse_shapes(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Read `NAME:1x3x224x224` options; the last colon counts, since names may hold some."""
+    shapes = {}
+    for value in values:
+        name, _, sizes = value.rpartition(":")
+        if not name or not all(size.isdecimal() for size in sizes.split("x")):
+            raise click.BadParameter(f"'{value}' is not of the form NAME:1x3x224x224")
+        shapes[name] = tuple(int(size) for size in sizes.split("x"))
+    return shapes
+
+
+def parse_numbers(
+    _context: click.Context, _parameter: click.Parameter, value: str
+) -> tuple[float, ...]:
+    """Read `0.485,0.456,0.406`."""
+    try:
+        return tuple(float(number) for number in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a list of numbers") from None
+
+
+def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one decorator of several, so that commands share groups of options."""
+
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+input_shape_option = click.option(
+    "--input-shape",
+    metavar="NAME:1x3x224x224",
+    multiple=True,
+    callback=parse_shapes,
+    help="Size of a dynamic input; may be given several times.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
+)
+
+
+data_options = combined(
+    click.option(
+        "--data", type=FILE, help="An .npz with one array per input, or a folder of images."
+    ),
+    click.option(
+        "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."
+    ),
+    click.option(
+        "--holdout",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=defaults.HOLDOUT,
+        show_default=True,
+        help="Share of the data, from its end, that is only measured on.",
+    ),
+    click.option(
+        "--image-mean", metavar="A,B,C", callback=parse_numbers, default="0", show_default=True
+    ),
+    click.option(
+        "--image-std", metavar="A,B,C", callback=parse_numbers, default="1", show_default=True
+    ),
+    click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
+)
+plan_options = combined(
+    click.option(
+        "--target-macs",
+        type=float,
+        default=defaults.TARGET_MACS,
+        show_default=True,
+        help="Share of the MACs that may be left.",
+    ),
+    click.option("--criterion", help="How to score units: jacobian (default with data) or l2."),
+    click.option(
+        "--ranking",
+        type=click.Choice(["global", "per-mac"]),
+        default="global",
+        show_default=True,
+        help="How to compare units of different groups.",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        default=defaults.STEPS,
+        show_default=True,
+        help="Cut in this many steps, and score again before each.",
+    ),
+    click.option(
+        "--round-to",
+        type=click.IntRange(1),
+        default=defaults.ROUND_TO,
+        show_default=True,
+        help="Make widths that shrink a multiple of this, as runtimes like 8 or 16.",
+    ),
+    click.option(
+        "--score-samples",
+        type=click.IntRange(1),
+        default=defaults.SCORED_SAMPLES,
+        show_default=True,
+        help="Samples that the criterion looks at.",
+    ),
+    click.option(
+        "--allow-inexact",
+        is_flag=True,
+        help="Prune groups under a layer norm or a mean too, which a mask cannot verify.",
+    ),
+    click.option(
+        "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
+    ),
+)
+training_options = combined(
+    click.option(
+        "--epochs",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Passes of fine-tuning; 0 only cuts.",
+    ),
+    click.option(
+        "--recover",
+        type=click.Choice(["auto", "none"]),
+        default="auto",
+        show_default=True,
+        help="Repair without training, where there is data.",
+    ),
+    click.option(
+        "--batch-size", type=click.IntRange(2), default=defaults.BATCH_SIZE, show_default=True
+    ),
+    click.option(
+        "--lr",
+        type=click.FloatRange(0, min_open=True),
+        default=defaults.LEARNING_RATE,
+        show_default=True,
+    ),
+    click.option("--device", default="cpu", show_default=True, help="Where torch runs."),
+)
+
+
+def data_of(options: dict[str, Any]) -> DataOptions:
+    """Gather what says where samples come from."""
+    from obc_onnx.data import DataOptions
+    from obc_onnx.images import ImageOptions
+
+    return DataOptions(
+        source=options["data"],
+        holdout=options["holdout"],
+        evaluation=options["eval_data"],
+        images=ImageOptions(options["image_mean"], options["image_std"], options["image_size"]),
+        scored=options["score_samples"],
+    )
+
+
+def budget_of(options: dict[str, Any]) -> Budget:
+    """Gather what says how much may be left."""
+    from obc_onnx.planning import Budget
+
+    return Budget(
+        target_macs=options["target_macs"],
+        ranking=options["ranking"],
+        steps=options["steps"],
+        round_to=options["round_to"],
+        exclude=tuple(options["exclude"]),
+        allow_inexact=options["allow_inexact"],
+    )
+
+
+def training_of(options: dict[str, Any]) -> TrainingOptions | int:
+    """Gather what says how to fine-tune; 0 does not."""
+    if options["epochs"] == 0:
+        return 0
+    from obc_onnx.training import TrainingOptions
+
+    return TrainingOptions(
+        epochs=options["epochs"],
+        batch_size=options["batch_size"],
+        lr=options["lr"],
+    )

@@ -1,0 +1,116 @@
+"""The twin on its own: as code, as an exported program, written back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import build, run_onnx
+from small import chain
+
+from obc_onnx.cli import cli
+from obc_onnx.errors import ModelError, VerificationError
+from obc_onnx.graph import Graph
+from obc_onnx.program import TwinProgram
+from obc_onnx.tensors import initializer_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(chain(), path)
+    return path
+
+
+def test_an_exported_program_runs_without_this_package_at_any_batch(
+    model: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "module.pt2"
+    result = CliRunner().invoke(cli, ["twin", str(model), "-o", str(target)])
+    assert (result.exit_code, result.stdout) == (0, "")
+    module = torch.export.load(target).module()
+    graph = Graph.load(model)
+    for batch in (2, 5):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 8, 8)).astype(np.float32)
+        with torch.no_grad():
+            (found,) = module(torch.from_numpy(x))
+        (expected,) = run_onnx(graph, {"x": x}).values()
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_code_is_printed_and_nothing_else(model: Path) -> None:
+    result = CliRunner().invoke(cli, ["twin", str(model), "--print-code"])
+    assert result.exit_code == 0
+    compile(result.stdout, "twin", "exec")
+    assert "def forward(self, input_x):" in result.stdout
+
+
+def test_without_anything_to_do_it_says_so(model: Path) -> None:
+    result = CliRunner().invoke(cli, ["twin", str(model)])
+    assert result.exit_code == 1
+    assert "--print-code" in result.stderr
+
+
+def test_the_model_is_not_overwritten(model: Path) -> None:
+    before = model.read_bytes()
+    result = CliRunner().invoke(cli, ["twin", str(model), "-o", str(model)])
+    assert result.exit_code == 1
+    assert model.read_bytes() == before
+
+
+def test_operators_that_torch_lacks_are_all_named(tmp_path: Path) -> None:
+    text = (
+        "net (float[N,4] x) => (float[N,4] y) { s = Cast<to=8>(x) t = StringConcat(s, s)"
+        " u = StringConcat(t, s) y = Cast<to=1>(u) }"
+    )
+    onnx.save(build(text, opset=20), tmp_path / "text.onnx")
+    result = CliRunner().invoke(cli, ["twin", str(tmp_path / "text.onnx"), "--print-code"])
+    assert result.exit_code == 1
+    parts = ("Cast 's'", "ONNX type 8", "StringConcat 't'", "StringConcat 'u'")
+    assert all(part in result.stderr for part in parts)
+
+
+def test_a_twin_that_computes_something_else_is_not_written(model: Path, tmp_path: Path) -> None:
+    program = TwinProgram.of(model)
+    with torch.no_grad():
+        next(iter(program.twin.parameters())).add_(1)
+    with pytest.raises(VerificationError, match="twin equals ONNX Runtime"):
+        program.save(tmp_path / "module.pt2")
+    assert not (tmp_path / "module.pt2").exists()
+
+
+def test_what_torch_cannot_trace_is_a_model_error(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise RuntimeError("data-dependent\nand much more")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(ModelError, match=r"torch cannot export the twin: data-dependent$"):
+        TwinProgram.of(model).export()
+
+
+def test_weights_are_written_back(model: Path) -> None:
+    program = TwinProgram.of(model)
+    again = program.twin.write_to(program.graph)
+    assert again.to_model() == program.graph.to_model()
+    name, parameter = next(iter(program.twin.named_parameters()))
+    with torch.no_grad():
+        parameter.mul_(2)
+    changed = program.twin.write_to(program.graph)
+    stored = initializer_name(name)
+    np.testing.assert_array_equal(
+        changed.initializers[stored], 2 * program.graph.initializers[stored]
+    )
+    assert all(
+        np.array_equal(array, changed.initializers[other])
+        for other, array in program.graph.initializers.items()
+        if other != stored
+    )

@@ -326,3 +326,17 @@ def test_sizes_that_run_with_the_model_are_exported_and_compiled() -> None:
             with torch.no_grad():
                 (found,) = module(x)
             np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", [NET, SIZES])
+def test_a_twin_runs_and_learns_under_autocast(text: str) -> None:
+    twin, graph = twin_of(text)
+    feed = make_feed(graph, np.random.default_rng(0))
+    inputs = [torch.from_numpy(feed[port.name]) for port in graph.inputs]
+    with torch.no_grad():
+        expected = twin(*inputs)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = twin(*inputs)[0]
+    assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    found.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in twin.parameters())

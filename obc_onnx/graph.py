@@ -205,9 +205,7 @@ class Graph:
                 tensors[name].values = np.asarray(array, order="C")
             else:
                 tensors[name] = gs.Constant(name, np.asarray(array, order="C"))
-        nodes = {
-            next(output.name for output in node.outputs if output.name): node for node in copy.nodes
-        }
+        nodes = _by_key(copy)
         for name, (key, _) in (copied or {}).items():
             tensors[name] = _add_copy(copy, nodes[key], name)
         for key, changes in (attributes or {}).items():
@@ -242,18 +240,29 @@ class Graph:
                     node.outputs.clear()
                     copy.nodes.remove(node)
 
-    def insert_before(self, key: str, slot: int, op_type: str, operand: NDArray[Any]) -> Graph:
-        """Return a copy in which a binary operator with a constant feeds one input slot."""
+    def insert_before(
+        self, op_type: str, operands: Mapping[tuple[str, int], NDArray[Any]]
+    ) -> Graph:
+        """Return a copy in which a binary operator with a constant feeds some input slots.
+
+        Args:
+            op_type: Of the operator.
+            operands: The constant, for each slot (`Node.key`, slot).
+        """
         copy = self._surgeon.copy()
-        node = next(n for n in copy.nodes if any(output.name == key for output in n.outputs))
-        name = self.fresh_name(f"{node.inputs[slot].name}.{op_type}.{key}.{slot}")
-        constant = gs.Constant(self.fresh_name(f"{name}.operand"), operand)
-        result = gs.Variable(name, dtype=operand.dtype)
-        copy.nodes.insert(
-            copy.nodes.index(node),
-            gs.Node(op_type, name, inputs=[node.inputs[slot], constant], outputs=[result]),
-        )
-        node.inputs[slot] = result
+        nodes, taken = _by_key(copy), set[str]()
+        for (key, slot), operand in operands.items():
+            node = nodes[key]
+            name = self.fresh_name(f"{node.inputs[slot].name}.{op_type}.{key}.{slot}", taken)
+            taken.add(name)
+            constant = gs.Constant(self.fresh_name(f"{name}.operand", taken), operand)
+            taken.add(constant.name)
+            result = gs.Variable(name, dtype=operand.dtype)
+            copy.nodes.insert(
+                copy.nodes.index(node),
+                gs.Node(op_type, name, inputs=[node.inputs[slot], constant], outputs=[result]),
+            )
+            node.inputs[slot] = result
         return Graph(copy, self._original, copies=self.copies)
 
     def to_model(self) -> onnx.ModelProto:
@@ -282,6 +291,13 @@ class Graph:
         data = f"{path.name}.data"
         with replacing(path, *([path.parent / data] if external else [])) as temporary:
             onnx.save(model, temporary, save_as_external_data=external, location=data)
+
+
+def _by_key(surgeon: gs.Graph) -> dict[str, gs.Node]:
+    """Find nodes by `Node.key`."""
+    return {
+        next(output.name for output in node.outputs if output.name): node for node in surgeon.nodes
+    }
 
 
 def _add_copy(surgeon: gs.Graph, node: gs.Node, name: str) -> gs.Variable:

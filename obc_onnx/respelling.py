@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import mask
-from obc_onnx.shapes import infer_types
+from obc_onnx.shapes import ElementTypes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +63,7 @@ class _Writer:
     def __init__(self, coupling: Coupling, arrays: dict[str, NDArray[Any]]) -> None:
         self._coupling, self._graph = coupling, coupling.graph
         self._arrays = dict(arrays)
+        self._types = ElementTypes(coupling.graph)
         self._attributes: dict[str, dict[str, Any]] = {}
         self._rewired: dict[Place, str] = {}
         self._copied: dict[str, tuple[str, dict[int, str]]] = {}
@@ -143,5 +144,4 @@ class _Writer:
             return array.reshape((-1, *old.shape[1:]) if resized else old.shape)
         if not name:
             return np.asarray(numbers, np.int64)
-        kind = infer_types(self._graph, [name])[name]
-        return np.asarray(numbers, kind).reshape(self._coupling.values[name].shape)
+        return np.asarray(numbers, self._types[name]).reshape(self._coupling.values[name].shape)

@@ -19,7 +19,7 @@ from obc_onnx.foreign import without_foreign
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -149,17 +149,25 @@ def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape
     }
 
 
-def infer_types(graph: Graph, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
-    """Find the element types of some values.
+class ElementTypes:
+    """Element types of a graph's values; they are inferred once, when the first is asked for."""
 
-    Raises:
-        ModelError: ONNX Runtime, asked where shape inference does not know, refuses the model.
-    """
-    known = known_types(graph)
-    missing = [name for name in names if name not in known]
-    if missing:
-        known |= Session(graph, optimize=False, outputs=missing).output_types
-    return {name: known[name] for name in names}
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._known: dict[str, np.dtype[Any]] | None = None
+
+    def __getitem__(self, name: str) -> np.dtype[Any]:
+        """Return the type of one value.
+
+        Raises:
+            ModelError: ONNX Runtime, asked where shape inference does not know, refuses the model.
+        """
+        if self._known is None:
+            self._known = known_types(self._graph)
+        if name not in self._known:
+            session = Session(self._graph, optimize=False, outputs=[name])
+            self._known |= session.output_types
+        return self._known[name]
 
 
 def known_types(graph: Graph) -> dict[str, np.dtype[Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from obc_onnx.axes import leaves, mask
 from obc_onnx.respelling import respell
-from obc_onnx.shapes import infer_types
+from obc_onnx.shapes import ElementTypes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,8 +85,6 @@ def mask_reads(coupling: Coupling, keep: Keep) -> Graph:
             computed[key, slot] = allowed
     masked_graph = graph.edit(arrays, None, rewired)
     names = {place: by_key[place[0]].inputs[place[1]] for place in computed}
-    types = infer_types(graph, sorted(set(names.values()))) if names else {}
-    for (key, slot), allowed in computed.items():
-        operand = allowed.astype(types[names[key, slot]])
-        masked_graph = masked_graph.insert_before(key, slot, "Mul", operand)
-    return masked_graph
+    types = ElementTypes(graph)
+    operands = {place: allowed.astype(types[names[place]]) for place, allowed in computed.items()}
+    return masked_graph.insert_before("Mul", operands) if operands else masked_graph

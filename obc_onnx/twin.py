@@ -22,7 +22,7 @@ from obc_onnx.node import is_float
 from obc_onnx.ops.context import ForwardContext
 from obc_onnx.ops.elementwise import cast
 from obc_onnx.ops.host import as_tensor, host_call, read_sizes
-from obc_onnx.shapes import infer_types, known_types
+from obc_onnx.shapes import ElementTypes
 from obc_onnx.tensors import parameter_name, to_array, to_tensor, weights_of
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class _Builder:
         self.fx = fx.Graph()
         self.values: dict[str, fx.Node] = {}
         self.numbers: dict[str, fx.Node | tuple[int, ...]] = {}  # what is computed on the host
-        self._types: dict[str, np.dtype[Any]] | None = None
+        self.types = ElementTypes(graph)
         self.training: fx.Node | None = None
         self.held, self.mixed = self._held()
 
@@ -240,7 +240,7 @@ class _Builder:
             arrays=tuple(self._array(name) for name in node.inputs),
             input_shapes=tuple(self._shape(name) for name in node.inputs),
             output_shape=self._shape(node.key),
-            types=self._type,
+            types=self.types,
         )
         if self._add_on_host(context):
             return
@@ -306,14 +306,6 @@ class _Builder:
             return None
         return tuple(array.reshape(-1).tolist())
 
-    def _type(self, name: str) -> np.dtype[Any]:
-        """Find an element type; few operators have to know one, and shape inference takes long."""
-        if self._types is None:
-            self._types = known_types(self.graph)
-        if name not in self._types:
-            self._types |= infer_types(self.graph, [name])
-        return self._types[name]
-
     def _call(self, node: Node, call: Call) -> fx.Node:
         given = [slot for slot in call.inputs if node.has_input(slot)]
         slots = range(max(given, default=-1) + 1) if given else range(0)
@@ -350,7 +342,7 @@ class _Builder:
 
     def _value(self, name: str) -> fx.Node:
         if name in self.numbers and name not in self.values:
-            to = helper.np_dtype_to_tensor_dtype(self._type(name))
+            to = helper.np_dtype_to_tensor_dtype(self.types[name])
             constants: dict[str, Any] = {"shape": self._shape(name), "data_type": to}
             self.values[name] = self.fx.call_function(as_tensor, (self.numbers[name],), constants)
         if name not in self.values:

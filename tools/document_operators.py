@@ -24,7 +24,7 @@ from obc_onnx.node import Node
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.context import ForwardContext
 from obc_onnx.ops.frozen import Frozen
-from obc_onnx.shapes import infer_types
+from obc_onnx.shapes import ElementTypes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,7 +116,7 @@ def has_twin(rule: Rule, node: Node, coupling: Coupling, shapes: dict[str, Shape
         arrays=tuple(arrays.get(name) for name in node.inputs),
         input_shapes=tuple(shapes.get(name) for name in node.inputs),
         output_shape=shapes.get(node.key),
-        types=lambda name: infer_types(coupling.graph, [name])[name],
+        types=ElementTypes(coupling.graph),
     )
     try:
         rule.forward(context)

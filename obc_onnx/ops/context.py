@@ -18,12 +18,13 @@ from obc_onnx.errors import ModelError
 from obc_onnx.ops.value import Renumbering, Spelling, Value, Wanted, concrete
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from obc_onnx.axes import Dim, Expr
     from obc_onnx.node import Node
+    from obc_onnx.shapes import ElementTypes
     from obc_onnx.unification import AxisSystem
 
     Shape = tuple[int, ...]
@@ -240,18 +241,18 @@ class ForwardContext:
         input_shapes: Of each input, for the sizes that the model was analysed with; only ranks
             and the shapes of numbers stay what they are. None where that is not known.
         output_shape: Of its first output, likewise.
-        types: Finds the element type of a value.
+        types: Of all values of the graph.
     """
 
     node: Node
     arrays: tuple[NDArray[Any] | None, ...]
     input_shapes: tuple[Shape | None, ...]
     output_shape: Shape | None
-    types: Callable[[str], np.dtype[Any]]
+    types: ElementTypes
 
     def data_type(self, slot: int) -> int:
         """Return the ONNX data type of an input."""
-        return int(helper.np_dtype_to_tensor_dtype(self.types(self.node.inputs[slot])))
+        return int(helper.np_dtype_to_tensor_dtype(self.types[self.node.inputs[slot]]))
 
     def rank(self, slot: int = 0) -> int:
         """Return the number of axes of an input."""

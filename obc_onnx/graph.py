@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
 
 from obc_onnx.canonical import canonical, export
 from obc_onnx.errors import InvariantError, ModelError
@@ -312,8 +313,11 @@ def _checked(path: Path) -> onnx.ModelProto:
     """Load a model that the checker, called with its path on account of its size, accepts."""
     try:
         onnx.checker.check_model(path)
-    except onnx.checker.ValidationError:
-        model = onnx.load(path)
+    except onnx.checker.ValidationError as fault:
+        try:
+            model = onnx.load(path)
+        except DecodeError:
+            raise fault from None
         known = without_foreign(model)
         if known is model:
             raise

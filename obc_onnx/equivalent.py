@@ -27,13 +27,14 @@ from obc_onnx.axis_maps import AxisMap, Mix, make_map
 from obc_onnx.errors import InvariantError
 from obc_onnx.node import is_float
 from obc_onnx.tensors import initializer_name, parameter_name, to_tensor
-from obc_onnx.twin import Twin, build_twin
+from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
+    from obc_onnx.module import Twin
     from obc_onnx.ops.context import Role
 
 

@@ -15,7 +15,7 @@ from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes, input_shapes
 from obc_onnx.tensors import to_tensor
-from obc_onnx.twin import Twin, build_twin, run_module
+from obc_onnx.twin import build_twin, run_module
 from obc_onnx.verify import compare, require
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.graph import Graph
+    from obc_onnx.module import Twin
 
 
 @dataclass(frozen=True)

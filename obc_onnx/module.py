@@ -1,0 +1,83 @@
+"""What a twin is: a graph module of torch that pickles, and that writes its weights back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from obc_onnx.tensors import weights_of
+
+if TYPE_CHECKING:
+    from obc_onnx.graph import Graph
+
+
+class Twin(fx.GraphModule):
+    """A graph module that pickles node by node.
+
+    torch's own way traces the code again when it loads, which would look into operators and fix the
+    mode the module is in.
+    """
+
+    def write_to(self, graph: Graph) -> Graph:
+        """Return a graph with the weights of this twin, in the graph's types.
+
+        Args:
+            graph: The one that the twin was built from, or one with equal initializers.
+        """
+        return graph.edit(weights_of(self, graph))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle tensors, and nodes by name."""
+        nodes = [
+            (
+                node.op,
+                node.name,
+                node.target,
+                fx.node.map_arg(node.args, _by_name),
+                fx.node.map_arg(node.kwargs, _by_name),
+                node.meta.get("onnx"),
+            )
+            for node in self.graph.nodes
+        ]
+        return _rebuild, (dict(self._parameters), dict(self._buffers), nodes, self.training)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A node's result as an argument of another node."""
+
+    name: str
+
+
+def _by_name(node: fx.Node) -> Any:
+    return _Use(node.name)
+
+
+def _rebuild(
+    parameters: dict[str, nn.Parameter],
+    buffers: dict[str, torch.Tensor],
+    nodes: list[tuple[Any, ...]],
+    training: bool,  # noqa: FBT001 - pickle passes by position
+) -> Twin:
+    root, graph = nn.Module(), fx.Graph()
+    for name, parameter in parameters.items():
+        root.register_parameter(name, parameter)
+    for name, buffer in buffers.items():
+        root.register_buffer(name, buffer)
+    made: dict[str, fx.Node] = {}
+
+    def resolve(argument: Any) -> Any:
+        return made[argument.name] if isinstance(argument, _Use) else argument
+
+    for op, name, target, named_args, named_kwargs, onnx in nodes:
+        args: Any = fx.node.map_aggregate(named_args, resolve)
+        kwargs: Any = fx.node.map_aggregate(named_kwargs, resolve)
+        made[name] = graph.create_node(op, target, args, kwargs, name)
+        if onnx is not None:
+            made[name].meta["onnx"] = onnx
+    twin = Twin(root, graph, class_name="Twin")
+    twin.train(training)
+    return twin

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import ModelError
+from obc_onnx.node import is_float
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def random_feed(graph: Graph, shapes: Shapes, seed: int) -> Feed:
     """
     feeds = candidates(graph, shapes, seed)
     first = next(feeds)
-    if all(_is_float(port) for port in graph.inputs):
+    if all(is_float(port.dtype) for port in graph.inputs):
         return first
     runs: Feed | None = None
     for feed, outputs in trials(Session(graph, optimize=False), (first, *feeds)):
@@ -79,17 +80,13 @@ def candidates(graph: Graph, shapes: Shapes, seed: int) -> Iterator[Feed]:
 
 
 def _draws(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> list[NDArray[Any]]:
-    if _is_float(port):
+    if is_float(port.dtype):
         return [rng.standard_normal(shape).astype(port.dtype)]
     drawn = [rng.integers(0, 2, shape).astype(port.dtype)]
     if port.dtype in (np.uint8, np.int8):  # a pixel, or a number that was quantised
         limits = np.iinfo(port.dtype)
         drawn.insert(0, rng.integers(limits.min, limits.max + 1, shape).astype(port.dtype))
     return [*drawn, np.ones(shape, port.dtype), np.zeros(shape, port.dtype)]
-
-
-def _is_float(port: Port) -> bool:
-    return bool(np.issubdtype(port.dtype, np.floating))
 
 
 def _is_finite(value: Any) -> bool:

@@ -399,6 +399,20 @@ def test_a_size_that_cannot_be_written_freezes_no_other_of_its_shape() -> None:
     assert_pruned_equals_masked(coupling, keep, feed)
 
 
+def test_a_range_that_is_empty_now_may_not_be_as_the_model_runs() -> None:
+    """From position 70 on: nothing of 5 x 12, but 14 of 7 x 12."""
+    body = (
+        "f = Concat<axis=0>(b, minus) r = Reshape(h, f) e = Slice(r, start, many, one)"
+        " v = ReduceSum(e) y = Add(x, v)"
+    )
+    text = OPEN.replace("BODY", body).replace("(float[n,S,6] y)", "(float[n,s,8] y)")
+    graph = Graph.from_model(build(text, {"start": [70]}, opset=18))
+    coupling = analyse(graph, shapes={"x": (2, 5, 8), "mask": (2, 5)}).coupling
+    assert not coupling.groups
+    reasons = {frozen.where: frozen.reason for frozen in coupling.frozen}
+    assert reasons["q:1"] == "a range of an open axis of Slice 'e'"
+
+
 def test_positions_in_rows_are_picked_as_those_of_a_gather() -> None:
     coupling = coupling_of(
         f"net {IMAGE} <float[5,3,1,1] a, float[4,3,1,1] b, int64[3,1] i = {{0,3,-1}}>"

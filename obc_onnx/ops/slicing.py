@@ -153,8 +153,9 @@ def _couple_range(context: CoupleContext, bound: _Bound, axis: Expr) -> tuple[Ex
     is_open = context.system.is_open(axis)
     if span == range(axis.size) and (not is_open or bound.end > axis.size):
         return axis, bound.start, _end(context, bound, axis)
-    if not span and (bound.start >= axis.size or 0 <= bound.end <= bound.start):
-        return context.fixed(0, "an empty range"), bound.start, bound.end  # as it stays
+    stays_empty = bound.start >= axis.size or 0 <= bound.end <= bound.start
+    if not span and stays_empty and not is_open:
+        return context.fixed(0, "an empty range"), bound.start, bound.end
     if is_open or not span:
         context.freeze([axis], "a range of an open axis" if is_open else "an empty range")
         return context.fixed(len(span), "a sliced axis"), bound.start, bound.end

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,6 +25,7 @@ from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -218,3 +222,14 @@ def assert_recount_agrees(coupling: Coupling, keep: Keep, pruned: Graph) -> None
     again = analyse(pruned, batch).coupling
     assert coupling.params(keep) == again.params({}) == pruned.params
     assert coupling.macs(keep) == again.macs({})
+
+
+def load_tool(name: str) -> ModuleType:
+    """Import a script of `tools/`, which are no package."""
+    path = Path(__file__).resolve().parents[1] / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

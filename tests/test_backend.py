@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from helpers import load_tool
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[1]
 REASONS = {
 "a constant that is no initializer", "a sequence or an optional",
     "a step of training", "a subgraph", "a value that is no tensor of numbers",
@@ -24,13 +21,7 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = ROOT / "tools" / "backend_score.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("backend_score")
 
 
 @pytest.mark.filterwarnings("ignore")  # numpy and torch warn of infinities that tests are about

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 import pytest
+from helpers import load_tool
 
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.frozen import Frozen
@@ -16,18 +14,10 @@ from obc_onnx.ops.frozen import Frozen
 if TYPE_CHECKING:
     from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = ROOT / "tools" / "document_operators.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("document_operators")
 
 
 def test_the_page_is_what_the_tool_writes(tool: ModuleType) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.context import Tap
+from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 from obc_onnx.sizes import Sized
@@ -48,7 +49,7 @@ class Gather(FreeOfMacs):
             )
         else:
             numbers = None
-        picked = self._picked(context, data.axes[axis], indices)
+        picked = _picked(context, data.axes[axis], rank=1)
         if picked is None:
             context.freeze([data.axes[axis]], "the gathered axis")
         n_inserted = len(indices.axes)
@@ -62,14 +63,6 @@ class Gather(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Index with an integer tensor; negative positions count from the end."""
         return Call(gather, {"axis": context.node.integer("axis", 0)}, (0, 1))
-
-    def _picked(self, context: CoupleContext, axis: Expr, indices: Value) -> Expr | None:
-        """Return the axis of constant positions, which surgery can number anew."""
-        written = context.arrays[1] is not None and len(indices.axes) == 1
-        if not written or context.system.is_open(axis) or 0 in (axis.size, *indices.shape):
-            return None
-        picked = context.integers(1)
-        return None if picked is None else context.pick(1, axis, picked)
 
 
 class GatherElements(FreeOfMacs):
@@ -114,7 +107,7 @@ class GatherND(FreeOfMacs):
         first = n_batch + indices.axes[-1].size
         for own, other in zip(data.axes[:n_batch], indices.axes[:n_batch], strict=True):
             context.unify(own, other)
-        picked = self._picked(context, data.axes[0], indices) if n_batch == 0 else None
+        picked = _picked(context, data.axes[0], rank=_ONE_PER_ROW) if n_batch == 0 else None
         if picked is not None:
             return [Value((picked, *data.axes[1:]))]
         context.freeze(data.axes[n_batch:first], "a gathered axis")
@@ -123,17 +116,6 @@ class GatherND(FreeOfMacs):
         places = {i: len(indices.axes) - 1 + i - first for i in behind}
         _couple_table(context, {**{i: i for i in range(n_batch)}, **places})
         return [Value((*data.axes[:n_batch], *indices.axes[n_batch:-1], *data.axes[first:]))]
-
-    @staticmethod
-    def _picked(context: CoupleContext, axis: Expr, indices: Value) -> Expr | None:
-        """Return the axis of constant positions, as exporters write it for `x[[0, 2]]`."""
-        written = context.arrays[1] is not None and len(indices.axes) == _ONE_PER_ROW
-        if not written or indices.shape[1] != 1 or context.system.is_open(axis):
-            return None
-        if 0 in (axis.size, indices.shape[0]):
-            return None
-        picked = context.integers(1)
-        return None if picked is None else context.pick(1, axis, picked)
 
     def forward(self, context: ForwardContext) -> Call:
         """Index with one tensor of positions for each axis that tuples run over."""
@@ -196,6 +178,19 @@ class AffineGrid(FreeOfMacs):
         if size is None:
             return Call(affine_grid, constants, (0, 1))
         return Call(affine_grid, {"size": size, **constants})
+
+
+def _picked(context: CoupleContext, axis: Expr, *, rank: int) -> Expr | None:
+    """Return the axis of constant positions, which surgery can number anew.
+
+    They lie along one axis or, in indices of rank 2, one in each row.
+    """
+    shape = context.value(1).shape
+    written = context.arrays[1] is not None and len(shape) == rank and shape[1:] in {(), (1,)}
+    if not written or context.system.is_open(axis) or 0 in (axis.size, *shape):
+        return None
+    picked = context.integers(1)
+    return None if picked is None else context.pick(1, axis, picked)
 
 
 def _couple_table(
@@ -273,8 +268,8 @@ def affine_grid(theta: Tensor, size: Any, *, align_corners: bool) -> Tensor:
     """
     from torch.nn import functional
 
-    sizes = list(size) if isinstance(size, tuple) else size.tolist()
-    return functional.affine_grid(theta, [theta.shape[0], *sizes[1:]], align_corners)
+    sizes = [theta.shape[0], *as_ints(size)[1:]]
+    return functional.affine_grid(theta, sizes, align_corners)
 
 
 RULES: tuple[Rule, ...] = (

@@ -148,6 +148,12 @@ _REARRANGE: dict[str, Callable[[ForwardContext], tuple[int, Places] | None]] = {
 """For what only moves numbers: how many operands hold them, and where each of the output is."""
 
 
+def as_ints(values: Tensor | Numbers) -> list[int]:
+    """Read whole numbers that a function takes as a tensor or as the twin's own."""
+    found: list[int] = list(values) if isinstance(values, tuple) else values.reshape(-1).tolist()
+    return found
+
+
 def as_tensor(numbers: Numbers, *, shape: tuple[int, ...], data_type: int) -> Tensor:
     """Put numbers into a tensor, on the host."""
     import torch

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import concat
+from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 
@@ -95,8 +96,7 @@ def split(
 
     if sizes is None:
         return _all_parts(torch.split(x, -(-x.shape[axis] // n_parts), axis), n_parts)
-    given = list(sizes) if isinstance(sizes, tuple) else sizes.tolist()
-    return _all_parts(torch.split(x, given, axis), n_parts)
+    return _all_parts(torch.split(x, as_ints(sizes), axis), n_parts)
 
 
 def _all_parts(parts: tuple[Tensor, ...], n_parts: int) -> tuple[Tensor, ...] | Tensor:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes import product
+from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 from obc_onnx.sizes import Sized
@@ -169,7 +170,7 @@ def flatten(x: Tensor, *, axis: int) -> Tensor:
 
 def reshape(x: Tensor, target: Tensor | tuple[int, ...], *, allowzero: bool) -> Tensor:
     """Compute Reshape: 0 copies a size unless `allowzero`, -1 is what is left."""
-    sizes = list(target) if isinstance(target, tuple) else target.tolist()
+    sizes = as_ints(target)
     if not allowzero:
         sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(sizes)]
     return x.reshape(sizes)
@@ -191,7 +192,7 @@ def unsqueeze(x: Tensor, axes: Tensor | tuple[int, ...]) -> Tensor:
 
 
 def _axes(axes: Tensor | tuple[int, ...] | None) -> tuple[int, ...]:
-    return axes if isinstance(axes, tuple) else () if axes is None else tuple(axes.tolist())
+    return () if axes is None else tuple(as_ints(axes))
 
 
 RULES: tuple[Rule, ...] = (

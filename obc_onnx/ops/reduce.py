@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
 
@@ -149,7 +150,7 @@ def reduce(
         keepdims: Whether reduced axes stay, with one position.
         keeps_all: Then every element is reduced by itself, as to its square in ReduceSumSquare.
     """
-    where = axes if isinstance(axes, tuple) else tuple(axes.tolist())
+    where = tuple(as_ints(axes))
     if not where and keeps_all:
         return _FUNCTIONS[op](x.unsqueeze(-1), (-1,), keepdim=False)
     return _FUNCTIONS[op](x, where or tuple(range(x.ndim)), keepdim=keepdims)

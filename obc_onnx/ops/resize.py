@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 from obc_onnx.sizes import Size, Sized, axes_of
@@ -187,7 +188,7 @@ def resize(
     """
     where = [axis % x.ndim for axis in axes or range(x.ndim)]
     if computed_sizes is not None and len(computed_sizes):
-        sizes = computed_sizes if isinstance(computed_sizes, tuple) else computed_sizes.tolist()
+        sizes = as_ints(computed_sizes)
     if computed_scales is not None and computed_scales.numel():
         scales = computed_scales.tolist()
     if computed_region is not None and computed_region.numel():

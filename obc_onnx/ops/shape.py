@@ -10,7 +10,7 @@ import onnx
 
 from obc_onnx.axes import product
 from obc_onnx.ops.dtypes import torch_dtype
-from obc_onnx.ops.host import read_sizes
+from obc_onnx.ops.host import as_ints, read_sizes
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply, followed
 from obc_onnx.sizes import Size as SizeOf
@@ -201,13 +201,12 @@ def expand(x: Tensor, target: Tensor | tuple[int, ...]) -> Tensor:
     """Compute Expand: both shapes are broadcast, so the target may hold ones."""
     import torch
 
-    sizes = list(target) if isinstance(target, tuple) else target.tolist()
-    return x.expand(torch.broadcast_shapes(x.shape, sizes))  # type: ignore[no-untyped-call]
+    return x.expand(torch.broadcast_shapes(x.shape, as_ints(target)))  # type: ignore[no-untyped-call]
 
 
 def tile(x: Tensor, repeats: Tensor | tuple[int, ...]) -> Tensor:
     """Repeat along every axis."""
-    return x.repeat(repeats if isinstance(repeats, tuple) else repeats.tolist())
+    return x.repeat(as_ints(repeats))
 
 
 def arange(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import concat, take
+from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply, concrete
 from obc_onnx.sizes import axes_of
@@ -258,9 +259,9 @@ def slice_axes(
     """Compute Slice; bounds are integers or integer tensors, and may be negative or too large."""
     import torch
 
-    starts, ends = _as_ints(starts), _as_ints(ends)
-    axes = list(range(len(starts))) if axes is None else _as_ints(axes)
-    steps = [1] * len(starts) if steps is None else _as_ints(steps)
+    starts, ends = as_ints(starts), as_ints(ends)
+    axes = list(range(len(starts))) if axes is None else as_ints(axes)
+    steps = [1] * len(starts) if steps is None else as_ints(steps)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step > 0:
             x = x[(*[slice(None)] * (axis % x.ndim), slice(start, end, step))]
@@ -274,8 +275,8 @@ def pad(x: Tensor, pads: Any, value: Any = 0.0, axes: Any = None, *, mode: str) 
     """Compute Pad; negative amounts crop."""
     from torch.nn import functional
 
-    amounts = _as_ints(pads)
-    where = [axis % x.ndim for axis in (range(x.ndim) if axes is None else _as_ints(axes))]
+    amounts = as_ints(pads)
+    where = [axis % x.ndim for axis in (range(x.ndim) if axes is None else as_ints(axes))]
     begin, end = [0] * x.ndim, [0] * x.ndim
     for i, axis in enumerate(where):
         begin[axis], end[axis] = amounts[i], amounts[i + len(where)]
@@ -297,10 +298,6 @@ def _pad_by_index(x: Tensor, begin: list[int], end: list[int], mode: str) -> Ten
         if begin[axis] or end[axis]:
             x = x.index_select(axis, torch.from_numpy(index).to(x.device))
     return x
-
-
-def _as_ints(values: Any) -> list[int]:
-    return list(values) if isinstance(values, tuple) else values.reshape(-1).tolist()
 
 
 RULES: tuple[Rule, ...] = (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
-    from obc_onnx.module import Twin
+    from obc_onnx.module import TorchTwin
     from obc_onnx.ops.context import Role
 
 
@@ -49,7 +49,7 @@ class EquivalentTwin(nn.Module):
 
     def __init__(self, coupling: Coupling, keep: Keep, pruned: Graph) -> None:
         super().__init__()
-        self.twin: Twin = build_twin(pruned, coupling.shapes, coupling.rules)
+        self.twin: TorchTwin = build_twin(pruned, coupling.shapes, coupling.rules)
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
         self._targets: list[tuple[str, int, tuple[tuple[int, int], ...]]] = []

@@ -144,13 +144,23 @@ class Graph:
 
     def is_shared(self, name: str) -> bool:
         """Say whether a value has more uses than one: by subgraphs and as an output included."""
-        return name in self._held or len(self.consumers.get(name, ())) > 1
+        return self.escapes(name) or len(self.consumers.get(name, ())) > 1
+
+    def escapes(self, name: str) -> bool:
+        """Say whether a value is used by subgraphs or as an output."""
+        return name in self._escaping
 
     @cached_property
-    def _held(self) -> set[str]:
-        """Values that have a use beside nodes of this graph."""
+    def _escaping(self) -> set[str]:
         captured = {name for node in self.nodes for name in node.captures}
         return captured | {port.name for port in self.outputs}
+
+    def dequantised_by(self, name: str) -> list[Node]:
+        """List the DequantizeLinear nodes that read a value; none where it serves otherwise too."""
+        uses = self.consumers.get(name, [])
+        if self.escapes(name) or any(n.op_type != "DequantizeLinear" or slot for n, slot in uses):
+            return []
+        return [node for node, _ in uses]
 
     @property
     def params(self) -> int:
@@ -233,7 +243,7 @@ class Graph:
             for node in list(tensor.inputs):
                 outputs = [output for output in node.outputs if output.name]
                 if all(
-                    o.name in dispensable and not o.outputs and o.name not in self._held
+                    o.name in dispensable and not o.outputs and not self.escapes(o.name)
                     for o in outputs
                 ):
                     released.extend(node.inputs)

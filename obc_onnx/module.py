@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from obc_onnx.tensors import weights_of
+from obc_onnx.holding import weights_of
 
 if TYPE_CHECKING:
     from obc_onnx.graph import Graph
 
 
-class Twin(fx.GraphModule):
+class TorchTwin(fx.GraphModule):
     """A graph module that pickles node by node.
 
     torch's own way traces the code again when it loads, which would look into operators and fix the
@@ -61,7 +61,7 @@ def _rebuild(
     buffers: dict[str, torch.Tensor],
     nodes: list[tuple[Any, ...]],
     training: bool,  # noqa: FBT001 - pickle passes by position
-) -> Twin:
+) -> TorchTwin:
     root, graph = nn.Module(), fx.Graph()
     for name, parameter in parameters.items():
         root.register_parameter(name, parameter)
@@ -78,6 +78,6 @@ def _rebuild(
         made[name] = graph.create_node(op, target, args, kwargs, name)
         if onnx is not None:
             made[name].meta["onnx"] = onnx
-    twin = Twin(root, graph, class_name="Twin")
+    twin = TorchTwin(root, graph, class_name="TorchTwin")
     twin.train(training)
     return twin

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.graph import Graph
-    from obc_onnx.module import Twin
+    from obc_onnx.module import TorchTwin
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TwinProgram:
     """
 
     graph: Graph
-    twin: Twin
+    twin: TorchTwin
     feed: Mapping[str, NDArray[Any]]
 
     @classmethod

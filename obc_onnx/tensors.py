@@ -10,12 +10,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from obc_onnx.node import is_float
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from obc_onnx.graph import Graph
 
 _HELD_AS: tuple[tuple[str, type[np.generic]], ...] = (
     ("int2", np.int8), ("int4", np.int8), ("uint2", np.uint8), ("uint4", np.uint8),
@@ -76,13 +72,3 @@ def to_array(tensor: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     if host.dtype.is_floating_point and host.dtype not in _IN_NUMPY:
         host = host.float()
     return np.array(host.numpy(), dtype=dtype)
-
-
-def weights_of(twin: nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
-    """Read the twin's weights as initializers of `graph`, in their types."""
-    state = twin.state_dict()
-    return {
-        name: to_array(state[key], array.dtype)
-        for name, array in graph.initializers.items()
-        if is_float(array.dtype) and (key := parameter_name(name)) in state
-    }

@@ -1,8 +1,7 @@
 """The twin: the same network as a torch module, built node by node from the graph.
 
-Every float initializer with more than one element is a parameter under its own name; statistics,
-bounds, single numbers and integers are buffers. The twin prints as code, moves and pickles like any
-`torch.fx.GraphModule`.
+Initializers are its parameters and buffers, under their own names; `holding` says how. The twin
+prints as code, moves and pickles like any `torch.fx.GraphModule`.
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import fx, nn
 
 from obc_onnx.errors import RequestError, UnsupportedOperatorError
-from obc_onnx.module import Twin
-from obc_onnx.node import is_float
+from obc_onnx.holding import Holdings
+from obc_onnx.module import TorchTwin
 from obc_onnx.ops.context import ForwardContext
 from obc_onnx.ops.elementwise import cast
 from obc_onnx.ops.host import as_tensor, host_call, read_sizes
+from obc_onnx.ops.quantize import quantize
 from obc_onnx.shapes import ElementTypes
 from obc_onnx.tensors import parameter_name, to_array, to_tensor
 
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from obc_onnx.node import Node, Port
     from obc_onnx.ops.rule import Call, RuleSet, Shape
 
+    Numbers = fx.Node | tuple[int, ...]
 
-def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Twin:
+
+def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> TorchTwin:
     """Build the twin of a graph, in evaluation mode.
 
     Args:
@@ -99,12 +101,12 @@ class _Builder:
         self.root = nn.Module()
         self.fx = fx.Graph()
         self.values: dict[str, fx.Node] = {}
-        self.numbers: dict[str, fx.Node | tuple[int, ...]] = {}  # what is computed on the host
+        self.numbers: dict[str, Numbers] = {}  # what is computed on the host
         self.types = ElementTypes(graph)
         self.training: fx.Node | None = None
-        self.held, self.mixed = self._held()
+        self.holdings = Holdings(graph, rules)
 
-    def build(self) -> Twin:
+    def build(self) -> TorchTwin:
         taken: set[str] = set()
         for port in self.graph.inputs:
             argument = re.sub(r"\W", "_", f"input_{port.name}")
@@ -116,7 +118,7 @@ class _Builder:
         if refusals:
             raise UnsupportedOperatorError("; ".join(dict.fromkeys(refusals)))
         self.fx.output(tuple(map(self._output, self.graph.outputs)))
-        twin = Twin(self.root, self.fx, class_name="Twin")
+        twin = TorchTwin(self.root, self.fx, class_name="TorchTwin")
         twin.eval()
         return twin
 
@@ -125,27 +127,9 @@ class _Builder:
         try:
             self._add(node)
         except UnsupportedOperatorError as error:
-            nothing = self.fx.call_function(as_tensor, ((),), {"shape": (0,), "data_type": 1})
-            self.values |= dict.fromkeys(node.outputs, nothing)
+            self.values |= dict.fromkeys(node.outputs, self._tensor((), (0,), TensorProto.FLOAT))
             return str(error)
         return ""
-
-    def _held(self) -> tuple[set[str], set[str]]:
-        """Collect initializers in slots that are never learned, and which of them serve otherwise.
-
-        What serves otherwise too could not be written back if one of its uses changed, so it stays.
-        """
-        uses: dict[str, set[tuple[str, int | None]]] = {}
-        held = set()
-        for node in self.graph.nodes:
-            rule = self.rules.find(node)
-            for slot, name in enumerate(node.inputs):
-                uses.setdefault(name, set()).add((node.op_type, slot))
-                if rule is not None and slot in rule.held:
-                    held.add(name)
-        for port in self.graph.outputs:
-            uses.setdefault(port.name, set()).add(("", None))
-        return held, {name for name in held if len(uses[name]) > 1}
 
     def _output(self, port: Port) -> fx.Node:
         """Give an output its declared type.
@@ -228,7 +212,7 @@ class _Builder:
             return np.asarray(numbers, np.int64).reshape(self._shape(name) or ())
         return self.graph.initializers.get(name)
 
-    def _numbers(self, name: str) -> fx.Node | tuple[int, ...] | None:
+    def _numbers(self, name: str) -> Numbers | None:
         """Return integers as Python has them, computed or constant; None for a tensor."""
         if name in self.numbers:
             return self.numbers[name]
@@ -248,11 +232,13 @@ class _Builder:
             for slot in slots
         ]
         constants = dict(call.constants)
+        if call.makes:
+            constants["beside"] = self._beside()
         if call.trains:
             constants["training"] = self._training()
             arguments = [
                 self.fx.call_function(torch.clone, (argument,))
-                if argument is not None and node.inputs[slot] in self.mixed
+                if argument is not None and node.inputs[slot] in self.holdings.mixed
                 else argument
                 for slot, argument in zip(slots, arguments, strict=True)
             ]  # so that an update in place reaches no other use
@@ -274,19 +260,34 @@ class _Builder:
     def _value(self, name: str) -> fx.Node:
         if name in self.numbers and name not in self.values:
             to = helper.np_dtype_to_tensor_dtype(self.types[name])
-            constants: dict[str, Any] = {"shape": self._shape(name), "data_type": to}
-            self.values[name] = self.fx.call_function(as_tensor, (self.numbers[name],), constants)
+            self.values[name] = self._tensor(self.numbers[name], self._shape(name), to)
         if name not in self.values:
-            self._register(name, self.graph.initializers[name])
-            self.values[name] = self.fx.get_attr(parameter_name(name))
+            self.values[name] = self._register(name)
         return self.values[name]
 
-    def _register(self, name: str, array: NDArray[Any]) -> None:
-        tensor = to_tensor(array)
-        if is_float(array.dtype) and array.size > 1 and name not in self.held:
-            self.root.register_parameter(parameter_name(name), nn.Parameter(tensor))
+    def _tensor(self, numbers: Numbers, shape: Shape | None, data_type: int) -> fx.Node:
+        """Put numbers into a tensor, where the inputs are."""
+        constants: dict[str, Any] = {"shape": shape, "data_type": data_type}
+        return self.fx.call_function(as_tensor, (numbers, self._beside()), constants)
+
+    def _beside(self) -> fx.Node | None:
+        """Return a tensor that is where the module is, None where it has no input."""
+        return next((node for node in self.fx.nodes if node.op == "placeholder"), None)
+
+    def _register(self, name: str) -> fx.Node:
+        """Hold an initializer, and return what the graph's nodes read of it."""
+        held = self.holdings.held(name)
+        key = parameter_name(name)
+        if held.learns:
+            self.root.register_parameter(key, nn.Parameter(held.tensor))
         else:
-            self.root.register_buffer(parameter_name(name), tensor)
+            self.root.register_buffer(key, held.tensor)
+        value = self.fx.get_attr(key)
+        if held.encoding is None:
+            return value
+        beside = [held.encoding.scale, held.encoding.zero]
+        operands = [self._value(name) if name else None for name in beside]
+        return self.fx.call_function(quantize, (value, *operands), held.encoding.constants)
 
 
 def _is_constant(node: fx.Node) -> bool:

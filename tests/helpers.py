@@ -142,7 +142,9 @@ def run_twin(graph: Graph, shapes: Mapping[str, Shape], feed: Feed) -> dict[str,
     """Run the torch twin; outputs by name, as `run_onnx` gives them."""
     twin = build_twin(graph, shapes, DEFAULT_RULES)
     with torch.no_grad():
-        outputs = twin(*[to_tensor(feed[port.name]) for port in graph.inputs])
+        inputs = [to_tensor(feed[port.name]) for port in graph.inputs]
+        with torch.device("meta"):  # a tensor that is not made where the model is meets no other
+            outputs = twin(*inputs)
     return {
         p.name: to_array(y, p.dtype) if p.dtype.name.startswith("uint") else y.numpy()
         for p, y in zip(graph.outputs, outputs, strict=True)

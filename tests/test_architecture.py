@@ -47,6 +47,7 @@ LAYERS = (
     ("inference",),
     ("explain",),
     ("tensors", "logits"),
+    ("holding",),
     ("module",),
     ("twin",),
     ("respelling",),
@@ -76,7 +77,7 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "folding", "graph", "node"}
-TORCH = {"module", "program", "tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
+TORCH = {"holding", "module", "program", "tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "saliency.jacobian",
          "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""
 TORCH_INSIDE = {"compression", "pipeline", "verify"}

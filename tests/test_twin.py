@@ -17,8 +17,9 @@ from onnx import helper
 from torch import fx, nn
 
 from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.holding import weights_of
 from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.tensors import initializer_name, parameter_name, to_array, to_tensor, weights_of
+from obc_onnx.tensors import initializer_name, parameter_name, to_array, to_tensor
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:

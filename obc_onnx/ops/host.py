@@ -20,6 +20,7 @@ from obc_onnx.ops.rule import Call
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -154,11 +155,21 @@ def as_ints(values: Tensor | Numbers) -> list[int]:
     return found
 
 
-def as_tensor(numbers: Numbers, *, shape: tuple[int, ...], data_type: int) -> Tensor:
-    """Put numbers into a tensor, on the host."""
+def as_tensor(
+    numbers: Numbers, beside: Tensor | None = None, *, shape: tuple[int, ...], data_type: int
+) -> Tensor:
+    """Put numbers into a tensor, on the device of another one."""
     import torch
 
-    return torch.tensor(numbers, dtype=torch_dtype(data_type)).reshape(shape)
+    kind = torch_dtype(data_type)
+    return torch.tensor(numbers, dtype=kind, device=device_of(beside)).reshape(shape)
+
+
+def device_of(tensor: Tensor | None) -> torch.device:
+    """Return where a tensor is; without one, the host."""
+    import torch
+
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def read_shape(x: Tensor | NDArray[Any], *, span: tuple[int, int | None]) -> Numbers:

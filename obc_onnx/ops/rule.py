@@ -30,6 +30,7 @@ class Call:
         trains: Whether the function takes `training`, which follows the twin's mode.
         numbers: The input slots whose integers the function takes as an int or a tuple of ints,
             where the twin holds them so (see `host`), as well as in a tensor.
+        makes: Whether the function takes `beside`, a tensor on the device where it makes another.
     """
 
     function: Callable[..., Any]
@@ -37,6 +38,7 @@ class Call:
     inputs: tuple[int, ...] = (0,)
     trains: bool = False
     numbers: tuple[int, ...] = ()
+    makes: bool = False
 
 
 class Rule(ABC):

@@ -10,7 +10,7 @@ import onnx
 
 from obc_onnx.axes import product
 from obc_onnx.ops.dtypes import torch_dtype
-from obc_onnx.ops.host import as_ints, read_sizes
+from obc_onnx.ops.host import as_ints, device_of, read_sizes
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply, followed
 from obc_onnx.sizes import Size as SizeOf
@@ -79,7 +79,7 @@ class ConstantOfShape(FreeOfMacs):
         element = self._element(context.node)
         data_type = onnx.helper.np_dtype_to_tensor_dtype(element.dtype)
         constants = {"element": element.item(), "data_type": data_type}
-        return Call(full, constants, numbers=(0,))
+        return Call(full, constants, numbers=(0,), makes=True)
 
     @staticmethod
     def _element(node: Node) -> Any:
@@ -163,7 +163,7 @@ class Range(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.arange."""
         constants = {"data_type": context.data_type(0)}
-        return Call(arange, constants, (0, 1, 2), numbers=(0, 1, 2))
+        return Call(arange, constants, (0, 1, 2), numbers=(0, 1, 2), makes=True)
 
 
 def _axes_of_sizes(context: CoupleContext, sizes: list[Any]) -> list[Expr]:
@@ -181,20 +181,22 @@ def _is_one(number: Any) -> bool:
     return not isinstance(number, Sized) and bool(number == 1)
 
 
-def full(shape: Tensor | tuple[int, ...], *, element: Any, data_type: int) -> Tensor:
+def full(
+    shape: Tensor | tuple[int, ...], *, element: Any, data_type: int, beside: Tensor | None
+) -> Tensor:
     """Make a tensor of equal elements.
 
     Args:
         shape: Its sizes, shape [rank], integers.
         element: What it holds.
         data_type: The ONNX type of the elements.
+        beside: A tensor on the device where it is made; None for the host.
     """
     import torch
 
-    kind = torch_dtype(data_type)
-    if isinstance(shape, tuple):
-        return torch.full(shape, element, dtype=kind)
-    return torch.full(shape.tolist(), element, dtype=kind, device=shape.device)
+    return torch.full(
+        as_ints(shape), element, dtype=torch_dtype(data_type), device=device_of(beside)
+    )
 
 
 def expand(x: Tensor, target: Tensor | tuple[int, ...]) -> Tensor:
@@ -215,13 +217,13 @@ def arange(
     delta: Tensor | tuple[int, ...],
     *,
     data_type: int,
+    beside: Tensor | None,
 ) -> Tensor:
     """Count from `start` up to, and without, `limit` in steps of `delta`."""
     import torch
 
     ends = [end[0] if isinstance(end, tuple) else end.item() for end in (start, limit, delta)]
-    device = start.device if isinstance(start, torch.Tensor) else None
-    return torch.arange(*ends, dtype=torch_dtype(data_type), device=device)
+    return torch.arange(*ends, dtype=torch_dtype(data_type), device=device_of(beside))
 
 
 RULES: tuple[Rule, ...] = (

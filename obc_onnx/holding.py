@@ -1,0 +1,215 @@
+"""How the twin holds initializers: which of them learn, in what type, and how they go back.
+
+A float with more than one element is a parameter, but for statistics and bounds; everything else is
+a buffer. Two kinds of weights are held as what the graph makes of them, so that they learn too:
+
+- floats that are only ever cast to a wider type are held in that type;
+- whole numbers that are only ever dequantised are held as the floats that they stand for, and
+  quantised on each pass, with a straight-through gradient.
+
+Both go back to the very bytes that they came from when nothing was trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from onnx import TensorProto, helper
+
+from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.node import is_float
+from obc_onnx.ops.dtypes import integer_limits, torch_dtype
+from obc_onnx.ops.quantize import dequantize, quantize
+from obc_onnx.tensors import parameter_name, to_array, to_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
+    from obc_onnx.ops.rule import RuleSet
+
+_SINGLE_BITS = np.finfo(np.float32).nmant + 1
+"""Whole numbers of more bits than this are held in double, which has room for them."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How DequantizeLinear nodes read an initializer.
+
+    Attributes:
+        scale: The initializer with the scales.
+        zero: That with the zero points, "" where there are none.
+        data_type: Of the quantised numbers, as in a TensorProto.
+    """
+
+    scale: str
+    zero: str
+    data_type: int
+    axis: int
+    block_size: int
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What `quantize` takes beside tensors."""
+        return {
+            "axis": self.axis,
+            "block_size": self.block_size,
+            "data_type": self.data_type,
+            "saturate": True,
+        }
+
+    def encode(self, value: Tensor, read: Callable[[str], Tensor]) -> Tensor:
+        """Quantise; `read` returns scales and zero points by initializer."""
+        zero = read(self.zero) if self.zero else None
+        return quantize(value, read(self.scale), zero, **self.constants)
+
+    def decode(self, stored: Tensor, read: Callable[[str], Tensor]) -> Tensor:
+        """Return the floats that whole numbers stand for."""
+        limits = integer_limits(self.data_type)
+        wide = limits is not None and limits[1] >= 1 << _SINGLE_BITS
+        kind = torch.float64 if wide else torch.float32
+        zero = read(self.zero) if self.zero else None
+        return dequantize(
+            stored.to(kind),
+            read(self.scale).to(kind),
+            zero,
+            axis=self.axis,
+            block_size=self.block_size,
+            data_type=TensorProto.DOUBLE if wide else TensorProto.FLOAT,
+        )
+
+
+@dataclass(frozen=True)
+class Held:
+    """An initializer in the twin.
+
+    Attributes:
+        tensor: Its numbers.
+        learns: Whether it is a parameter, and not a buffer.
+        encoding: How the twin gets the stored numbers from `tensor`, None where it holds them.
+    """
+
+    tensor: Tensor
+    learns: bool
+    encoding: Encoding | None = None
+
+
+class Holdings:
+    """How the twin of a graph holds its initializers.
+
+    Attributes:
+        fixed: Initializers and values in slots that are never learned.
+        mixed: Those that serve otherwise too: an update in place may reach no other use.
+    """
+
+    def __init__(self, graph: Graph, rules: RuleSet) -> None:
+        self._graph = graph
+        uses: dict[str, set[tuple[str, int | None]]] = {}
+        self.fixed: set[str] = set()
+        for node in graph.nodes:
+            rule = rules.find(node)
+            for slot, name in enumerate(node.inputs):
+                uses.setdefault(name, set()).add((node.op_type, slot))
+                if rule is not None and slot in rule.held:
+                    self.fixed.update(_cast_from(graph, name))
+        for port in graph.outputs:
+            uses.setdefault(port.name, set()).add(("", None))
+        self.mixed = {name for name in self.fixed if len(uses[name]) > 1}
+
+    def held(self, name: str) -> Held:
+        """Return how an initializer is held."""
+        array = self._graph.initializers[name]
+        encoding = encoding_of(self._graph, name)
+        if encoding is not None and name not in self.fixed:
+            decoded = encoding.decode(to_tensor(array), self._read)
+            return Held(decoded, learns=True, encoding=encoding)
+        learns = is_float(array.dtype) and array.size > 1 and name not in self.fixed
+        return Held(to_tensor(_widened(self._graph, name)), learns)
+
+    def _read(self, name: str) -> Tensor:
+        return to_tensor(self._graph.initializers[name])
+
+
+def weights_of(twin: torch.nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
+    """Read the twin's weights as initializers of `graph`, in their types."""
+    state: dict[str, Tensor] = dict(twin.state_dict())
+
+    def read(name: str) -> Tensor:
+        return state[parameter_name(name)]
+
+    weights = {}
+    for name, array in graph.initializers.items():
+        tensor = state.get(parameter_name(name))
+        if tensor is None:
+            continue
+        if is_float(array.dtype):
+            weights[name] = to_array(tensor, array.dtype)
+        elif tensor.is_floating_point() and (encoding := encoding_of(graph, name)) is not None:
+            weights[name] = to_array(encoding.encode(tensor, read), array.dtype)
+    return weights
+
+
+def encoding_of(graph: Graph, name: str) -> Encoding | None:
+    """Return how an initializer is dequantised; None where it is not, or serves otherwise too.
+
+    None too where quantising what was dequantised would not give the same numbers, as with a scale
+    of 0.
+    """
+    array, nodes = graph.initializers[name], graph.dequantised_by(name)
+    if array.size == 1 or is_float(array.dtype) or not nodes:
+        return None
+    found = {_encoding(node, array) for node in nodes}
+    encoding = found.pop()
+    beside = [key for key in (encoding.scale, encoding.zero) if key]
+    if found or any(key not in graph.initializers for key in beside):
+        return None
+    return encoding if _comes_back(graph, array, encoding) else None
+
+
+def _encoding(node: Node, array: NDArray[Any]) -> Encoding:
+    return Encoding(
+        scale=node.inputs[1],
+        zero=node.inputs[2] if node.has_input(2) else "",
+        data_type=int(helper.np_dtype_to_tensor_dtype(array.dtype)),
+        axis=node.integer("axis", 1),
+        block_size=node.integer("block_size", 0),
+    )
+
+
+def _comes_back(graph: Graph, array: NDArray[Any], encoding: Encoding) -> bool:
+    try:
+        torch_dtype(encoding.data_type)
+    except UnsupportedOperatorError:
+        return False
+
+    def read(name: str) -> Tensor:
+        return to_tensor(graph.initializers[name])
+
+    again = encoding.encode(encoding.decode(to_tensor(array), read), read)
+    return bool(torch.isfinite(again).all()) and np.array_equal(to_array(again, array.dtype), array)
+
+
+def _cast_from(graph: Graph, name: str) -> list[str]:
+    """List a value, and what it is cast from."""
+    names = [name]
+    while (node := graph.producers.get(names[-1])) is not None and node.op_type == "Cast":
+        names.append(node.inputs[0])
+    return names
+
+
+def _widened(graph: Graph, name: str) -> NDArray[Any]:
+    """Return an initializer in the type that every use casts it to, where that loses nothing."""
+    array, uses = graph.initializers[name], graph.consumers.get(name, [])
+    targets = {node.integer("to", 0) if node.op_type == "Cast" else 0 for node, _ in uses}
+    if len(targets) != 1 or 0 in targets or not is_float(array.dtype) or graph.escapes(name):
+        return array
+    kind = helper.tensor_dtype_to_np_dtype(targets.pop())
+    wider = is_float(kind) and kind.itemsize > array.dtype.itemsize
+    return array.astype(kind) if wider else array

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
 
 
+_NOTES = ("onnx", "slots")
+"""What nodes know of the ONNX node that they stand for: its key, and where they take its inputs."""
+
+
 class TorchTwin(fx.GraphModule):
     """A graph module that pickles node by node.
 
@@ -38,7 +42,7 @@ class TorchTwin(fx.GraphModule):
                 node.target,
                 fx.node.map_arg(node.args, _by_name),
                 fx.node.map_arg(node.kwargs, _by_name),
-                node.meta.get("onnx"),
+                {key: node.meta[key] for key in _NOTES if key in node.meta},
             )
             for node in self.graph.nodes
         ]
@@ -72,12 +76,11 @@ def _rebuild(
     def resolve(argument: Any) -> Any:
         return made[argument.name] if isinstance(argument, _Use) else argument
 
-    for op, name, target, named_args, named_kwargs, onnx in nodes:
+    for op, name, target, named_args, named_kwargs, notes in nodes:
         args: Any = fx.node.map_aggregate(named_args, resolve)
         kwargs: Any = fx.node.map_aggregate(named_kwargs, resolve)
         made[name] = graph.create_node(op, target, args, kwargs, name)
-        if onnx is not None:
-            made[name].meta["onnx"] = onnx
+        made[name].meta.update(notes)
     twin = TorchTwin(root, graph, class_name="TorchTwin")
     twin.train(training)
     return twin

@@ -222,29 +222,42 @@ class _Builder:
         return tuple(array.reshape(-1).tolist())
 
     def _call(self, node: Node, call: Call) -> fx.Node:
+        """Add a call and what stands around it; taps see the call itself."""
         given = [slot for slot in call.inputs if node.has_input(slot)]
-        slots = range(max(given, default=-1) + 1) if given else range(0)
-        passed = set(call.inputs)
+        order = tuple(range(max(given, default=-1) + 1)) if call.order is None else call.order
+        passed = given if call.order is None else order
         arguments = [
-            self._argument(node.inputs[slot], as_numbers=slot in call.numbers)
-            if slot in passed and node.has_input(slot)
-            else None
-            for slot in slots
+            self._operand(node, slot, call) if slot in passed and node.has_input(slot) else None
+            for slot in order
         ]
+        made = self.fx.call_function(call.function, tuple(arguments), self._constants(call))
+        made.meta |= {"onnx": (node.key, None), "slots": order}
+        if call.result is None:
+            return made
+        beside = [self._operand(node, slot, call) for slot in call.result.order or ()]
+        constants = self._constants(call.result)
+        return self.fx.call_function(call.result.function, (made, *beside), constants)
+
+    def _constants(self, call: Call) -> dict[str, Any]:
         constants = dict(call.constants)
         if call.makes:
             constants["beside"] = self._beside()
         if call.trains:
             constants["training"] = self._training()
-            arguments = [
-                self.fx.call_function(torch.clone, (argument,))
-                if argument is not None and node.inputs[slot] in self.holdings.mixed
-                else argument
-                for slot, argument in zip(slots, arguments, strict=True)
-            ]  # so that an update in place reaches no other use
-        made = self.fx.call_function(call.function, tuple(arguments), constants)
-        made.meta["onnx"] = (node.key, None)
-        return made
+        return constants
+
+    def _operand(self, node: Node, slot: int, call: Call) -> Any:
+        """Return what a call takes from a slot; an update in place may reach no other use."""
+        if slot in call.prepared:
+            own = call.prepared[slot]
+            arguments = [self._operand(node, other, own) for other in own.order or ()]
+            return self.fx.call_function(own.function, tuple(arguments), dict(own.constants))
+        if not node.has_input(slot):
+            return None
+        value = self._argument(node.inputs[slot], as_numbers=slot in call.numbers)
+        if call.trains and node.inputs[slot] in self.holdings.mixed:
+            return self.fx.call_function(torch.clone, (value,))
+        return value
 
     def _training(self) -> fx.Node:
         """Read the module's own mode, so that `train()` and `eval()` switch the operators."""

@@ -37,6 +37,7 @@ LAYERS = (
     ("ops.elementwise", "ops.counterpart", "ops.host", "ops.recurrent_forward"),
     ("ops.activation", "ops.conv", "ops.frozen", "ops.join", "ops.linear", "ops.norm", "ops.pool", "ops.quantize",
      "ops.reduce"),
+    ("ops.requantize",),
     ("ops.attention", "ops.layer_norm", "ops.quantized_linear"),
     ("ops.contrib_attention", "ops.rotary"),
     ("ops.*",),

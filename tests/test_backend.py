@@ -15,7 +15,7 @@ REASONS = {
 "a constant that is no initializer", "a sequence or an optional",
     "a step of training", "a subgraph", "a value that is no tensor of numbers",
     "an encoded image", "features whose weights are attributes", "frequencies", "random numbers",
-    "rounds inside", "scores that a subgraph may change", "text",
+    "scores that a subgraph may change", "text",
 }  # fmt: skip
 
 

@@ -158,7 +158,7 @@ AS_FLOATS = "d = DequantizeLinear(q, s, o) D = DequantizeLinear(w, t) p = MatMul
 
 
 @pytest.mark.parametrize("zero", [0, 5])
-def test_a_product_of_integers_scores_as_that_of_floats_where_a_tensor_shows_it(zero: int) -> None:
+def test_a_product_of_integers_scores_as_that_of_floats(zero: int) -> None:
     constants = {
         "s": 0.0123,
         "o": np.array(zero, np.uint8),
@@ -174,7 +174,7 @@ def test_a_product_of_integers_scores_as_that_of_floats_where_a_tensor_shows_it(
         found.append({member: row.numpy() for member, row in rows.items()})
     integers, floats = found
     assert floats.keys() == {("v", 1), ("w", 0), ("w", 1), ("u", 0)}
-    assert floats.keys() - integers.keys() == ({("w", 0)} if zero else set())
+    assert floats.keys() == integers.keys()
     for member, row in integers.items():
         np.testing.assert_allclose(row, floats[member], rtol=1e-4)
 

@@ -16,17 +16,19 @@ from helpers import (
     run_onnx,
     run_twin,
 )
+from nets import draw_samples
 from onnxruntime.quantization import QuantFormat, QuantType
 
-from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.saliency import Scene, make_criterion
 from obc_onnx.surgery import remove_units
-from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 each_form = pytest.mark.parametrize("form", list(QuantFormat), ids=str)
+each_text = pytest.mark.parametrize(
+    "text", [CONVOLUTIONS, ATTENTION], ids=["convolutions", "attention"]
+)
 per_channel_or_not = pytest.mark.parametrize("per_channel", [False, True])
 SYMMETRIC = {
     "activation_type": QuantType.QInt8,
@@ -65,15 +67,24 @@ def test_attention_without_zero_points_loses_the_width_of_queries_too(tmp_path: 
 
 
 @each_form
-@pytest.mark.parametrize("text", [CONVOLUTIONS, ATTENTION], ids=["convolutions", "attention"])
-def test_the_form_around_floats_has_a_twin(tmp_path: Path, text: str, form: QuantFormat) -> None:
+@each_text
+def test_the_twin_rounds_as_onnx_runtime_does(tmp_path: Path, text: str, form: QuantFormat) -> None:
     graph, shapes, _ = analyse(quantised(text, tmp_path, form, per_channel=True))
-    if form is QuantFormat.QOperator:
-        with pytest.raises(UnsupportedOperatorError, match="torch has no operator that"):
-            build_twin(graph, shapes, DEFAULT_RULES)
-    else:
-        feed = make_feed(graph, np.random.default_rng(0), 3)
-        assert_close(run_twin(graph, shapes, feed), run_onnx(graph, feed))
+    feed = make_feed(graph, np.random.default_rng(0), 3)
+    assert_close(run_twin(graph, shapes, feed), run_onnx(graph, feed))
+
+
+@each_text
+def test_both_forms_score_alike(tmp_path: Path, text: str) -> None:
+    found = []
+    for form in QuantFormat:
+        graph, _, coupling = analyse(quantised(text, tmp_path, form, per_channel=True))
+        found.append(make_criterion("jacobian").score(Scene(coupling, draw_samples(graph, 8)), {}))
+    shared = found[0].keys() & found[1].keys()
+    assert len(shared) >= 2
+    for name in shared:
+        left, right = (scores[name] for scores in found)
+        assert np.abs(left - right).max() < 0.05 * left.max()
 
 
 @per_channel_or_not
@@ -95,7 +106,7 @@ def test_ranges_that_follow_the_data_make_groups_inexact(
     assert_recount_agrees(coupling, keep, pruned)
 
 
-@pytest.mark.parametrize("text", [CONVOLUTIONS, ATTENTION], ids=["convolutions", "attention"])
+@each_text
 def test_a_quantised_network_costs_what_it_does_in_floats(tmp_path: Path, text: str) -> None:
     expected = analyse(of_floats(text)).coupling.macs({})
     for form in (*QuantFormat, None):

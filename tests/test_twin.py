@@ -255,6 +255,41 @@ def test_the_twin_does_not_share_memory_with_the_graph() -> None:
     assert not weights_of(twin, graph)["w"].any()
 
 
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("float64", 1e-5), ("float16", 1e-2), ("bfloat16", 1e-1)]
+)
+def test_a_model_of_any_float_type_has_a_twin_in_it(name: str, tolerance: float) -> None:
+    data_type = onnx.TensorProto.DataType.Value(_onnx_name(name))
+    model = build(NET, opset=22)  # the first in which all of its operators take bfloat16
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        cast = array.astype(helper.tensor_dtype_to_np_dtype(data_type))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(cast, tensor.name))
+    for port in (*model.graph.input, *model.graph.output):
+        port.type.tensor_type.elem_type = data_type
+    twin, graph = twin_of(model)
+    kind = getattr(torch, name)
+    found = twin(image().to(kind))[0]
+    assert found.dtype == kind
+    assert {parameter.dtype for parameter in twin.parameters()} == {kind}
+    expected = twin_of(NET)[0](image())[0]
+    assert (found.float() - expected).abs().max() < tolerance * expected.abs().max()
+    found.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == kind for p in twin.parameters())
+    written = twin.write_to(graph)
+    assert written.to_model().SerializeToString() == graph.to_model().SerializeToString()
+
+
+def test_a_state_dict_moves_weights_between_twins() -> None:
+    twin, other = twin_of(NET)[0], twin_of(NET)[0]
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1)
+    assert not torch.equal(twin(image())[0], other(image())[0])
+    other.load_state_dict(twin.state_dict())
+    assert torch.equal(twin(image())[0], other(image())[0])
+
+
 def test_a_double_twin_computes_in_double() -> None:
     twin, _ = twin_of(NET)
     single = twin(image())[0]

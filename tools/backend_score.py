@@ -29,7 +29,6 @@ from tqdm import tqdm
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
 from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.ops.counterpart import WithoutTwin
 from obc_onnx.ops.frozen import Frozen
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
 
     Feed = dict[str, NDArray[Any]]
 
-NEVER = (Frozen.forward, WithoutTwin.forward)
-"""What operators have that no torch module can be."""
 CRASHES = (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What torch raises where a twin calls it in a way that it does not take."""
 ROUNDINGS = 2
@@ -126,8 +123,8 @@ def reason_to_exclude(graph: Graph) -> str:
         rule = DEFAULT_RULES.find(node)
         if rule is None:
             return f"{node.op_type} has no rule"
-        if type(rule).forward in NEVER:
-            return rule.why or "rounds inside"
+        if type(rule).forward is Frozen.forward:
+            return rule.why
     if any(port.dtype == np.dtype(object) for port in (*graph.inputs, *graph.outputs)):
         return "a value that is no tensor of numbers"
     return ""

@@ -9,27 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.rule import Rule
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from obc_onnx.ops.context import CoupleContext, ForwardContext, Role
-    from obc_onnx.ops.rule import Call
+    from obc_onnx.ops.rule import Call, Rule
     from obc_onnx.ops.value import Spelling, Value
-
-
-class WithoutTwin(Rule):
-    """An operator that rounds inside, so that torch has none which equals it."""
-
-    def forward(self, context: ForwardContext) -> Call:
-        """Refuse."""
-        raise UnsupportedOperatorError(
-            f"{context.node.label}: torch has no operator that rounds as it does; such a model can "
-            f"be pruned with --criterion l2 and without training, or in the form with "
-            f"QuantizeLinear and DequantizeLinear around operators on floats"
-        )
 
 
 def couple_as(
@@ -66,6 +51,48 @@ def couple_as(
     if channels_last:
         return [replace(value, axes=_channels_behind(value.axes)) for value in outputs]
     return outputs
+
+
+def forward_as(
+    plain: Rule,
+    context: ForwardContext,
+    slots: Sequence[int],
+    *,
+    op_type: str | None = None,
+    opset: int | None = None,
+) -> Call:
+    """Compute a node as another operator computes its own operands.
+
+    Args:
+        plain: The rule of the other operator.
+        context: The node. Its attributes are those of the other operator.
+        slots: Where the node has what the other operator takes in its slots 0, 1, ...
+        op_type: The other operator, where its rule is one of several.
+        opset: Of the other operator, where the node's own says nothing of it.
+    """
+    node = context.node
+    names = tuple(node.inputs[slot] if node.has_input(slot) else "" for slot in slots)
+    own = replace(
+        node,
+        op_type=op_type or node.op_type,
+        domain="",
+        opset=opset or node.opset,
+        inputs=names,
+    )
+    call = plain.forward(
+        replace(
+            context,
+            node=own,
+            arrays=tuple(context.arrays[s] if node.has_input(s) else None for s in slots),
+            input_shapes=tuple(
+                context.input_shapes[s] if node.has_input(s) else None for s in slots
+            ),
+        )
+    )
+    last = max(slot for slot in call.inputs if own.has_input(slot))
+    return replace(
+        call, order=tuple(slots[: last + 1]), numbers=tuple(slots[n] for n in call.numbers)
+    )
 
 
 def _view(context: CoupleContext, slots: Sequence[int], opset: int) -> CoupleContext:

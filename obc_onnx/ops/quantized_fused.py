@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 from obc_onnx.ops.contrib_attention import ContribAttention
 from obc_onnx.ops.frozen import Frozen
 from obc_onnx.ops.quantized_linear import QuantizedProduct, Slots
+from obc_onnx.ops.requantize import as_floats
 
 if TYPE_CHECKING:
     from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext
-    from obc_onnx.ops.rule import Rule, Shape
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.rule import Call, Rule, Shape
     from obc_onnx.ops.value import Value
 
 _X, _W = 0, 1
+_X_SCALE, _X_ZERO = 3, 6
 _W_SCALE, _W_ZERO = 4, 7
 
 
@@ -47,6 +49,14 @@ class QAttention(QuantizedProduct):
             if value is not None and value.axes and value.axes[0].size > 1:
                 context.unify(value.axes[0], context.value(_W).axes[1])
         return outputs
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Attend in floats."""
+        prepared = {
+            _X: as_floats(context, _X, _X_SCALE, _X_ZERO),
+            _W: as_floats(context, _W, _W_SCALE, _W_ZERO, axis=1),
+        }
+        return replace(super().forward(context), prepared=prepared)
 
 
 class DynamicQuantizeLSTM(Frozen):

@@ -7,20 +7,20 @@ zeros, which stand for the real number 0 only where the zero point is 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from obc_onnx.axes import leaves
 from obc_onnx.ops.broadcast import broadcast_axes
-from obc_onnx.ops.conv import Conv, conv
-from obc_onnx.ops.counterpart import WithoutTwin, couple_as
+from obc_onnx.ops.conv import Conv
+from obc_onnx.ops.counterpart import couple_as, forward_as
 from obc_onnx.ops.linear import Gemm, MatMul
 from obc_onnx.ops.quantize import dynamic_quantize
+from obc_onnx.ops.requantize import above_zero, centred, refuse_channels_last, rescaled, scaled
 from obc_onnx.ops.rule import Call, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from torch import Tensor
 
     from obc_onnx.node import Node
@@ -42,6 +42,7 @@ class Slots:
         beside: For each scale and zero point that may hold one number per channel, the axis of the
             output along which they lie.
         others: What else the plain operator takes, from its slot 2 on.
+        whole: Which of the others holds whole numbers.
         addend: What is added only here.
     """
 
@@ -49,15 +50,20 @@ class Slots:
     zeros: tuple[int | None, int]
     beside: Mapping[int, int] = field(default_factory=dict)
     others: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
     addend: int | None = None
 
 
-class QuantizedProduct(WithoutTwin):
+class QuantizedProduct(Rule):
     """A contraction of two factors, with scales and zero points beside them."""
 
     plain: ClassVar[Rule]
     """The rule of the same contraction of floats."""
     slots: ClassVar[Slots]
+    zero_axes: ClassVar[tuple[int, int]] = (-2, -1)
+    """Along which axis of each factor its zero points lie."""
+    shows_products: ClassVar[bool] = True
+    """Whether what the twin multiplies lies above the zero points, so that taps see it."""
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Couple as the plain operator; freeze what is read where no mask stands for removal."""
@@ -80,6 +86,18 @@ class QuantizedProduct(WithoutTwin):
             else:
                 self._couple_written(context, role)
         return outputs
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Compute the plain operator on what lies above the zero points."""
+        slots = self.slots
+        operands = zip(slots.factors, slots.zeros, self.zero_axes, strict=True)
+        prepared = {
+            slot: above_zero(context, slot, zero, axis)
+            for slot, zero, axis in operands
+            if zero is not None
+        } | {slot: above_zero(context, slot) for slot in context.given(*slots.whole)}
+        call = forward_as(self.plain, context, slots.factors + slots.others)
+        return replace(call, prepared=prepared)
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Count as the plain operator does."""
@@ -104,14 +122,11 @@ class QuantizedProduct(WithoutTwin):
                 what = "weights whose zero point is" if stored else "operands whose zero points are"
                 context.freeze([axis], f"{what} not 0")
         zero = None if data is None else self._zero(data.slot)
-        shown = zero is not None and _is_zero(context, zero)
+        shown = self.shows_products or (zero is not None and _is_zero(context, zero))
         context.roles.append(role if shown else replace(role, tap=None))
 
     def _couple_written(self, context: CoupleContext, role: Role) -> None:
-        """Record what makes channels; the output shows it together with what is added to it.
-
-        An output that is rounded would not, but such an operator has no twin to show it.
-        """
+        """Record what makes channels; the output shows it together with what is added to it."""
         slot = self.slots.addend
         if slot is not None and context.node.has_input(slot):
             lies = role.slot == self.slots.factors[1] and context.value(slot).constant
@@ -141,7 +156,13 @@ class QLinearConv(QuantizedProduct):
     domains = ("", "com.microsoft")
     held = (1, 4, 6)
     plain = Conv()
-    slots = Slots((0, 3), (2, 5), {4: 1, 5: 1}, others=(8,))
+    slots = Slots((0, 3), (2, 5), {4: 1, 5: 1}, others=(8,), whole=(8,))
+    zero_axes = (0, 0)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Convolve, and round."""
+        refuse_channels_last(context.node)
+        return replace(super().forward(context), result=_rounded(context, 6, (1, 1)))
 
 
 class ConvInteger(QuantizedProduct):
@@ -150,10 +171,7 @@ class ConvInteger(QuantizedProduct):
     op_types = ("ConvInteger",)
     plain = Conv()
     slots = Slots((0, 1), (2, 3), {3: 1})
-
-    def forward(self, context: ForwardContext) -> Call:
-        """Convolve what lies above the zero points."""
-        return Call(conv_integer, self.plain.forward(context).constants, context.given(0, 1, 2, 3))
+    zero_axes = (0, 0)
 
 
 class QLinearMatMul(QuantizedProduct):
@@ -164,6 +182,10 @@ class QLinearMatMul(QuantizedProduct):
     plain = MatMul()
     slots = Slots((0, 3), (2, 5), {1: -2, 2: -2, 4: -1, 5: -1})
 
+    def forward(self, context: ForwardContext) -> Call:
+        """Multiply, and round."""
+        return replace(super().forward(context), result=_rounded(context, 6, (-2, -1)))
+
 
 class MatMulInteger(QuantizedProduct):
     """Matrix product in int32; inputs a, b, and their zero points."""
@@ -171,10 +193,6 @@ class MatMulInteger(QuantizedProduct):
     op_types = ("MatMulInteger",)
     plain = MatMul()
     slots = Slots((0, 1), (2, 3), {2: -2, 3: -1})
-
-    def forward(self, context: ForwardContext) -> Call:
-        """Multiply what lies above the zero points."""
-        return Call(matmul_integer, inputs=context.given(0, 1, 2, 3))
 
 
 class QGemm(QuantizedProduct):
@@ -184,7 +202,20 @@ class QGemm(QuantizedProduct):
     domains = ("com.microsoft",)
     held = (1, 4, 7)
     plain = Gemm()
-    slots = Slots((0, 3), (2, 5), {4: -1, 5: -1}, others=(6,))
+    slots = Slots((0, 3), (2, 5), {4: -1, 5: -1}, others=(6,), whole=(6,))
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Multiply and add in whole numbers; alpha belongs to the scale."""
+        call, node = super().forward(context), context.node
+        columns = 0 if node.integer("transB", 0) else -1
+        prepared = {**call.prepared, 3: above_zero(context, 3, 5, columns)}
+        constants = {**call.constants, "alpha": 1.0, "beta": 1.0}
+        factor = node.number("alpha", 1.0)
+        if node.has_input(7):
+            result = _rounded(context, 7, (-2, -1), factor)
+        else:
+            result = Call(scaled, {"axes": (-2, -1), "factor": factor}, order=(1, 4))
+        return replace(call, constants=constants, prepared=prepared, result=result)
 
 
 class MatMulIntegerToFloat(QuantizedProduct):
@@ -195,6 +226,7 @@ class MatMulIntegerToFloat(QuantizedProduct):
     held = (2, 3)
     plain = MatMul()
     slots = Slots((0, 1), (4, 5), {2: -2, 3: -1, 4: -2, 5: -1}, addend=6)
+    shows_products = False
 
     def forward(self, context: ForwardContext) -> Call:
         """Multiply what lies above the zero points, and scale."""
@@ -212,6 +244,7 @@ class DynamicQuantizeMatMul(QuantizedProduct):
     held = (2,)
     plain = MatMul()
     slots = Slots((0, 1), (None, 3), {2: -1, 3: -1}, addend=4)
+    shows_products = False
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Couple as a product; without a position the range of a may be another one."""
@@ -242,27 +275,12 @@ def _is_zero(context: CoupleContext, slot: int) -> bool:
     return array is not None and not array.any()
 
 
-def conv_integer(
-    x: Tensor,
-    w: Tensor,
-    x_zero: Tensor | None = None,
-    w_zero: Tensor | None = None,
-    **geometry: Any,
-) -> Tensor:
-    """Compute ConvInteger in floats. Source: the ONNX operator page of ConvInteger."""
-    kind = _float_type(x)
-    if w_zero is not None:
-        w_zero = w_zero.reshape(-1, *(1,) * (w.ndim - 1))
-    return conv(_centred(x, x_zero, kind), _centred(w, w_zero, kind), None, **geometry)
-
-
-def matmul_integer(
-    a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
-) -> Tensor:
-    """Compute MatMulInteger in floats. Source: the ONNX operator page of MatMulInteger."""
-    kind = _float_type(a)
-    zero = None if a_zero is None else _as_rows(a_zero)
-    return _centred(a, zero, kind) @ _centred(b, b_zero, kind)
+def _rounded(
+    context: ForwardContext, y_scale: int, axes: tuple[int, int], factor: float = 1.0
+) -> Call:
+    """Round the sum of products to the scale and zero point of the output."""
+    constants = {"axes": axes, "factor": factor, "data_type": context.data_type(y_scale + 1)}
+    return Call(rescaled, constants, order=(1, 4, y_scale, y_scale + 1))
 
 
 def matmul_to_float(
@@ -275,7 +293,8 @@ def matmul_to_float(
     bias: Tensor | None = None,
 ) -> Tensor:
     """Compute MatMulIntegerToFloat of ONNX Runtime."""
-    y = matmul_integer(a, b, a_zero, b_zero) * _as_rows(a_scale) * b_scale
+    product = centred(a, a_zero, axis=-2) @ centred(b, b_zero, axis=-1)
+    y = scaled(product, a_scale, b_scale, axes=(-2, -1), factor=1.0)
     return y if bias is None else y + bias
 
 
@@ -289,23 +308,6 @@ def dynamic_quantize_matmul(
     """Compute DynamicQuantizeMatMul of ONNX Runtime."""
     whole, a_scale, a_zero = dynamic_quantize(a)
     return matmul_to_float(whole, b, a_scale, b_scale, a_zero, b_zero, bias)
-
-
-def _float_type(x: Tensor) -> torch.dtype:
-    """Return a type that holds the whole numbers of a quantised tensor."""
-    import torch
-
-    return x.dtype if x.is_floating_point() else torch.float32
-
-
-def _centred(x: Tensor, zero: Tensor | None, kind: torch.dtype) -> Tensor:
-    """Return what lies above the zero point, in floats."""
-    return x.to(kind) if zero is None else x.to(kind) - zero.to(kind)
-
-
-def _as_rows(parameter: Tensor) -> Tensor:
-    """Let one number per row broadcast against rows."""
-    return parameter.unsqueeze(-1) if parameter.ndim == 1 else parameter
 
 
 RULES: tuple[Rule, ...] = (

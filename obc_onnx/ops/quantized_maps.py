@@ -2,38 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from obc_onnx.ops.counterpart import WithoutTwin, couple_as
+from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.ops.activation import ParametricUnary
+from obc_onnx.ops.counterpart import couple_as, forward_as
 from obc_onnx.ops.elementwise import Binary, Unary, Where
 from obc_onnx.ops.join import Concat
 from obc_onnx.ops.pool import GlobalPool, WindowPool
 from obc_onnx.ops.reduce import Softmax
-from obc_onnx.ops.rule import FreeOfMacs, Rule
+from obc_onnx.ops.requantize import as_floats, as_whole, refuse_channels_last
+from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 
 if TYPE_CHECKING:
-    from obc_onnx.ops.context import CoupleContext
+    from torch import Tensor
+
+    from obc_onnx.node import Node
+    from obc_onnx.ops.context import CoupleContext, ForwardContext
     from obc_onnx.ops.value import Value
 
-_PLAIN: dict[str, tuple[Rule, tuple[int, ...]]] = {
-    "NhwcMaxPool": (WindowPool(), (0,)),
-    "QLinearAdd": (Binary(), (0, 3)),
-    "QLinearAveragePool": (WindowPool(), (0,)),
-    "QLinearGlobalAveragePool": (GlobalPool(), (0,)),
-    "QLinearLeakyRelu": (Unary(), (0,)),
-    "QLinearMul": (Binary(), (0, 3)),
-    "QLinearSigmoid": (Unary(), (0,)),
-    "QLinearWhere": (Where(), (0, 1, 4)),
+
+@dataclass(frozen=True)
+class _Plain:
+    """The operator on floats that a quantised one stands for, and where its operands are."""
+
+    rule: Rule
+    op_type: str
+    slots: tuple[int, ...] = (0,)
+    whole: tuple[int, ...] = ()
+    """Operands without scale and zero point."""
+
+
+_PLAIN: dict[str, _Plain] = {
+    "QLinearAdd": _Plain(Binary(), "Add", (0, 3)),
+    "QLinearAveragePool": _Plain(WindowPool(), "AveragePool"),
+    "QLinearGlobalAveragePool": _Plain(GlobalPool(), "GlobalAveragePool"),
+    "QLinearLeakyRelu": _Plain(ParametricUnary(), "LeakyRelu"),
+    "QLinearMul": _Plain(Binary(), "Mul", (0, 3)),
+    "QLinearSigmoid": _Plain(Unary(), "Sigmoid"),
+    "QLinearWhere": _Plain(Where(), "Where", (0, 1, 4), whole=(0,)),
 }
-"""What each does along axes, and where its operands are."""
+_MAX_POOL = _Plain(WindowPool(), "MaxPool")
 _FIRST_JOINED, _PER_JOINED = 2, 3
 """QLinearConcat takes a tensor, a scale and a zero point for each part, after those of y."""
+_OPSET = 13
+"""That whose forms ONNX Runtime gives its own operators on quantised tensors."""
 
 
-class _Map(WithoutTwin, FreeOfMacs):
+class _Map(FreeOfMacs):
     """The base: no operand is contracted, and the result is rounded."""
 
     domains = ("com.microsoft",)
+
+    def rounded(self, context: ForwardContext, plain: _Plain, y_scale: int) -> Call:
+        """Dequantise, compute, and quantise with the scale and zero point in slots of the node."""
+        call = forward_as(
+            plain.rule, context, plain.slots, op_type=plain.op_type, opset=self.opset(context.node)
+        )
+        quantised = [slot for slot in plain.slots if slot not in plain.whole]
+        return replace(
+            call,
+            prepared={slot: as_floats(context, slot, slot + 1, slot + 2) for slot in quantised},
+            result=as_whole(context, y_scale, y_scale + 1, quantised[0]),
+        )
+
+    def opset(self, node: Node) -> int:  # noqa: ARG002
+        """Return the opset of the operator on floats."""
+        return _OPSET
 
 
 class QuantizedMap(_Map):
@@ -43,10 +79,43 @@ class QuantizedMap(_Map):
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Couple as the operator on floats."""
+        plain = _PLAIN[context.node.op_type]
+        last = bool(context.node.integer("channels_last", 0))
+        return couple_as(plain.rule, context, plain.slots, channels_last=last)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Compute the operator on floats."""
         node = context.node
-        plain, slots = _PLAIN[node.op_type]
-        last = node.op_type.startswith("Nhwc") or bool(node.integer("channels_last", 0))
-        return couple_as(plain, context, slots, channels_last=last)
+        plain = _PLAIN[node.op_type]
+        refuse_channels_last(node)
+        if node.integer("ceil_mode", 0) and node.integer("count_include_pad", 0):
+            raise UnsupportedOperatorError(
+                f"{node.label}: ONNX Runtime counts places beyond the padding, where the twin has "
+                f"none; without count_include_pad it could be computed"
+            )
+        return self.rounded(context, plain, plain.slots[-1] + 3)
+
+
+class NhwcMaxPool(FreeOfMacs):
+    """MaxPool of whole numbers, channels last."""
+
+    op_types = ("NhwcMaxPool",)
+    domains = ("com.microsoft",)
+
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """Couple as the operator on floats."""
+        return couple_as(_MAX_POOL.rule, context, _MAX_POOL.slots, channels_last=True)
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Move the channels, pool, and move them back."""
+        call = forward_as(
+            _MAX_POOL.rule, context, _MAX_POOL.slots, op_type=_MAX_POOL.op_type, opset=_OPSET
+        )
+        return replace(
+            call,
+            prepared={0: Call(channels_second, order=(0,))},
+            result=Call(channels_behind, order=()),
+        )
 
 
 class QLinearConcat(_Map):
@@ -56,8 +125,15 @@ class QLinearConcat(_Map):
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Couple as a join of the parts."""
-        slots = range(_FIRST_JOINED, len(context.node.inputs), _PER_JOINED)
-        return couple_as(Concat(), context, slots)
+        return couple_as(Concat(), context, self._parts(context.node))
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Join the parts as floats."""
+        return self.rounded(context, _Plain(Concat(), "Concat", self._parts(context.node)), 0)
+
+    @staticmethod
+    def _parts(node: Node) -> tuple[int, ...]:
+        return tuple(range(_FIRST_JOINED, len(node.inputs), _PER_JOINED))
 
 
 class QLinearSoftmax(_Map):
@@ -67,10 +143,29 @@ class QLinearSoftmax(_Map):
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Freeze what is normalised over."""
-        return couple_as(Softmax(), context, (0,), opset=context.node.integer("opset", 1))
+        return couple_as(Softmax(), context, (0,), opset=self.opset(context.node))
+
+    def forward(self, context: ForwardContext) -> Call:
+        """Compute Softmax of floats."""
+        return self.rounded(context, _Plain(Softmax(), "Softmax"), 3)
+
+    def opset(self, node: Node) -> int:
+        """Return what the attribute names."""
+        return node.integer("opset", 1)
+
+
+def channels_second(x: Tensor) -> Tensor:
+    """Reorder [batch, *spatial, channels] to [batch, channels, *spatial]."""
+    return x.movedim(-1, 1)
+
+
+def channels_behind(x: Tensor) -> Tensor:
+    """Reorder [batch, channels, *spatial] to [batch, *spatial, channels]."""
+    return x.movedim(1, -1)
 
 
 RULES: tuple[Rule, ...] = (
+    NhwcMaxPool(),
     QLinearConcat(),
     QLinearSoftmax(),
     QuantizedMap(),

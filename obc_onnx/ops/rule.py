@@ -31,6 +31,10 @@ class Call:
         numbers: The input slots whose integers the function takes as an int or a tuple of ints,
             where the twin holds them so (see `host`), as well as in a tensor.
         makes: Whether the function takes `beside`, a tensor on the device where it makes another.
+        order: The slots in the order in which the function takes them; None where each slot has
+            its own place.
+        prepared: For slots that are not passed as they are, what is passed instead.
+        result: What is made of the output, which it takes first, before its own `order`.
     """
 
     function: Callable[..., Any]
@@ -39,6 +43,9 @@ class Call:
     trains: bool = False
     numbers: tuple[int, ...] = ()
     makes: bool = False
+    order: tuple[int, ...] | None = None
+    prepared: Mapping[int, Call] = field(default_factory=dict)
+    result: Call | None = None
 
 
 class Rule(ABC):

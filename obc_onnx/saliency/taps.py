@@ -173,11 +173,12 @@ def _insert(graph: fx.Graph, call: fx.Node, output: fx.Node, at: str, slot: int,
             tap = graph.call_module(name, (output,))
         output.replace_all_uses_with(tap, delete_user_cb=lambda user: user is not tap)
         return
-    operand = call.args[slot]
-    others = [a for i, a in enumerate(call.args) if i != slot and isinstance(a, fx.Node)]
+    place = call.meta["slots"].index(slot)
+    operand = call.args[place]
+    others = [a for i, a in enumerate(call.args) if i != place and isinstance(a, fx.Node)]
     with graph.inserting_before(call):
         tap = graph.call_module(name, (operand, *(others if at == "parameter" else ())))
-    call.update_arg(slot, tap)
+    call.update_arg(place, tap)
 
 
 def _is_batch(axis: Expr, batch: Expr | None) -> bool:

@@ -24,7 +24,6 @@ def attention(name: str, operands: str, constants: dict | None = None, **options
         {**PARAMETERS, "W": signed(6, COLUMNS), **(constants or {})},
         domain=RUNTIME,
         last=True,
-        has_twin=False,
         **options,
     )
 

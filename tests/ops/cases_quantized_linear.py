@@ -22,7 +22,6 @@ PARAMETERS = {
 }
 IN = "Q = QuantizeLinear(X, xs, xz)"
 OUT = "Y = DequantizeLinear(R, ys, yz)"
-WITHOUT_TWIN = {"has_twin": False}
 
 
 def bytes_(*shape: int, seed: int = 0) -> np.ndarray:
@@ -46,7 +45,7 @@ def row(name: str, op_type: str, text: str, constants: dict, **options: object) 
         op_type,
         f"{IN} {text} {OUT}",
         constants={**PARAMETERS, **constants},
-        **{**WITHOUT_TWIN, **options},
+        **options,
     )
 
 
@@ -104,6 +103,7 @@ CONV = (
         domain=RUNTIME,
         inputs={"X": (7, 7, 4)},
         last=True,
+        has_twin=False,
     ),
     conv(
         "runtime_channels_last_zero",
@@ -112,6 +112,7 @@ CONV = (
         domain=RUNTIME,
         inputs={"X": (7, 7, 4)},
         last=True,
+        has_twin=False,
     ),
 )
 CONV_INTEGER = tuple(
@@ -370,7 +371,6 @@ GEMM_MORE = (
             "c": drawn((6,), np.int32),
         },
         domain=RUNTIME,
-        has_twin=False,
     ),
 )
 CASES = (

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ROW = {"X": (7, 6, 4)}
 BESIDE = "K = QuantizeLinear(Z, ws, v)"
+SHARES = {"ys": 1 / 256, "yz": np.array(0, np.uint8)}
+"""What suits numbers from 0 to 1."""
 MORE = {"ws": 0.0313, "v": np.array(99, np.uint8)}
 
 
@@ -80,8 +82,15 @@ POOL = (
     mapped(
         "pads",
         "QLinearAveragePool",
+        "R = OP<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1, strides=[2,2]>"
+        "(Q, xs, xz, ys, yz)",
+    ),
+    mapped(
+        "beyond_the_pads",
+        "QLinearAveragePool",
         "R = OP<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1, ceil_mode=1, "
         "strides=[2,2]>(Q, xs, xz, ys, yz)",
+        has_twin=False,
     ),
     mapped(
         "channels_last",
@@ -89,6 +98,7 @@ POOL = (
         "R = OP<kernel_shape=[2,3], channels_last=1>(Q, xs, xz, ys, yz)",
         inputs=ROW,
         last=True,
+        has_twin=False,
     ),
     mapped("plain", "QLinearGlobalAveragePool", "R = OP(Q, xs, xz, ys, yz)"),
     mapped(
@@ -97,6 +107,7 @@ POOL = (
         "R = OP<channels_last=1>(Q, xs, xz, ys, yz)",
         inputs=ROW,
         last=True,
+        has_twin=False,
     ),
     mapped(
         "plain",
@@ -119,15 +130,20 @@ ACTIVATION = (
     mapped("plain", "QLinearLeakyRelu", "R = OP<alpha=0.1>(Q, xs, xz, ys, yz)"),
     mapped("default_alpha", "QLinearLeakyRelu", "R = OP(Q, xs, xz, ys, yz)", inputs=FLAT),
     mapped(
-        "channels", "QLinearSoftmax", "R = OP<axis=1, opset=13>(Q, xs, xz, ys, yz)", prunes=False
+        "channels",
+        "QLinearSoftmax",
+        "R = OP<axis=1, opset=13>(Q, xs, xz, ys, yz)",
+        SHARES,
+        prunes=False,
     ),
-    mapped("rows", "QLinearSoftmax", "R = OP<axis=2, opset=13>(Q, xs, xz, ys, yz)"),
-    mapped("default_axis", "QLinearSoftmax", "R = OP<opset=13>(Q, xs, xz, ys, yz)"),
-    mapped("flattens", "QLinearSoftmax", "R = OP<axis=2, opset=11>(Q, xs, xz, ys, yz)"),
+    mapped("rows", "QLinearSoftmax", "R = OP<axis=2, opset=13>(Q, xs, xz, ys, yz)", SHARES),
+    mapped("default_axis", "QLinearSoftmax", "R = OP<opset=13>(Q, xs, xz, ys, yz)", SHARES),
+    mapped("flattens", "QLinearSoftmax", "R = OP<axis=2, opset=11>(Q, xs, xz, ys, yz)", SHARES),
     mapped(
         "flattens_features",
         "QLinearSoftmax",
         "R = OP<axis=1, opset=11>(Q, xs, xz, ys, yz)",
+        SHARES,
         inputs=TOKENS,
         last=True,
         prunes=False,
@@ -136,6 +152,7 @@ ACTIVATION = (
         "flattens_channels",
         "QLinearSoftmax",
         "R = OP<axis=1, opset=11>(Q, xs, xz, ys, yz)",
+        SHARES,
         prunes=False,
     ),
     mapped(

@@ -9,8 +9,9 @@ from onnx import TensorProto, helper
 from obc_onnx.graph import Graph
 from obc_onnx.inference import find_coupling
 from obc_onnx.ops.context import Tap
-from obc_onnx.ops.counterpart import WithoutTwin, couple_as
-from obc_onnx.ops.rule import FreeOfMacs, RuleSet
+from obc_onnx.ops.counterpart import couple_as
+from obc_onnx.ops.frozen import Frozen
+from obc_onnx.ops.rule import RuleSet
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ CHANNELS, ROWS, COLUMNS = 3, 1, 2
 """Axes of [batch, rows, columns, channels]."""
 
 
-class Plain(WithoutTwin, FreeOfMacs):
+class Plain(Frozen):
     """An operator on [batch, channels, rows, columns] that records something of every kind."""
 
     op_types = ()
@@ -40,7 +41,7 @@ class Plain(WithoutTwin, FreeOfMacs):
         return [Value(x.axes)]
 
 
-class ChannelsLast(WithoutTwin, FreeOfMacs):
+class ChannelsLast(Frozen):
     """The same with channels last, and a number in front of the operands."""
 
     op_types = ("ChannelsLast",)

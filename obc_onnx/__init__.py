@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from obc_onnx.pipeline import compress, inspect
+    from obc_onnx.pipeline import compress, inspect, score
     from obc_onnx.result import Result
 
-_DEFINED_IN = {"Result": "result", "compress": "pipeline", "inspect": "pipeline"}
+_DEFINED_IN = {
+    "Result": "result",
+    "compress": "pipeline",
+    "inspect": "pipeline",
+    "score": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +26,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'obc_onnx' has no attribute '{name}'")
 
 
-__all__ = ["Result", "__version__", "compress", "inspect"]
+__all__ = ["Result", "__version__", "compress", "inspect", "score"]

@@ -22,11 +22,14 @@ from obc_onnx.options import (
     training_of,
     training_options,
 )
+from obc_onnx.score_options import scoring_of, scoring_options
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from obc_onnx.scoring import Scores
 
 P = ParamSpec("P")
 
@@ -72,6 +75,7 @@ def cli() -> None:
     metavar="NAME",
     help="Follow a tensor, or one axis of it as NAME:1, to all that it is tied to.",
 )
+@click.option("--scores", type=FILE, help="Show the units with the least and the most saliency.")
 @input_shape_option
 @json_option
 @reports_errors
@@ -79,6 +83,7 @@ def inspect(
     model: Path,
     *,
     explain: str | None,
+    scores: Path | None,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
 ) -> None:
@@ -86,7 +91,9 @@ def inspect(
     from obc_onnx.pipeline import inspect as inspect_model
     from obc_onnx.report.terminal import explanation_text, inspection_text
 
-    inspection = inspect_model(model, input_shape=input_shape, explained=explain)
+    inspection = inspect_model(
+        model, input_shape=input_shape, explained=explain, scores=_load_scores(scores)
+    )
     text = inspection_text if explain is None else explanation_text
     click.echo(inspection.to_json() if as_json else text(inspection))
 
@@ -96,7 +103,9 @@ def inspect(
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan, as JSON.")
 @click.option("--latency", is_flag=True, help="Time both models in ONNX Runtime.")
+@click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
+@scoring_options(alone=False)
 @plan_options
 @training_options
 @input_shape_option
@@ -109,6 +118,7 @@ def compress(
     plan_out: Path | None,
     *,
     latency: bool,
+    scores: Path | None,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -130,6 +140,8 @@ def compress(
         data=data_of(options),
         budget=budget_of(options),
         criterion=options["criterion"],
+        scoring=scoring_of(options),
+        scores=_load_scores(scores),
         training=training_of(options),
         recover=options["recover"] == "auto",
         device=options["device"],
@@ -139,6 +151,45 @@ def compress(
     )
     result.save(output, plan_out)
     click.echo(result.report.to_json() if as_json else report_text(result.report))
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Where to write scores, as .npz.")
+@data_options
+@scoring_options(alone=True)
+@click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
+@input_shape_option
+@seed_option
+@reports_errors
+def score(
+    model: Path,
+    output: Path,
+    *,
+    seed: int,
+    input_shape: dict[str, tuple[int, ...]],
+    **options: Any,
+) -> None:
+    """Score the units of MODEL, for `compress --scores` and `inspect --scores`.
+
+    Under torchrun each process takes a share of the samples, and the first one writes.
+    """
+    from obc_onnx.pipeline import score as score_model
+    from obc_onnx.processes import joined, local_device, rank
+
+    _check_target(output, [path for path in (model, options["data"]) if path is not None])
+    with joined(options["device"]):
+        scores = score_model(
+            model,
+            data=data_of(options),
+            criterion=options["criterion"],
+            scoring=scoring_of(options),
+            input_shape=input_shape,
+            seed=seed,
+            device=local_device(options["device"]),
+        )
+        if rank() == 0:
+            scores.save(output)
 
 
 @cli.command()
@@ -199,6 +250,12 @@ def twin(
         program.save(output)
     if print_code:
         click.echo(program.twin.code)
+
+
+def _load_scores(path: Path | None) -> Scores | None:
+    from obc_onnx.scoring import Scores
+
+    return None if path is None else Scores.load(path)
 
 
 def _check_target(path: Path, others: Sequence[Path]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
@@ -22,7 +20,8 @@ from obc_onnx.report.summary import (
     summarise_groups,
 )
 from obc_onnx.result import Result
-from obc_onnx.saliency import DATA_FREE, Scene, make_criterion
+from obc_onnx.saliency import make_criterion
+from obc_onnx.scoring import choose_criterion, make_scene
 from obc_onnx.surgery import remove_units
 from obc_onnx.verify import (
     Check,
@@ -43,7 +42,10 @@ from obc_onnx.verify import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.finetune import Epoch
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from obc_onnx.ops import RuleSet
     from obc_onnx.plan import PruningPlan
     from obc_onnx.recover import Recovery
+    from obc_onnx.saliency import Scoring
+    from obc_onnx.scoring import Scores
     from obc_onnx.training import TrainingOptions
 
     Shape = tuple[int, ...]
@@ -64,6 +68,8 @@ class Request:
     data: DataOptions
     budget: Budget
     criterion: str | None
+    scoring: Scoring
+    scores: Scores | None
     training: TrainingOptions | None
     recover: bool
     input_shape: Mapping[str, Shape]
@@ -133,31 +139,26 @@ class Compression:
 
     def _plan(self, coupling: Coupling, samples: Samples | None) -> PruningPlan:
         request = self.request
-        name = request.criterion or ("jacobian" if samples is not None else DATA_FREE)
+        with self.clock("score and plan"):
+            name, score = self._scorer(coupling, samples)
+            return make_plan(coupling, score, request.budget, name, request.seed)
+
+    def _scorer(
+        self, coupling: Coupling, samples: Samples | None
+    ) -> tuple[str, Callable[[Keep], Mapping[str, NDArray[np.float64]]]]:
+        """Return what scores units and its name: scores that were given, or a criterion."""
+        request = self.request
+        if request.scores is not None:
+            given = request.scores
+            given.check(coupling)
+            return given.criterion, lambda _: given.groups
+        criterion = choose_criterion(request.criterion, samples)
         if request.criterion is None and samples is None:
             self.notes.append(
-                f"no data was given, so units are scored by '{name}', which needs none"
+                f"no data was given, so units are scored by '{criterion.name}', which needs none"
             )
-        criterion = make_criterion(name)
-        if criterion.needs_data and samples is None:
-            raise RequestError(
-                f"criterion '{name}' needs samples: give --data, or use --criterion {DATA_FREE}"
-            )
-        if samples is not None:
-            order = np.random.default_rng(request.seed).permutation(len(samples))
-            n_scored = request.data.scored
-            if coupling.graph.batch is not None:
-                n_scored = max(n_scored // coupling.graph.batch, 1) * coupling.graph.batch
-            samples = samples.part(np.sort(order[:n_scored]))
-        scene = Scene(coupling, samples, request.seed, device=request.device)
-        with self.clock("score and plan"):
-            return make_plan(
-                coupling,
-                lambda keep: criterion.score(scene, keep),
-                request.budget,
-                name,
-                request.seed,
-            )
+        scene = make_scene(coupling, samples, request.scoring, request.seed, request.device)
+        return criterion.name, lambda keep: criterion.score(scene, keep)
 
     def _recover(self, cut: Cut, samples: Samples | None) -> tuple[Graph, Recovery | None]:
         if samples is None or not self.request.recover:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.defaults import HOLDOUT, SCORED_SAMPLES
+from obc_onnx.defaults import HOLDOUT
 from obc_onnx.errors import DataError
 from obc_onnx.images import ImageOptions, read_pictures
 from obc_onnx.node import is_float
@@ -45,14 +45,12 @@ class DataOptions:
         holdout: Share of it, from the end, that is only measured on.
         evaluation: Samples to measure on instead.
         images: How pictures become an input.
-        scored: Samples that the criterion looks at, at most.
     """
 
     source: str | Path | Samples | None = None
     holdout: float = HOLDOUT
     evaluation: str | Path | Samples | None = None
     images: ImageOptions = field(default_factory=ImageOptions)
-    scored: int = SCORED_SAMPLES
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ data_options = combined(
     ),
     click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
 )
+
+
 plan_options = combined(
     click.option(
         "--target-macs",
@@ -96,7 +98,6 @@ plan_options = combined(
         show_default=True,
         help="Share of the MACs that may be left.",
     ),
-    click.option("--criterion", help="How to score units: jacobian (default with data) or l2."),
     click.option(
         "--ranking",
         type=click.Choice(["global", "per-mac"]),
@@ -117,13 +118,6 @@ plan_options = combined(
         default=defaults.ROUND_TO,
         show_default=True,
         help="Make widths that shrink a multiple of this, as runtimes like 8 or 16.",
-    ),
-    click.option(
-        "--score-samples",
-        type=click.IntRange(1),
-        default=defaults.SCORED_SAMPLES,
-        show_default=True,
-        help="Samples that the criterion looks at.",
     ),
     click.option(
         "--allow-inexact",
@@ -172,7 +166,6 @@ def data_of(options: dict[str, Any]) -> DataOptions:
         holdout=options["holdout"],
         evaluation=options["eval_data"],
         images=ImageOptions(options["image_mean"], options["image_std"], options["image_size"]),
-        scored=options["score_samples"],
     )
 
 

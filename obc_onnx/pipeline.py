@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.compression import Compression, Cut, Request, check_result
-from obc_onnx.data import DataOptions, Samples
+from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
 from obc_onnx.defaults import TARGET_MACS
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
 from obc_onnx.feeds import random_feed
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.planning import Budget
-from obc_onnx.report.summary import Inspection, summarise_frozen, summarise_groups
+from obc_onnx.report.summary import (
+    Inspection,
+    summarise_frozen,
+    summarise_groups,
+    summarise_scores,
+)
+from obc_onnx.saliency import Scoring
+from obc_onnx.scoring import Scores, choose_criterion, make_scene
 from obc_onnx.surgery import remove_units
 from obc_onnx.training import TrainingOptions, training_options
 from obc_onnx.verify import Check, check_masked, why_no_twin
@@ -33,6 +40,7 @@ def inspect(
     *,
     input_shape: Mapping[str, Shape] | None = None,
     explained: str | None = None,
+    scores: Scores | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Inspection:
     """Find what can be pruned, and what cannot and why.
@@ -41,6 +49,7 @@ def inspect(
         model: A file, a loaded model, or a graph.
         input_shape: Sizes of dynamic inputs, by input name.
         explained: A tensor, or one of its axes as `tensor:1`, to follow to all that it is tied to.
+        scores: What `score` gave, to show with each group.
         rules: What is known of operators.
     Raises:
         ModelError: The model cannot be read or analysed.
@@ -50,6 +59,8 @@ def inspect(
     with clock("load"):
         graph = load_model(model)
     coupling, _ = analyse(graph, input_shape, rules, clock)
+    if scores is not None:
+        scores.check(coupling)
     return Inspection(
         model=model_name(model),
         sha256=graph.sha256,
@@ -59,6 +70,7 @@ def inspect(
         frozen=summarise_frozen(coupling),
         unknown=list(coupling.unknown),
         explained=[] if explained is None else explain(coupling, explained),
+        salient=[] if scores is None else summarise_scores(scores.groups),
         seconds=clock.seconds,
     )
 
@@ -69,6 +81,8 @@ def compress(
     data: DataOptions | str | Path | Samples | None = None,
     budget: Budget | float = TARGET_MACS,
     criterion: str | None = None,
+    scoring: Scoring | None = None,
+    scores: Scores | None = None,
     training: TrainingOptions | int = 0,
     recover: bool = True,
     input_shape: Mapping[str, Shape] | None = None,
@@ -84,6 +98,8 @@ def compress(
         data: Samples to score, repair, fine-tune and measure on.
         budget: What to meet; a number is the share of the MACs that may be left.
         criterion: "jacobian" by default with data, "l2" without.
+        scoring: How the criterion looks at the samples.
+        scores: What `score` gave, in place of a criterion.
         training: How to fine-tune; a number is the epochs, 0 does not train.
         recover: Whether to repair the cut network in closed form, with data.
         input_shape: Sizes of dynamic inputs, by input name.
@@ -102,6 +118,8 @@ def compress(
         data=data if isinstance(data, DataOptions) else DataOptions(data),
         budget=budget if isinstance(budget, Budget) else Budget(budget),
         criterion=criterion,
+        scoring=scoring or Scoring(),
+        scores=scores,
         training=training_options(training, seed, device),
         recover=recover,
         input_shape=input_shape or {},
@@ -115,6 +133,40 @@ def compress(
 
         check_device(device)
     return Compression(request).execute(model)
+
+
+def score(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    input_shape: Mapping[str, Shape] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rules: RuleSet = DEFAULT_RULES,
+) -> Scores:
+    """Score every unit of every group.
+
+    Args:
+        model: A file, a loaded model, or a graph.
+        data: Samples; the held-out share of them is not looked at.
+        criterion: "jacobian" by default with data, "l2" without.
+        scoring: How the criterion looks at the samples.
+        input_shape: Sizes of dynamic inputs, by input name.
+        seed: Of every random choice.
+        device: Where torch runs.
+        rules: What is known of operators.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    graph = load_model(model)
+    samples, _ = open_samples(data if isinstance(data, DataOptions) else DataOptions(data), graph)
+    shapes = {**shapes_of(graph, samples), **(input_shape or {})}
+    coupling, _ = analyse(graph, shapes, rules, Clock())
+    chosen = choose_criterion(criterion, samples)
+    scene = make_scene(coupling, samples, scoring or Scoring(), seed, device)
+    return Scores(graph.sha256, chosen.name, seed, chosen.score(scene, {}))
 
 
 def verify(

@@ -177,7 +177,8 @@ def test_options_that_need_data_say_so(tmp_path: Path, refuse: Refuse) -> None:
 
 
 def test_a_criterion_that_is_not_known_lists_those_that_are(tmp_path: Path, refuse: Refuse) -> None:
-    refuse(saved(tmp_path), "--criterion", "taylor", parts=("'taylor'", "jacobian", "l2"))
+    parts = ("'guess'", "jacobian", "l2")
+    refuse(saved(tmp_path), "--criterion", "guess", parts=parts, code=_USAGE)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_the_size_of_a_block_is_written_anew() -> None:
     assert pruned.initializers["s"].shape == (1, 2)
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "bn-scale"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_quantised_weight_scores_as_the_floats_that_it_stands_for(
     criterion: str, masked: bool

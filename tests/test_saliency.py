@@ -24,7 +24,7 @@ from onnx import numpy_helper
 from torch.nn.functional import cross_entropy
 
 from obc_onnx.errors import DataError, RequestError
-from obc_onnx.saliency import Scene, make_criterion
+from obc_onnx.saliency import Scene, Scoring, make_criterion
 from obc_onnx.saliency.jacobian import accumulate
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ PLAIN = [name for name in NETS if name != "shared bias"]
 
 
 def scores(case: Case, samples: Samples, batch_size: int = 64) -> dict[str, np.ndarray]:
-    scene = Scene(case.coupling, samples, batch_size=batch_size)
+    scene = Scene(case.coupling, samples, scoring=Scoring(batch_size=batch_size))
     return make_criterion("jacobian").score(scene, {})
 
 

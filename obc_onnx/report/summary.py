@@ -6,14 +6,24 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from obc_onnx.axes import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.explain import AxisExplanation
     from obc_onnx.finetune import Epoch
     from obc_onnx.recover import Recovery
     from obc_onnx.verify import Check
+
+
+_SHOWN = 3
+"""Units that are shown at each end."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,15 @@ class GroupSummary:
 
 
 @dataclass(frozen=True)
+class Extremes:
+    """The units of a group with the least and the most saliency, each as (unit, saliency)."""
+
+    group: str
+    least: list[tuple[int, float]]
+    most: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What can be pruned, and what cannot and why.
 
@@ -41,6 +60,7 @@ class Inspection:
         macs: Multiply-accumulates of one sample.
         params: Elements of float initializers.
         explained: What an axis is tied to, where that was asked for.
+        salient: The units that matter least and most, where scores were given.
         seconds: Of each stage.
     """
 
@@ -52,6 +72,7 @@ class Inspection:
     frozen: list[dict[str, Any]]
     unknown: list[str]
     explained: list[AxisExplanation]
+    salient: list[Extremes]
     seconds: dict[str, float]
 
     def to_json(self) -> str:
@@ -144,3 +165,15 @@ def _members(coupling: Coupling, group: Group, names: dict[Any, str]) -> list[st
         expr = describe(coupling.axes[operand][role.axis], names)
         lines.append(f"{role.node.label}: {operand} axis {role.axis} {role.kind} = {expr}")
     return lines
+
+
+def summarise_scores(groups: Mapping[str, NDArray[np.float64]]) -> list[Extremes]:
+    """Pick the units that matter least and most of every group, the extreme ones first."""
+    found = []
+    for name, scores in groups.items():
+        order = np.argsort(scores, kind="stable")
+        least, most = (
+            [(int(u), float(scores[u])) for u in o[:_SHOWN]] for o in (order, order[::-1])
+        )
+        found.append(Extremes(name, least, most))
+    return found

@@ -27,12 +27,19 @@ def inspection_text(inspection: Inspection) -> str:
         console.print(f"  {group.name}   {group.size} units{note}")
         for member in group.members:
             console.print(f"      {member}")
+    for extremes in inspection.salient:
+        console.print(f"  {extremes.group}   least: {_units(extremes.least)}")
+        console.print(f"  {' ' * len(extremes.group)}   most:  {_units(extremes.most)}")
     console.print(f"\n{len(inspection.frozen)} frozen dims of weights")
     for frozen in inspection.frozen:
         console.print(f"  {frozen['where']}({frozen['size']})   frozen: {frozen['reason']}")
     _print_unknown(console, inspection.unknown)
     console.print(_seconds(inspection.seconds))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def _units(pairs: Sequence[tuple[int, float]]) -> str:
+    return ", ".join(f"unit {unit} ({saliency:.3g})" for unit, saliency in pairs)
 
 
 def explanation_text(inspection: Inspection) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
+
+from obc_onnx.errors import DataError
+from obc_onnx.saliency.options import Scoring
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
 
-Saliency = "dict[str, NDArray[np.float64]]"
+    Saliency = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,25 @@ class Scene:
         coupling: The groups to score.
         samples: Data to score on; None for a criterion that needs none.
         seed: Of every random choice.
-        batch_size: Samples per pass.
         device: Where torch runs.
+        scoring: How.
     """
 
     coupling: Coupling
     samples: Samples | None = None
     seed: int = 0
-    batch_size: int = 64
     device: str = "cpu"
+    scoring: Scoring = field(default_factory=Scoring)
+
+    def data(self) -> Samples:
+        """Return the samples.
+
+        Raises:
+            DataError: There are none.
+        """
+        if self.samples is None:
+            raise DataError("the criterion needs samples: give --data, or use --criterion l2")
+        return self.samples
 
 
 class Criterion(ABC):
@@ -42,7 +55,7 @@ class Criterion(ABC):
     needs_data: ClassVar[bool]
 
     @abstractmethod
-    def score(self, scene: Scene, keep: Keep) -> dict[str, NDArray[np.float64]]:
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Score the units that are still there.
 
         Args:

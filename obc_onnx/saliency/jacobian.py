@@ -2,106 +2,123 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from obc_onnx.errors import DataError, RequestError
-from obc_onnx.logits import ends_in_softmax, logits_of
-from obc_onnx.progress import track
+from obc_onnx.processes import add_up
 from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.members import member_of, reduced
+from obc_onnx.saliency.objective import make_objective
+from obc_onnx.saliency.sweep import Sweep
 from obc_onnx.saliency.taps import Taps
 from obc_onnx.surgery import mask_reads
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Keep
-    from obc_onnx.saliency.criterion import Scene
-    from obc_onnx.saliency.taps import Member
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.saliency.criterion import Saliency, Scene
+    from obc_onnx.saliency.members import Member
+    from obc_onnx.saliency.options import Scoring
 
-    Totals = dict[tuple[Member, Dim], Tensor]
+    Rows = dict[tuple[Member, Dim], Tensor]
 
 
 class Jacobian(Criterion):
-    """S(unit) = sum over members m, sum over samples n, of (w_m . dL_n/dw_m)^2.
+    """S(unit) = sum over members m, sum over rows n, of (w_m . dL_n/dw_m)^2.
 
     The squared first-order change of the loss when the unit's weights vanish; interactions between
-    the weights of one member are kept. The loss is cross entropy where there are labels. Without
-    them it is <r, f(x)> with r standard normal, drawn anew for every sample, so that S estimates
-    the squared first-order change of the outputs themselves: E_r (w . d<r, f>/dw)^2 = |J w|^2.
+    the weights of one member are kept. A row is that of one sample, or of the mean over a batch.
 
-    Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equation of the criterion, with
-    one row per sample instead of one per mini-batch.
+    Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equation of the criterion; the
+    paper's rows are those of batches. With the reduction "coupled" the members of a group are added
+    before they are squared, as in Liu et al., Group Fisher Pruning, arXiv 2108.00708.
     """
 
     name = "jacobian"
     needs_data = True
 
-    def score(self, scene: Scene, keep: Keep) -> dict[str, NDArray[np.float64]]:
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Score with removed units masked, which gives the same rows as the pruned network."""
-        coupling = scene.coupling
         totals = accumulate(scene, keep)
-        saliency = {}
-        for group in coupling.groups:
-            rows = [total for (_, dim), total in totals.items() if dim is group.dim]
-            summed = sum((row.cpu().numpy() for row in rows), np.zeros(group.size))
-            saliency[group.name] = np.asarray(summed, np.float64)
-        return saliency
+        vectors = {key: total.cpu().numpy() for key, total in totals.items()}
+        return reduced(scene.coupling, keep, scene.scoring, vectors)
 
 
-def accumulate(scene: Scene, keep: Keep) -> Totals:
-    """Sum squared rows over all samples.
+class GroupTaylor(Criterion):
+    """S(unit) = sum over batches n of (w_g . dL_n/dw_g)^2, all weights of the unit in one product.
+
+    Source: Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771,
+    equation 8 with the set of all weights that go together; the gradients are those of batches.
+    """
+
+    name = "taylor-group"
+    needs_data = True
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
+        """Score as the Jacobian criterion does with coupled rows of batches."""
+        scoring = replace(scene.scoring, rows="batch", reduction="coupled")
+        return Jacobian().score(replace(scene, scoring=scoring), keep)
+
+
+def accumulate(scene: Scene, keep: Keep) -> Rows:
+    """Sum squared rows over all samples, and over all processes.
 
     Returns:
-        For each member and dim, shape [n_units], float64.
+        For each member and dim, shape [n_units], float64. With coupled rows one of the members of
+        each group holds the sum of all.
     Raises:
         DataError: There are no samples, or the loss is not finite.
         RequestError: No output can be differentiated.
     """
-    samples, coupling = scene.samples, scene.coupling
-    if samples is None:
-        raise DataError("the Jacobian criterion needs samples: give --data, or use --criterion l2")
+    coupling, scoring = scene.coupling, scene.scoring
+    objective = make_objective(scene)
     graph = mask_reads(coupling, keep) if keep else coupling.graph
-    taps = Taps(build_twin(graph, coupling.shapes, coupling.rules), coupling, scene.device)
-    generator = torch.Generator(scene.device).manual_seed(scene.seed)
-    size = graph.batch or (scene.batch_size if taps.per_sample else 1)
-    probabilities = ends_in_softmax(coupling.graph)
-    totals: Totals = {}
-    for part in track(list(samples.batches(size)), "scoring"):
-        feed = samples.feed(part)
-        inputs = [torch.from_numpy(feed[port.name]).to(scene.device) for port in graph.inputs]
-        labels = None
-        if samples.labels is not None:
-            labels = torch.from_numpy(samples.labels[part]).to(scene.device)
-        objective = _objective(labels, generator, probabilities=probabilities)
-        for key, row in taps.rows(inputs, objective).items():
-            squares = row.double().square().sum(0)
-            totals[key] = totals[key] + squares if key in totals else squares
-    return totals
+    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    taps = Taps(twin, coupling, scene.device, scoring)
+    sweep = Sweep(
+        scene,
+        graph,
+        lambda inputs, which: taps.rows(inputs, lambda outputs: objective(outputs, which)),
+        one_by_one=not taps.per_sample,
+    )
+    targets = _targets(coupling, taps.sizes, scoring)
+    totals = {
+        targets[key]: torch.zeros(size, dtype=torch.float64, device=scene.device)
+        for key, size in taps.sizes.items()
+    }
+    for results, n_samples in sweep.rows():
+        found = [_brought_together(rows, targets) for rows in results]
+        for target in totals:
+            rows = [own[target] for own in found if target in own]
+            if sweep.by_batch and rows:
+                rows = [sum((row.sum(0) for row in rows), torch.zeros(())) / n_samples]
+            for row in rows:
+                totals[target] += row.square().sum(0) if row.ndim > 1 else row.square()
+    return add_up(totals)
 
 
-def _objective(
-    labels: Tensor | None, generator: torch.Generator, *, probabilities: bool
-) -> Callable[[tuple[Tensor, ...]], Tensor]:
-    def loss(outputs: tuple[Tensor, ...]) -> Tensor:
-        if labels is not None:
-            logits = logits_of(outputs[0], probabilities=probabilities)
-            return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        floats = [output for output in outputs if output.is_floating_point()]
-        if not floats:
-            raise RequestError("no output of the model is a float: use --criterion l2")
-        projections = [
-            torch.randn(o.shape, generator=generator, device=o.device, dtype=o.dtype)
-            for o in floats
-        ]
-        terms: Any = [(o * r).sum() for o, r in zip(floats, projections, strict=True)]
-        return torch.stack(terms).sum()
+def _targets(
+    coupling: Coupling, sizes: dict[tuple[Member, Dim], int], scoring: Scoring
+) -> dict[tuple[Member, Dim], tuple[Member, Dim]]:
+    """Say for each member which one its rows are added to before they are squared."""
+    if scoring.reduction != "coupled":
+        return {key: key for key in sizes}
+    firsts: dict[tuple[Member, Dim], tuple[Member, Dim]] = {}
+    for group in coupling.groups:
+        members = [(member_of(role), group.dim) for role in group.members]
+        own = [key for key in dict.fromkeys(members) if key in sizes]
+        firsts |= dict.fromkeys(own, own[0]) if own else {}
+    return firsts
 
-    return loss
+
+def _brought_together(rows: Rows, targets: dict[tuple[Member, Dim], tuple[Member, Dim]]) -> Rows:
+    found: Rows = {}
+    for key, row in rows.items():
+        target = targets[key]
+        found[target] = found[target] + row.double() if target in found else row.double()
+    return found

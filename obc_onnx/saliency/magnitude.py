@@ -1,73 +1,144 @@
-"""L2 magnitude: needs no data."""
+"""Criteria that need no data: norms of weights, scales of batch norms, and chance."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.runtime import compute_constants
+from obc_onnx.errors import RequestError
 from obc_onnx.saliency.criterion import Criterion
-from obc_onnx.saliency.owners import owners_along
+from obc_onnx.saliency.members import (
+    along_axis,
+    by_unit,
+    member_of,
+    operands,
+    reduced,
+    roles_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Coupling, Group, Keep
-    from obc_onnx.saliency.criterion import Scene
+    from obc_onnx.coupling import Keep
+    from obc_onnx.saliency.criterion import Saliency, Scene
+    from obc_onnx.saliency.members import Member
+
+    Numbers = NDArray[np.float64]
 
 
-class Magnitude(Criterion):
+class Random(Criterion):
+    """Uniform numbers: what any other criterion has to beat."""
+
+    name = "random"
+    needs_data = False
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:  # noqa: ARG002
+        """Draw from the seed; the same unit has the same number whatever is left."""
+        rng = np.random.default_rng(scene.seed)
+        return {group.name: rng.random(group.size) for group in scene.coupling.groups}
+
+
+class L1(Criterion):
+    """Sum of the absolute values of all weights that a unit owns, member by member.
+
+    Source: Li et al., Pruning Filters for Efficient ConvNets, arXiv 1608.08710, with the groups of
+    Fang et al., DepGraph, arXiv 2301.12900: the reduction "sum" or "mean" is theirs.
+    """
+
+    name = "l1"
+    needs_data = False
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
+        """Score from the weights alone; what was removed elsewhere does not matter."""
+        return reduced(scene.coupling, keep, scene.scoring, _sums(scene, np.abs))
+
+
+class L2(Criterion):
     """Euclidean norm of all weights that a unit owns, in every member of its group.
 
-    Source: Li et al., Pruning Filters for Efficient ConvNets, arXiv 1608.08710, with the group sum
-    of Fang et al., DepGraph, arXiv 2301.12900.
+    Source: as `L1`.
     """
 
     name = "l2"
     needs_data = False
 
-    def score(self, scene: Scene, keep: Keep) -> dict[str, NDArray[np.float64]]:  # noqa: ARG002
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Score from the weights alone; what was removed elsewhere does not matter."""
-        arrays = _operands(scene.coupling)
+        squares = reduced(scene.coupling, keep, scene.scoring, _sums(scene, np.square))
+        return {name: np.sqrt(values) for name, values in squares.items()}
+
+
+class Lamp(Criterion):
+    """Squared norm over the squared norms of all units that are left and no smaller.
+
+    So the largest unit of each group has 1, and no group can be emptied before another.
+
+    Source: Lee et al., Layer-Adaptive Sparsity for the Magnitude-Based Pruning, arXiv 2010.07611,
+    equation 4, with units in place of single weights.
+    """
+
+    name = "lamp"
+    needs_data = False
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
+        """Compare the units of each group that are left."""
+        squares = reduced(scene.coupling, keep, scene.scoring, _sums(scene, np.square))
         return {
-            group.name: np.sqrt(_squares(scene.coupling, group, arrays))
+            group.name: _shares(squares[group.name], keep.get(group.dim))
             for group in scene.coupling.groups
         }
 
 
-def _operands(coupling: Coupling) -> dict[str, NDArray[Any]]:
-    """Return the weights in every role, also those that are computed from initializers."""
-    arrays = dict(coupling.graph.initializers)
-    operands = (role.node.inputs[role.slot] for group in coupling.groups for role in group.members)
-    computed = [n for n in operands if n not in arrays and coupling.values[n].constant]
-    return arrays | (compute_constants(coupling.graph, computed) if computed else {})
+class NormScale(Criterion):
+    """Absolute scale of the batch norms along a unit.
+
+    Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming,
+    arXiv 1708.06519.
+    """
+
+    name = "bn-scale"
+    needs_data = False
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
+        """Score from BatchNormalization nodes.
+
+        Raises:
+            RequestError: Some group has none, as where an exporter folded them away.
+        """
+        vectors = _sums(scene, np.abs, of=("BatchNormalization",))
+        for group in scene.coupling.groups:
+            if not any(dim is group.dim for _, dim in vectors):
+                raise RequestError(
+                    f"criterion '{self.name}' needs a BatchNormalization along every group, and "
+                    f"'{group.name}' has none: use another criterion"
+                )
+        return reduced(scene.coupling, keep, scene.scoring, vectors)
 
 
-def _squares(
-    coupling: Coupling, group: Group, arrays: Mapping[str, NDArray[Any]]
-) -> NDArray[np.float64]:
-    total = np.zeros(group.size)
-    seen = set()
-    for role in group.members:
-        operand = role.node.inputs[role.slot]
-        if operand not in arrays or (operand, role.axis) in seen:
-            continue
-        seen.add((operand, role.axis))
-        array = arrays[operand].astype(np.float64)
-        others = tuple(axis for axis in range(array.ndim) if axis != role.axis)
-        total += _by_unit(coupling, operand, role.axis, group.dim, (array**2).sum(axis=others))
-    return total
+def _sums(
+    scene: Scene, function: Callable[[Numbers], Numbers], of: tuple[str, ...] | None = None
+) -> dict[tuple[Member, Dim], Numbers]:
+    """Sum a function of the weights into units, for every member, or those of some operators."""
+    arrays = operands(scene.coupling)
+    found = {}
+    for group in scene.coupling.groups:
+        for role in roles_of(group, scene.scoring):
+            name, axis = member_of(role)
+            if name in arrays and (of is None or role.node.op_type in of):
+                values = along_axis(function(arrays[name]), axis)
+                expr = scene.coupling.axes[name][axis]
+                found[(name, axis), group.dim] = by_unit(expr, group.dim, values)
+    return found
 
 
-def _by_unit(
-    coupling: Coupling, operand: str, axis: int, dim: Dim, values: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    sums = np.zeros(dim.size)
-    for owners in owners_along(coupling.axes[operand][axis], dim):
-        owned = owners >= 0
-        sums += np.bincount(owners[owned], values[owned], dim.size)
-    return sums
+def _shares(squares: Numbers, left: NDArray[np.bool_] | None) -> Numbers:
+    """Divide by the sum of all that are left and no smaller."""
+    counted = squares if left is None else np.where(left, squares, 0.0)
+    order = np.argsort(-counted, kind="stable")
+    rest = np.empty_like(squares)
+    rest[order] = np.cumsum(counted[order])
+    return np.divide(squares, rest, out=np.zeros_like(squares), where=rest > 0)

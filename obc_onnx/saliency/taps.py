@@ -12,32 +12,42 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from obc_onnx.axes import Dim, Product, leaves
 from obc_onnx.errors import DataError
-from obc_onnx.saliency.owners import owners_along
-from obc_onnx.tensors import module_name
+from obc_onnx.ops.context import Tap
+from obc_onnx.saliency.members import Member, counts, member_of, owners_along
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.saliency.probes import has_place, insert
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes import Expr
     from obc_onnx.coupling import Coupling
-    from obc_onnx.ops.context import Role, Tap
-
-Member = tuple[str, int]
-"""An operand and its axis: all uses of one weight share a member, so they add up."""
+    from obc_onnx.module import TorchTwin
+    from obc_onnx.ops.context import Role
+    from obc_onnx.saliency.probes import Place
 
 
 @dataclass(frozen=True)
-class _Projection:
+class Projection:
     """Sums positions along an axis into units of one dim."""
 
     member: Member
     dim: Dim
     axis: int
     owners: tuple[Tensor, ...]
+
+    def project(self, product: Tensor, batch: int) -> Tensor:
+        """Sum over everything but samples and units; shape [batch, n_units]."""
+        flat = product.movedim(self.axis, -1)
+        along = flat.reshape(batch, -1, flat.shape[-1]).sum(1)
+        units = along.new_zeros(batch, self.dim.size + 1)
+        for owners in self.owners:  # -1, the last column, collects what has no owner
+            units.index_add_(1, owners % units.shape[1], along)
+        return units[:, :-1]
 
 
 class Taps:
@@ -48,18 +58,28 @@ class Taps:
             frozen.
         coupling: Of the graph.
         device: Where the twin runs.
+        scoring: Which members count.
     """
 
     def __init__(
-        self, twin: fx.GraphModule, coupling: Coupling, device: torch.device | str = "cpu"
+        self,
+        twin: TorchTwin,
+        coupling: Coupling,
+        device: torch.device | str = "cpu",
+        scoring: Scoring = Scoring(),  # noqa: B008 - frozen
     ) -> None:
         self.twin = twin.to(device).eval().requires_grad_(False)  # noqa: FBT003
-        self.coupling = coupling
+        self.coupling, self.scoring = coupling, scoring
         self.device = device
         self.per_sample = True
         self._n_samples = 1
         self._rows: dict[tuple[Member, Dim], Tensor] = {}
-        self._place()
+        roles = coupling.roles
+        self._shown = {(r.node.key, r.slot, r.axis) for r in roles if r.tap is not None}
+        self._biases = {(r.node.key, r.bias) for r in roles if r.bias is not None}
+        places = self._places()
+        self.sizes = {(p.member, p.dim): p.dim.size for own in places.values() for p in own}
+        insert(self.twin, {place: _Tap(self, own) for place, own in places.items()})
 
     def rows(self, inputs: list[Tensor], loss: Any) -> dict[tuple[Member, Dim], Tensor]:
         """Run forward and backward once.
@@ -86,34 +106,50 @@ class Taps:
         rows, self._rows = self._rows, {}
         return rows
 
-    def _place(self) -> None:
-        wanted: dict[tuple[str, str, int], list[_Projection]] = {}
+    def _places(self) -> dict[Place, list[Projection]]:
+        wanted: dict[Place, list[Projection]] = {}
         dims = {group.dim for group in self.coupling.groups}
         for role in self.coupling.roles:
             operand = role.node.inputs[role.slot]
-            if role.tap is not None and not dims.isdisjoint(
-                leaves(self.coupling.axes[operand][role.axis])
-            ):
-                place = (role.node.key, role.tap.at, role.tap.slot)
-                wanted.setdefault(place, []).extend(self._projections(role, role.tap, dims))
-        nodes = {node.meta["onnx"]: node for node in self.twin.graph.nodes if "onnx" in node.meta}
-        for i, ((key, at, slot), projections) in enumerate(wanted.items()):
-            name = module_name(f"tap {i}")
-            self.twin.add_submodule(name, _Tap(self, projections))
-            node = nodes.get((key, 0), nodes[key, None])
-            _insert(self.twin.graph, nodes[key, None], node, at, slot, name)
-        self.twin.recompile()
+            own = dict.fromkeys(leaves(self.coupling.axes[operand][role.axis]))
+            met = [dim for dim in own if dim in dims and counts(role, dim, self.scoring)]
+            for tap in self._taps_of(role) if met else ():
+                place = (role.node.key, tap.at, tap.slot)
+                wanted.setdefault(place, []).extend(self._projections(role, tap, met))
+        return wanted
 
-    def _projections(self, role: Role, tap: Tap, dims: set[Dim]) -> list[_Projection]:
+    def _taps_of(self, role: Role) -> list[Tap]:
+        """Return what shows a role: a tensor, or where none does the weight itself and its bias.
+
+        A weight has one gradient for all samples, so that those go one by one.
+        """
         node = role.node
-        name = node.inputs[tap.slot] if tap.at == "input" else node.outputs[0]
-        axes = self.coupling.axes[name]
-        self.per_sample &= _is_batch(axes[0], self.coupling.batch)
-        operand = node.inputs[role.slot]
-        own = dict.fromkeys(leaves(self.coupling.axes[operand][role.axis]))
+        if role.tap is not None:
+            return [role.tap]
+        if (node.key, role.slot, role.axis) in self._shown or (node.key, role.slot) in self._biases:
+            return []
+        slots = [role.slot] if role.bias is None else [role.slot, role.bias]
         return [
-            _Projection(
-                member=(operand, role.axis),
+            Tap(
+                "input", slot, role.axis if slot == role.slot else self._rank(node.inputs[slot]) - 1
+            )
+            for slot in slots
+            if self._is_weight(node.inputs[slot]) and has_place(self.twin, node.key, slot)
+        ]
+
+    def _is_weight(self, operand: str) -> bool:
+        return self.coupling.values[operand].constant
+
+    def _rank(self, operand: str) -> int:
+        return len(self.coupling.axes[operand])
+
+    def _projections(self, role: Role, tap: Tap, dims: list[Dim]) -> list[Projection]:
+        name = role.node.inputs[tap.slot] if tap.at == "input" else role.node.outputs[0]
+        axes = self.coupling.axes[name]
+        self.per_sample &= bool(axes) and _is_batch(axes[0], self.coupling.batch)
+        return [
+            Projection(
+                member=member_of(role),
                 dim=dim,
                 axis=tap.axis,
                 owners=tuple(
@@ -121,30 +157,24 @@ class Taps:
                     for owners in owners_along(axes[tap.axis], dim)
                 ),
             )
-            for dim in own
-            if dim in dims
+            for dim in dims
+            if dim in leaves(axes[tap.axis])
         ]
 
-    def collect(self, value: Tensor, gradient: Tensor, projections: list[_Projection]) -> None:
+    def collect(self, value: Tensor, gradient: Tensor, projections: list[Projection]) -> None:
         """Add what one tap saw to the rows of its members."""
         kind = torch.promote_types(value.dtype, torch.float32)
         product = value.to(kind) * gradient.to(kind)
         batch = self._n_samples if self.per_sample else 1
         for projection in projections:
-            flat = product.movedim(projection.axis, -1)
-            along = flat.reshape(batch, -1, flat.shape[-1]).sum(1)
-            units = along.new_zeros(batch, projection.dim.size + 1)
-            for owners in projection.owners:  # -1, the last column, collects what has no owner
-                units.index_add_(1, owners % units.shape[1], along)
-            key = (projection.member, projection.dim)
-            found = units[:, :-1]
+            key, found = (projection.member, projection.dim), projection.project(product, batch)
             self._rows[key] = self._rows[key] + found if key in self._rows else found
 
 
 class _Tap(nn.Module):
     """An identity that hands its value and the gradient of it to the rows."""
 
-    def __init__(self, taps: Taps, projections: list[_Projection]) -> None:
+    def __init__(self, taps: Taps, projections: list[Projection]) -> None:
         super().__init__()
         self._taps = [taps]  # in a list, so that torch does not register the twin inside itself
         self._projections = projections
@@ -159,26 +189,14 @@ class _Tap(nn.Module):
         if others:
             x = torch.broadcast_tensors(x, *others)[0]  # type: ignore[no-untyped-call]
         alias = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-        value = alias.detach()
-        alias.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: self._taps[0].collect(value, gradient, self._projections)
-        )
+        seen = [alias.detach()]
+
+        def collect(gradient: Tensor) -> None:
+            value = seen.pop()  # so that it is freed now, and not at the end of the pass
+            self._taps[0].collect(value, gradient, self._projections)
+
+        alias.register_hook(collect)  # type: ignore[no-untyped-call]
         return alias
-
-
-def _insert(graph: fx.Graph, call: fx.Node, output: fx.Node, at: str, slot: int, name: str) -> None:
-    """Put a tap module into the twin's graph."""
-    if at == "output":
-        with graph.inserting_after(output):
-            tap = graph.call_module(name, (output,))
-        output.replace_all_uses_with(tap, delete_user_cb=lambda user: user is not tap)
-        return
-    place = call.meta["slots"].index(slot)
-    operand = call.args[place]
-    others = [a for i, a in enumerate(call.args) if i != place and isinstance(a, fx.Node)]
-    with graph.inserting_before(call):
-        tap = graph.call_module(name, (operand, *(others if at == "parameter" else ())))
-    call.update_arg(place, tap)
 
 
 def _is_batch(axis: Expr, batch: Expr | None) -> bool:

@@ -176,13 +176,14 @@ def test_a_hidden_unit_is_one_position_of_every_gate_and_direction(op_type: str)
 
 
 @each_operator
-def test_the_input_side_of_w_is_scored_by_its_tap(op_type: str) -> None:
+def test_all_weights_are_scored(op_type: str) -> None:
     case = case_of(net_of(op_type))
     inputs = draw_inputs(case.graph, 1)
     rows = Taps(twin_of(case), case.coupling).rows(inputs, sine_loss)
     expected = brute_force(case, inputs, sine_loss)
     members = {member for member, _ in rows}
-    assert members == {("w_in", 1), ("W", 2), ("w_y", 0), ("w_z", 0)}
+    own = {("W", 1), ("W", 2), ("R", 1), ("R", 2), ("B", 1)}
+    assert members == own | {("w_in", 1), ("w_y", 0), ("w_z", 0)}
     for key, row in rows.items():
         assert error_of(row, expected[key]) < EXACT, key
 

@@ -1,0 +1,66 @@
+"""Several processes on one job, as `torchrun` starts them: each takes a share, and sums are shared.
+
+A process that was started alone is the first of one.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import distributed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+Item = TypeVar("Item")
+Key = TypeVar("Key")
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Join the other processes, if there are any, and leave them at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return distributed.get_rank() if _several() else 0
+
+
+def local_device(device: str) -> str:
+    """Return the GPU of this process where several share a machine and "cuda" was asked for."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and _several() else device
+
+
+def own_share(items: Sequence[Item]) -> Sequence[Item]:
+    """Return every n-th item, so that n processes take all of them."""
+    return items[rank() :: distributed.get_world_size()] if _several() else items
+
+
+def add_up(totals: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    """Sum tensors over all processes, which hold the same keys in the same order."""
+    if not _several() or not totals:
+        return totals
+    flat = torch.cat([total.reshape(-1).double() for total in totals.values()])
+    distributed.all_reduce(flat)
+    parts = torch.split(flat, [total.numel() for total in totals.values()])
+    return {
+        key: part.reshape(total.shape).to(total.dtype)
+        for (key, total), part in zip(totals.items(), parts, strict=True)
+    }
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,160 @@
+"""Criteria that look at what readers of a unit are given; forward passes only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from obc_onnx.axes import leaves
+from obc_onnx.processes import add_up
+from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.members import along_axis, by_unit, member_of, operands, reduced, roles_of
+from obc_onnx.saliency.probes import insert
+from obc_onnx.saliency.sweep import Sweep
+from obc_onnx.surgery import mask_reads
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.axes import Dim
+    from obc_onnx.coupling import Keep
+    from obc_onnx.ops.context import Role
+    from obc_onnx.saliency.criterion import Saliency, Scene
+    from obc_onnx.saliency.members import Member
+    from obc_onnx.saliency.probes import Place
+
+    Numbers = NDArray[np.float64]
+
+_SUM, _SQUARES, _NONZERO, _COUNT = range(4)
+
+
+class _Read(Criterion):
+    """The base: numbers of the tensors that units are read from."""
+
+    needs_data = True
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
+        """Run every sample forward once, and score each reader of each unit."""
+        coupling, arrays = scene.coupling, operands(scene.coupling)
+        vectors: dict[tuple[Member, Dim], Numbers] = {}
+        moments = gather_moments(scene, keep)
+        for group in coupling.groups:
+            for role in roles_of(group, scene.scoring):
+                place = place_of(role)
+                if place is None or place not in moments or role.tap is None:
+                    continue
+                read = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
+                name, axis = member_of(role)
+                weights = np.zeros(group.size)
+                if name in arrays and group.dim in leaves(coupling.axes[name][axis]):
+                    sums = along_axis(np.abs(arrays[name]), axis)
+                    weights = by_unit(coupling.axes[name][axis], group.dim, sums)
+                own = np.stack([by_unit(read, group.dim, m) for m in moments[place]])
+                vectors[(name, axis), group.dim] = self.judge(own, weights)
+        return reduced(coupling, keep, scene.scoring, vectors)
+
+    @abstractmethod
+    def judge(self, moments: Numbers, weights: Numbers) -> Numbers:
+        """Score units for one reader.
+
+        Args:
+            moments: Shape [4, n_units]: sum, sum of squares, how many are not 0, how many.
+            weights: Sum of the absolute weights that read each, shape [n_units].
+        """
+
+
+class ActivationNorm(_Read):
+    """Norm of what is read, times the absolute weights that read it.
+
+    Source: Sun et al., A Simple and Effective Pruning Approach for Large Language Models (Wanda),
+    arXiv 2306.11695, equation 1, summed over the weights that go with a unit.
+    """
+
+    name = "activation"
+
+    def judge(self, moments: Numbers, weights: Numbers) -> Numbers:
+        """Multiply."""
+        return np.asarray(np.sqrt(moments[_SQUARES]) * weights)
+
+
+class Variance(_Read):
+    """Variance of what is read: a unit that hardly varies is replaced by its mean.
+
+    Source: Berisha et al., Variance-Based Pruning for Accelerating and Compressing Trained
+    Networks, arXiv 2507.12988.
+    """
+
+    name = "variance"
+
+    def judge(self, moments: Numbers, weights: Numbers) -> Numbers:  # noqa: ARG002
+        """Compute the variance over samples and positions."""
+        mean = moments[_SUM] / moments[_COUNT]
+        return np.asarray(np.maximum(moments[_SQUARES] / moments[_COUNT] - mean**2, 0))
+
+
+class Apoz(_Read):
+    """Share of what is read that is not 0.
+
+    Source: Hu et al., Network Trimming, arXiv 1607.03250: one minus its average percentage of
+    zeros.
+    """
+
+    name = "apoz"
+
+    def judge(self, moments: Numbers, weights: Numbers) -> Numbers:  # noqa: ARG002
+        """Count."""
+        return np.asarray(moments[_NONZERO] / moments[_COUNT])
+
+
+def place_of(role: Role) -> Place | None:
+    """Return where a role reads data, None where it does not."""
+    if role.kind != "reads" or role.tap is None or role.tap.at != "input":
+        return None
+    return role.node.key, "input", role.tap.slot
+
+
+def gather_moments(scene: Scene, keep: Keep) -> dict[Place, Numbers]:
+    """Sum what readers are given, position by position along the axis that they contract.
+
+    Returns:
+        For each place, shape [4, positions]: sum, sum of squares, how many are not 0, how many.
+    """
+    coupling = scene.coupling
+    graph = mask_reads(coupling, keep) if keep else coupling.graph
+    twin = build_twin(graph, coupling.shapes, coupling.rules).to(scene.device)
+    roles = [r for g in coupling.groups for r in roles_of(g, scene.scoring)]
+    axes = {place: role.tap.axis for role in roles if (place := place_of(role)) and role.tap}
+    watches = {place: _Watch(axis) for place, axis in axes.items()}
+    insert(twin, watches)
+
+    def run(inputs: list[Tensor], which: slice) -> None:  # noqa: ARG001
+        with torch.no_grad():
+            twin(*inputs)
+
+    for _ in Sweep(scene, graph, run).rows():
+        pass
+    totals = {place: watch.moments for place, watch in watches.items() if watch.moments is not None}
+    return {place: total.cpu().numpy() for place, total in add_up(totals).items()}
+
+
+class _Watch(nn.Module):
+    """An identity that sums what it sees."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self._axis = axis
+        self.moments: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the moments of one pass."""
+        flat = x.detach().movedim(self._axis, -1).reshape(-1, x.shape[self._axis]).double()
+        count = torch.full_like(flat[0], len(flat))
+        found = torch.stack([flat.sum(0), flat.square().sum(0), (flat != 0).sum(0), count])
+        self.moments = found if self.moments is None else self.moments + found
+        return x

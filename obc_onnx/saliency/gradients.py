@@ -1,0 +1,168 @@
+"""Criteria made of the gradients of single weights, at the cost of training steps or more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from obc_onnx.axes import leaves
+from obc_onnx.processes import add_up
+from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.members import along_axis, by_unit, member_of, reduced, roles_of
+from obc_onnx.saliency.objective import make_objective
+from obc_onnx.saliency.probes import has_place, insert
+from obc_onnx.saliency.sweep import Sweep
+from obc_onnx.surgery import mask_reads
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.axes import Dim
+    from obc_onnx.coupling import Keep
+    from obc_onnx.graph import Graph
+    from obc_onnx.saliency.criterion import Saliency, Scene
+    from obc_onnx.saliency.members import Member
+    from obc_onnx.saliency.probes import Place
+
+
+class Taylor(Criterion):
+    """Sum of |w . mean gradient| over all weights of a unit, biases and norms included.
+
+    Source: Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771,
+    equation 3 without the square, weight by weight, as peers compute it.
+    """
+
+    name = "taylor"
+    needs_data = True
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
+        """Sum the gradient over all samples first."""
+        gradients = Gradients(scene, keep)
+        totals = gradients.sums(squared=False)
+        products = {
+            name: (gradients.values[name] * total).abs() / len(scene.data())
+            for name, total in totals.items()
+        }
+        return gradients.reduced(products)
+
+
+class Fisher(Criterion):
+    """Half the sum of w^2 times its squared gradients: a diagonal Hessian, as Fisher has it.
+
+    Rows are those of samples or of batches, all of them; those of samples take a pass each.
+
+    Source: LeCun et al., Optimal Brain Damage, 1989, with the empirical Fisher matrix in place of
+    the Hessian, as in Theis et al., Faster gaze prediction with dense networks, arXiv 1801.05787.
+    """
+
+    name = "fisher"
+    needs_data = True
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
+        """Sum the squared gradients of all rows."""
+        gradients = Gradients(scene, keep)
+        totals = gradients.sums(squared=True)
+        products = {
+            name: gradients.values[name].square() * total / 2 for name, total in totals.items()
+        }
+        return gradients.reduced(products)
+
+
+class Gradients:
+    """Gradients of the operands that play a role, as the nodes see them.
+
+    Attributes:
+        values: The operands, in double.
+    """
+
+    def __init__(self, scene: Scene, keep: Keep) -> None:
+        self.scene, self._keep = scene, keep
+        coupling = scene.coupling
+        self._graph: Graph = mask_reads(coupling, keep) if keep else coupling.graph
+        twin = build_twin(self._graph, coupling.shapes, coupling.rules)
+        self._twin = twin.to(scene.device).eval().requires_grad_(False)  # noqa: FBT003
+        self.values: dict[str, Tensor] = {}
+        self._found: dict[str, Tensor] = {}
+        self._biases: dict[tuple[Member, Dim], set[str]] = {}
+        insert(self._twin, self._probes())
+
+    def sums(self, *, squared: bool) -> dict[str, Tensor]:
+        """Return for each operand the sum of the gradients of all rows, or of their squares."""
+        objective = make_objective(self.scene)
+
+        def run(inputs: list[Tensor], which: slice) -> dict[str, Tensor]:
+            self._found = {}
+            objective(self._twin(*inputs), which).backward()  # type: ignore[no-untyped-call]
+            return self._found
+
+        sweep = Sweep(self.scene, self._graph, run, one_by_one=squared)
+        totals: dict[str, Tensor] = {}
+        for results, n_samples in sweep.rows():
+            for name in results[0]:
+                row = sum((found[name] for found in results), torch.zeros(()))
+                row = row / n_samples if sweep.by_batch and squared else row
+                own = row.square() if squared else row
+                totals[name] = totals[name] + own if name in totals else own
+        return add_up(totals)
+
+    def reduced(self, products: dict[str, Tensor]) -> Saliency:
+        """Sum numbers of single weights into units, with biases, and bring members together."""
+        coupling, scoring = self.scene.coupling, self.scene.scoring
+        arrays = {name: product.cpu().numpy() for name, product in products.items()}
+        vectors: dict[tuple[Member, Dim], NDArray[np.float64]] = {}
+        for group in coupling.groups:
+            for role in roles_of(group, scoring):
+                places = [member_of(role)]
+                if role.bias is not None:
+                    bias = role.node.inputs[role.bias]
+                    places.append((bias, len(coupling.axes[bias]) - 1))
+                found = [
+                    by_unit(coupling.axes[name][axis], group.dim, along_axis(arrays[name], axis))
+                    for name, axis in places
+                    if name in arrays and group.dim in leaves(coupling.axes[name][axis])
+                ]
+                if found:
+                    vectors[member_of(role), group.dim] = np.sum(found, axis=0)
+        return reduced(coupling, self._keep, scoring, vectors)
+
+    def see(self, operand: str, value: Tensor, gradient: Tensor) -> None:
+        """Take the gradient of one use of an operand; those of several add up."""
+        self.values.setdefault(operand, value.double())
+        own = gradient.double()
+        self._found[operand] = self._found[operand] + own if operand in self._found else own
+
+    def _probes(self) -> dict[Place, nn.Module]:
+        coupling, scoring = self.scene.coupling, self.scene.scoring
+        probes: dict[Place, nn.Module] = {}
+        for group in coupling.groups:
+            for role in roles_of(group, scoring):
+                for slot in (role.slot,) if role.bias is None else (role.slot, role.bias):
+                    operand = role.node.inputs[slot]
+                    constant = coupling.values[operand].constant
+                    if constant and has_place(self._twin, role.node.key, slot):
+                        probes[role.node.key, "input", slot] = _Watch(self, operand)
+        return probes
+
+
+class _Watch(nn.Module):
+    """An identity that hands the gradient of an operand on."""
+
+    def __init__(self, gradients: Gradients, operand: str) -> None:
+        super().__init__()
+        self._gradients, self._operand = [gradients], operand  # in a list: no submodule of itself
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return an alias of `x` of its own, with a hook on it."""
+        if not x.is_floating_point():
+            return x
+        alias = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        value = alias.detach()
+        alias.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: self._gradients[0].see(self._operand, value, gradient)
+        )
+        return alias

@@ -1,0 +1,133 @@
+"""Members of groups: which there are, which units own the positions of their axes, and their sum.
+
+A member is an operand and one of its axes. All uses of one weight share a member.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obc_onnx.axes import leaves, units_along
+from obc_onnx.errors import RequestError
+from obc_onnx.runtime import compute_constants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes import Dim, Expr
+    from obc_onnx.coupling import Coupling, Group, Keep
+    from obc_onnx.ops.context import Role
+    from obc_onnx.saliency.criterion import Saliency
+    from obc_onnx.saliency.options import Scoring
+
+    Vectors = Mapping[tuple["Member", Dim], NDArray[np.float64]]
+
+Member = tuple[str, int]
+"""An operand and its axis."""
+
+
+def member_of(role: Role) -> Member:
+    """Return the member that a role belongs to."""
+    return role.node.inputs[role.slot], role.axis
+
+
+def roles_of(group: Group, scoring: Scoring) -> Iterator[Role]:
+    """Yield the roles in a group that count."""
+    return (role for role in group.members if counts(role, group.dim, scoring))
+
+
+def counts(role: Role, dim: Dim, scoring: Scoring) -> bool:
+    """Say whether a role counts: one that writes each channel from itself may be left out."""
+    mixed = {leaf for expr in role.mixes for leaf in leaves(expr)}
+    return scoring.depthwise or role.kind != "writes" or not role.mixes or dim in mixed
+
+
+def owners_along(expr: Expr, dim: Dim) -> list[NDArray[np.int64]]:
+    """Say which units of `dim` own each position of an axis, a unit once for each position.
+
+    A product that names `dim` twice gives positions (i, j) to both units; (i, i) goes with unit i
+    and counts once.
+
+    Returns:
+        Arrays of shape [expr.size] with a unit's index, or -1 where there is none.
+    """
+    found: list[NDArray[np.int64]] = []
+    for owners in units_along(expr, dim):
+        fresh = owners.copy()
+        for earlier in found:
+            fresh[owners == earlier] = -1
+        found.append(fresh)
+    return found
+
+
+def by_unit(expr: Expr, dim: Dim, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum numbers along an axis, shape [expr.size], into units, shape [dim.size]."""
+    sums = np.zeros(dim.size)
+    for owners in owners_along(expr, dim):
+        owned = owners >= 0
+        sums += np.bincount(owners[owned], values[owned], dim.size)
+    return sums
+
+
+def along_axis(array: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Sum over every axis but one."""
+    others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
+    return np.asarray(array.sum(axis=others))
+
+
+def operands(coupling: Coupling) -> dict[str, NDArray[np.float64]]:
+    """Return the weights in every role, also those that are computed from initializers."""
+    graph = coupling.graph
+    names = dict.fromkeys(member_of(role)[0] for group in coupling.groups for role in group.members)
+    computed = [n for n in names if n not in graph.initializers and coupling.values[n].constant]
+    arrays = compute_constants(graph, computed) if computed else {}
+    arrays |= {name: graph.initializers[name] for name in names if name in graph.initializers}
+    return {name: array.astype(np.float64) for name, array in arrays.items()}
+
+
+def reduced(coupling: Coupling, keep: Keep, scoring: Scoring, vectors: Vectors) -> Saliency:
+    """Make one score of what each member of a group gives its units, and normalise it.
+
+    Args:
+        coupling: The groups.
+        keep: The units that are left.
+        scoring: How. "coupled" adds, as "sum" does: only a criterion with rows can add those.
+        vectors: For each member and dim, shape [n_units]; members without any are passed over.
+    Raises:
+        RequestError: A group has no member that counts.
+    """
+    found = {}
+    for group in coupling.groups:
+        members = dict.fromkeys(member_of(role) for role in group.members)
+        own = [vectors[m, group.dim] for m in members if (m, group.dim) in vectors]
+        if not own:
+            raise RequestError(
+                f"the criterion says nothing of group '{group.name}': use another one, or leave "
+                f"the group whole with --exclude"
+            )
+        score = {
+            "sum": lambda rows: rows.sum(0),
+            "coupled": lambda rows: rows.sum(0),
+            "mean": lambda rows: rows.mean(0),
+            "max": lambda rows: rows.max(0),
+            "first": lambda rows: rows[0],
+        }[scoring.reduction](np.stack(own))
+        left = keep.get(group.dim, np.ones(group.size, np.bool_))
+        divisor = _divisor(coupling, group, scoring, score[left])
+        found[group.name] = np.asarray(score / divisor if divisor else score, np.float64)
+    return found
+
+
+def _divisor(
+    coupling: Coupling, group: Group, scoring: Scoring, left: NDArray[np.float64]
+) -> float:
+    if scoring.normalizer == "parameters":
+        members = dict.fromkeys(member_of(role) for role in roles_of(group, scoring))
+        shapes = [coupling.shapes[name] for name, _ in members]
+        return float(sum(np.prod(shape) for shape in shapes)) / group.size
+    statistics = {"none": 1.0, "mean": left.mean(), "max": left.max(), "sum": left.sum()}
+    return float(statistics[scoring.normalizer])

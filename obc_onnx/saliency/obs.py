@@ -1,0 +1,187 @@
+"""Group-OBS: what removing a unit costs once the weights that read the others make up for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from obc_onnx.ops.conv import conv
+from obc_onnx.processes import add_up
+from obc_onnx.saliency.activations import place_of
+from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.members import (
+    along_axis,
+    by_unit,
+    member_of,
+    operands,
+    owners_along,
+    reduced,
+    roles_of,
+)
+from obc_onnx.saliency.probes import insert
+from obc_onnx.saliency.sweep import Sweep
+from obc_onnx.surgery import mask_reads
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.axes import Dim
+    from obc_onnx.coupling import Coupling, Group, Keep
+    from obc_onnx.module import TorchTwin
+    from obc_onnx.ops.context import Role
+    from obc_onnx.saliency.criterion import Saliency, Scene
+    from obc_onnx.saliency.members import Member
+    from obc_onnx.saliency.probes import Place
+
+_RIDGE = 1e-3
+"""Added to the diagonal of second moments, as a share of its mean."""
+_PLANE = 2
+"""The dimensions of pictures."""
+
+
+class GroupObs(Criterion):
+    """S(unit) = sum over readers of tr(W_g [(H^-1)_gg]^-1 W_g'), H = X'X + lambda I.
+
+    X are the patches that a reader multiplies with its weights W, g the columns of one unit. It is
+    the squared change of the reader's output when the unit goes and all other columns are refitted.
+    A reader whose patches are not formed here (grouped, transposed, of other than one or two
+    dimensions) counts with its diagonal of H alone: |W_g|^2 times the squares of what is read.
+
+    Source: Hassibi and Stork, Second order derivatives for network pruning: Optimal Brain Surgeon,
+    1992; for groups of columns Wang et al., SPA/OBSPA, arXiv 2403.18955.
+    """
+
+    name = "group-obs"
+    needs_data = True
+
+    def score(self, scene: Scene, keep: Keep) -> Saliency:
+        """Sum second moments over all samples, and invert them reader by reader."""
+        coupling, arrays = scene.coupling, operands(scene.coupling)
+        vectors: dict[tuple[Member, Dim], NDArray[np.float64]] = {}
+        readers = _readers(scene)
+        moments = _second_moments(scene, keep, readers)
+        for group in coupling.groups:
+            for role in roles_of(group, scene.scoring):
+                place = place_of(role)
+                if place in moments and member_of(role)[0] in arrays:
+                    weights = arrays[member_of(role)[0]]
+                    value = _cost(coupling, group, role, weights, moments[place])
+                    key = (member_of(role), group.dim)
+                    vectors[key] = vectors[key] + value if key in vectors else value
+        return reduced(coupling, keep, scene.scoring, vectors)
+
+
+def _readers(scene: Scene) -> dict[Place, Role]:
+    roles = [r for g in scene.coupling.groups for r in roles_of(g, scene.scoring)]
+    return {place: role for role in roles if (place := place_of(role)) is not None}
+
+
+def _second_moments(
+    scene: Scene, keep: Keep, readers: Mapping[Place, Role]
+) -> dict[Place, NDArray[np.float64]]:
+    """Return X'X of every reader, shape [columns, columns], or [positions] for its diagonal."""
+    coupling = scene.coupling
+    graph = mask_reads(coupling, keep) if keep else coupling.graph
+    twin = build_twin(graph, coupling.shapes, coupling.rules).to(scene.device)
+    watches = {
+        place: _Watch(role.tap.axis, _geometry(twin, coupling, role))
+        for place, role in readers.items()
+        if role.tap is not None
+    }
+    insert(twin, watches)
+
+    def run(inputs: list[Tensor], which: slice) -> None:  # noqa: ARG001
+        with torch.no_grad():
+            twin(*inputs)
+
+    for _ in Sweep(scene, graph, run).rows():
+        pass
+    totals = {place: watch.total for place, watch in watches.items() if watch.total is not None}
+    return {place: total.cpu().numpy() for place, total in add_up(totals).items()}
+
+
+def _geometry(twin: TorchTwin, coupling: Coupling, role: Role) -> dict[str, Any] | None:
+    """Say how patches are made: of a convolution as it is, of a product none; None for others."""
+    call = next(node for node in twin.graph.nodes if node.meta.get("onnx") == (role.node.key, None))
+    shape = coupling.shapes[role.node.inputs[role.slot]]
+    if call.target is conv:
+        plain = call.kwargs["groups"] == 1 and len(shape) in (3, 4)
+        explicit = str(call.kwargs["auto_pad"]) in ("NOTSET", "VALID")
+        return {**call.kwargs, "kernel": shape[2:]} if plain and explicit else None
+    is_product = isinstance(call, fx.Node) and len(shape) == 2 and role.mixes  # noqa: PLR2004
+    return {} if is_product else None
+
+
+class _Watch(nn.Module):
+    """An identity that sums second moments of what it sees."""
+
+    def __init__(self, axis: int, geometry: dict[str, Any] | None) -> None:
+        super().__init__()
+        self._axis, self._geometry = axis, geometry
+        self.total: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add those of one pass, in float32 at least."""
+        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        if self._geometry:
+            columns = _patches(wide, self._geometry)
+        else:
+            columns = wide.movedim(self._axis, -1).reshape(-1, x.shape[self._axis])
+        if self._geometry is None:
+            found = columns.double().square().sum(0)
+        else:
+            found = (columns.T @ columns).double()
+        self.total = found if self.total is None else self.total + found
+        return x
+
+
+def _patches(x: Tensor, geometry: Mapping[str, Any]) -> Tensor:
+    """Return what each output position of a convolution sees; shape [positions, C * kernel]."""
+    kernel, pads = tuple(geometry["kernel"]), tuple(geometry["pads"])
+    strides, dilations = tuple(geometry["strides"]), tuple(geometry["dilations"])
+    rank = len(kernel)
+    padded = functional.pad(
+        x, [side for i in reversed(range(rank)) for side in (pads[i], pads[rank + i])]
+    )
+    if rank < _PLANE:
+        padded = padded.unsqueeze(2)
+        kernel, strides, dilations = (1, *kernel), (1, *strides), (1, *dilations)
+    unfolded = functional.unfold(padded, kernel, dilations, 0, strides)
+    return unfolded.movedim(1, -1).reshape(-1, unfolded.shape[1])
+
+
+def _cost(
+    coupling: Coupling,
+    group: Group,
+    role: Role,
+    weights: NDArray[np.float64],
+    moments: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the squared change of a reader's output for each unit that goes."""
+    axis = coupling.axes[role.node.inputs[role.slot]][role.axis]
+    if moments.ndim == 1 and role.tap is not None:
+        read = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
+        squares = by_unit(axis, group.dim, along_axis(weights**2, role.axis))
+        return squares * by_unit(read, group.dim, moments)
+    columns = np.moveaxis(weights, role.axis, 0)
+    columns = np.moveaxis(columns, 1, -1).reshape(len(moments), -1)  # the kernel beside the axis
+    least = np.finfo(np.float64).tiny
+    ridge = max(_RIDGE * np.trace(moments) / len(moments), least)
+    inverse = np.linalg.inv(moments + ridge * np.eye(len(moments)))
+    per_position = len(moments) // axis.size
+    cost = np.zeros(group.size)
+    for owners in owners_along(axis, group.dim):
+        for unit in np.unique(owners[owners >= 0]):
+            positions = np.flatnonzero(owners == unit)
+            which = (positions[:, None] * per_position + np.arange(per_position)).reshape(-1)
+            own, hessian = columns[which], np.linalg.inv(inverse[np.ix_(which, which)])
+            cost[unit] += np.einsum("io,ij,jo->", own, hessian, own)
+    return cost

@@ -1,0 +1,96 @@
+"""How units are scored: names and numbers that the command line and Python share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from obc_onnx.defaults import SCORED_SAMPLES
+from obc_onnx.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Objective = Literal["labels", "pseudo", "output"]
+Rows = Literal["sample", "batch"]
+Reduction = Literal["sum", "mean", "max", "first", "coupled"]
+Normalizer = Literal["none", "mean", "max", "sum", "parameters"]
+
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+ROWS: tuple[Rows, ...] = get_args(Rows)
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+NORMALIZERS: tuple[Normalizer, ...] = get_args(Normalizer)
+
+LARGEST_BATCH = 64
+"""Samples per pass where nothing else is asked for; fewer where memory does not hold them."""
+
+
+def _check(what: str, value: str | None, known: Sequence[str | None]) -> None:
+    if value not in known:
+        names = ", ".join(name for name in known if name is not None)
+        raise RequestError(f"{what} '{value}' is not known: choose from {names}")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a criterion looks at the samples, and how it makes one score of a group's members.
+
+    Attributes:
+        objective: What the loss is made of: "labels", the model's own arg max ("pseudo"), or random
+            projections of its outputs ("output"). None takes labels where there are some.
+        loss: `FILE.py:FUNCTION` in place of an objective.
+        rows: Whether a row of the Jacobian is that of a sample, or of the mean of a batch.
+        samples: How many samples are looked at, at most.
+        batches: How many batches are looked at, in place of `samples`.
+        batch_size: Samples per batch; None takes what memory holds, up to `LARGEST_BATCH`.
+        reduction: How the members of a group come together. "coupled" adds their rows before they
+            are squared, which keeps what members have in common.
+        normalizer: What the scores of a group are divided by.
+        depthwise: Whether weights count that write each channel from itself alone.
+        amp: Whether torch computes in bfloat16 where that is safe; sums are in float32 at least.
+    """
+
+    objective: Objective | None = None
+    loss: str | None = None
+    rows: Rows = "sample"
+    samples: int = SCORED_SAMPLES
+    batches: int | None = None
+    batch_size: int | None = None
+    reduction: Reduction = "sum"
+    normalizer: Normalizer = "none"
+    depthwise: bool = True
+    amp: bool = False
+
+    def __post_init__(self) -> None:
+        """Check names and numbers.
+
+        Raises:
+            RequestError: One is not known or out of range.
+        """
+        _check("objective", self.objective, (None, *OBJECTIVES))
+        _check("rows", self.rows, ROWS)
+        _check("reduction", self.reduction, REDUCTIONS)
+        _check("normalizer", self.normalizer, NORMALIZERS)
+        for what, number in (
+            ("samples", self.samples),
+            ("batches", self.batches),
+            ("batch size", self.batch_size),
+        ):
+            if number is not None and number < 1:
+                raise RequestError(f"the {what} to score on must be at least 1, found {number}")
+
+    @property
+    def n_samples(self) -> int:
+        """How many samples are looked at, at most."""
+        return self.samples if self.batches is None else self.batches * self.row_size
+
+    @property
+    def row_size(self) -> int:
+        """How many samples a batch has."""
+        return self.batch_size or LARGEST_BATCH
+
+
+PRESETS: dict[str, Scoring] = {
+    "paper": Scoring(objective="labels", rows="batch", batches=50, batch_size=128, depthwise=False),
+}
+"""Named settings. "paper" is that of Chen et al., Optimal Brain Connection, arXiv 2508.05521."""

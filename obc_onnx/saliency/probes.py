@@ -1,0 +1,61 @@
+"""Put modules into a twin that see the values of chosen nodes as they pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import fx
+
+from obc_onnx.tensors import module_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from obc_onnx.module import TorchTwin
+
+Place = tuple[str, str, int]
+"""A node's key; "output", "input", or "parameter" for an input that others broadcast; its slot."""
+
+
+def insert(twin: TorchTwin, probes: Mapping[Place, nn.Module]) -> None:
+    """Let values pass through modules.
+
+    Args:
+        twin: Changed in place.
+        probes: A module for each place. It takes the value and returns what goes on in its stead;
+            for a "parameter" it takes the node's other operands too.
+    """
+    nodes = {node.meta["onnx"]: node for node in twin.graph.nodes if "onnx" in node.meta}
+    for i, ((key, at, slot), probe) in enumerate(probes.items()):
+        name = module_name(f"probe {i}")
+        twin.add_submodule(name, probe)
+        if at == "output":
+            _insert_behind(twin.graph, nodes.get((key, 0), nodes[key, None]), name)
+        else:
+            _insert_before(twin.graph, nodes[key, None], slot, name, broadcast=at == "parameter")
+    twin.recompile()
+
+
+def has_place(twin: TorchTwin, key: str, slot: int) -> bool:
+    """Say whether a node takes what is in one of its slots as a tensor."""
+    call = next(node for node in twin.graph.nodes if node.meta.get("onnx") == (key, None))
+    slots = call.meta["slots"]
+    return slot in slots and isinstance(call.args[slots.index(slot)], fx.Node)
+
+
+def _insert_behind(graph: fx.Graph, output: fx.Node, name: str) -> None:
+    with graph.inserting_after(output):
+        probe = graph.call_module(name, (output,))
+    output.replace_all_uses_with(probe, delete_user_cb=lambda user: user is not probe)
+
+
+def _insert_before(
+    graph: fx.Graph, call: fx.Node, slot: int, name: str, *, broadcast: bool
+) -> None:
+    place = call.meta["slots"].index(slot)
+    others = [a for i, a in enumerate(call.args) if i != place and isinstance(a, fx.Node)]
+    with graph.inserting_before(call):
+        probe = graph.call_module(name, (call.args[place], *(others if broadcast else ())))
+    call.update_arg(place, probe)

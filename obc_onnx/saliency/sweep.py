@@ -1,0 +1,91 @@
+"""Passes over the samples: as many at a time as memory holds, and each process its share."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+
+from obc_onnx.processes import own_share
+from obc_onnx.progress import track
+from obc_onnx.saliency.options import LARGEST_BATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+    from obc_onnx.graph import Graph
+    from obc_onnx.saliency.criterion import Scene
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class Sweep(Generic[Result]):
+    """Runs a function over the samples of a scene.
+
+    Args:
+        scene: The samples, and how they are looked at.
+        graph: The model, for the order of its inputs.
+        run: Gives something for inputs and their places; a second call after one that ran out of
+            memory has to give the same.
+        one_by_one: Whether only single samples can be told apart.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        graph: Graph,
+        run: Callable[[list[Tensor], slice], Result],
+        *,
+        one_by_one: bool = False,
+    ) -> None:
+        self._scene, self._graph, self._run = scene, graph, run
+        scoring = scene.scoring
+        size = graph.batch or scoring.batch_size or LARGEST_BATCH
+        self.by_batch = scoring.rows == "batch"
+        self._capacity = 1 if one_by_one and not self.by_batch and graph.batch is None else size
+        self._part = size if self.by_batch else self._capacity
+
+    def rows(self) -> Iterator[tuple[list[Result], int]]:
+        """Yield what belongs together: all results of a batch, or of some samples; and how many."""
+        samples = self._scene.data()
+        for part in track(own_share(list(samples.batches(self._part))), "scoring"):
+            yield list(self._chunks(part)), part.stop - part.start
+
+    def _chunks(self, part: slice) -> Iterator[Result]:
+        start = part.start
+        while start < part.stop:
+            chunk = slice(start, min(start + self._capacity, part.stop))
+            try:
+                yield self._once(chunk)
+            except (RuntimeError, MemoryError) as error:
+                if self._capacity == 1 or self._graph.batch or not _is_lack_of_memory(error):
+                    raise
+                self._capacity //= 2
+                logger.info("out of memory: going on with %d samples per pass", self._capacity)
+            else:
+                start = chunk.stop
+
+    def _once(self, chunk: slice) -> Result:
+        scene = self._scene
+        feed = scene.data().feed(chunk)
+        inputs = [torch.from_numpy(feed[port.name]).to(scene.device) for port in self._graph.inputs]
+        with self._precision():
+            return self._run(inputs, chunk)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if not self._scene.scoring.amp:
+            return nullcontext()
+        return torch.autocast(self._scene.device.partition(":")[0], torch.bfloat16)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)

@@ -1,0 +1,269 @@
+"""Prune a classifier step by step with every criterion, without fine-tuning, and plot what is left.
+
+    python tools/compare_criteria.py run MODEL --data TRAIN.npz --eval-data TEST.npz --csv FILE
+        [--variant jacobian] [--variant jacobian:rows=batch,objective=pseudo] [--ranking global]
+        [--batches 50] [--batch-size 128] [--repeats 3] [--eval-limit 2000]
+    python tools/compare_criteria.py plot FILE --out PREFIX
+    python tools/compare_criteria.py table FILE
+
+A variant is a criterion, and after a colon fields of `Scoring` that differ from the defaults of
+this tool. After each step the pruned network is scored anew. Rows are added to the CSV as they come
+and those that are there already are skipped, so that a run can be continued. Repeats differ in the
+samples that are drawn. To plot:
+
+    pip install matplotlib
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from obc_onnx.analysis import Clock, analyse
+from obc_onnx.data import load_samples
+from obc_onnx.errors import InfeasibleTargetError
+from obc_onnx.graph import Graph
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.planning import Budget, make_plan
+from obc_onnx.runtime import Session
+from obc_onnx.saliency import CRITERIA, Scoring, make_criterion
+from obc_onnx.saliency.objective import answers
+from obc_onnx.scoring import make_scene
+from obc_onnx.surgery import remove_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from obc_onnx.data import Samples
+
+SHARES = tuple(np.round(np.arange(0.9, 0.09, -0.1), 2).tolist())
+"""Shares of the MACs to stop at."""
+SMALLEST_PARAMS = 0.2
+"""Share of the params at which a run ends."""
+TABLE_SHARES = (0.7, 0.5, 0.3)
+EVAL_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is left after a step.
+
+    Attributes:
+        target: Share of the MACs that was asked for.
+        macs: Share that is left.
+        params: Share of the params that is left.
+        loss: Mean cross entropy on the samples that were held out.
+        seconds: Of scoring.
+    """
+
+    variant: str
+    ranking: str
+    repeat: int
+    target: float
+    macs: float
+    params: float
+    accuracy: float
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs share."""
+
+    original: Graph
+    samples: Samples
+    held: Samples
+    steps: tuple[float, ...]
+    ranking: str
+
+
+def parse_variant(text: str, base: Scoring) -> tuple[str, Scoring]:
+    """Read `criterion:field=value,...`."""
+    name, _, rest = text.partition(":")
+    values: dict[str, Any] = dict(item.split("=") for item in rest.split(",") if item)
+    for field in fields(Scoring):
+        if field.name in values and field.name in ("samples", "batches", "batch_size"):
+            values[field.name] = int(values[field.name])
+        if field.name in values and field.name in ("depthwise", "amp"):
+            values[field.name] = values[field.name] == "yes"
+    return name, replace(base, **values)
+
+
+def prune(setting: Setting, variant: str, scoring: Scoring, repeat: int) -> Iterator[Row]:
+    """Prune to every share of the MACs in turn."""
+    name, scoring = parse_variant(variant, scoring)
+    criterion, samples = make_criterion(name), setting.samples
+    if scoring.objective == "pseudo":  # the answers of the original, at every step
+        samples = replace(samples, labels=answers(setting.original, samples))
+        scoring = replace(scoring, objective="labels")
+    graph = setting.original
+    coupling, _ = analyse(graph, None, DEFAULT_RULES, Clock())
+    full, params = coupling.macs({}), coupling.params({})
+    for target in setting.steps:
+        score = partial(criterion.score, make_scene(coupling, samples, scoring, repeat, "cpu"))
+        budget = Budget(min(target * full / coupling.macs({}), 1.0), setting.ranking, steps=1)
+        start = time.perf_counter()
+        try:
+            plan = make_plan(coupling, score, budget, name, 0)
+        except InfeasibleTargetError:
+            return
+        seconds = time.perf_counter() - start
+        graph = remove_units(coupling, plan.keep(coupling))
+        coupling, _ = analyse(graph, None, DEFAULT_RULES, Clock())
+        accuracy, loss = evaluate(graph, setting.held)
+        left = coupling.macs({}) / full, coupling.params({}) / params
+        yield Row(variant, setting.ranking, repeat, target, *left, accuracy, loss, seconds)
+        if left[1] <= SMALLEST_PARAMS:
+            return
+
+
+def evaluate(graph: Graph, samples: Samples) -> tuple[float, float]:
+    """Return accuracy and mean cross entropy."""
+    session, name = Session(graph), graph.outputs[0].name
+    correct = total = 0.0
+    for part in samples.batches(EVAL_BATCH):
+        logits = session.run(samples.feed(part))[name].astype(np.float64)
+        labels = samples.labels[part]
+        shifted = logits - logits.max(1, keepdims=True)
+        logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        correct += float((logits.argmax(1) == labels).sum())
+        total -= float(logs[np.arange(len(labels)), labels].sum())
+    return correct / len(samples), total / len(samples)
+
+
+def read(path: Path) -> list[Row]:
+    """Read rows that were written earlier."""
+    if not path.exists():
+        return []
+    kinds = {"variant": str, "ranking": str, "repeat": int}
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(**{key: kinds.get(key, float)(value) for key, value in row.items()})
+            for row in csv.DictReader(file)
+        ]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run every variant that the file lacks."""
+    original = Graph.load(options.model)
+    samples = load_samples(options.data, original)
+    held = load_samples(options.eval_data, original).part(slice(0, options.eval_limit))
+    setting = Setting(original, samples, held, SHARES[:: options.stride], options.ranking)
+    base = Scoring(batches=options.batches, batch_size=options.batch_size)
+    done = {(row.variant, row.ranking, row.repeat) for row in read(options.csv)}
+    jobs = [(v, r) for r in range(options.repeats) for v in options.variant or CRITERIA]
+    for variant, repeat in tqdm(jobs):
+        if (variant, options.ranking, repeat) not in done:
+            append(options.csv, list(prune(setting, variant, base, repeat)))
+
+
+def append(path: Path, rows: Sequence[Row]) -> None:
+    """Add rows to a CSV."""
+    fresh = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        if fresh:
+            writer.writeheader()
+        writer.writerows(
+            {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items()}
+            for row in rows
+        )
+
+
+def grouped(rows: Sequence[Row]) -> dict[tuple[str, str], dict[float, list[Row]]]:
+    """Gather the repeats of each variant and target."""
+    found: dict[tuple[str, str], dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[row.variant, row.ranking][row.target].append(row)
+    return found
+
+
+def plot(options: argparse.Namespace) -> None:
+    """Draw accuracy and loss against what was pruned, with the spread of the repeats."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    groups = grouped(read(options.csv))
+    figure, panels = plt.subplots(2, 2, figsize=(13, 10))
+    for column, share in enumerate(("params", "macs")):
+        for line, value in enumerate(("accuracy", "loss")):
+            panel = panels[line][column]
+            for number, ((variant, ranking), targets) in enumerate(groups.items()):
+                points = [repeats for _, repeats in sorted(targets.items(), reverse=True)]
+                x = [100 * (1 - statistics.mean(getattr(r, share) for r in p)) for p in points]
+                y = [statistics.mean(getattr(r, value) for r in p) for p in points]
+                spread = [statistics.pstdev(getattr(r, value) for r in p) for p in points]
+                style = {"color": f"C{number % 10}", "linestyle": "-:"[number // 10 % 2]}
+                label = variant if ranking == "global" else f"{variant} {ranking}"
+                panel.errorbar(x, y, spread, label=label, linewidth=1, capsize=2, **style)
+            panel.set_xlabel(f"{share} removed, %")
+            panel.set_ylabel(value)
+            panel.grid(alpha=0.3)
+            if value == "loss":
+                panel.set_ylim(0, 4)
+    panels[0][0].legend(fontsize="x-small")
+    figure.tight_layout()
+    for kind in ("png", "svg"):
+        figure.savefig(f"{options.out}.{kind}", metadata={"Date": None} if kind == "svg" else None)
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print accuracy at some shares of the MACs, mean and deviation, in Markdown."""
+    heads = [f"{100 * (1 - share):.0f} % of MACs removed" for share in TABLE_SHARES]
+    print(f"| variant | ranking | repeats | {' | '.join(heads)} | s per scoring |")
+    print(f"|---|---|---:|{'---:|' * (len(heads) + 1)}")
+    for (variant, ranking), targets in grouped(read(options.csv)).items():
+        cells, repeats = [], 0
+        for share in TABLE_SHARES:
+            found = [100 * row.accuracy for row in targets.get(share, [])]
+            repeats = max(repeats, len(found))
+            spread = f" ± {statistics.pstdev(found):.1f}" if len(found) > 1 else ""
+            cells.append(f"{statistics.mean(found):.1f}{spread}" if found else "-")
+        first = [row.seconds for row in targets[max(targets)]]
+        cells.append(f"{statistics.mean(first):.1f}")
+        print(f"| {variant} | {ranking} | {repeats} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run")
+    command.set_defaults(function=run)
+    command.add_argument("model", type=Path)
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--eval-data", type=Path, required=True)
+    command.add_argument("--csv", type=Path, required=True)
+    command.add_argument("--variant", action="append", help="May be repeated; all by default.")
+    command.add_argument("--ranking", default="global")
+    command.add_argument("--batches", type=int, default=50)
+    command.add_argument("--batch-size", type=int, default=128)
+    command.add_argument("--repeats", type=int, default=1)
+    command.add_argument("--eval-limit", type=int, default=2000)
+    command.add_argument("--stride", type=int, default=1, help="Take every n-th step only.")
+    command = commands.add_parser("plot")
+    command.set_defaults(function=plot)
+    command.add_argument("csv", type=Path)
+    command.add_argument("--out", required=True, help="Path without suffix.")
+    command = commands.add_parser("table")
+    command.set_defaults(function=table)
+    command.add_argument("csv", type=Path)
+    options = parser.parse_args()
+    options.function(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -127,11 +127,15 @@ def gather_moments(scene: Scene, keep: Keep) -> dict[Place, Numbers]:
     """
     coupling = scene.coupling
     graph = mask_reads(coupling, keep) if keep else coupling.graph
-    twin = build_twin(graph, coupling.shapes, coupling.rules).to(scene.device)
+    twin = build_twin(graph, coupling.shapes, coupling.rules)
     roles = [r for g in coupling.groups for r in roles_of(g, scene.scoring)]
-    axes = {place: role.tap.axis for role in roles if (place := place_of(role)) and role.tap}
-    watches = {place: _Watch(axis) for place, axis in axes.items()}
+    watches = {
+        place: _Watch(role.tap.axis, coupling.shapes[role.node.inputs[role.tap.slot]])
+        for role in roles
+        if (place := place_of(role)) is not None and role.tap is not None
+    }
     insert(twin, watches)
+    twin.to(scene.device)
 
     def run(inputs: list[Tensor], which: slice) -> None:  # noqa: ARG001
         with torch.no_grad():
@@ -139,22 +143,23 @@ def gather_moments(scene: Scene, keep: Keep) -> dict[Place, Numbers]:
 
     for _ in Sweep(scene, graph, run).rows():
         pass
-    totals = {place: watch.moments for place, watch in watches.items() if watch.moments is not None}
-    return {place: total.cpu().numpy() for place, total in add_up(totals).items()}
+    totals = add_up({place: watch.moments for place, watch in watches.items()})
+    return {place: total.cpu().numpy() for place, total in totals.items()}
 
 
 class _Watch(nn.Module):
     """An identity that sums what it sees."""
 
-    def __init__(self, axis: int) -> None:
+    moments: Tensor
+
+    def __init__(self, axis: int, shape: tuple[int, ...]) -> None:
         super().__init__()
         self._axis = axis
-        self.moments: Tensor | None = None
+        self.register_buffer("moments", torch.zeros(4, shape[axis], dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the moments of one pass."""
         flat = x.detach().movedim(self._axis, -1).reshape(-1, x.shape[self._axis]).double()
         count = torch.full_like(flat[0], len(flat))
-        found = torch.stack([flat.sum(0), flat.square().sum(0), (flat != 0).sum(0), count])
-        self.moments = found if self.moments is None else self.moments + found
+        self.moments += torch.stack([flat.sum(0), flat.square().sum(0), (flat != 0).sum(0), count])
         return x

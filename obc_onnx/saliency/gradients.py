@@ -77,7 +77,7 @@ class Gradients:
     """Gradients of the operands that play a role, as the nodes see them.
 
     Attributes:
-        values: The operands, in double.
+        values: The operands as the last pass had them, in double.
     """
 
     def __init__(self, scene: Scene, keep: Keep) -> None:
@@ -86,10 +86,11 @@ class Gradients:
         self._graph: Graph = mask_reads(coupling, keep) if keep else coupling.graph
         twin = build_twin(self._graph, coupling.shapes, coupling.rules)
         self._twin = twin.to(scene.device).eval().requires_grad_(False)  # noqa: FBT003
-        self.values: dict[str, Tensor] = {}
         self._found: dict[str, Tensor] = {}
-        self._biases: dict[tuple[Member, Dim], set[str]] = {}
-        insert(self._twin, self._probes())
+        probes = self._probes()
+        self._operands = sorted({probe.operand for probe in probes.values()})
+        self.values = self._zeros()
+        insert(self._twin, probes)
 
     def sums(self, *, squared: bool) -> dict[str, Tensor]:
         """Return for each operand the sum of the gradients of all rows, or of their squares."""
@@ -101,13 +102,11 @@ class Gradients:
             return self._found
 
         sweep = Sweep(self.scene, self._graph, run, one_by_one=squared)
-        totals: dict[str, Tensor] = {}
+        totals = self._zeros()
         for results, n_samples in sweep.rows():
-            for name in results[0]:
-                row = sum((found[name] for found in results), torch.zeros(()))
-                row = row / n_samples if sweep.by_batch and squared else row
-                own = row.square() if squared else row
-                totals[name] = totals[name] + own if name in totals else own
+            for name in totals:
+                for row in _rows(results, name, n_samples if sweep.by_batch and squared else 0):
+                    totals[name] += row.square() if squared else row
         return add_up(totals)
 
     def reduced(self, products: dict[str, Tensor]) -> Saliency:
@@ -116,29 +115,39 @@ class Gradients:
         arrays = {name: product.cpu().numpy() for name, product in products.items()}
         vectors: dict[tuple[Member, Dim], NDArray[np.float64]] = {}
         for group in coupling.groups:
+            places: dict[Member, dict[Member, None]] = {}
             for role in roles_of(group, scoring):
-                places = [member_of(role)]
+                own = places.setdefault(member_of(role), {member_of(role): None})
                 if role.bias is not None:
                     bias = role.node.inputs[role.bias]
-                    places.append((bias, len(coupling.axes[bias]) - 1))
+                    own[bias, len(coupling.axes[bias]) - 1] = None
+            for member, along in places.items():
                 found = [
                     by_unit(coupling.axes[name][axis], group.dim, along_axis(arrays[name], axis))
-                    for name, axis in places
+                    for name, axis in along
                     if name in arrays and group.dim in leaves(coupling.axes[name][axis])
                 ]
                 if found:
-                    vectors[member_of(role), group.dim] = np.sum(found, axis=0)
+                    vectors[member, group.dim] = np.sum(found, axis=0)
         return reduced(coupling, self._keep, scoring, vectors)
+
+    def _zeros(self) -> dict[str, Tensor]:
+        """Return zeros for each operand, which stand where a process had no samples."""
+        shapes, device = self.scene.coupling.shapes, self.scene.device
+        return {
+            name: torch.zeros(shapes[name], dtype=torch.float64, device=device)
+            for name in self._operands
+        }
 
     def see(self, operand: str, value: Tensor, gradient: Tensor) -> None:
         """Take the gradient of one use of an operand; those of several add up."""
-        self.values.setdefault(operand, value.double())
+        self.values[operand] = value.double()
         own = gradient.double()
         self._found[operand] = self._found[operand] + own if operand in self._found else own
 
-    def _probes(self) -> dict[Place, nn.Module]:
+    def _probes(self) -> dict[Place, _Watch]:
         coupling, scoring = self.scene.coupling, self.scene.scoring
-        probes: dict[Place, nn.Module] = {}
+        probes: dict[Place, _Watch] = {}
         for group in coupling.groups:
             for role in roles_of(group, scoring):
                 for slot in (role.slot,) if role.bias is None else (role.slot, role.bias):
@@ -154,7 +163,7 @@ class _Watch(nn.Module):
 
     def __init__(self, gradients: Gradients, operand: str) -> None:
         super().__init__()
-        self._gradients, self._operand = [gradients], operand  # in a list: no submodule of itself
+        self._gradients, self.operand = [gradients], operand  # in a list: no submodule of itself
 
     def forward(self, x: Tensor) -> Tensor:
         """Return an alias of `x` of its own, with a hook on it."""
@@ -163,6 +172,12 @@ class _Watch(nn.Module):
         alias = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
         value = alias.detach()
         alias.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: self._gradients[0].see(self._operand, value, gradient)
+            lambda gradient: self._gradients[0].see(self.operand, value, gradient)
         )
         return alias
+
+
+def _rows(results: list[dict[str, Tensor]], name: str, n_samples: int) -> list[Tensor]:
+    """Return the gradients of one operand, or the one of their mean loss over a batch."""
+    found = [result[name] for result in results if name in result]
+    return [torch.stack(found).sum(0) / n_samples] if n_samples and found else found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional
 
 from obc_onnx.ops.conv import conv
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from obc_onnx.axes import Dim
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.module import TorchTwin
-    from obc_onnx.ops.context import Role
+    from obc_onnx.ops.context import Role, Tap
     from obc_onnx.saliency.criterion import Saliency, Scene
     from obc_onnx.saliency.members import Member
     from obc_onnx.saliency.probes import Place
@@ -90,13 +91,14 @@ def _second_moments(
     """Return X'X of every reader, shape [columns, columns], or [positions] for its diagonal."""
     coupling = scene.coupling
     graph = mask_reads(coupling, keep) if keep else coupling.graph
-    twin = build_twin(graph, coupling.shapes, coupling.rules).to(scene.device)
+    twin = build_twin(graph, coupling.shapes, coupling.rules)
     watches = {
-        place: _Watch(role.tap.axis, _geometry(twin, coupling, role))
+        place: _Watch(role.tap.axis, *_geometry(twin, coupling, role, role.tap))
         for place, role in readers.items()
         if role.tap is not None
     }
     insert(twin, watches)
+    twin.to(scene.device)
 
     def run(inputs: list[Tensor], which: slice) -> None:  # noqa: ARG001
         with torch.no_grad():
@@ -104,29 +106,40 @@ def _second_moments(
 
     for _ in Sweep(scene, graph, run).rows():
         pass
-    totals = {place: watch.total for place, watch in watches.items() if watch.total is not None}
-    return {place: total.cpu().numpy() for place, total in add_up(totals).items()}
+    totals = add_up({place: watch.total for place, watch in watches.items()})
+    return {place: total.cpu().numpy() for place, total in totals.items()}
 
 
-def _geometry(twin: TorchTwin, coupling: Coupling, role: Role) -> dict[str, Any] | None:
-    """Say how patches are made: of a convolution as it is, of a product none; None for others."""
+def _geometry(
+    twin: TorchTwin, coupling: Coupling, role: Role, tap: Tap
+) -> tuple[dict[str, Any] | None, tuple[int, ...]]:
+    """Say how patches are made, and the shape of their second moments.
+
+    Returns:
+        The numbers of a convolution; an empty mapping for a product, which has no patches; None for
+        anything else, of which only the diagonal is kept.
+    """
     call = next(node for node in twin.graph.nodes if node.meta.get("onnx") == (role.node.key, None))
     shape = coupling.shapes[role.node.inputs[role.slot]]
     if call.target is conv:
         plain = call.kwargs["groups"] == 1 and len(shape) in (3, 4)
         explicit = str(call.kwargs["auto_pad"]) in ("NOTSET", "VALID")
-        return {**call.kwargs, "kernel": shape[2:]} if plain and explicit else None
-    is_product = isinstance(call, fx.Node) and len(shape) == 2 and role.mixes  # noqa: PLR2004
-    return {} if is_product else None
+        if plain and explicit:
+            return {**call.kwargs, "kernel": shape[2:]}, (math.prod(shape[1:]),) * 2
+    elif len(shape) == 2 and role.mixes:  # noqa: PLR2004 - a matrix
+        return {}, (shape[role.axis],) * 2
+    return None, (coupling.shapes[role.node.inputs[tap.slot]][tap.axis],)
 
 
 class _Watch(nn.Module):
     """An identity that sums second moments of what it sees."""
 
-    def __init__(self, axis: int, geometry: dict[str, Any] | None) -> None:
+    total: Tensor
+
+    def __init__(self, axis: int, geometry: dict[str, Any] | None, shape: tuple[int, ...]) -> None:
         super().__init__()
         self._axis, self._geometry = axis, geometry
-        self.total: Tensor | None = None
+        self.register_buffer("total", torch.zeros(shape, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         """Add those of one pass, in float32 at least."""
@@ -135,11 +148,7 @@ class _Watch(nn.Module):
             columns = _patches(wide, self._geometry)
         else:
             columns = wide.movedim(self._axis, -1).reshape(-1, x.shape[self._axis])
-        if self._geometry is None:
-            found = columns.double().square().sum(0)
-        else:
-            found = (columns.T @ columns).double()
-        self.total = found if self.total is None else self.total + found
+        self.total += columns.square().sum(0) if self._geometry is None else columns.T @ columns
         return x
 
 

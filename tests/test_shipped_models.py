@@ -16,7 +16,7 @@ from obc_onnx.measure import accuracy
 from obc_onnx.pipeline import inspect
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.saliency.criterion import Scene
-from obc_onnx.saliency.magnitude import Magnitude
+from obc_onnx.saliency.magnitude import L2
 from obc_onnx.surgery import mask_reads, remove_units
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -85,7 +85,7 @@ def test_the_pruned_model_equals_the_masked_one(name: str, share: float) -> None
     coupling = analyse(Graph.load(path_of(name))).coupling
     scene = Scene(coupling)
     budget = Budget(share, round_to=4 if share < 0.5 else 1)
-    plan = make_plan(coupling, lambda keep: Magnitude().score(scene, keep), budget, "l2", 0)
+    plan = make_plan(coupling, lambda keep: L2().score(scene, keep), budget, "l2", 0)
     keep = plan.keep(coupling)
     assert keep
     assert plan.macs[1] <= share * plan.macs[0]

@@ -131,10 +131,8 @@ class Dropout(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:
         """Drop only in training mode."""
         node = context.node
-        ratio: float = node.number("ratio", 0.5)
-        if len(context.arrays) > 1 and context.arrays[1] is not None:
-            ratio = float(context.arrays[1].reshape(-1)[0])
-        return Call(dropout, {"ratio": ratio, "n_outputs": len(node.outputs)}, trains=True)
+        constants = {"ratio": node.number("ratio", 0.5), "n_outputs": len(node.outputs)}
+        return Call(dropout, constants, context.given(0, 1), trains=True)
 
 
 def celu(x: Tensor, *, alpha: float) -> Tensor:
@@ -183,7 +181,9 @@ def shrink(x: Tensor, *, lambd: float, bias: float) -> Tensor:
 
 def thresholded_relu(x: Tensor, *, alpha: float) -> Tensor:
     """Compute ThresholdedRelu."""
-    return x * (x > alpha)
+    import torch
+
+    return torch.where(x > alpha, x, 0.0)
 
 
 def swish(x: Tensor, *, alpha: float) -> Tensor:
@@ -213,14 +213,25 @@ def clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     return x if low is None and high is None else x.clamp(low, high)
 
 
-def dropout(x: Tensor, *, ratio: float, n_outputs: int, training: bool) -> Any:
-    """Drop positions in training mode; return the mask too where it is asked for."""
+def dropout(
+    x: Tensor, given: Tensor | None = None, *, ratio: float, n_outputs: int, training: bool
+) -> Any:
+    """Drop positions in training mode; return the mask too where it is asked for.
+
+    Args:
+        x: Any shape.
+        given: The share to drop, where it is an input.
+        ratio: The share to drop else.
+        n_outputs: Two with the mask.
+        training: Whether anything is dropped.
+    """
     import torch
 
     if not training:
         return x if n_outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool))
-    mask = torch.rand_like(x) >= ratio
-    y = x * mask / (1.0 - ratio)
+    share = x.new_tensor(ratio) if given is None else given.to(x.dtype)
+    mask = torch.rand_like(x) >= share
+    y = torch.where(mask, x / (1.0 - share), 0.0)
     return y if n_outputs == 1 else (y, mask)
 
 

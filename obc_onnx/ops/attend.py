@@ -130,6 +130,7 @@ def attend_masked(
     mask: Tensor | None,
     scores_bias: Tensor | None,
     *,
+    n_past: int,
     scale: float | None,
     causal: bool,
     filtered: float,
@@ -142,8 +143,9 @@ def attend_masked(
         v: Shape [batch, heads, keys, value width].
         mask: As in `usable_keys`.
         scores_bias: Broadcast to [batch, heads, queries, keys].
+        n_past: How many keys are from before the first query.
         scale: Of the scores; None for 1 / sqrt(width).
-        causal: Whether a query may not use what comes behind it; the last query is the last key.
+        causal: Whether a query may not use what comes behind it.
         filtered: What is added to the score of a key that is masked.
     Returns:
         The output, and the scores in front of the softmax.
@@ -156,7 +158,9 @@ def attend_masked(
         masked = q.new_zeros(usable.shape).masked_fill(~usable, filtered)
         bias = masked if bias is None else masked + bias
     if causal:
-        places = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)
+        places = n_past + torch.arange(q.shape[2], device=q.device)
+        last = places == n_past + q.shape[2] - 1
+        places = places.masked_fill(last, k.shape[2] - 1)  # ONNX Runtime masks nothing of the last
         allowed = allowed_keys(places, k.shape[2], before=-1, after=0)
         bias = forbid(bias, ~allowed, torch.finfo(q.dtype).min, q)
     y, (_, _, biased, _) = attend(q, k, v, bias, scale=scale)

@@ -251,7 +251,8 @@ def projected_attention(
     q, k, v = (unpack(part, n_heads) for part in parts)
     if past is not None:
         k, v = behind(past[0], k), behind(past[1], v)
-    y, _ = attend_masked(q, k, v, mask, scores_bias, **options)
+    n_past = k.shape[2] - q.shape[2]
+    y, _ = attend_masked(q, k, v, mask, scores_bias, n_past=n_past, **options)
     return (pack(y), torch.stack([k, v])) if with_cache else pack(y)
 
 
@@ -293,7 +294,9 @@ def multi_head_attention(
     if k.ndim == q.ndim:
         k, v = unpack(k, n_heads), unpack(v, n_heads)
     k, v = behind(past_key, k), behind(past_value, v)
-    y, scores = attend_masked(unpack(q, n_heads), k, v, mask, scores_bias, **options)
+    n_past = 0 if past_key is None else past_key.shape[2]
+    queries = unpack(q, n_heads)
+    y, scores = attend_masked(queries, k, v, mask, scores_bias, n_past=n_past, **options)
     outputs = (pack(y), k, v, scores)
     return outputs[0] if n_outputs == 1 else outputs[:n_outputs]
 

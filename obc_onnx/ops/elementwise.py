@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from onnx import TensorProto
+
 from obc_onnx.ops.arithmetic import follow
 from obc_onnx.ops.broadcast import broadcast_axes, couple_parameters
 from obc_onnx.ops.dtypes import bits_dtype, check_held, torch_dtype, wrap
@@ -32,8 +34,12 @@ _BINARY = {
     "Add": "add", "And": "logical_and", "BitwiseAnd": "bitwise_and",
     "BitwiseOr": "bitwise_or", "BitwiseXor": "bitwise_xor", "Equal": "eq", "Greater": "gt",
     "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le", "Mul": "mul",
-    "Or": "logical_or", "Pow": "pow", "Sub": "sub", "Xor": "logical_xor",
+    "Or": "logical_or", "Sub": "sub", "Xor": "logical_xor",
 }  # fmt: skip
+
+
+_WRAPPING = ("Add", "Mul", "Sub")
+_HELD_WIDER = (TensorProto.UINT16, TensorProto.UINT32)
 
 
 class PositionByPosition(FreeOfMacs):
@@ -67,15 +73,15 @@ class Unary(PositionByPosition):
 class Binary(PositionByPosition):
     """Functions of two tensors; on sizes read from a shape they follow the numbers."""
 
-    op_types = (*_BINARY, "Div", "Mod", "BitShift")
+    op_types = (*_BINARY, "Div", "Mod", "Pow", "BitShift")
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's function; integer division truncates, and Mod follows `fmod`."""
         import torch
 
         node = context.node
-        if node.op_type == "Div":
-            return Call(quotient, inputs=(0, 1))
+        if node.op_type in _OWN:
+            return Call(_OWN[node.op_type], inputs=(0, 1))
         if node.op_type == "Mod":
             function: Callable[..., Any] = (
                 torch.fmod if node.integer("fmod", 0) else torch.remainder
@@ -86,6 +92,9 @@ class Binary(PositionByPosition):
             return Call(
                 torch.bitwise_left_shift if left else torch.bitwise_right_shift, inputs=(0, 1)
             )
+        if node.op_type in _WRAPPING and context.data_type(0) in _HELD_WIDER:
+            constants = {"function": _BINARY[node.op_type], "data_type": context.data_type(0)}
+            return Call(wrapping, constants, (0, 1))
         return Call(getattr(torch, _BINARY[node.op_type]), inputs=(0, 1))
 
 
@@ -159,6 +168,22 @@ class IsInf(PositionByPosition):
         return Call(is_infinite, flags)
 
 
+def wrapping(a: Tensor, b: Tensor, *, function: str, data_type: int) -> Tensor:
+    """Compute on integers that are held in a wider type; what they have no place for wraps."""
+    import torch
+
+    return wrap(getattr(torch, function)(a, b), data_type)
+
+
+def power(x: Tensor, exponent: Tensor) -> Tensor:
+    """Compute Pow, in the type of the base; whole numbers are cut off."""
+    import torch
+
+    if x.is_floating_point() or not exponent.is_floating_point():
+        return torch.pow(x, exponent).to(x.dtype)
+    return torch.pow(x.double(), exponent).to(x.dtype)
+
+
 def quotient(a: Tensor, b: Tensor) -> Tensor:
     """Divide; integers are truncated towards zero."""
     import torch
@@ -228,6 +253,9 @@ def is_infinite(x: Tensor, *, negative: bool, positive: bool) -> Tensor:
     """Compute IsInf."""
     return (x.isneginf() & negative) | (x.isposinf() & positive)
 
+
+_OWN: dict[str, Callable[..., Tensor]] = {"Div": quotient, "Pow": power}
+"""Functions that torch has in another form only."""
 
 RULES: tuple[Rule, ...] = (
     Binary(),

@@ -55,7 +55,7 @@ def host_call(context: ForwardContext, *, fixed: bool) -> Call | None:
     node, slots = context.node, tuple(range(len(context.node.inputs)))
     if node.domain or context.output_shape is None:
         return None
-    if node.op_type in _OPERATIONS and len(slots) == _PAIR:
+    if node.op_type in _OPERATIONS and len(slots) == _PAIR and not node.integer("fmod", 0):
         index = _broadcast(context)
         return Call(pairwise, {"operation": node.op_type, "index": index}, slots)
     if node.op_type == "Where":

@@ -165,7 +165,7 @@ def permute(x: Tensor, *, order: tuple[int, ...]) -> Tensor:
 def flatten(x: Tensor, *, axis: int) -> Tensor:
     """Merge the axes before `axis`, and those from it on."""
     at = axis + x.ndim if axis < 0 else axis
-    return x.reshape(math.prod(x.shape[:at]), -1)
+    return x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:]))
 
 
 def reshape(x: Tensor, target: Tensor | tuple[int, ...], *, allowzero: bool) -> Tensor:

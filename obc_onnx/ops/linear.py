@@ -41,13 +41,14 @@ class Gemm(Rule):
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.addmm in the general case and functional.linear in the usual one."""
         node = context.node
+        operands = context.given(0, 1, 2) if node.number("beta", 1.0) else (0, 1)
         constants = {
             "alpha": node.number("alpha", 1.0),
             "beta": node.number("beta", 1.0),
             "trans_a": bool(node.integer("transA", 0)),
             "trans_b": bool(node.integer("transB", 0)),
         }
-        return Call(gemm, constants, context.given(0, 1, 2))
+        return Call(gemm, constants, operands)
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Every output element takes one product per contracted position."""

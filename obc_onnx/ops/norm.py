@@ -158,6 +158,10 @@ def batch_norm(
     """
     from torch.nn import functional
 
+    if scale.dtype != x.dtype:  # opset 15 lets the parameters be wider
+        scale, bias = scale.to(x.dtype), bias.to(x.dtype)
+    if mean.dtype != x.dtype and not training:
+        mean, var = mean.to(x.dtype), var.to(x.dtype)
     if scale.ndim == 1:
         return functional.batch_norm(x, mean, var, scale, bias, training, 1.0 - momentum, epsilon)
     mean, var, scale, bias = (p.flatten() for p in (mean, var, scale, bias))
@@ -182,10 +186,11 @@ def batch_norm_of_run(
         The output, and what is left of old statistics with the new ones; variances are those of a
         population. Source: the ONNX operator page of BatchNormalization.
     """
-    from torch.nn import functional
-
     others = [axis for axis in range(x.ndim) if axis != 1]
-    y = functional.batch_norm(x, None, None, scale, bias, training=True, eps=epsilon)
+    shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
+    centred = x - x.mean(others, keepdim=True)
+    spread = (centred.square().mean(others, keepdim=True) + epsilon).sqrt()
+    y = centred / spread * scale.reshape(shape) + bias.reshape(shape)
     new_mean, new_var = x.mean(others), x.var(others, correction=0)
     kept, fresh = momentum, 1.0 - momentum
     return y, mean * kept + new_mean * fresh, var * kept + new_var * fresh

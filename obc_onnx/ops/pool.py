@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.padding import explicit_pads, same_pads
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from obc_onnx.node import Node
     from obc_onnx.ops.context import CoupleContext, ForwardContext
 
 
@@ -38,6 +40,7 @@ class WindowPool(_Pool):
         node = context.node
         kernel = node.integers("kernel_shape") or ()
         rank = len(kernel)
+        _refuse_dilated_same(node)
         constants = {
             "kernel": kernel,
             "strides": node.integers("strides") or (1,) * rank,
@@ -95,6 +98,20 @@ class MaxUnpool(FreeOfMacs):
             "pads": explicit_pads(node, len(kernel)),
         }
         return Call(max_unpool, constants, context.given(0, 1, 2))
+
+
+def _refuse_dilated_same(node: Node) -> None:
+    """Refuse what ONNX Runtime pads as if there were no dilations.
+
+    Raises:
+        UnsupportedOperatorError: The node has both SAME padding and dilations.
+    """
+    dilated = any(dilation != 1 for dilation in node.integers("dilations") or ())
+    if dilated and node.text("auto_pad", "NOTSET").startswith("SAME"):
+        raise UnsupportedOperatorError(
+            f"{node.label}: ONNX Runtime pads auto_pad SAME as if there were no dilations; write "
+            f"the pads out"
+        )
 
 
 def _window_pads(

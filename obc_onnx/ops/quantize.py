@@ -8,7 +8,7 @@ gradients pass through it; one that is an initializer holds integers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnx import TensorProto
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from obc_onnx.axes import Expr
     from obc_onnx.ops.context import CoupleContext, ForwardContext
 
+_HALF = 0.5
 _MOST_LEVELS = 255
 """Of uint8, the one type that DynamicQuantizeLinear gives."""
 
@@ -147,9 +148,9 @@ def quantize(
         return _straight_through(scaled, scaled.to(kind).to(wide))
     low, high = limits
     if zero is None:
-        return _whole(scaled.clamp(low, high))
+        return _whole(scaled, low, high)
     offset = _spread(zero, x, axis, block_size).to(wide)
-    return _whole(torch.clamp(scaled, low - offset, high - offset)) + offset
+    return _whole(scaled, low - offset, high - offset) + offset
 
 
 def dequantize(
@@ -184,13 +185,19 @@ def dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scale = (greatest - least) / _MOST_LEVELS
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     zero = (-least / scale).round().clamp(0, _MOST_LEVELS)
-    whole = _whole(torch.clamp(x / scale, -zero, _MOST_LEVELS - zero)) + zero
+    whole = _whole(x / scale, -zero, _MOST_LEVELS - zero) + zero
     return whole, scale, zero
 
 
-def _whole(x: Tensor) -> Tensor:
-    """Round half to even; the gradient is that of the identity."""
-    return _straight_through(x, x.round())
+def _whole(x: Tensor, low: Any, high: Any) -> Tensor:
+    """Round half to even and clamp; the gradient is that of the identity where it is not clamped.
+
+    A number that rounds to a limit is not: it would be stuck there.
+    """
+    import torch
+
+    near = torch.clamp(x, low - _HALF, high + _HALF)
+    return _straight_through(near, torch.clamp(x.round(), low, high))
 
 
 def _straight_through(x: Tensor, rounded: Tensor) -> Tensor:

@@ -172,8 +172,9 @@ def _l2(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
     """Take the norm; its gradient is zero at zero, where that of a square root is not finite."""
     import torch
 
-    norm: Tensor = torch.linalg.vector_norm(x, 2, axes, keepdim=keepdim)
-    return norm
+    own = x if x.is_floating_point() else x.double()
+    norm: Tensor = torch.linalg.vector_norm(own, 2, axes, keepdim=keepdim)
+    return norm.to(x.dtype)
 
 
 def _log_sum(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
@@ -185,7 +186,11 @@ def _log_sum_exp(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
 
 
 def _mean(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:
-    return x.mean(axes, keepdim=keepdim)
+    """Take the mean; that of whole numbers is cut off, as ONNX Runtime does."""
+    import torch
+
+    wide = None if x.is_floating_point() else torch.float64
+    return x.mean(axes, keepdim=keepdim, dtype=wide).to(x.dtype)
 
 
 def _maximum(x: Tensor, axes: tuple[int, ...], *, keepdim: bool) -> Tensor:

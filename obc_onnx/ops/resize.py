@@ -199,16 +199,18 @@ def resize(
             shared = min(scales) if policy == "not_larger" else max(scales)
             scales = [shared] * len(where)
             sizes = [math.floor(shared * x.shape[axis] + 0.5) for axis in where]
+    kind = x.dtype
     for place, (axis, scale) in enumerate(zip(where, scales or (), strict=True)):
+        ends = (0.0, 1.0) if region is None else (region[place], region[place + len(where)])
+        if scale == 1.0 and ends == (0.0, 1.0):
+            continue  # without a look at the length, which may be open
         length = x.shape[axis]
         size = int(np.float32(length) * np.float32(scale)) if sizes is None else sizes[place]
-        ends = (0.0, 1.0) if region is None else (region[place], region[place + len(where)])
-        if scale != 1.0 or ends != (0.0, 1.0):
-            at = _coordinates(length, size, np.float32(scale), coordinates, ends)
-            x = _sample(x, axis, at, scale, **kernel)
-            if coordinates == _CROP:
-                x = _replace(x, axis, (at < 0) | (at > length - 1), outside)
-    return x
+        at = _coordinates(length, size, np.float32(scale), coordinates, ends)
+        x = _sample(x, axis, at, scale, **kernel)
+        if coordinates == _CROP:
+            x = _replace(x, axis, (at < 0) | (at > length - 1), outside)
+    return x.to(kind)  # whole numbers are cut off, as ONNX Runtime does
 
 
 def _coordinates(
@@ -236,7 +238,9 @@ def _coordinates(
         case "tf_half_pixel_for_nn":
             at = (to + half) / scale
         case "half_pixel_symmetric":
-            at = at + np.float32(length / 2 * (1 - size / (float(scale) * length)))
+            adjusted = np.float32(size) / (scale * np.float32(length))
+            offset = np.float32(length) / np.float32(2) * (np.float32(1) - adjusted)
+            at = offset + (to + half) / scale - half
         case "pytorch_half_pixel" if size == 1:
             at = to
     return at
@@ -253,6 +257,7 @@ def _sample(
         index = _nearest(at, scale, rounding).astype(np.int64).clip(0, last)
         return x.index_select(axis, torch.from_numpy(index).to(x.device))
     view = [-1] + [1] * (x.ndim - 1 - axis)
+    x = x if x.is_floating_point() else x.float()
     terms = []
     for index, weight in _weights(at, last, scale, mode, **kernel):
         picked = x.index_select(axis, torch.from_numpy(index.clip(0, last)).to(x.device))

@@ -223,7 +223,15 @@ def arange(
     import torch
 
     ends = [end[0] if isinstance(end, tuple) else end.item() for end in (start, limit, delta)]
-    return torch.arange(*ends, dtype=torch_dtype(data_type), device=device_of(beside))
+    first, last, step = ends
+    backwards = (last < first) if step > 0 else (last > first)
+    return torch.arange(
+        first,
+        first if backwards else last,
+        step,
+        dtype=torch_dtype(data_type),
+        device=device_of(beside),
+    )
 
 
 RULES: tuple[Rule, ...] = (

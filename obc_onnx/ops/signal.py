@@ -184,7 +184,7 @@ def dft(
         return real.unsqueeze(-1)
     transform = torch.fft.rfft if onesided else torch.fft.ifft if inverse else torch.fft.fft
     spectrum: Tensor = transform(signal, length, at)
-    return torch.view_as_real(spectrum)
+    return torch.view_as_real(spectrum.resolve_conj())
 
 
 def stft(

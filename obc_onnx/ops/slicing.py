@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import concat, take
+from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply, concrete
@@ -108,9 +109,15 @@ class Pad(FreeOfMacs):
         mode = node.text("mode", "constant")
         if pads is None:
             return Call(pad, {"mode": mode}, context.given(0, 1, 2, 3), numbers=(1, 3))
+        if mode == "wrap" and min(pads) < 0:
+            raise UnsupportedOperatorError(
+                f"{node.label} wraps and crops at once: ONNX Runtime has a form of its own for that"
+            )
         constants: dict[str, Any] = {"pads": pads, "mode": mode}
         if "value" in node.attributes:
             constants["value"] = node.number("value", 0.0)
+        elif node.has_input(2) and context.arrays[2] is None:
+            return Call(pad_with, constants, order=(0, 2))
         elif node.has_input(2) and context.arrays[2] is not None:
             constants["value"] = float(context.arrays[2].reshape(-1)[0])
         return Call(pad, constants)
@@ -286,17 +293,21 @@ def pad(x: Tensor, pads: Any, value: Any = 0.0, axes: Any = None, *, mode: str) 
     return _pad_by_index(x, begin, end, mode)
 
 
+def pad_with(x: Tensor, value: Tensor, *, pads: tuple[int, ...], mode: str) -> Tensor:
+    """Compute Pad by constant amounts with a value that is computed as the model runs."""
+    return pad(x, pads, value.item(), mode=mode)
+
+
 def _pad_by_index(x: Tensor, begin: list[int], end: list[int], mode: str) -> Tensor:
     """Pad by repeating positions, on any axis: torch's own modes cover the last axes only."""
     import torch
 
     numpy_mode = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
-    for axis in range(x.ndim):
+    for axis in (axis for axis in range(x.ndim) if begin[axis] or end[axis]):
         grow = (max(begin[axis], 0), max(end[axis], 0))
         index = np.pad(np.arange(x.shape[axis]), grow, mode=numpy_mode)  # type: ignore[call-overload]
         index = index[max(-begin[axis], 0) : index.size - max(-end[axis], 0)]
-        if begin[axis] or end[axis]:
-            x = x.index_select(axis, torch.from_numpy(index).to(x.device))
+        x = x.index_select(axis, torch.from_numpy(index).to(x.device))
     return x
 
 

@@ -80,8 +80,9 @@ def _cut_blocks(context: CoupleContext, axis: Expr, size: int) -> tuple[Expr, Ex
 
 def depth_to_space(x: Tensor, *, blocksize: int, channels_first: bool) -> Tensor:
     """Compute DepthToSpace. Source: the ONNX operator page of DepthToSpace."""
-    n, _, height, width = x.shape
-    split = (-1, blocksize, blocksize) if channels_first else (blocksize, blocksize, -1)
+    n, n_channels, height, width = x.shape
+    left = n_channels // blocksize**2
+    split = (left, blocksize, blocksize) if channels_first else (blocksize, blocksize, left)
     order = (0, 1, 4, 2, 5, 3) if channels_first else (0, 3, 4, 1, 5, 2)
     y = x.reshape(n, *split, height, width).permute(order)
     return y.reshape(n, y.shape[1], height * blocksize, width * blocksize)
@@ -93,7 +94,7 @@ def space_to_depth(x: Tensor, *, blocksize: int, channels_first: bool) -> Tensor
     rows, columns = height // blocksize, width // blocksize
     order = (0, 1, 3, 5, 2, 4) if channels_first else (0, 3, 5, 1, 2, 4)
     y = x.reshape(n, n_channels, rows, blocksize, columns, blocksize).permute(order)
-    return y.reshape(n, -1, rows, columns)
+    return y.reshape(n, n_channels * blocksize**2, rows, columns)
 
 
 RULES: tuple[Rule, ...] = (DepthToSpace(), SpaceToDepth())

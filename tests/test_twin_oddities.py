@@ -1,0 +1,261 @@
+"""Forms in which a twin has given, or could not give, what ONNX Runtime does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers import analyse, assert_close, build, run_onnx, run_twin
+
+from obc_onnx.errors import ModelError, UnsupportedOperatorError
+from obc_onnx.graph import Graph
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.program import TwinProgram
+from obc_onnx.tensors import initializer_name
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from helpers import Feed
+
+    from obc_onnx.module import TorchTwin
+
+RNG = np.random.default_rng(1)
+
+
+def drawn(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+IMAGE = RNG.integers(0, 256, (2, 3, 4, 4))
+FORMS: dict[str, tuple[str, dict, Feed, int]] = {
+    "pad_by_an_input": (
+        "net (float[N,3] x, float v) => (float[N,5] y) { y = Pad(x, k, v) }",
+        {"k": [0, 1, 0, 1]},
+        {"x": drawn(2, 3), "v": np.array(-100, np.float32)},
+        17,
+    ),
+    "pad_by_a_cast": (
+        "net (float[N,3] x) => (float[N,5] y) { v = Cast<to=1>(h) y = Pad(x, k, v) }",
+        {"k": [0, 1, 0, 1], "h": np.float16(7)},
+        {"x": drawn(2, 3)},
+        17,
+    ),
+    "resize_pixels": (
+        ("net (uint8[N,3,4,4] x) => (float[N,3,8,6] y) {"
+        ' r = Resize<mode="linear">(x, , s) y = Cast<to=1>(r) }'),
+        {"s": np.array([1, 1, 2, 1.5], np.float32)},
+        {"x": IMAGE.astype(np.uint8)},
+        17,
+    ),
+    "resize_integers": (
+        ("net (int32[N,3,4,4] x) => (float[N,3,8,6] y) {"
+        ' r = Resize<mode="linear">(x, , s) y = Cast<to=1>(r) }'),
+        {"s": np.array([1, 1, 2, 1.5], np.float32)},
+        {"x": IMAGE.astype(np.int32)},
+        17,
+    ),
+    "resize_symmetric_ties": (
+        ("net (float[N,2,5,7] x) => (float[N,2,8,9] y) { y = Resize<mode=\"nearest\","
+        ' nearest_mode="floor", coordinate_transformation_mode="half_pixel_symmetric">(x, , s) }'),
+        {"s": np.array([1, 1, 1.7, 1.3], np.float32)},
+        {"x": drawn(2, 2, 5, 7)},
+        19,
+    ),
+    "power_of_integers": (
+        "net (int32[N] x) => (float[N] y) { p = Pow(x, e) y = Cast<to=1>(p) }",
+        {"e": np.float32(0.5)},
+        {"x": np.array([2, 9, 30], np.int32)},
+        17,
+    ),
+    "power_by_a_double": (
+        "net (float[N,3] x) => (float[N,2] y) <float[3,2] w> { p = Pow(x, e) y = MatMul(p, w) }",
+        {"e": np.float64(2.0)},
+        {"x": drawn(2, 3)},
+        17,
+    ),
+    "threshold_of_minus_infinity": (
+        "net (float[N] x) => (float[N] y) { y = ThresholdedRelu(x) }",
+        {},
+        {"x": np.array([2, -np.inf], np.float32)},
+        17,
+    ),
+    "gemm_without_its_addend": (
+        "net (float[N,4] x) => (float[N,3] y) <float[4,3] w> { y = Gemm<beta=0.0>(x, w, b) }",
+        {"b": np.array([np.nan, np.inf, 0], np.float32)},
+        {"x": drawn(2, 4)},
+        17,
+    ),
+    "inverse_of_a_real_signal": (
+        "net (float[N,8,1] x) => (float[N,8,2] y) { y = DFT<axis=1, inverse=1>(x) }",
+        {},
+        {"x": drawn(2, 8, 1)},
+        17,
+    ),
+    "causal_with_more_keys": (
+        ("net (float[N,3,8] x, float[N,5,8] k) => (float[N,3,8] y) {"
+        " y = com.microsoft.MultiHeadAttention<num_heads=2, unidirectional=1>(x, k, k) }"),
+        {},
+        {"x": drawn(2, 3, 8), "k": drawn(2, 5, 8)},
+        17,
+    ),
+    "unsigned_numbers_wrap": (
+        "net (uint16[N] x) => (float[N] y) { s = Sub(x, t) y = Cast<to=1>(s) }",
+        {"t": np.array([3], np.uint16)},
+        {"x": np.array([1, 5], np.uint16)},
+        17,
+    ),
+    "mean_of_integers": (
+        "net (int32[N,3] x) => (float[N,1] y) { m = ReduceMean<axes=[1]>(x) y = Cast<to=1>(m) }",
+        {},
+        {"x": np.array([[1, 2, 2], [-1, -2, -2]], np.int32)},
+        17,
+    ),
+    "half_beside_wider_statistics": (
+        ("net (float16[N,3,4] x) => (float16[N,3,4] y) <float[3] a, float[3] b, float[3] m>"
+        "{ y = BatchNormalization(x, a, b, m, v) }"),
+        {"v": np.array([1, 2, 3], np.float32)},
+        {"x": drawn(2, 3, 4).astype(np.float16)},
+        17,
+    ),
+    "no_samples_flattened": (
+        "net (float[N,3,4] x) => (float[N,12] y) { y = Flatten(x) }",
+        {},
+        {"x": drawn(0, 3, 4)},
+        17,
+    ),
+    "no_samples_in_blocks": (
+        ("net (float[N,8,3,4] x) => (float[N,8,3,4] y) {"
+        " d = DepthToSpace<blocksize=2>(x) y = SpaceToDepth<blocksize=2>(d) }"),
+        {},
+        {"x": drawn(0, 8, 3, 4)},
+        17,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_gives_what_onnx_runtime_gives(form: str) -> None:
+    text, constants, feed, opset = FORMS[form]
+    model = build(text, {name: np.asarray(c) for name, c in constants.items()}, opset=opset)
+    graph = Graph.from_model(model)
+    shapes = analyse(
+        model,
+        shapes={n: np.shape(a) or () for n, a in feed.items()} if np.size(feed["x"]) else None,
+    ).shapes
+    tolerance = 2e-2 if "half" in form else 1e-4
+    found, expected = run_twin(graph, shapes, feed), run_onnx(graph, feed)
+    assert expected["y"].size or "no_samples" in form
+    assert_close(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("name", ["lambda", "None", "class", "self", "in"])
+def test_a_weight_may_be_called_as_a_word_of_python(name: str) -> None:
+    model = build("net (float[2,3] x) => (float[2,3] y) <float[3] weight> { y = Mul(x, weight) }")
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = name
+    twin = twin_of(model)
+    assert [initializer_name(key) for key, _ in twin.named_parameters()] == [name]
+    assert twin(torch.ones(2, 3))[0].shape == (2, 3)
+
+
+def twin_of(model: onnx.ModelProto) -> TorchTwin:
+    graph, shapes, _ = analyse(model)
+    return build_twin(graph, shapes, DEFAULT_RULES)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16])
+def test_stored_weights_at_the_limits_of_their_type_learn(kind: type) -> None:
+    limits = np.iinfo(kind)
+    stored = np.array([[limits.min, limits.max, 1, 0]] * 50, kind)
+    scales = RNG.uniform(1e-3, 0.1, 50).astype(np.float32)
+    model = build(
+        "net (float[N,4] x) => (float[N,50] y) {"
+        " W = DequantizeLinear<axis=0>(w, s) y = Gemm<transB=1>(x, W) }",
+        {"w": stored, "s": scales},
+        opset=21,
+    )
+    twin = twin_of(model)
+    twin(torch.ones(1, 4))[0].sum().backward()
+    assert (twin.w.grad != 0).all()
+
+
+@pytest.mark.parametrize("where", ["initializer", "input", "cast"])
+@pytest.mark.parametrize("ratio", [0.1, 1.0])
+def test_the_share_that_is_dropped_is_what_the_node_says(where: str, ratio: float) -> None:
+    source = {"initializer": "r", "input": "q", "cast": "c"}[where]
+    more = ", float q" if where == "input" else ""
+    model = build(
+        f"net (float[20000] x{more}) => (float[20000] y) {{"
+        f" c = Cast<to=1>(h) y = Dropout(x, {source}) }}",
+        {"r": np.float32(ratio), "h": np.float16(ratio)},
+    )
+    twin = twin_of(model).train()
+    inputs = [torch.ones(20000), *([torch.tensor(ratio)] if where == "input" else [])]
+    y = twin(*inputs)[0]
+    assert abs(float((y == 0).float().mean()) - ratio) < 0.01
+    assert y.isfinite().all()
+
+
+def test_statistics_that_are_computed_do_not_learn() -> None:
+    model = build(
+        "net (float[N,3,4] x) => (float[N,3,4] y) <float[3] a, float[3] b, float[1,3] m, float[3] v>"
+        "{ k = Reshape(m, s) y = BatchNormalization(x, a, b, k, v) }",
+        {"s": [3]},
+    )
+    twin = twin_of(model)
+    assert {name for name, _ in twin.named_parameters()} == {"a", "b"}
+    twin(torch.ones(2, 3, 4))[0].sum().backward()
+
+
+EXPORTED = {
+    "resize": ('y = Resize<mode="nearest">(x, , s)', {"s": np.array([1, 1, 2, 2], np.float32)}),
+    "pad": ('y = Pad<mode="reflect">(x, k)', {"k": [0, 0, 1, 1, 0, 0, 1, 1]}),
+}
+
+
+@pytest.mark.parametrize("form", EXPORTED)
+def test_an_exported_program_keeps_its_batch_open(form: str) -> None:
+    call, constants = EXPORTED[form]
+    model = build(f"net (float[N,2,5,5] x) => (float[N,2,H,W] y) {{ {call} }}", constants)
+    program = TwinProgram.of(model).export()
+    for batch in (1, 5):
+        assert program.module()(torch.ones(batch, 2, 5, 5))[0].shape[0] == batch
+
+
+def test_an_exported_program_that_would_be_for_one_size_is_refused() -> None:
+    model = build(
+        'net (float[N,2,H,5] x) => (float[N,2,A,B] y) { y = Resize<mode="nearest">(x, , s) }',
+        {"s": np.array([1, 1, 1.5, 2], np.float32)},
+    )
+    with pytest.raises(ModelError, match="torch cannot export the twin"):
+        TwinProgram.of(model, {"x": (2, 2, 6, 5)}).export()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ('MaxPool<kernel_shape=[2,2], dilations=[2,1], auto_pad="SAME_UPPER">(x)', "dilations"),
+        ('Pad<mode="wrap">(x, k)', "wraps and crops"),
+    ],
+)
+def test_what_onnx_runtime_does_in_its_own_way_is_refused(call: str, words: str) -> None:
+    model = build(
+        f"net (float[N,2,8,7] x) => (float[N,A,B,C] y) {{ y = {call} }}",
+        {"k": [0, 0, 0, -1, 0, 0, 0, 3]},
+        opset=19,
+    )
+    with pytest.raises(UnsupportedOperatorError, match=words):
+        twin_of(model)
+
+
+def test_sparse_initializers_are_refused() -> None:
+    model = build("net (float[N,3] x) => (float[N,3] y) { y = Mul(x, w) }", {"w": [1.0, 0.0, 2.0]})
+    dense = model.graph.initializer.pop()
+    values = onnx.numpy_helper.from_array(np.array([1.0, 2.0], np.float32), dense.name)
+    places = onnx.numpy_helper.from_array(np.array([0, 2]), "places")
+    sparse = onnx.helper.make_sparse_tensor(values, places, [3])
+    model.graph.sparse_initializer.append(sparse)
+    with pytest.raises(ModelError, match="'w' is sparse"):
+        Graph.from_model(model)

@@ -40,10 +40,9 @@ class Projection:
     axis: int
     owners: tuple[Tensor, ...]
 
-    def project(self, product: Tensor, batch: int) -> Tensor:
-        """Sum over everything but samples and units; shape [batch, n_units]."""
-        flat = product.movedim(self.axis, -1)
-        along = flat.reshape(batch, -1, flat.shape[-1]).sum(1)
+    def project(self, along: Tensor) -> Tensor:
+        """Sum positions, shape [batch, positions], into units, shape [batch, n_units]."""
+        batch = len(along)
         units = along.new_zeros(batch, self.dim.size + 1)
         for owners in self.owners:  # -1, the last column, collects what has no owner
             units.index_add_(1, owners % units.shape[1], along)
@@ -164,11 +163,26 @@ class Taps:
     def collect(self, value: Tensor, gradient: Tensor, projections: list[Projection]) -> None:
         """Add what one tap saw to the rows of its members."""
         kind = torch.promote_types(value.dtype, torch.float32)
-        product = value.to(kind) * gradient.to(kind)
         batch = self._n_samples if self.per_sample else 1
+        product = (value.to(kind) * gradient.to(kind)).reshape(batch, -1, *value.shape[1:])
+        sums: dict[int, Tensor] = {}
         for projection in projections:
-            key, found = (projection.member, projection.dim), projection.project(product, batch)
+            axis = projection.axis
+            if axis not in sums:
+                sums[axis] = _sum_around(product, axis)
+            key, found = (projection.member, projection.dim), projection.project(sums[axis])
             self._rows[key] = self._rows[key] + found if key in self._rows else found
+
+
+def _sum_around(product: Tensor, axis: int) -> Tensor:
+    """Sum over all axes but samples and one; shape [batch, positions].
+
+    Args:
+        product: Shape [batch, n, ...], where batch and n together are the first axis of a tensor.
+        axis: Which axis of that tensor stays; where it is the first, the batch is 1.
+    """
+    others = [i for i in range(1, product.ndim) if i != axis + 1]
+    return product.sum(others) if others else product
 
 
 class _Tap(nn.Module):

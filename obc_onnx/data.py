@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LABELS = "labels"
 """The array of an archive that holds class indices."""
 _CLASSIFIER_RANK = 2
-_UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What numpy and zipfile raise about a file; RuntimeError for an encrypted one."""
 
 
@@ -219,7 +219,7 @@ def _from_archive(path: Path, graph: Graph) -> Samples:
                 raise DataError(f"data '{path}' is one array; an .npz with names is needed")
             with archive:
                 arrays = {name: archive[name] for name in archive.files}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"data '{path}' is not an .npz file that numpy can read") from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # numpy gives other members of a zip as bytes

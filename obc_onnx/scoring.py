@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.data import UNREADABLE
 from obc_onnx.errors import RequestError
 from obc_onnx.files import replacing
 from obc_onnx.saliency import DATA_FREE, Criterion, Scene, make_criterion
@@ -61,7 +61,7 @@ class Scores:
                 arrays = dict(archive)
             facts = json.loads(str(arrays.pop(_FACTS)))
             own = {key: facts[key] for key in _KEYS}
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (*UNREADABLE, KeyError, TypeError) as error:
             raise RequestError(
                 f"'{path}' is no file of scores, as `obc-onnx score` writes"
             ) from error

@@ -1,0 +1,167 @@
+"""Time scoring, and measure its memory, against a training step and the paper's own way.
+
+    python tools/time_scoring.py MODEL --data DATA.npz [--batches 50] [--batch-size 128]
+        [--rounds 3] [--json FILE]
+
+Each figure comes from a process of its own; the processes take turns, and the least time of each
+counts. Loading the data and building the twin are not timed. The ways are:
+
+- ours: the Jacobian criterion, one row per sample;
+- step: forward and backward with gradients of all weights, over the same batches;
+- stored: as the paper's authors do it, one sample at a time: the gradients of every row are kept,
+  and reduced at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from obc_onnx.analysis import Clock, analyse
+from obc_onnx.data import load_samples, shapes_of
+from obc_onnx.graph import Graph
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.saliency import Scene, Scoring, make_criterion
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, fx
+
+    from obc_onnx.coupling import Coupling
+    from obc_onnx.data import Samples
+
+WAYS = ("ours", "step", "stored")
+STORED_SHARE = 16
+"""The stored way sees one in so many samples: it is timed per row, and would not fit else."""
+N_CLASSES = 10
+
+
+def twin_of(coupling: Coupling) -> fx.GraphModule:
+    """Build a twin whose weights have gradients."""
+    return build_twin(coupling.graph, coupling.shapes, coupling.rules)
+
+
+def batches(samples: Samples, name: str, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Cut samples into batches of tensors."""
+    labels = torch.from_numpy(samples.labels)
+    return [
+        (torch.from_numpy(samples.feed(part)[name]), labels[part]) for part in samples.batches(size)
+    ]
+
+
+def score(coupling: Coupling, samples: Samples, size: int) -> Callable[[], None]:
+    """Score every sample."""
+    scoring = Scoring(samples=len(samples), batch_size=size)
+    scene = Scene(coupling, samples, scoring=scoring)
+    criterion = make_criterion("jacobian")
+    return lambda: criterion.score(scene, {}) and None
+
+
+def step(coupling: Coupling, samples: Samples, size: int) -> Callable[[], None]:
+    """Compute the gradients of all weights for every batch."""
+    twin, name = twin_of(coupling), coupling.graph.inputs[0].name
+
+    def run() -> None:
+        for x, labels in batches(samples, name, size):
+            twin.zero_grad(set_to_none=True)
+            cross_entropy(twin(x)[0], labels).backward()
+
+    return run
+
+
+def stored(coupling: Coupling, samples: Samples, _size: int) -> Callable[[], None]:
+    """Keep the gradients of every sample, and multiply them with the weights at the end."""
+    twin, name = twin_of(coupling), coupling.graph.inputs[0].name
+    few = samples.part(slice(0, max(len(samples) // STORED_SHARE, 1)))
+
+    def run() -> None:
+        rows: dict[str, list[Tensor]] = {key: [] for key, _ in twin.named_parameters()}
+        for x, labels in batches(few, name, 1):
+            twin.zero_grad(set_to_none=True)
+            cross_entropy(twin(x)[0], labels).backward()
+            for key, parameter in twin.named_parameters():
+                rows[key].append(parameter.grad.clone())
+        for key, parameter in twin.named_parameters():
+            products = torch.stack(rows.pop(key)) * parameter.detach()
+            products.flatten(2).sum(2).square().sum(0) if parameter.ndim > 1 else products.square()
+
+    return run
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure one way, and print the figures as JSON."""
+    graph = Graph.load(options.model)
+    samples = load_samples(options.data, graph)
+    samples = samples.part(slice(0, options.batches * options.batch_size))
+    coupling, _ = analyse(graph, shapes_of(graph, samples), DEFAULT_RULES, Clock())
+    ways = {"ours": score, "step": step, "stored": stored}
+    run = ways[options.measure](coupling, samples, options.batch_size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    rows = len(samples) // (STORED_SHARE if options.measure == "stored" else 1)
+    print(json.dumps({"seconds": seconds, "rows": rows, "mib": grown / 1024}))
+
+
+def write_pictures(path: Path, graph: Graph, count: int) -> None:
+    """Write random pictures, for a network without data."""
+    rng = np.random.default_rng(0)
+    port = graph.inputs[0]
+    inputs = rng.standard_normal((count, *port.shape[1:])).astype(port.dtype)
+    np.savez(path, **{port.name: inputs}, labels=rng.integers(0, N_CLASSES, count))
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="Drawn where there is no file.")
+    parser.add_argument("--batches", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="Also write the figures to this file.")
+    parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.data.exists():
+        graph = Graph.load(options.model)
+        write_pictures(options.data, graph, options.batches * options.batch_size)
+    if options.measure:
+        measure(options)
+        return
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for _ in tqdm(range(options.rounds)):
+        for way, figures in found.items():
+            command = [sys.executable, *sys.argv, "--measure", way]
+            run = subprocess.run(command, check=True, capture_output=True, text=True)
+            figures.append(json.loads(run.stdout))
+    best = {way: min(figures, key=lambda f: f["seconds"]) for way, figures in found.items()}
+    print("| way | seconds | rows | ms per row | MiB above the start |")
+    print("|---|---:|---:|---:|---:|")
+    for way, f in best.items():
+        each = 1e3 * f["seconds"] / f["rows"]
+        print(f"| {way} | {f['seconds']:.2f} | {f['rows']} | {each:.2f} | {f['mib']:.0f} |")
+    ratio = best["ours"]["seconds"] / best["step"]["seconds"]
+    per_row = best["stored"]["seconds"] / best["stored"]["rows"]
+    faster = per_row / (best["ours"]["seconds"] / best["ours"]["rows"])
+    print(f"\nours over step: {ratio:.2f}; stored over ours, per row: {faster:.1f}")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -36,23 +36,31 @@ def operands_of(case: Case) -> dict[tuple[str, int], set[tuple[str, int]]]:
         if member[0] not in case.graph.initializers:
             continue
         owned = members.setdefault(member, {member})
-        if role.kind == "writes" and role.bias is not None:
-            owned.add((names[role.bias], case.graph.initializers[names[role.bias]].ndim - 1))
-        if role.node.op_type == "BatchNormalization":
-            owned.add((names[2], 0))
+        if role.bias is not None and names[role.bias] in case.graph.initializers:
+            n_axes = case.graph.initializers[names[role.bias]].ndim
+            behind = len(case.coupling.axes[member[0]]) - role.axis  # a norm lays out both alike
+            owned.add((names[role.bias], n_axes - (behind if role.kind == "scales" else 1)))
     return members
 
 
-def products_by_sample(case: Case, inputs: list[Tensor], loss: Loss) -> list[dict[str, Tensor]]:
-    """Weight times its gradient, element by element, from a backward pass for every sample."""
-    twin = twin_of(case)
+def products_by_sample(
+    case: Case, inputs: list[Tensor], loss: Loss, *, whole: bool = False
+) -> list[dict[str, Tensor]]:
+    """Weight times its gradient, element by element, from a backward pass for every sample.
+
+    With `whole` one pass takes all samples.
+    """
+    twin = twin_of(case).double()
     weights = with_grads(dict(twin.named_parameters()))
     found = []
-    for i in range(len(inputs[0])):
-        value = loss(functional_call(twin, weights, tuple(x[i : i + 1] for x in inputs)))
+    for i in range(1 if whole else len(inputs[0])):
+        fed = inputs if whole else [x[i : i + 1] for x in inputs]
+        value = loss(functional_call(twin, weights, tuple(fed)))
         grads = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         pairs = zip(weights.items(), grads, strict=True)
-        found.append({n: (w * g).detach() for (n, w), g in pairs if g is not None})
+        found.append(
+            {n: (w * (torch.zeros_like(w) if g is None else g)).detach() for (n, w), g in pairs}
+        )
     return found
 
 
@@ -68,11 +76,13 @@ def along(case: Case, products: dict[str, Tensor], place: tuple[str, int], dim: 
     return torch.stack(sums)
 
 
-def brute_force(case: Case, inputs: list[Tensor], loss: Loss) -> Rows:
-    by_sample = products_by_sample(case, inputs, loss)
+def brute_force(case: Case, inputs: list[Tensor], loss: Loss, *, whole: bool = False) -> Rows:
+    by_sample = products_by_sample(case, inputs, loss, whole=whole)
     dims = {group.dim for group in case.coupling.groups}
     rows: Rows = {}
     for member, places in operands_of(case).items():
+        if any(parameter_name(name) not in by_sample[0] for name, _ in places):
+            continue  # what never learns, such as a scale of quantised weights
         for dim in dims.intersection(leaves(case.coupling.axes[member[0]][member[1]])):
             rows[member, dim] = torch.stack(
                 [

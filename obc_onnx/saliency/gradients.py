@@ -11,7 +11,14 @@ from torch import nn
 from obc_onnx.axes import leaves
 from obc_onnx.processes import add_up
 from obc_onnx.saliency.criterion import Criterion
-from obc_onnx.saliency.members import along_axis, by_unit, member_of, reduced, roles_of
+from obc_onnx.saliency.members import (
+    along_axis,
+    bias_of,
+    by_unit,
+    member_of,
+    reduced,
+    roles_of,
+)
 from obc_onnx.saliency.objective import make_objective
 from obc_onnx.saliency.probes import has_place, insert
 from obc_onnx.saliency.sweep import Sweep
@@ -118,9 +125,9 @@ class Gradients:
             places: dict[Member, dict[Member, None]] = {}
             for role in roles_of(group, scoring):
                 own = places.setdefault(member_of(role), {member_of(role): None})
-                if role.bias is not None:
-                    bias = role.node.inputs[role.bias]
-                    own[bias, len(coupling.axes[bias]) - 1] = None
+                bias = bias_of(coupling, role)
+                if bias is not None:
+                    own[bias] = None
             for member, along in places.items():
                 found = [
                     by_unit(coupling.axes[name][axis], group.dim, along_axis(arrays[name], axis))

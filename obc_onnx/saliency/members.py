@@ -35,6 +35,19 @@ def member_of(role: Role) -> Member:
     return role.node.inputs[role.slot], role.axis
 
 
+def bias_of(coupling: Coupling, role: Role) -> Member | None:
+    """Return the bias that a role has, and its axis along which the units lie.
+
+    A bias of a product has them last; that of a norm is laid out as its scale.
+    """
+    if role.bias is None:
+        return None
+    bias = role.node.inputs[role.bias]
+    n_axes = len(coupling.axes[bias])
+    behind = len(coupling.axes[role.node.inputs[role.slot]]) - role.axis
+    return bias, n_axes - behind if role.kind == "scales" else n_axes - 1
+
+
 def roles_of(group: Group, scoring: Scoring) -> Iterator[Role]:
     """Yield the roles in a group that count."""
     return (role for role in group.members if counts(role, group.dim, scoring))

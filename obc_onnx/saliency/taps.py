@@ -17,7 +17,7 @@ from torch import nn
 from obc_onnx.axes import Dim, Product, leaves
 from obc_onnx.errors import DataError
 from obc_onnx.ops.context import Tap
-from obc_onnx.saliency.members import Member, counts, member_of, owners_along
+from obc_onnx.saliency.members import Member, bias_of, counts, member_of, owners_along
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.probes import has_place, insert
 
@@ -127,20 +127,15 @@ class Taps:
             return [role.tap]
         if (node.key, role.slot, role.axis) in self._shown or (node.key, role.slot) in self._biases:
             return []
-        slots = [role.slot] if role.bias is None else [role.slot, role.bias]
+        bias = bias_of(self.coupling, role)
+        taps = [Tap("input", role.slot, role.axis)]
+        taps += [] if bias is None or role.bias is None else [Tap("input", role.bias, bias[1])]
         return [
-            Tap(
-                "input", slot, role.axis if slot == role.slot else self._rank(node.inputs[slot]) - 1
-            )
-            for slot in slots
-            if self._is_weight(node.inputs[slot]) and has_place(self.twin, node.key, slot)
+            tap
+            for tap in taps
+            if self.coupling.values[node.inputs[tap.slot]].constant
+            and has_place(self.twin, node.key, tap.slot)
         ]
-
-    def _is_weight(self, operand: str) -> bool:
-        return self.coupling.values[operand].constant
-
-    def _rank(self, operand: str) -> int:
-        return len(self.coupling.axes[operand])
 
     def _projections(self, role: Role, tap: Tap, dims: list[Dim]) -> list[Projection]:
         name = role.node.inputs[tap.slot] if tap.at == "input" else role.node.outputs[0]
@@ -167,7 +162,7 @@ class Taps:
         product = (value.to(kind) * gradient.to(kind)).reshape(batch, -1, *value.shape[1:])
         sums: dict[int, Tensor] = {}
         for projection in projections:
-            axis = projection.axis
+            axis = projection.axis % value.ndim
             if axis not in sums:
                 sums[axis] = _sum_around(product, axis)
             key, found = (projection.member, projection.dim), projection.project(sums[axis])

@@ -50,7 +50,9 @@ def products_by_sample(
 
     With `whole` one pass takes all samples.
     """
-    twin = twin_of(case).double()
+    twin = twin_of(case)
+    if any(x.dtype == torch.float64 for x in inputs):
+        twin = twin.double()
     weights = with_grads(dict(twin.named_parameters()))
     found = []
     for i in range(1 if whole else len(inputs[0])):

@@ -48,11 +48,9 @@ def products_by_sample(
 ) -> list[dict[str, Tensor]]:
     """Weight times its gradient, element by element, from a backward pass for every sample.
 
-    With `whole` one pass takes all samples.
+    With `whole` one pass takes all samples, in double whatever the model is in.
     """
-    twin = twin_of(case)
-    if any(x.dtype == torch.float64 for x in inputs):
-        twin = twin.double()
+    twin = twin_of(case).double() if whole else twin_of(case)
     weights = with_grads(dict(twin.named_parameters()))
     found = []
     for i in range(1 if whole else len(inputs[0])):

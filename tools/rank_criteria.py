@@ -1,11 +1,12 @@
 """Compare the scores of criteria with what removing each unit really does to the loss.
 
     python tools/rank_criteria.py MODEL --data DATA.npz [--samples 512] [--variant jacobian]...
-        [--cache FILE.npz]
+        [--measured 1000] [--cache FILE.npz]
 
-Every unit is masked alone, in ONNX Runtime, and the change of the mean cross entropy over the
-samples is measured. For each criterion the table has Spearman's rank correlation of the scores with
-that change: over all units, and within each group, averaged over the groups. A variant is as in
+Every unit is masked alone, in ONNX Runtime, and the change of the mean cross entropy over samples
+from the held-out end of the data is measured. Units are scored on its beginning. For each criterion
+the table has Spearman's rank correlation of the scores with that change, and with its absolute
+value: over all units, and within each group, averaged over the groups. A variant is as in
 `compare_criteria.py`. The changes are kept in the cache, since they take minutes.
 """
 
@@ -24,6 +25,7 @@ from compare_criteria import evaluate, parse_variant
 
 from obc_onnx.analysis import Clock, analyse
 from obc_onnx.data import load_samples, shapes_of
+from obc_onnx.defaults import HOLDOUT
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
@@ -75,29 +77,35 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--measured", type=int, default=1000)
     parser.add_argument("--variant", action="append", help="May be repeated; all by default.")
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
     graph = Graph.load(options.model)
-    samples = load_samples(options.data, graph).part(slice(0, options.samples))
+    known, held = load_samples(options.data, graph).split(HOLDOUT)
+    samples = known.part(slice(0, options.samples))
+    held = held.part(slice(0, options.measured))
     coupling, _ = analyse(graph, shapes_of(graph, samples), DEFAULT_RULES, Clock())
     if options.cache and options.cache.exists():
         changes = dict(np.load(options.cache))
     else:
-        changes = loss_changes(coupling, samples)
+        changes = loss_changes(coupling, held)
         if options.cache:
             np.savez(options.cache, **changes)
-    print("| variant | all units | within groups |\n|---|---:|---:|")
+    print("| variant | all units | within groups | all units, absolute | within, absolute |")
+    print("|---|---:|---:|---:|---:|")
     for variant in tqdm(options.variant or VARIANTS):
         name, scoring = parse_variant(variant, Scoring(samples=options.samples))
         try:
             scores = make_criterion(name).score(Scene(coupling, samples, scoring=scoring), {})
         except RequestError as error:
-            tqdm.write(f"| {variant} | refused: {error} | |", file=sys.stdout)
+            tqdm.write(f"| {variant} | refused: {error} | | | |", file=sys.stdout)
             continue
-        every = spearman(*(np.concatenate([v[g] for g in changes]) for v in (scores, changes)))
-        within = np.mean([spearman(scores[name], change) for name, change in changes.items()])
-        tqdm.write(f"| {variant} | {every:.3f} | {within:.3f} |", file=sys.stdout)
+        cells = []
+        for truth in (changes, {name: np.abs(change) for name, change in changes.items()}):
+            every = [np.concatenate([values[g] for g in changes]) for values in (scores, truth)]
+            cells += [spearman(*every), np.mean([spearman(scores[g], truth[g]) for g in truth])]
+        tqdm.write(f"| {variant} | {' | '.join(f'{c:.3f}' for c in cells)} |", file=sys.stdout)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ LAYERS = (
     ("saliency.options",),
     ("saliency.criterion", "saliency.members", "saliency.probes"),
     ("saliency.taps", "saliency.objective", "saliency.sweep", "plan"),
-    ("saliency.activations",),
+    ("saliency.reads",),
     ("planning",),
     ("saliency.*",),
     ("saliency", "axis_maps"),
@@ -84,7 +84,7 @@ ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "folding", "graph", "node"}
 TORCH = {"holding", "module", "program", "tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "processes", "saliency.activations",
-         "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes",
+         "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes", "saliency.reads",
          "saliency.sweep", "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""
 TORCH_INSIDE = {"compression", "pipeline", "verify"}

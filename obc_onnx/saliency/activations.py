@@ -7,16 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from obc_onnx.axes import leaves
-from obc_onnx.processes import add_up
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.members import along_axis, by_unit, member_of, operands, reduced, roles_of
-from obc_onnx.saliency.probes import insert
-from obc_onnx.saliency.sweep import Sweep
-from obc_onnx.surgery import mask_reads
-from obc_onnx.twin import build_twin
+from obc_onnx.saliency.reads import Watch, place_of, watch_reads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,14 +19,13 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes import Dim
     from obc_onnx.coupling import Keep
-    from obc_onnx.ops.context import Role
     from obc_onnx.saliency.criterion import Saliency, Scene
     from obc_onnx.saliency.members import Member
-    from obc_onnx.saliency.probes import Place
 
     Numbers = NDArray[np.float64]
 
 _SUM, _SQUARES, _NONZERO, _COUNT = range(4)
+_KINDS = 4
 
 
 class _Read(Criterion):
@@ -43,7 +37,12 @@ class _Read(Criterion):
         """Run every sample forward once, and score each reader of each unit."""
         coupling, arrays = scene.coupling, operands(scene.coupling)
         vectors: dict[tuple[Member, Dim], Numbers] = {}
-        moments = gather_moments(scene, keep)
+        shapes = coupling.shapes
+        moments = watch_reads(
+            scene,
+            keep,
+            lambda _, role, tap: _Moments(tap.axis, shapes[role.node.inputs[tap.slot]]),
+        )
         for group in coupling.groups:
             for role in roles_of(group, scene.scoring):
                 place = place_of(role)
@@ -112,54 +111,15 @@ class Apoz(_Read):
         return np.asarray(moments[_NONZERO] / moments[_COUNT])
 
 
-def place_of(role: Role) -> Place | None:
-    """Return where a role reads data, None where it does not."""
-    if role.kind != "reads" or role.tap is None or role.tap.at != "input":
-        return None
-    return role.node.key, "input", role.tap.slot
-
-
-def gather_moments(scene: Scene, keep: Keep) -> dict[Place, Numbers]:
-    """Sum what readers are given, position by position along the axis that they contract.
-
-    Returns:
-        For each place, shape [4, positions]: sum, sum of squares, how many are not 0, how many.
-    """
-    coupling = scene.coupling
-    graph = mask_reads(coupling, keep) if keep else coupling.graph
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
-    roles = [r for g in coupling.groups for r in roles_of(g, scene.scoring)]
-    watches = {
-        place: _Watch(role.tap.axis, coupling.shapes[role.node.inputs[role.tap.slot]])
-        for role in roles
-        if (place := place_of(role)) is not None and role.tap is not None
-    }
-    insert(twin, watches)
-    twin.to(scene.device)
-
-    def run(inputs: list[Tensor], which: slice) -> None:  # noqa: ARG001
-        with torch.no_grad():
-            twin(*inputs)
-
-    for _ in Sweep(scene, graph, run).rows():
-        pass
-    totals = add_up({place: watch.moments for place, watch in watches.items()})
-    return {place: total.cpu().numpy() for place, total in totals.items()}
-
-
-class _Watch(nn.Module):
-    """An identity that sums what it sees."""
-
-    moments: Tensor
+class _Moments(Watch):
+    """Sums, sums of squares, how many are not 0, and how many, for each position of an axis."""
 
     def __init__(self, axis: int, shape: tuple[int, ...]) -> None:
-        super().__init__()
+        super().__init__((_KINDS, shape[axis]))
         self._axis = axis
-        self.register_buffer("moments", torch.zeros(4, shape[axis], dtype=torch.float64))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the moments of one pass."""
-        flat = x.detach().movedim(self._axis, -1).reshape(-1, x.shape[self._axis]).double()
+    def numbers(self, x: Tensor) -> Tensor:
+        """Sum over all other axes."""
+        flat = x.movedim(self._axis, -1).reshape(-1, x.shape[self._axis]).double()
         count = torch.full_like(flat[0], len(flat))
-        self.moments += torch.stack([flat.sum(0), flat.square().sum(0), (flat != 0).sum(0), count])
-        return x
+        return torch.stack([flat.sum(0), flat.square().sum(0), (flat != 0).sum(0), count])

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
 from obc_onnx.ops.conv import conv
-from obc_onnx.processes import add_up
-from obc_onnx.saliency.activations import place_of
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.members import (
     along_axis,
@@ -23,10 +20,7 @@ from obc_onnx.saliency.members import (
     reduced,
     roles_of,
 )
-from obc_onnx.saliency.probes import insert
-from obc_onnx.saliency.sweep import Sweep
-from obc_onnx.surgery import mask_reads
-from obc_onnx.twin import build_twin
+from obc_onnx.saliency.reads import Watch, place_of, watch_reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +34,6 @@ if TYPE_CHECKING:
     from obc_onnx.ops.context import Role, Tap
     from obc_onnx.saliency.criterion import Saliency, Scene
     from obc_onnx.saliency.members import Member
-    from obc_onnx.saliency.probes import Place
 
 _RIDGE = 1e-3
 """Added to the diagonal of second moments, as a share of its mean."""
@@ -67,8 +60,11 @@ class GroupObs(Criterion):
         """Sum second moments over all samples, and invert them reader by reader."""
         coupling, arrays = scene.coupling, operands(scene.coupling)
         vectors: dict[tuple[Member, Dim], NDArray[np.float64]] = {}
-        readers = _readers(scene)
-        moments = _second_moments(scene, keep, readers)
+        moments = watch_reads(
+            scene,
+            keep,
+            lambda twin, role, tap: _SecondMoments(tap.axis, *_geometry(twin, coupling, role, tap)),
+        )
         for group in coupling.groups:
             for role in roles_of(group, scene.scoring):
                 place = place_of(role)
@@ -78,36 +74,6 @@ class GroupObs(Criterion):
                     key = (member_of(role), group.dim)
                     vectors[key] = vectors[key] + value if key in vectors else value
         return reduced(coupling, keep, scene.scoring, vectors)
-
-
-def _readers(scene: Scene) -> dict[Place, Role]:
-    roles = [r for g in scene.coupling.groups for r in roles_of(g, scene.scoring)]
-    return {place: role for role in roles if (place := place_of(role)) is not None}
-
-
-def _second_moments(
-    scene: Scene, keep: Keep, readers: Mapping[Place, Role]
-) -> dict[Place, NDArray[np.float64]]:
-    """Return X'X of every reader, shape [columns, columns], or [positions] for its diagonal."""
-    coupling = scene.coupling
-    graph = mask_reads(coupling, keep) if keep else coupling.graph
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
-    watches = {
-        place: _Watch(role.tap.axis, *_geometry(twin, coupling, role, role.tap))
-        for place, role in readers.items()
-        if role.tap is not None
-    }
-    insert(twin, watches)
-    twin.to(scene.device)
-
-    def run(inputs: list[Tensor], which: slice) -> None:  # noqa: ARG001
-        with torch.no_grad():
-            twin(*inputs)
-
-    for _ in Sweep(scene, graph, run).rows():
-        pass
-    totals = add_up({place: watch.total for place, watch in watches.items()})
-    return {place: total.cpu().numpy() for place, total in totals.items()}
 
 
 def _geometry(
@@ -131,25 +97,21 @@ def _geometry(
     return None, (coupling.shapes[role.node.inputs[tap.slot]][tap.axis],)
 
 
-class _Watch(nn.Module):
-    """An identity that sums second moments of what it sees."""
-
-    total: Tensor
+class _SecondMoments(Watch):
+    """X'X of the patches of a reader, or its diagonal; see `_geometry`."""
 
     def __init__(self, axis: int, geometry: dict[str, Any] | None, shape: tuple[int, ...]) -> None:
-        super().__init__()
+        super().__init__(shape)
         self._axis, self._geometry = axis, geometry
-        self.register_buffer("total", torch.zeros(shape, dtype=torch.float64))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Add those of one pass, in float32 at least."""
-        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    def numbers(self, x: Tensor) -> Tensor:
+        """Multiply in float32 at least."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self._geometry:
             columns = _patches(wide, self._geometry)
         else:
             columns = wide.movedim(self._axis, -1).reshape(-1, x.shape[self._axis])
-        self.total += columns.square().sum(0) if self._geometry is None else columns.T @ columns
-        return x
+        return columns.square().sum(0) if self._geometry is None else columns.T @ columns
 
 
 def _patches(x: Tensor, geometry: Mapping[str, Any]) -> Tensor:

@@ -16,7 +16,7 @@ from obc_onnx.coupling import Coupling, Frozen, Group, constant_sources
 from obc_onnx.node import holds_weights
 from obc_onnx.ops.context import CoupleContext, Role
 from obc_onnx.ops.value import Renumbering, Spelling, Value, followed
-from obc_onnx.sizes import Sized, axes_of
+from obc_onnx.sizes import axes_of, value_of
 from obc_onnx.spelling import find_patches
 from obc_onnx.unification import AxisSystem
 
@@ -182,7 +182,7 @@ class _Finder:
         """Keep numbers that are used as they are, and not as sizes, what they are."""
         value = self.values.get(node.inputs[slot])
         if value is not None and value.numbers is not None and any(True for _ in value.sized):
-            wanted = (n.value if isinstance(n, Sized) else n for n in value.numbers.flat)
+            wanted = (value_of(n) for n in value.numbers.flat)
             self.spellings.append(Spelling(node, slot, tuple(wanted)))
 
     def _refuse(self, node: Node, rule: Rule | None) -> None:

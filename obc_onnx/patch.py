@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.axes import Concat, Dim, Product, Take, count
-from obc_onnx.sizes import Sized, evaluate
+from obc_onnx.sizes import Sized, evaluate, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ def _is_right(number: Any, wanted: Wanted, keep: Keep, *, touched: bool) -> bool
     """Say whether a number is what it has to be; one that was spelled otherwise, untouched."""
     if wanted is None:
         return True
-    before = number.value if isinstance(number, Sized) else number
+    before = value_of(number)
     after = (
         evaluate(number, lambda axis: count(axis, keep)) if isinstance(number, Sized) else number
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obc_onnx.axes import Concat, Dim, Product, Take, leaves, product
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 def divide(a: int, b: int) -> int:
     """Divide whole numbers as ONNX does, towards zero; by zero gives zero, which nothing uses."""
     return 0 if b == 0 else (abs(a) // abs(b)) * (1 if (a < 0) == (b < 0) else -1)
+
+
+def value_of(number: Any) -> Any:
+    """Return what a number is before anything is removed, whether it follows sizes or not."""
+    return number.value if isinstance(number, Sized) else number
 
 
 _FUNCTIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "//": divide}

@@ -16,7 +16,7 @@ import numpy as np
 from obc_onnx.axes import Concat, Dim, Product, Take
 from obc_onnx.errors import InvariantError
 from obc_onnx.patch import COPY, INFER, Patch
-from obc_onnx.sizes import Size, Sized, axes_of, polynomial, size_polynomial, with_axes
+from obc_onnx.sizes import Size, Sized, axes_of, polynomial, size_polynomial, value_of, with_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,7 +136,7 @@ class _Finder:
         for i, (number, wanted) in enumerate(zip(patch.numbers or (), patch.wanted, strict=True)):
             meant: Wanted = wanted
             if wanted is None or isinstance(wanted, (int, float)):
-                meant = number.value if isinstance(number, Sized) else number
+                meant = value_of(number)
             is_open = _is_axis(wanted) and self.system.is_open(wanted)
             if not isinstance(wanted, Sized):  # made by `_factor`, which leaves out what is open
                 is_open |= any(self.system.is_open(axis) for axis in axes_of(number))

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import TensorProto
 
 from obc_onnx.ops.value import apply, followed
-from obc_onnx.sizes import Size, Sized, divide
+from obc_onnx.sizes import Size, Sized, divide, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ def _as_it_runs(context: CoupleContext, function: Callable[..., Any]) -> Numbers
 
 def _values(numbers: Numbers) -> Numbers:
     """Return numbers as they are for the sizes that the model is analysed with."""
-    return np.asarray([n.value if _is_sized(n) else n for n in numbers.flat]).reshape(numbers.shape)
+    return np.asarray([value_of(n) for n in numbers.flat]).reshape(numbers.shape)
 
 
 def _identity(_context: CoupleContext, operands: list[Numbers]) -> Numbers | None:

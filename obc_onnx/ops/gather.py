@@ -12,7 +12,7 @@ from obc_onnx.ops.context import Tap
 from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
-from obc_onnx.sizes import Sized
+from obc_onnx.sizes import value_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,7 +167,7 @@ class AffineGrid(FreeOfMacs):
         context.freeze((*theta.axes[1:], *size.axes), "a coefficient or the size")
         axes = context.opaque("a sampled axis").axes[1:]
         if size.numbers is not None:
-            spatial = [n.value if isinstance(n, Sized) else n for n in size.numbers.flat[2:]]
+            spatial = [value_of(n) for n in size.numbers.flat[2:]]
             context.spell(1, theta.axes[0], None, *spatial)
         return [Value((theta.axes[0], *axes))]
 

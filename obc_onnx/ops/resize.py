@@ -12,7 +12,7 @@ import numpy as np
 from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
-from obc_onnx.sizes import Size, Sized, axes_of
+from obc_onnx.sizes import Size, axes_of, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ class Resize(FreeOfMacs):
         sizes = context.optional(_SIZES)
         if sizes is not None and sizes.numbers is not None and sizes.numbers.size:
             named = zip(_named_axes(context.node, len(axes)), sizes.numbers.flat, strict=True)
-            context.spell(_SIZES, *(axes[i] if i in stays else _value(n) for i, n in named))
+            context.spell(_SIZES, *(axes[i] if i in stays else value_of(n) for i, n in named))
         return [Value(tuple(axes))]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -142,12 +142,7 @@ def _is_size_of(context: CoupleContext, number: Any, axis: Expr) -> bool:
         return isinstance(number, Size) and resolve(number.axis) == resolve(axis)
     if number is None or any(is_open(other) for other in axes_of(number)):
         return False
-    return bool(_value(number) == axis.size)
-
-
-def _value(number: Any) -> Any:
-    """Return what a number is before anything is removed."""
-    return number.value if isinstance(number, Sized) else number
+    return bool(value_of(number) == axis.size)
 
 
 def upsample(x: Tensor, computed_scales: Tensor | None = None, **constants: Any) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
-from obc_onnx.sizes import Sized, axes_of
+from obc_onnx.sizes import axes_of, value_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +112,7 @@ class CenterCropPad(FreeOfMacs):
         axes: list[Expr] = list(x.axes)
         wanted: list[Wanted] = []
         for i, number in zip(where, numbers, strict=True):
-            value = number.value if isinstance(number, Sized) else number
+            value = value_of(number)
             sized = (axes[i], *axes_of(number))
             if value == axes[i].size and not any(map(context.system.is_open, sized)):
                 wanted.append(axes[i])

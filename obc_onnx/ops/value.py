@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import Concat, Dim, Product, Take
-from obc_onnx.sizes import Sized, axes_of
+from obc_onnx.sizes import Sized, axes_of, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +103,7 @@ def concrete(numbers: NDArray[Any], system: AxisSystem) -> NDArray[Any] | None:
     for place, number in np.ndenumerate(numbers):
         if any(system.is_open(axis) for axis in axes_of(number)):
             return None
-        values[place] = number.value if isinstance(number, Sized) else number
+        values[place] = value_of(number)
     return np.asarray(values.tolist()) if values.size else np.zeros(values.shape, np.int64)
 
 

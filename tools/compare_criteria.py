@@ -226,10 +226,9 @@ def table(options: argparse.Namespace) -> None:
     print(f"| variant | ranking | repeats | {' | '.join(heads)} | s per scoring |")
     print(f"|---|---|---:|{'---:|' * (len(heads) + 1)}")
     for (variant, ranking), targets in grouped(read(options.csv)).items():
-        cells, repeats = [], 0
+        cells, repeats = [], max(map(len, targets.values()))
         for share in TABLE_SHARES:
             found = [100 * row.accuracy for row in targets.get(share, [])]
-            repeats = max(repeats, len(found))
             spread = f" ± {statistics.pstdev(found):.1f}" if len(found) > 1 else ""
             cells.append(f"{statistics.mean(found):.1f}{spread}" if found else "-")
         first = [row.seconds for row in targets[max(targets)]]

@@ -3,7 +3,7 @@
 A float with more than one element is a parameter, but for statistics and bounds; everything else is
 a buffer. Two kinds of weights are held as what the graph makes of them, so that they learn too:
 
-- floats that are only ever cast to a wider type are held in that type;
+- floats that are only ever cast to a wider type, picked or moved before, are held in that type;
 - whole numbers that are only ever dequantised are held as the floats that they stand for, and
   quantised on each pass, with a straight-through gradient.
 
@@ -13,6 +13,7 @@ Both go back to the very bytes that they came from when nothing was trained.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.node import is_float
 from obc_onnx.ops.dtypes import integer_limits, torch_dtype
 from obc_onnx.ops.quantize import dequantize, quantize
+from obc_onnx.runtime import compute_constants
 from obc_onnx.tensors import parameter_name, to_array, to_tensor
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ if TYPE_CHECKING:
 
 _SINGLE_BITS = np.finfo(np.float32).nmant + 1
 """Whole numbers of more bits than this are held in double, which has room for them."""
+
+
+_MOVES = frozenset(
+    ["Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"]
+)
+"""What a weight may pass on its way to a Cast, in whatever type."""
 
 
 @dataclass(frozen=True)
@@ -128,22 +136,16 @@ class Holdings:
         array = self._graph.initializers[name]
         encoding = encoding_of(self._graph, name)
         if encoding is not None and name not in self.fixed:
-            decoded = encoding.decode(to_tensor(array), self._read)
+            decoded = encoding.decode(to_tensor(array), partial(_constant, self._graph))
             return Held(decoded, learns=True, encoding=encoding)
         learns = is_float(array.dtype) and array.size > 1 and name not in self.fixed
         return Held(to_tensor(_widened(self._graph, name)), learns)
-
-    def _read(self, name: str) -> Tensor:
-        return to_tensor(self._graph.initializers[name])
 
 
 def weights_of(twin: torch.nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
     """Read the twin's weights as initializers of `graph`, in their types."""
     state: dict[str, Tensor] = dict(twin.state_dict())
-
-    def read(name: str) -> Tensor:
-        return state[parameter_name(name)]
-
+    read = partial(_constant, graph)
     weights = {}
     for name, array in graph.initializers.items():
         tensor = state.get(parameter_name(name))
@@ -168,7 +170,7 @@ def encoding_of(graph: Graph, name: str) -> Encoding | None:
     found = {_encoding(node, array) for node in nodes}
     encoding = found.pop()
     beside = [key for key in (encoding.scale, encoding.zero) if key]
-    if found or any(key not in graph.initializers for key in beside):
+    if found or not all(graph.initializers.keys() & _made_of(graph, key) for key in beside):
         return None
     return encoding if _comes_back(graph, array, encoding) else None
 
@@ -188,12 +190,15 @@ def _comes_back(graph: Graph, array: NDArray[Any], encoding: Encoding) -> bool:
         torch_dtype(encoding.data_type)
     except UnsupportedOperatorError:
         return False
-
-    def read(name: str) -> Tensor:
-        return to_tensor(graph.initializers[name])
-
+    read = partial(_constant, graph)
     again = encoding.encode(encoding.decode(to_tensor(array), read), read)
     return bool(torch.isfinite(again).all()) and np.array_equal(to_array(again, array.dtype), array)
+
+
+def _constant(graph: Graph, name: str) -> Tensor:
+    """Return an initializer, or what is computed from some."""
+    array = graph.initializers.get(name)
+    return to_tensor(compute_constants(graph, [name])[name] if array is None else array)
 
 
 def _made_of(graph: Graph, name: str) -> list[str]:
@@ -209,10 +214,24 @@ def _made_of(graph: Graph, name: str) -> list[str]:
 
 def _widened(graph: Graph, name: str) -> NDArray[Any]:
     """Return an initializer in the type that every use casts it to, where that loses nothing."""
-    array, uses = graph.initializers[name], graph.consumers.get(name, [])
-    targets = {node.integer("to", 0) if node.op_type == "Cast" else 0 for node, _ in uses}
-    if len(targets) != 1 or 0 in targets or not is_float(array.dtype) or graph.escapes(name):
+    array, targets = graph.initializers[name], _cast_to(graph, name)
+    if len(targets) != 1 or 0 in targets or not is_float(array.dtype):
         return array
     kind = helper.tensor_dtype_to_np_dtype(targets.pop())
     wider = is_float(kind) and kind.itemsize > array.dtype.itemsize
     return array.astype(kind) if wider else array
+
+
+def _cast_to(graph: Graph, name: str) -> set[int]:
+    """Collect the types that uses of a value cast it to, also behind a move; 0 for other uses."""
+    if graph.escapes(name):
+        return {0}
+    found: set[int] = set()
+    for node, slot in graph.consumers.get(name, []):
+        if node.op_type == "Cast":
+            found.add(node.integer("to", 0))
+        elif slot == 0 and node.op_type in _MOVES and not node.domain:
+            found.update(*(_cast_to(graph, output) for output in node.outputs if output))
+        else:
+            found.add(0)
+    return found

@@ -33,6 +33,10 @@ FORMS = {
         "W = Transpose(w) y = MatMul(x, W) }",
         {"w": RNG.normal(size=(6, 4)).astype("f4")},
     ),
+    "picked_half": (
+        "v = Gather(w, order) W = Cast<to=1>(v) y = MatMul(x, W) }",
+        {"w": RNG.normal(size=(5, 6)).astype("f2"), "order": [3, 0, 4, 1]},
+    ),
     "transposed_half": (
         "v = Cast<to=1>(w) W = Transpose(v) y = MatMul(x, W) }",
         {"w": RNG.normal(size=(6, 4)).astype("f2")},
@@ -49,6 +53,10 @@ FORMS = {
     "transposed_int8": (
         "V = DequantizeLinear(w, s) W = Transpose(V) y = MatMul(x, W) }",
         {"w": WHOLE, "s": 0.01},
+    ),
+    "half_scale": (
+        "t = Cast<to=1>(s) W = DequantizeLinear<axis=0>(w, t) y = Gemm<transB=1>(x, W) }",
+        {"w": WHOLE, "s": SCALES.astype("f2")},
     ),
     "int16": (
         "W = DequantizeLinear(w, s) y = Gemm<transB=1>(x, W) }",

@@ -103,12 +103,12 @@ def parse_variant(text: str, base: Scoring) -> tuple[str, Scoring]:
 def prune(setting: Setting, variant: str, scoring: Scoring, repeat: int) -> Iterator[Row]:
     """Prune to every share of the MACs in turn."""
     name, scoring = parse_variant(variant, scoring)
-    criterion, samples = make_criterion(name), setting.samples
-    if scoring.objective == "pseudo":  # the answers of the original, at every step
-        samples = replace(samples, labels=answers(setting.original, samples))
-        scoring = replace(scoring, objective="labels")
-    graph = setting.original
+    criterion, graph = make_criterion(name), setting.original
     coupling, _ = analyse(graph, None, DEFAULT_RULES, Clock())
+    samples = make_scene(coupling, setting.samples, scoring, repeat, "cpu").data()
+    if scoring.objective == "pseudo":  # the answers of the original, at every step
+        samples = replace(samples, labels=answers(graph, samples))
+        scoring = replace(scoring, objective="labels")
     full, params = coupling.macs({}), coupling.params({})
     for target in setting.steps:
         score = partial(criterion.score, make_scene(coupling, samples, scoring, repeat, "cpu"))

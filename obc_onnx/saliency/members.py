@@ -14,7 +14,7 @@ from obc_onnx.errors import RequestError
 from obc_onnx.runtime import compute_constants
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -22,12 +22,20 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.ops.context import Role
     from obc_onnx.saliency.criterion import Saliency
-    from obc_onnx.saliency.options import Scoring
+    from obc_onnx.saliency.options import Reduction, Scoring
 
     Vectors = Mapping[tuple["Member", Dim], NDArray[np.float64]]
 
 Member = tuple[str, int]
 """An operand and its axis."""
+
+_REDUCE: dict[Reduction, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "sum": lambda rows: np.asarray(rows.sum(0)),
+    "coupled": lambda rows: np.asarray(rows.sum(0)),
+    "mean": lambda rows: np.asarray(rows.mean(0)),
+    "max": lambda rows: np.asarray(rows.max(0)),
+    "first": lambda rows: rows[0],
+}
 
 
 def member_of(role: Role) -> Member:
@@ -122,13 +130,7 @@ def reduced(coupling: Coupling, keep: Keep, scoring: Scoring, vectors: Vectors) 
                 f"the criterion says nothing of group '{group.name}': use another one, or leave "
                 f"the group whole with --exclude"
             )
-        score = {
-            "sum": lambda rows: rows.sum(0),
-            "coupled": lambda rows: rows.sum(0),
-            "mean": lambda rows: rows.mean(0),
-            "max": lambda rows: rows.max(0),
-            "first": lambda rows: rows[0],
-        }[scoring.reduction](np.stack(own))
+        score = _REDUCE[scoring.reduction](np.stack(own))
         left = keep.get(group.dim, np.ones(group.size, np.bool_))
         divisor = _divisor(coupling, group, scoring, score[left])
         found[group.name] = np.asarray(score / divisor if divisor else score, np.float64)

@@ -46,7 +46,8 @@ class TorchTwin(fx.GraphModule):
             )
             for node in self.graph.nodes
         ]
-        return _rebuild, (dict(self._parameters), dict(self._buffers), nodes, self.training)
+        held = (dict(self._parameters), dict(self._buffers), dict(self._modules))
+        return _rebuild, (*held, nodes, self.training)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def _by_name(node: fx.Node) -> Any:
 def _rebuild(
     parameters: dict[str, nn.Parameter],
     buffers: dict[str, torch.Tensor],
+    modules: dict[str, nn.Module],
     nodes: list[tuple[Any, ...]],
     training: bool,  # noqa: FBT001 - pickle passes by position
 ) -> TorchTwin:
@@ -71,6 +73,8 @@ def _rebuild(
         root.register_parameter(name, parameter)
     for name, buffer in buffers.items():
         root.register_buffer(name, buffer)
+    for name, module in modules.items():
+        root.add_module(name, module)
     made: dict[str, fx.Node] = {}
 
     def resolve(argument: Any) -> Any:

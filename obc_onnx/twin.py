@@ -23,7 +23,8 @@ from obc_onnx.ops.elementwise import cast
 from obc_onnx.ops.host import as_tensor, host_call, read_sizes
 from obc_onnx.ops.quantize import quantize
 from obc_onnx.shapes import ElementTypes
-from obc_onnx.tensors import parameter_name, to_array, to_tensor
+from obc_onnx.subgraphs import control_module
+from obc_onnx.tensors import module_name, parameter_name, to_array, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -230,13 +231,29 @@ class _Builder:
             self._operand(node, slot, call) if slot in passed and node.has_input(slot) else None
             for slot in order
         ]
-        made = self.fx.call_function(call.function, tuple(arguments), self._constants(call))
+        if call.bodies:
+            made = self._control(node, call, arguments)
+        else:
+            made = self.fx.call_function(call.function, tuple(arguments), self._constants(call))
         made.meta |= {"onnx": (node.key, None), "slots": order}
         if call.result is None:
             return made
         beside = [self._operand(node, slot, call) for slot in call.result.order or ()]
         constants = self._constants(call.result)
         return self.fx.call_function(call.result.function, (made, *beside), constants)
+
+    def _control(self, node: Node, call: Call, arguments: list[Any]) -> fx.Node:
+        """Add a module that runs the twins of a node's subgraphs."""
+        module, captured = control_module(
+            self.graph,
+            node,
+            call,
+            lambda name: (self.types[name], self._shape(name) or ()),
+            lambda body, shapes: build_twin(body, shapes, self.rules),
+        )
+        target = module_name(f"body {node.key}".replace(".", "_"))
+        self.root.add_module(target, module)
+        return self.fx.call_module(target, (*arguments, *map(self._value, captured)))
 
     def _constants(self, call: Call) -> dict[str, Any]:
         constants = dict(call.constants)

@@ -35,6 +35,7 @@ LAYERS = (
     ("ops.context",),
     ("ops.rule", "ops.arithmetic", "ops.attend", "ops.broadcast", "ops.dtypes", "ops.padding"),
     ("ops.elementwise", "ops.counterpart", "ops.host", "ops.recurrent_forward"),
+    ("ops.control_modules",),
     ("ops.activation", "ops.conv", "ops.frozen", "ops.join", "ops.linear", "ops.norm", "ops.pool", "ops.quantize",
      "ops.reduce"),
     ("ops.requantize",),
@@ -47,7 +48,7 @@ LAYERS = (
     ("coupling",),
     ("inference",),
     ("explain",),
-    ("tensors", "logits"),
+    ("tensors", "logits", "subgraphs"),
     ("holding",),
     ("module",),
     ("twin",),
@@ -83,7 +84,7 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "folding", "graph", "node"}
-TORCH = {"holding", "module", "program", "tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "processes", "saliency.activations",
+TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "processes", "saliency.activations",
          "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes", "saliency.reads",
          "saliency.sweep", "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""

@@ -47,6 +47,6 @@ def test_the_columns_tell_operators_apart(tool: ModuleType) -> None:
         "couples", "no: mean", "yes", "no",
     )  # fmt: skip
     assert tool.cells(tool.rule_of(("", "If")), seen["", "If"]) == (
-        "frozen on purpose: a subgraph", "-", "no", "no",
+        "frozen on purpose: a subgraph", "-", "yes", "no",
     )  # fmt: skip
     assert tool.cells(None, tool.Observed()) == ("unknown", "-", "-", "-")

@@ -119,7 +119,10 @@ def run_twin(test: TestCase) -> tuple[str, str]:
 
 def reason_to_exclude(graph: Graph) -> str:
     """Say why no torch module can be what a graph is; empty where one can."""
-    for node in graph.nodes:
+    top = {node.key for node in graph.nodes}
+    for node in _all_nodes(graph.to_model().graph):
+        if node.op_type == "Constant" and node.output[0] not in top:
+            continue  # one in a subgraph, which becomes an initializer there
         rule = DEFAULT_RULES.find(node)
         if rule is None:
             return f"{node.op_type} has no rule"
@@ -128,6 +131,15 @@ def reason_to_exclude(graph: Graph) -> str:
     if any(port.dtype == np.dtype(object) for port in (*graph.inputs, *graph.outputs)):
         return "a value that is no tensor of numbers"
     return ""
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of its subgraphs."""
+    for node in graph.node:
+        yield node
+        for entry in node.attribute:
+            if entry.type == onnx.AttributeProto.GRAPH:
+                yield from _all_nodes(entry.g)
 
 
 def samples(test: TestCase) -> Iterator[tuple[Feed, Feed]]:

@@ -59,20 +59,13 @@ class RandomLike(Random):
         return [Value(context.value(0).axes)]
 
 
-class Subgraphs(Frozen):
-    """Control flow: a subgraph is not analysed, and what goes in and out stays as it is."""
-
-    op_types = ("If", "Loop", "Scan", "SequenceMap")
-    why = "a subgraph"
-
-
 class Containers(Frozen):
     """Sequences and optionals, which have no axes, and what is put into them or taken out."""
 
     op_types = (
         "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt",
         "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
-        "SplitToSequence",
+        "SequenceMap", "SplitToSequence",
     )  # fmt: skip
     why = "a sequence or an optional"
 
@@ -127,7 +120,6 @@ RULES: tuple[Rule, ...] = (
     EncodedImages(),
     Random(),
     RandomLike(),
-    Subgraphs(),
     Text(),
     Training(),
     UnliftedConstants(),

@@ -35,6 +35,8 @@ class Call:
             its own place.
         prepared: For slots that are not passed as they are, what is passed instead.
         result: What is made of the output, which it takes first, before its own `order`.
+        bodies: For control flow, the attributes that hold subgraphs, each with ONNX type and shape
+            of its formal inputs. The function then makes a module, of the twins of the subgraphs.
     """
 
     function: Callable[..., Any]
@@ -46,6 +48,7 @@ class Call:
     order: tuple[int, ...] | None = None
     prepared: Mapping[int, Call] = field(default_factory=dict)
     result: Call | None = None
+    bodies: Mapping[str, tuple[tuple[int, Shape], ...]] = field(default_factory=dict)
 
 
 class Rule(ABC):

@@ -60,14 +60,27 @@ _SCAN = "body = step (float[3,3] s, float[3,3] v) => (float[3,3] t, float[3,3] w
 _EACH = "body = each (float[n,2,3,3] v) => (float[n,2,3,3] w) { w = Tanh(v) }"
 _POSITIVE = "M = ReduceMax<keepdims=0>(Z) C = Greater(M, zero)"
 CONTROL = (
-    maps("branches", "If", f"{_POSITIVE} F = If(C) <{_BRANCHES}> Y = Mul(Z, F)", {"zero": 0.0}),
-    maps("carried", "Loop", f"Y = Loop(n, true, Z) <{_LOOP}>", {"n": 2, "true": np.array(True)}),
+    maps(
+        "branches",
+        "If",
+        f"{_POSITIVE} F = If(C) <{_BRANCHES}> Y = Mul(Z, F)",
+        {"zero": 0.0},
+        has_twin=True,
+    ),
+    maps(
+        "carried",
+        "Loop",
+        f"Y = Loop(n, true, Z) <{_LOOP}>",
+        {"n": 2, "true": np.array(True)},
+        has_twin=True,
+    ),
     maps(
         "rows",
         "Scan",
         f"A = ReduceSum<keepdims=0>(Z, one) T, B = Scan(zeros, A) <num_scan_inputs=1, {_SCAN}>"
         " Y = Mul(Z, B)",
         {"one": [0], "zeros": np.zeros((3, 3), np.float32)},
+        has_twin=True,
     ),
     maps(
         "each",

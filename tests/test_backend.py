@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 REASONS = {
 "a constant that is no initializer", "a sequence or an optional",
-    "a step of training", "a subgraph", "a value that is no tensor of numbers",
+    "a step of training", "a value that is no tensor of numbers",
     "an encoded image", "features whose weights are attributes", "frequencies", "random numbers",
     "scores that a subgraph may change", "text",
 }  # fmt: skip

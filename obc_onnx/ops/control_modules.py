@@ -6,6 +6,7 @@ A subgraph uses values of the graph around it. They come as arguments behind the
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,11 +51,11 @@ class _Control(nn.Module):
         outputs = self.run(values[: self.n_inputs], values[self.n_inputs :])
         return outputs[0] if self.n_outputs == 1 else tuple(outputs)
 
+    @abstractmethod
     def run(
         self, inputs: Sequence[Tensor | None], captured: Sequence[Tensor | None]
     ) -> list[Tensor]:
         """Return all outputs of the node."""
-        raise NotImplementedError
 
     def body(self, name: str, inputs: Sequence[Any], captured: Sequence[Any]) -> list[Tensor]:
         """Run a subgraph."""

@@ -197,7 +197,7 @@ def plot(options: argparse.Namespace) -> None:
     from matplotlib import pyplot as plt
 
     groups = grouped(read(options.csv))
-    figure, panels = plt.subplots(2, 2, figsize=(13, 10))
+    figure, panels = plt.subplots(2, 2, figsize=(12, 10), dpi=80, layout="constrained")
     for column, share in enumerate(("params", "macs")):
         for line, value in enumerate(("accuracy", "loss")):
             panel = panels[line][column]
@@ -214,8 +214,8 @@ def plot(options: argparse.Namespace) -> None:
             panel.grid(alpha=0.3)
             if value == "loss":
                 panel.set_ylim(0, 4)
-    panels[0][0].legend(fontsize="x-small")
-    figure.tight_layout()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
     for kind in ("png", "svg"):
         figure.savefig(f"{options.out}.{kind}", metadata={"Date": None} if kind == "svg" else None)
 

@@ -154,7 +154,7 @@ def weights_of(twin: torch.nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
         if is_float(array.dtype):
             weights[name] = to_array(tensor, array.dtype)
         elif tensor.is_floating_point() and (encoding := encoding_of(graph, name)) is not None:
-            weights[name] = to_array(encoding.encode(tensor, read), array.dtype)
+            weights[name] = to_array(encoding.encode(tensor.cpu(), read), array.dtype)
     return weights
 
 

@@ -24,11 +24,11 @@ def without_foreign(model: onnx.ModelProto) -> onnx.ModelProto:
     Such operators are in a domain of their own there, so that their outputs have no known shape.
     """
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
-    if not any(_is_foreign(node, opset) for node in _nodes(model.graph)):
+    if not any(_is_foreign(node, opset) for node in all_nodes(model.graph)):
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for node in _nodes(copy.graph):
+    for node in all_nodes(copy.graph):
         if _is_foreign(node, opset):
             node.domain = _DOMAIN
     copy.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
@@ -43,9 +43,10 @@ def _is_foreign(node: onnx.NodeProto, opset: int) -> bool:
     )
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _nodes(attribute.g)
+                yield from all_nodes(attribute.g)

@@ -27,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
+from obc_onnx.foreign import all_nodes
 from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.frozen import Frozen
@@ -120,7 +121,7 @@ def run_twin(test: TestCase) -> tuple[str, str]:
 def reason_to_exclude(graph: Graph) -> str:
     """Say why no torch module can be what a graph is; empty where one can."""
     top = {node.key for node in graph.nodes}
-    for node in _all_nodes(graph.to_model().graph):
+    for node in all_nodes(graph.to_model().graph):
         if node.op_type == "Constant" and node.output[0] not in top:
             continue  # one in a subgraph, which becomes an initializer there
         rule = DEFAULT_RULES.find(node)
@@ -131,15 +132,6 @@ def reason_to_exclude(graph: Graph) -> str:
     if any(port.dtype == np.dtype(object) for port in (*graph.inputs, *graph.outputs)):
         return "a value that is no tensor of numbers"
     return ""
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of its subgraphs."""
-    for node in graph.node:
-        yield node
-        for entry in node.attribute:
-            if entry.type == onnx.AttributeProto.GRAPH:
-                yield from _all_nodes(entry.g)
 
 
 def samples(test: TestCase) -> Iterator[tuple[Feed, Feed]]:

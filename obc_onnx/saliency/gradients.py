@@ -20,10 +20,8 @@ from obc_onnx.saliency.members import (
     roles_of,
 )
 from obc_onnx.saliency.objective import make_objective
-from obc_onnx.saliency.probes import has_place, insert
+from obc_onnx.saliency.probes import calls_of, has_place, insert, masked_twin
 from obc_onnx.saliency.sweep import Sweep
-from obc_onnx.surgery import mask_reads
-from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes import Dim
     from obc_onnx.coupling import Keep
-    from obc_onnx.graph import Graph
     from obc_onnx.saliency.criterion import Saliency, Scene
     from obc_onnx.saliency.members import Member
     from obc_onnx.saliency.probes import Place
@@ -89,10 +86,7 @@ class Gradients:
 
     def __init__(self, scene: Scene, keep: Keep) -> None:
         self.scene, self._keep = scene, keep
-        coupling = scene.coupling
-        self._graph: Graph = mask_reads(coupling, keep) if keep else coupling.graph
-        twin = build_twin(self._graph, coupling.shapes, coupling.rules)
-        self._twin = twin.to(scene.device).eval().requires_grad_(False)  # noqa: FBT003
+        self._graph, self._twin = masked_twin(scene, keep)
         self._found: dict[str, Tensor] = {}
         probes = self._probes()
         self._operands = sorted({probe.operand for probe in probes.values()})
@@ -155,12 +149,13 @@ class Gradients:
     def _probes(self) -> dict[Place, _Watch]:
         coupling, scoring = self.scene.coupling, self.scene.scoring
         probes: dict[Place, _Watch] = {}
+        calls = calls_of(self._twin)
         for group in coupling.groups:
             for role in roles_of(group, scoring):
                 for slot in (role.slot,) if role.bias is None else (role.slot, role.bias):
                     operand = role.node.inputs[slot]
                     constant = coupling.values[operand].constant
-                    if constant and has_place(self._twin, role.node.key, slot):
+                    if constant and has_place(calls[role.node.key], slot):
                         probes[role.node.key, "input", slot] = _Watch(self, operand)
         return probes
 

@@ -11,10 +11,9 @@ from obc_onnx.processes import add_up
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.members import member_of, reduced
 from obc_onnx.saliency.objective import make_objective
+from obc_onnx.saliency.probes import masked_twin
 from obc_onnx.saliency.sweep import Sweep
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.surgery import mask_reads
-from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,8 +76,7 @@ def accumulate(scene: Scene, keep: Keep) -> Rows:
     """
     coupling, scoring = scene.coupling, scene.scoring
     objective = make_objective(scene)
-    graph = mask_reads(coupling, keep) if keep else coupling.graph
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    graph, twin = masked_twin(scene, keep)
     taps = Taps(twin, coupling, scene.device, scoring)
     sweep = Sweep(
         scene,

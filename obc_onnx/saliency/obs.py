@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, fx
 
     from obc_onnx.axes import Dim
     from obc_onnx.coupling import Coupling, Group, Keep
-    from obc_onnx.module import TorchTwin
     from obc_onnx.ops.context import Role, Tap
     from obc_onnx.saliency.criterion import Saliency, Scene
     from obc_onnx.saliency.members import Member
@@ -63,7 +62,7 @@ class GroupObs(Criterion):
         moments = watch_reads(
             scene,
             keep,
-            lambda twin, role, tap: _SecondMoments(tap.axis, *_geometry(twin, coupling, role, tap)),
+            lambda call, role, tap: _SecondMoments(tap.axis, *_geometry(call, coupling, role, tap)),
         )
         for group in coupling.groups:
             for role in roles_of(group, scene.scoring):
@@ -77,7 +76,7 @@ class GroupObs(Criterion):
 
 
 def _geometry(
-    twin: TorchTwin, coupling: Coupling, role: Role, tap: Tap
+    call: fx.Node, coupling: Coupling, role: Role, tap: Tap
 ) -> tuple[dict[str, Any] | None, tuple[int, ...]]:
     """Say how patches are made, and the shape of their second moments.
 
@@ -85,7 +84,6 @@ def _geometry(
         The numbers of a convolution; an empty mapping for a product, which has no patches; None for
         anything else, of which only the diagonal is kept.
     """
-    call = next(node for node in twin.graph.nodes if node.meta.get("onnx") == (role.node.key, None))
     shape = coupling.shapes[role.node.inputs[role.slot]]
     if call.target is conv:
         plain = call.kwargs["groups"] == 1 and len(shape) in (3, 4)

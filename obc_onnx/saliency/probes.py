@@ -1,4 +1,4 @@
-"""Put modules into a twin that see the values of chosen nodes as they pass."""
+"""Twins that are watched: modules in them see the values of chosen nodes as they pass."""
 
 from __future__ import annotations
 
@@ -6,17 +6,34 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
+from obc_onnx.surgery import mask_reads
 from obc_onnx.tensors import module_name
+from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
+    from obc_onnx.coupling import Keep
+    from obc_onnx.graph import Graph
     from obc_onnx.module import TorchTwin
+    from obc_onnx.saliency.criterion import Scene
 
 Place = tuple[str, str, int]
 """A node's key; "output", "input", or "parameter" for an input that others broadcast; its slot."""
+
+
+def masked_twin(scene: Scene, keep: Keep) -> tuple[Graph, TorchTwin]:
+    """Mask the units that are gone, which gives what the pruned network gives.
+
+    Returns:
+        The masked graph, and its twin on the scene's device, with weights that do not learn.
+    """
+    coupling = scene.coupling
+    graph = mask_reads(coupling, keep) if keep else coupling.graph
+    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    return graph, twin.to(scene.device).eval().requires_grad_(False)  # noqa: FBT003
 
 
 def insert(twin: TorchTwin, probes: Mapping[Place, nn.Module]) -> None:
@@ -38,9 +55,14 @@ def insert(twin: TorchTwin, probes: Mapping[Place, nn.Module]) -> None:
     twin.recompile()
 
 
-def has_place(twin: TorchTwin, key: str, slot: int) -> bool:
+def calls_of(twin: TorchTwin) -> dict[str, fx.Node]:
+    """Return the call that computes each ONNX node, by the node's key."""
+    origins = ((node.meta.get("onnx"), node) for node in twin.graph.nodes)
+    return {origin[0]: node for origin, node in origins if origin is not None and origin[1] is None}
+
+
+def has_place(call: fx.Node, slot: int) -> bool:
     """Say whether a node takes what is in one of its slots as a tensor."""
-    call = next(node for node in twin.graph.nodes if node.meta.get("onnx") == (key, None))
     slots = call.meta["slots"]
     return slot in slots and isinstance(call.args[slots.index(slot)], fx.Node)
 

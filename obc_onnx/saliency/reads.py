@@ -10,20 +10,17 @@ from torch import nn
 
 from obc_onnx.processes import add_up
 from obc_onnx.saliency.members import roles_of
-from obc_onnx.saliency.probes import insert
+from obc_onnx.saliency.probes import calls_of, insert, masked_twin
 from obc_onnx.saliency.sweep import Sweep
-from obc_onnx.surgery import mask_reads
-from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, fx
 
     from obc_onnx.coupling import Keep
-    from obc_onnx.module import TorchTwin
     from obc_onnx.ops.context import Role, Tap
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.probes import Place
@@ -60,24 +57,25 @@ def place_of(role: Role) -> Place | None:
 
 
 def watch_reads(
-    scene: Scene, keep: Keep, make: Callable[[TorchTwin, Role, Tap], Watch]
+    scene: Scene, keep: Keep, make: Callable[[fx.Node, Role, Tap], Watch]
 ) -> dict[Place, NDArray[np.float64]]:
     """Run every sample forward once, and watch what readers are given.
 
     Args:
         scene: The samples, and which roles count.
         keep: The units that are left.
-        make: Makes the watch of a role that reads, and of its tap.
+        make: Makes the watch of a role that reads: of the twin's call, the role and its tap.
     Returns:
         The total of each place, over all processes.
     """
-    coupling = scene.coupling
-    graph = mask_reads(coupling, keep) if keep else coupling.graph
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
-    roles = [role for group in coupling.groups for role in roles_of(group, scene.scoring)]
+    graph, twin = masked_twin(scene, keep)
+    roles = [role for group in scene.coupling.groups for role in roles_of(group, scene.scoring)]
     readers = {place: role for role in roles if (place := place_of(role)) is not None}
+    calls = calls_of(twin)
     watches = {
-        place: make(twin, role, role.tap) for place, role in readers.items() if role.tap is not None
+        place: make(calls[place[0]], role, role.tap)
+        for place, role in readers.items()
+        if role.tap is not None
     }
     insert(twin, watches)
     twin.to(scene.device)

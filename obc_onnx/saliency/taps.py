@@ -19,7 +19,7 @@ from obc_onnx.errors import DataError
 from obc_onnx.ops.context import Tap
 from obc_onnx.saliency.members import Member, bias_of, counts, member_of, owners_along
 from obc_onnx.saliency.options import Scoring
-from obc_onnx.saliency.probes import has_place, insert
+from obc_onnx.saliency.probes import calls_of, has_place, insert
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +53,8 @@ class Taps:
     """Taps on every member of every group of a twin.
 
     Args:
-        twin: Of the graph, or of its masked form; it is changed in place, and its weights are
-            frozen.
+        twin: Of the graph, or of its masked form, on the device; it is changed in place, and its
+            weights are frozen.
         coupling: Of the graph.
         device: Where the twin runs.
         scoring: Which members count.
@@ -73,6 +73,8 @@ class Taps:
         self.per_sample = True
         self._n_samples = 1
         self._rows: dict[tuple[Member, Dim], Tensor] = {}
+        self._products: Tensor | None = None
+        self._calls = calls_of(self.twin)
         roles = coupling.roles
         self._shown = {(r.node.key, r.slot, r.axis) for r in roles if r.tap is not None}
         self._biases = {(r.node.key, r.bias) for r in roles if r.bias is not None}
@@ -134,7 +136,7 @@ class Taps:
             tap
             for tap in taps
             if self.coupling.values[node.inputs[tap.slot]].constant
-            and has_place(self.twin, node.key, tap.slot)
+            and has_place(self._calls[node.key], tap.slot)
         ]
 
     def _projections(self, role: Role, tap: Tap, dims: list[Dim]) -> list[Projection]:
@@ -157,9 +159,8 @@ class Taps:
 
     def collect(self, value: Tensor, gradient: Tensor, projections: list[Projection]) -> None:
         """Add what one tap saw to the rows of its members."""
-        kind = torch.promote_types(value.dtype, torch.float32)
         batch = self._n_samples if self.per_sample else 1
-        product = (value.to(kind) * gradient.to(kind)).reshape(batch, -1, *value.shape[1:])
+        product = self._product(value, gradient).reshape(batch, -1, *value.shape[1:])
         sums: dict[int, Tensor] = {}
         for projection in projections:
             axis = projection.axis % value.ndim
@@ -167,6 +168,18 @@ class Taps:
                 sums[axis] = _sum_around(product, axis)
             key, found = (projection.member, projection.dim), projection.project(sums[axis])
             self._rows[key] = self._rows[key] + found if key in self._rows else found
+
+    def _product(self, value: Tensor, gradient: Tensor) -> Tensor:
+        """Multiply in float32 at least; what is returned holds until the next call.
+
+        The memory of all products is the same: to get fresh pages takes longer than to multiply.
+        """
+        kind = torch.promote_types(value.dtype, torch.float32)
+        size = value.numel()
+        if self._products is None or len(self._products) < size or self._products.dtype != kind:
+            self._products = torch.empty(size, dtype=kind, device=value.device)
+        product = self._products[:size].view(value.shape)
+        return torch.mul(value.to(kind), gradient.to(kind), out=product)
 
 
 def _sum_around(product: Tensor, axis: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from obc_onnx.axes import Concat, Dim, Product, leaves, mask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
     from obc_onnx.axes import Expr
@@ -43,8 +44,8 @@ class Select(AxisMap):
 class Mix(AxisMap):
     """Recombines positions by a trained matrix, shape [kept, full].
 
-    A compressor is this matrix, a decompressor its transpose. It starts as the selection of the
-    kept positions, so that the function starts as that of the sliced network.
+    A compressor is this matrix, a decompressor its transpose. Where it starts as the selection of
+    the kept positions, the function starts as that of the sliced network.
     """
 
     def __init__(self, selection: Tensor) -> None:
@@ -96,6 +97,7 @@ def make_map(
     mixable: AbstractSet[Dim],
     dtype: torch.dtype,
     shared: dict[Dim, Mix] | None = None,
+    starts: Mapping[Dim, Tensor] | None = None,
 ) -> AxisMap:
     """Build the map of an axis.
 
@@ -106,6 +108,7 @@ def make_map(
         dtype: Of the weight.
         shared: Matrices to use again, by dim; a new one is added. None gives every place of a dim
             its own.
+        starts: Matrices to start from, by dim, shape [kept, full]; selections otherwise.
     """
     if not any(dim in keep for dim in leaves(expr)):
         return AxisMap()
@@ -113,15 +116,18 @@ def make_map(
         case Dim() if expr in mixable:
             if shared is not None and expr in shared:
                 return shared[expr]
-            made = Mix(torch.eye(expr.size, dtype=dtype)[torch.from_numpy(keep[expr])])
+            start = (starts or {}).get(expr)
+            if start is None:
+                start = torch.eye(expr.size)[torch.from_numpy(keep[expr])]
+            made = Mix(start.to(dtype))
             if shared is not None:
                 shared[expr] = made
             return made
         case Product(factors=factors):
-            maps = [make_map(factor, keep, mixable, dtype, shared) for factor in factors]
+            maps = [make_map(factor, keep, mixable, dtype, shared, starts) for factor in factors]
             return ProductMap(maps, tuple(factor.size for factor in factors))
         case Concat(parts=parts):
-            maps = [make_map(part, keep, mixable, dtype, shared) for part in parts]
+            maps = [make_map(part, keep, mixable, dtype, shared, starts) for part in parts]
             return ConcatMap(maps, tuple(part.size for part in parts))
         case _:
             return Select(torch.from_numpy(mask(expr, keep)).nonzero().reshape(-1))

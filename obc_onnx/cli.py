@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -15,18 +16,19 @@ from obc_onnx.options import (
     budget_of,
     data_of,
     data_options,
+    device_option,
     input_shape_option,
     json_option,
     plan_options,
+    recover_option,
     seed_option,
-    training_of,
-    training_options,
 )
-from obc_onnx.score_options import scoring_of, scoring_options
+from obc_onnx.score_options import given_of, scoring_of, scoring_options
+from obc_onnx.train_options import USUAL_EPOCHS, training_of, training_options
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from obc_onnx.scoring import Scores
@@ -91,6 +93,8 @@ def inspect(
     from obc_onnx.pipeline import inspect as inspect_model
     from obc_onnx.report.terminal import explanation_text, inspection_text
 
+    if scores is not None and explain is not None:
+        raise RequestError("--explain shows no scores: give one of the two")
     inspection = inspect_model(
         model, input_shape=input_shape, explained=explain, scores=_load_scores(scores)
     )
@@ -107,7 +111,9 @@ def inspect(
 @data_options
 @scoring_options(alone=False)
 @plan_options
+@recover_option
 @training_options
+@device_option
 @input_shape_option
 @seed_option
 @json_option
@@ -131,26 +137,86 @@ def compress(
     from obc_onnx.pipeline import compress as compress_model
     from obc_onnx.report.terminal import report_text
 
-    data = [path for path in (options["data"], options["eval_data"]) if path is not None]
-    _check_target(output, data)  # the model itself may be replaced by what becomes of it
+    read = [*_files_read(options), *([] if scores is None else [scores])]
+    _check_target(output, read)  # the model itself may be replaced by what becomes of it
     if plan_out is not None:
-        _check_target(plan_out, [output, model, *data])
-    result = compress_model(
-        model,
-        data=data_of(options),
-        budget=budget_of(options),
-        criterion=options["criterion"],
-        scoring=scoring_of(options),
-        scores=_load_scores(scores),
-        training=training_of(options),
-        recover=options["recover"] == "auto",
-        device=options["device"],
-        input_shape=input_shape,
-        seed=seed,
-        latency=latency,
-    )
-    result.save(output, plan_out)
-    click.echo(result.report.to_json() if as_json else report_text(result.report))
+        _check_target(plan_out, [output, model, *read])
+    if scores is not None and (options["criterion"] or options["preset"] or given_of(options)):
+        raise RequestError("--scores are there already: leave out what says how to score")
+    with _writer(options["device"]) as (device, writes):
+        result = compress_model(
+            model,
+            data=data_of(options),
+            budget=budget_of(options),
+            criterion=options["criterion"],
+            scoring=scoring_of(options),
+            scores=_load_scores(scores),
+            training=training_of(options),
+            run_dir=options["run_dir"],
+            resume=options["resume"],
+            recover=options["recover"] == "auto",
+            device=device,
+            input_shape=input_shape,
+            seed=seed,
+            latency=latency,
+        )
+        if writes:
+            result.save(output, plan_out)
+            click.echo(result.report.to_json() if as_json else report_text(result.report))
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@click.option("--plan", type=FILE, required=True, help="What to cut, as `compress` wrote it.")
+@click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
+@click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
+@data_options
+@recover_option
+@training_options
+@device_option
+@input_shape_option
+@seed_option
+@json_option
+@reports_errors
+def finetune(
+    model: Path,
+    plan: Path,
+    output: Path,
+    plan_out: Path | None,
+    *,
+    seed: int,
+    input_shape: dict[str, tuple[int, ...]],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Cut MODEL by a plan that is there already, and fine-tune what is left.
+
+    Under torchrun several processes train together, and the first one writes.
+    """
+    from obc_onnx.pipeline import compress as compress_model
+    from obc_onnx.plan import PruningPlan
+    from obc_onnx.report.terminal import report_text
+
+    read = [plan, *_files_read(options)]
+    _check_target(output, read)
+    if plan_out is not None:
+        _check_target(plan_out, [output, model, *_files_read(options)])
+    with _writer(options["device"]) as (device, writes):
+        result = compress_model(
+            model,
+            data=data_of(options),
+            plan=PruningPlan.load(plan),
+            training=training_of({**options, "epochs": options["epochs"] or USUAL_EPOCHS}),
+            run_dir=options["run_dir"],
+            resume=options["resume"],
+            recover=options["recover"] == "auto",
+            device=device,
+            input_shape=input_shape,
+            seed=seed,
+        )
+        if writes:
+            result.save(output, plan_out)
+            click.echo(result.report.to_json() if as_json else report_text(result.report))
 
 
 @cli.command()
@@ -158,7 +224,7 @@ def compress(
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write scores, as .npz.")
 @data_options
 @scoring_options(alone=True)
-@click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
+@device_option
 @input_shape_option
 @seed_option
 @reports_errors
@@ -175,10 +241,9 @@ def score(
     Under torchrun each process takes a share of the samples, and the first one writes.
     """
     from obc_onnx.pipeline import score as score_model
-    from obc_onnx.processes import joined, local_device, rank
 
-    _check_target(output, [path for path in (model, options["data"]) if path is not None])
-    with joined(options["device"]):
+    _check_target(output, [model, *_files_read(options)])
+    with _writer(options["device"]) as (device, writes):
         scores = score_model(
             model,
             data=data_of(options),
@@ -186,9 +251,9 @@ def score(
             scoring=scoring_of(options),
             input_shape=input_shape,
             seed=seed,
-            device=local_device(options["device"]),
+            device=device,
         )
-        if rank() == 0:
+        if writes:
             scores.save(output)
 
 
@@ -256,6 +321,29 @@ def _load_scores(path: Path | None) -> Scores | None:
     from obc_onnx.scoring import Scores
 
     return None if path is None else Scores.load(path)
+
+
+@contextmanager
+def _writer(device: str) -> Iterator[tuple[str, bool]]:
+    """Join the other processes, where there are any.
+
+    Yields:
+        The device of this one, and whether it is the one that writes and prints.
+    """
+    from obc_onnx.processes import joined, local_device, rank
+
+    with joined(device):
+        yield local_device(device), rank() == 0
+
+
+def _files_read(options: dict[str, Any]) -> list[Path]:
+    """List the files that a command reads besides the model."""
+    from pathlib import Path
+
+    code = [options.get("score_loss"), options.get("transform")]
+    files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
+    named = [options["data"], options["eval_data"]]
+    return [*files, *(path for path in named if path is not None)]
 
 
 def _check_target(path: Path, others: Sequence[Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
@@ -43,19 +43,21 @@ from obc_onnx.verify import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.finetune import Epoch
     from obc_onnx.graph import Graph
     from obc_onnx.ops import RuleSet
     from obc_onnx.plan import PruningPlan
     from obc_onnx.recover import Recovery
+    from obc_onnx.run_folder import RunFolder
     from obc_onnx.saliency import Scoring
     from obc_onnx.scoring import Scores
-    from obc_onnx.training import TrainingOptions
+    from obc_onnx.training.engine import Epoch
+    from obc_onnx.training.options import TrainingOptions
 
     Shape = tuple[int, ...]
 
@@ -67,10 +69,13 @@ class Request:
     name: str
     data: DataOptions
     budget: Budget
+    plan: PruningPlan | None
     criterion: str | None
     scoring: Scoring
     scores: Scores | None
     training: TrainingOptions | None
+    run_dir: Path | None
+    resume: bool
     recover: bool
     input_shape: Mapping[str, Shape]
     seed: int
@@ -114,7 +119,8 @@ class Compression:
             raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
         shapes = {**shapes_of(graph, samples), **request.input_shape}
         coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
-        plan = self._plan(coupling, samples)
+        folder = self._folder(graph)
+        plan = self._plan(coupling, samples, folder)
         keep = plan.keep(coupling)
         self.notes.extend(notes_on_inexact(coupling, keep))
         with self.clock("cut"):
@@ -125,7 +131,7 @@ class Compression:
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
         result, recovery = self._recover(cut, samples)
-        result, epochs, folded = self._finetune(replace(cut, pruned=result), samples)
+        result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
         if result is not pruned:
             plan = replace(plan, weights_sha256=digest_of(result.initializers))
             cut = replace(cut, plan=plan)
@@ -135,13 +141,47 @@ class Compression:
                 self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
         report = self._report(cut, result, held, checks, epochs, recovery)
-        return Result(result, plan, report)
+        found = Result(result, plan, report)
+        if folder is not None:
+            folder.keep_result(found)
+        return found
 
-    def _plan(self, coupling: Coupling, samples: Samples | None) -> PruningPlan:
+    def _folder(self, graph: Graph) -> RunFolder | None:
+        """Open the folder of the run, which has to have been asked for the same."""
         request = self.request
+        if request.run_dir is None:
+            return None
+        from obc_onnx.processes import rank
+        from obc_onnx.run_folder import RunFolder
+
+        facts = {
+            "model": graph.sha256,
+            "data": str(request.data),
+            "budget": asdict(request.budget),
+            "plan": None if request.plan is None else request.plan.to_json(),
+            "criterion": request.criterion,
+            "scoring": asdict(request.scoring),
+            "training": None if request.training is None else asdict(request.training),
+            "recover": request.recover,
+            "seed": request.seed,
+        }
+        return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
+
+    def _plan(
+        self, coupling: Coupling, samples: Samples | None, folder: RunFolder | None
+    ) -> PruningPlan:
+        """Return the plan that was given or that a run has made already, or make one."""
+        request = self.request
+        made = request.plan or (None if folder is None else folder.plan())
+        if made is not None:
+            made.check_model(coupling.graph.sha256, request.name)
+            return replace(made, weights_sha256=None)
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, samples)
-            return make_plan(coupling, score, request.budget, name, request.seed)
+            plan = make_plan(coupling, score, request.budget, name, request.seed)
+        if folder is not None:
+            folder.keep_plan(plan)
+        return plan
 
     def _scorer(
         self, coupling: Coupling, samples: Samples | None
@@ -152,7 +192,7 @@ class Compression:
             given = request.scores
             given.check(coupling)
             return given.criterion, lambda _: given.groups
-        criterion = choose_criterion(request.criterion, samples)
+        criterion = choose_criterion(request.criterion, samples, request.scoring)
         if request.criterion is None and samples is None:
             self.notes.append(
                 f"no data was given, so units are scored by '{criterion.name}', which needs none"
@@ -173,24 +213,30 @@ class Compression:
             return reestimate_norms(cut.coupling, cut.pruned, samples, self.request.seed)
 
     def _finetune(
-        self, cut: Cut, samples: Samples | None
+        self, cut: Cut, samples: Samples | None, folder: RunFolder | None
     ) -> tuple[Graph, list[Epoch], list[Check]]:
-        if self.request.training is None or samples is None:
+        request, graph = self.request, cut.coupling.graph
+        if request.training is None or samples is None:
             return cut.pruned, [], []
-        from obc_onnx.equivalent import EquivalentTwin
-        from obc_onnx.finetune import finetune
         from obc_onnx.runtime import Session
+        from obc_onnx.training.stage import tune
         from obc_onnx.twin import run_module
 
-        graph = cut.coupling.graph
         with self.clock("fine-tune"):
-            student = EquivalentTwin(cut.coupling, cut.keep, cut.pruned)
-            epochs = finetune(student, graph, samples, self.request.training)
-            folded = student.cpu().fold(cut.pruned)
+            tuned = tune(
+                cut.coupling,
+                cut.keep,
+                cut.pruned,
+                samples,
+                request.training,
+                recover=request.recover,
+                folder=folder,
+            )
         with self.clock("verify"):
-            unfolded = run_module(student, graph, cut.feed)
-            found = Session(folded, optimize=False).run(cut.feed)
-        return folded, epochs, [compare("folded equals trained network", found, unfolded, graph)]
+            trained = run_module(tuned.student, graph, cut.feed)
+            found = Session(tuned.graph, optimize=False).run(cut.feed)
+        check = compare("folded equals trained network", found, trained, graph)
+        return tuned.graph, tuned.epochs, [check]
 
     def _report(
         self,

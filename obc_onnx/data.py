@@ -1,7 +1,14 @@
 """Read samples, and check them against the model before anything runs on them.
 
-A source is an `.npz` with one array per model input (first axis: samples) and optionally `labels`,
-or a folder of images in class subfolders.
+A source is one of these; `labels` are optional everywhere:
+
+- an `.npz` with one array per model input, first axis samples, and `labels`;
+- a folder with one `.npy` per model input, and `labels.npy`;
+- a `.tar` or a folder of them, laid out as WebDataset does: `archives` says how;
+- a folder of images in class subfolders.
+
+An `.npz` is held in memory. The others stay on disk, and a batch is read when it is asked for; of
+images, decoded pixels are kept as long as they fit.
 """
 
 from __future__ import annotations
@@ -16,22 +23,20 @@ import numpy as np
 
 from obc_onnx.defaults import HOLDOUT
 from obc_onnx.errors import DataError
-from obc_onnx.images import ImageOptions, read_pictures
-from obc_onnx.node import is_float
+from obc_onnx.images import ImageOptions
+from obc_onnx.sample_checks import LABELS, check_array, check_labels
 from obc_onnx.shapes import ANALYSIS_BATCH
+from obc_onnx.sources import LazyArray
+from obc_onnx.stored import listed, open_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from obc_onnx.graph import Graph
     from obc_onnx.images import PixelScaling
-    from obc_onnx.node import Port
 
-LABELS = "labels"
-"""The array of an archive that holds class indices."""
-_CLASSIFIER_RANK = 2
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What numpy and zipfile raise about a file; RuntimeError for an encrypted one."""
 
@@ -41,7 +46,7 @@ class DataOptions:
     """Where samples come from.
 
     Attributes:
-        source: An `.npz` or a folder of images; None works without data.
+        source: A file or folder, see `data`, or samples; None works without data.
         holdout: Share of it, from the end, that is only measured on.
         evaluation: Samples to measure on instead.
         images: How pictures become an input.
@@ -58,25 +63,29 @@ class Samples:
     """Inputs, and labels where there are any.
 
     Attributes:
-        inputs: For each model input, an array of shape [samples, ...].
+        inputs: For each model input, an array of shape [samples, ...], in memory or not.
         labels: Class indices, shape [samples], int64, or None.
         dtypes: The type that the model takes for each input.
-        scaling: For pictures, how to normalise them; None takes the arrays as they are.
+        scaling: For inputs that hold pictures, how to normalise them.
     """
 
-    inputs: Mapping[str, NDArray[Any]]
+    inputs: Mapping[str, NDArray[Any] | LazyArray]
     labels: NDArray[np.int64] | None
     dtypes: Mapping[str, np.dtype[Any]]
-    scaling: PixelScaling | None = None
+    scaling: Mapping[str, PixelScaling] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
     def feed(self, which: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Return chosen samples as the model takes them."""
+        """Return chosen samples as the model takes them.
+
+        Raises:
+            DataError: One cannot be read.
+        """
         feed = {name: array[which] for name, array in self.inputs.items()}
-        if self.scaling is not None:
-            feed = {name: self.scaling.apply(array) for name, array in feed.items()}
+        for name, scaling in self.scaling.items():
+            feed[name] = scaling.apply(feed[name])
         return {
             name: np.ascontiguousarray(array, dtype=self.dtypes[name])
             for name, array in feed.items()
@@ -88,10 +97,13 @@ class Samples:
             yield slice(start, min(start + size, len(self)))
 
     def part(self, which: slice | NDArray[np.int64]) -> Samples:
-        """Return chosen samples as a set of their own."""
+        """Return chosen samples as a set of their own; those on disk stay there."""
         return replace(
             self,
-            inputs={name: array[which] for name, array in self.inputs.items()},
+            inputs={
+                name: array.part(which) if isinstance(array, LazyArray) else array[which]
+                for name, array in self.inputs.items()
+            },
             labels=None if self.labels is None else self.labels[which],
         )
 
@@ -111,20 +123,21 @@ class Samples:
 
 
 def load_samples(path: str | Path, graph: Graph, images: ImageOptions | None = None) -> Samples:
-    """Read samples and check names, ranks, types, sizes and values.
+    """Open samples and check names, ranks, types, sizes and values.
 
     Args:
-        path: An `.npz` file, or a folder with one subfolder of images per class.
+        path: Where they are; the module says what it may be.
         graph: The model that they are for.
-        images: Only for a folder.
+        images: Only for pictures.
     Raises:
         DataError: Something does not fit; the message is one sentence.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"data '{path}' does not exist")
-    if path.is_dir():
-        samples = _from_folder(path, graph, images or ImageOptions())
+    if path.is_dir() or path.suffix == ".tar":
+        stored = open_stored(path, graph.inputs, images or ImageOptions())
+        samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.scaling)
     else:
         samples = _from_archive(path, graph)
     return check_samples(samples, graph, f"data '{path}'")
@@ -144,23 +157,23 @@ def check_samples(samples: Samples, graph: Graph, what: str = "the data") -> Sam
     """
     if set(samples.inputs) != set(_names(graph)):
         raise DataError(
-            f"{what} holds {_listed(samples.inputs)}, but the model's inputs are "
-            f"{_listed(_names(graph))}"
+            f"{what} holds {listed(samples.inputs)}, but the model's inputs are "
+            f"{listed(_names(graph))}"
         )
     for port in graph.inputs:
-        _check_array(samples.inputs[port.name], port)
+        check_array(samples.inputs[port.name], port)
     counts = {len(array) for array in samples.inputs.values()}
     if len(counts) != 1:
         raise DataError(f"{what} has inputs of different lengths: {sorted(counts)}")
     labels = samples.labels
     if labels is not None:
-        _check_labels(labels, len(samples), graph)
-        labels = labels.astype(np.int64)
+        check_labels(labels, len(samples), graph)
+        labels = np.array(labels, np.int64)  # no longer a view of a file, where it was one
     return replace(
         samples,
         inputs={name: samples.inputs[name] for name in _names(graph)},
         labels=labels,
-        dtypes={port.name: port.dtype for port in graph.inputs},
+        dtypes=_dtypes(graph),
     )
 
 
@@ -225,74 +238,12 @@ def _from_archive(path: Path, graph: Graph) -> Samples:
         if not isinstance(array, np.ndarray):  # numpy gives other members of a zip as bytes
             raise DataError(f"data '{path}' holds '{name}', which is not an array")
     labels = arrays.pop(LABELS, None) if LABELS not in _names(graph) else None
-    return Samples(arrays, labels, {port.name: port.dtype for port in graph.inputs})
+    return Samples(arrays, labels, _dtypes(graph))
 
 
-def _check_array(array: NDArray[Any], port: Port) -> None:
-    shape = port.shape
-    what = f"data for input '{port.name}'"
-    if array.ndim == 0 or len(array) == 0:
-        raise DataError(f"{what} holds no samples")
-    if shape is not None and array.ndim != len(shape):
-        raise DataError(f"{what} has {array.ndim} axes, but the model takes {len(shape)}")
-    for axis, size in enumerate(shape or ()):
-        if axis and isinstance(size, int) and array.shape[axis] != size:
-            raise DataError(
-                f"{what} has size {array.shape[axis]} on axis {axis}, but the model takes {size}"
-            )
-    if not np.can_cast(array.dtype, port.dtype, "safe"):
-        floats = is_float(array.dtype) and is_float(port.dtype)
-        hint = f"; convert it first, as with .astype(np.{port.dtype})" if floats else ""
-        raise DataError(
-            f"{what} has type {array.dtype}, which cannot be cast to {port.dtype} without "
-            f"loss{hint}"
-        )
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
-        raise DataError(f"{what} has NaN or infinite values in {bad.size} samples, first {bad[0]}")
-
-
-def _check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"labels must be one integer per sample, found shape {labels.shape}, {labels.dtype}"
-        )
-    if len(labels) != n_samples:
-        raise DataError(f"there are {len(labels)} labels for {n_samples} samples")
-    output = graph.outputs[0]
-    shape = output.shape or ()
-    n_classes = shape[-1] if len(shape) == _CLASSIFIER_RANK else None
-    if not isinstance(n_classes, int):
-        raise DataError(
-            f"labels are given, but the model's first output '{output.name}' is not of shape "
-            f"[batch, classes]; leave '{LABELS}' out of the data"
-        )
-    if not is_float(output.dtype):
-        raise DataError(
-            f"labels are given, but the model's first output '{output.name}' is of type "
-            f"{output.dtype} and holds no class scores; leave '{LABELS}' out of the data"
-        )
-    if labels.min() < 0 or labels.max() >= n_classes:
-        raise DataError(
-            f"labels range from {labels.min()} to {labels.max()}, but output '{output.name}' has "
-            f"{n_classes} classes"
-        )
-
-
-def _from_folder(path: Path, graph: Graph, images: ImageOptions) -> Samples:
-    if len(graph.inputs) != 1:
-        raise DataError(
-            f"a folder of images needs a model with one input; this one has {len(graph.inputs)}"
-        )
-    port = graph.inputs[0]
-    pictures = read_pictures(path, port, images)
-    dtypes = {port.name: port.dtype}
-    return Samples({port.name: pictures.pixels}, pictures.labels, dtypes, pictures.scaling)
+def _dtypes(graph: Graph) -> dict[str, np.dtype[Any]]:
+    return {port.name: port.dtype for port in graph.inputs}
 
 
 def _names(graph: Graph) -> list[str]:
     return [port.name for port in graph.inputs]
-
-
-def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "nothing"

@@ -17,12 +17,14 @@ Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equivalent prun
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from obc_onnx.axes import Dim, leaves
+from obc_onnx.axes import Dim, leaves, mask
 from obc_onnx.axis_maps import AxisMap, Mix, make_map
 from obc_onnx.errors import InvariantError
 from obc_onnx.node import is_float
@@ -30,12 +32,27 @@ from obc_onnx.tensors import initializer_name, parameter_name, to_tensor
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
     from obc_onnx.module import TorchTwin
     from obc_onnx.ops.context import Role
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts, other than from the sliced network.
+
+    Attributes:
+        matrices: For an axis of a weight, the matrices of its dims, each of shape [kept, full].
+        weights: What stands for initializers of the original, at their full size.
+    """
+
+    matrices: Mapping[tuple[str, int], Mapping[Dim, Tensor]]
+    weights: Mapping[str, NDArray[Any]]
 
 
 class EquivalentTwin(nn.Module):
@@ -45,20 +62,33 @@ class EquivalentTwin(nn.Module):
         coupling: Of the original graph.
         keep: The units that stay.
         pruned: The original graph without the other units.
+        recombine: Whether there are compressors and decompressors; otherwise all is sliced.
+        start: Where they start from, and what weights they act on; None is the selection of what
+            is kept of the original's.
     """
 
-    def __init__(self, coupling: Coupling, keep: Keep, pruned: Graph) -> None:
+    def __init__(
+        self,
+        coupling: Coupling,
+        keep: Keep,
+        pruned: Graph,
+        *,
+        recombine: bool = True,
+        start: Start | None = None,
+    ) -> None:
         super().__init__()
+        self._start = start or Start({}, {})
         self.twin: TorchTwin = build_twin(pruned, coupling.shapes, coupling.rules)
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
         self._targets: list[tuple[str, int, tuple[tuple[int, int], ...]]] = []
-        parametrised = _find_parametrised(coupling, keep)
+        parametrised = find_parametrised(coupling, keep) if recombine else {}
         for name, axes in parametrised.items():
             self._add(coupling, keep, name, axes)
         learned = _find_learned(coupling)
         self._contracted = _find_contracted(coupling)
         copies = {target for target, _, _ in self._targets}
+        self._place(coupling, keep, copies)
         for key, parameter in self.twin.named_parameters():
             parameter.requires_grad_(key not in copies and initializer_name(key) in learned)
 
@@ -70,18 +100,32 @@ class EquivalentTwin(nn.Module):
         self, coupling: Coupling, keep: Keep, name: str, mixable: dict[int, frozenset[Dim]]
     ) -> None:
         """Re-parametrise one weight, and the biases that belong to its written axes."""
-        weight = to_tensor(coupling.graph.initializers[name])
+        weight = self._full(coupling, name)
         placed = []
         for axis, expr in enumerate(coupling.axes[name]):
             dims = mixable.get(axis, frozenset())
             biases = _biases(coupling, name, axis) if dims else []
             shared: dict[Dim, Mix] | None = {} if biases else None
-            placed.append((axis, self._keep_map(make_map(expr, keep, dims, weight.dtype, shared))))
+            starts = self._start.matrices.get((name, axis))
+            made = make_map(expr, keep, dims, weight.dtype, shared, starts)
+            placed.append((axis, self._keep_map(made)))
             for bias in biases:
-                tensor = to_tensor(coupling.graph.initializers[bias])
+                tensor = self._full(coupling, bias)
                 made = make_map(coupling.axes[bias][-1], keep, dims, tensor.dtype, shared)
                 self._register(bias, tensor, [(tensor.ndim - 1, self._keep_map(made))])
         self._register(name, weight, placed)
+
+    def _place(self, coupling: Coupling, keep: Keep, copies: set[str]) -> None:
+        """Put what the start gives for weights that are not made anew into the twin itself."""
+        own = self._own()
+        for name, array in self._start.weights.items():
+            key = parameter_name(name)
+            if key not in copies:
+                kept = [np.flatnonzero(mask(expr, keep)) for expr in coupling.axes[name]]
+                own[key].data.copy_(to_tensor(array[np.ix_(*kept)]))
+
+    def _full(self, coupling: Coupling, name: str) -> Tensor:
+        return to_tensor(self._start.weights.get(name, coupling.graph.initializers[name]))
 
     def _keep_map(self, made: AxisMap) -> int:
         self.maps.append(made)
@@ -184,7 +228,7 @@ def _find_contracted(coupling: Coupling) -> set[str]:
     return set().union(*found)
 
 
-def _find_parametrised(coupling: Coupling, keep: Keep) -> dict[str, dict[int, frozenset[Dim]]]:
+def find_parametrised(coupling: Coupling, keep: Keep) -> dict[str, dict[int, frozenset[Dim]]]:
     """Find the weights that get matrices: for each axis, the dims that are recombined.
 
     Every use of an initializer has to allow it: a weight that is also used otherwise, or whose bias

@@ -1,25 +1,32 @@
-"""Read a folder of pictures, one subfolder per class, for a model with one image input."""
+"""Pictures as samples: their layout in a model's input, how they are decoded and normalised."""
 
 from __future__ import annotations
 
+import io
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from obc_onnx.errors import DataError
+from obc_onnx.sources import LazyArray, Source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from obc_onnx.node import Port
 
+CACHE_BYTES = 2**31
+"""Decoded pixels of a set are kept in memory as long as all of them fit into this."""
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+"""Of files that hold pictures, in small letters."""
+IMAGE_RANK = 4
 _MODES = {1: "L", 3: "RGB"}
 """Pillow's name for pictures of so many channels."""
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-_IMAGE_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -49,64 +56,165 @@ class PixelScaling:
         return (pixels.astype(np.float32) / np.float32(255) - self.mean) / self.std
 
 
+class Files(Protocol):
+    """Things that hold a picture each."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, place: int) -> bytes:
+        """Return all that one holds."""
+
+    def where(self, place: int) -> str:
+        """Name one, as messages call it."""
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Decoded pictures in the model's layout, uint8, with their classes."""
+    """Pictures in the model's layout, uint8, and how to normalise them."""
 
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    pixels: LazyArray
     scaling: PixelScaling
 
 
-def read_pictures(folder: Path, port: Port, options: ImageOptions) -> Pictures:
-    """Decode every picture below `folder`; class subfolders are numbered by name, and take turns.
+@dataclass(frozen=True)
+class _Layout:
+    """Where an input has the axes of a picture, and their sizes."""
+
+    channels: int
+    size: tuple[int, int]
+    last: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (*self.size, self.channels) if self.last else (self.channels, *self.size)
+
+
+def read_pictures(files: Files, port: Port, options: ImageOptions) -> Pictures:
+    """Make pictures an input of a model. None is decoded yet.
 
     Args:
-        folder: Holds one subfolder per class.
-        port: The model input that the pictures are for, [batch, channels, height, width] or with
-            channels last.
+        files: Hold the pictures.
+        port: The input, [batch, channels, height, width] or with channels last.
         options: How to resize and normalise.
     Raises:
-        DataError: There are no pictures, one cannot be read, or they do not fit the input.
+        DataError: The options or the input do not fit pictures.
     """
-    channels, size, last = _layout(port, options)
-    shape = (channels,) if last else (channels, 1, 1)
+    layout = _layout(port, options)
+    shape = (layout.channels,) if layout.last else (layout.channels, 1, 1)
     scaling = PixelScaling(
-        _per_channel("--image-mean", options.mean, channels, shape),
-        _per_channel("--image-std", options.std, channels, shape),
+        _per_channel("--image-mean", options.mean, layout.channels, shape),
+        _per_channel("--image-std", options.std, layout.channels, shape),
     )
     if not scaling.std.all():
         raise DataError("--image-std must not be 0")
-    files = _files(folder)
-    if not files:
-        raise DataError(f"data '{folder}' holds no images in class subfolders")
-    pixels = np.stack([_decode(file, size, channels) for file, _ in files])
-    return Pictures(
-        pixels if last else pixels.transpose(0, 3, 1, 2),
-        np.array([index for _, index in files], np.int64),
-        scaling,
-    )
+    return Pictures(LazyArray(_PictureSource(files, layout)), scaling)
 
 
-def _files(folder: Path) -> list[tuple[Path, int]]:
-    """List pictures with their class, so that any run of them has about each class's share.
+def list_pictures(folder: Path) -> tuple[Files, NDArray[np.int64]]:
+    """List the pictures of a folder with one subfolder per class, by their names alone.
 
     Samples are split by their order: sorted by class, the held-out ones would be all of one class.
+    So classes, which are numbered by name, take turns: any run has about each one's share.
+
+    Returns:
+        The files, and the class of each.
+    Raises:
+        DataError: There are none.
     """
-    places = []
+    names: list[str] = []
+    labels, ranks = [np.empty(0, np.int64)], [np.empty(0)]
     classes = sorted(child for child in folder.iterdir() if child.is_dir())
     for index, child in enumerate(classes):
-        own = sorted(file for file in child.iterdir() if file.suffix.lower() in _SUFFIXES)
-        places += [((rank + 0.5) / len(own), index, file) for rank, file in enumerate(own)]
-    return [(file, index) for _, index, file in sorted(places)]
+        own = sorted(file.name for file in child.iterdir() if file.suffix.lower() in SUFFIXES)
+        names += [f"{child.name}/{name}" for name in own]
+        labels.append(np.full(len(own), index, np.int64))
+        ranks.append((np.arange(len(own)) + 0.5) / max(len(own), 1))
+    if not names:
+        raise DataError(f"data '{folder}' holds no images in class subfolders")
+    label = np.concatenate(labels)
+    order = np.lexsort((label, np.concatenate(ranks)))
+    return _FolderFiles(folder, [names[i] for i in order]), label[order]
 
 
-def _layout(port: Port, options: ImageOptions) -> tuple[int, tuple[int, int], bool]:
-    """Return channels, (height, width) and whether channels come last."""
+def channels_last(shape: Sequence[int | str | None]) -> bool:
+    """Say where a shape of rank 4 has its channels: second, unless only the last can be those."""
+    return shape[1] not in _MODES and shape[3] in _MODES
+
+
+class _FolderFiles:
+    """Files of a folder by their names; short strings, since there may be millions."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, place: int) -> bytes:
+        try:
+            return (self._folder / self._names[place]).read_bytes()
+        except OSError as error:
+            raise DataError(f"image {self.where(place)} cannot be read") from error
+
+    def where(self, place: int) -> str:
+        return f"'{self._folder / self._names[place]}'"
+
+
+class _PictureSource(Source):
+    """Pictures that are decoded when they are asked for, once where all pixels fit into memory.
+
+    A copy in another process that was pickled has no cache: memory would grow with each of them.
+    """
+
+    def __init__(self, files: Files, layout: _Layout) -> None:
+        self._files, self._layout = files, layout
+        self.shape, self.dtype = (len(files), *layout.shape), np.dtype(np.uint8)
+        self._known = np.zeros(len(files), np.bool_)
+        self.remembers = math.prod(self.shape) <= CACHE_BYTES
+        self._cache = np.empty(self.shape, np.uint8) if self.remembers else None
+
+    def read(self, which: NDArray[np.int64]) -> NDArray[Any]:
+        if self._cache is None:
+            pixels = np.empty((len(which), *self.shape[1:]), np.uint8)
+            for target, place in enumerate(which):
+                pixels[target] = self._decode(int(place))
+            return pixels
+        for place in which[~self._known[which]]:
+            self._cache[place] = self._decode(int(place))
+            self._known[place] = True
+        return self._cache[which]
+
+    def where(self, place: int) -> str:
+        return self._files.where(place)
+
+    def _decode(self, place: int) -> NDArray[np.uint8]:
+        from PIL import Image, UnidentifiedImageError
+
+        layout = self._layout
+        try:
+            with Image.open(io.BytesIO(self._files.read(place))) as image:
+                picture = image.convert(_MODES[layout.channels]).resize(layout.size[::-1])
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,  # Pillow's word for damaged chunks
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
+            raise DataError(f"image {self.where(place)} cannot be read") from error
+        pixels = np.asarray(picture, np.uint8).reshape(*layout.size, layout.channels)
+        return pixels if layout.last else pixels.transpose(2, 0, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None, "remembers": False}
+
+
+def _layout(port: Port, options: ImageOptions) -> _Layout:
+    """Find the axes of a picture in an input."""
     shape = port.shape or ()
-    if len(shape) != _IMAGE_RANK:
-        raise DataError(f"input '{port.name}' has {len(shape)} axes; images need {_IMAGE_RANK}")
-    last = shape[1] not in _MODES and shape[3] in _MODES
+    if len(shape) != IMAGE_RANK:
+        raise DataError(f"input '{port.name}' has {len(shape)} axes; images need {IMAGE_RANK}")
+    last = channels_last(shape)
     channels, own = (shape[3], shape[1:3]) if last else (shape[1], shape[2:4])
     if not isinstance(channels, int) or channels not in _MODES:
         raise DataError(f"input '{port.name}' has shape {shape}: no axis of 1 or 3 channels")
@@ -120,7 +228,7 @@ def _layout(port: Port, options: ImageOptions) -> tuple[int, tuple[int, int], bo
             raise DataError(
                 f"--image-size {height} {width} does not fit input '{port.name}' of shape {shape}"
             )
-    return channels, (height, width), last
+    return _Layout(channels, (height, width), last)
 
 
 def _per_channel(
@@ -131,14 +239,3 @@ def _per_channel(
     if not np.isfinite(values).all():
         raise DataError(f"{option} must be finite, found {', '.join(map(str, values))}")
     return np.broadcast_to(np.asarray(values, np.float32), (channels,)).reshape(shape)
-
-
-def _decode(file: Path, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            picture = image.convert(_MODES[channels]).resize(size[::-1])
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"image '{file}' cannot be read") from error
-    return np.asarray(picture, np.uint8).reshape(*size, channels)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.data import DataOptions
     from obc_onnx.planning import Budget
-    from obc_onnx.training import TrainingOptions
 
 FILE = click.Path(path_type=Path)
 
@@ -128,32 +127,14 @@ plan_options = combined(
         "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
     ),
 )
-training_options = combined(
-    click.option(
-        "--epochs",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Passes of fine-tuning; 0 only cuts.",
-    ),
-    click.option(
-        "--recover",
-        type=click.Choice(["auto", "none"]),
-        default="auto",
-        show_default=True,
-        help="Repair without training, where there is data.",
-    ),
-    click.option(
-        "--batch-size", type=click.IntRange(2), default=defaults.BATCH_SIZE, show_default=True
-    ),
-    click.option(
-        "--lr",
-        type=click.FloatRange(0, min_open=True),
-        default=defaults.LEARNING_RATE,
-        show_default=True,
-    ),
-    click.option("--device", default="cpu", show_default=True, help="Where torch runs."),
+recover_option = click.option(
+    "--recover",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="Repair without training, where there is data.",
 )
+device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
 
 
 def data_of(options: dict[str, Any]) -> DataOptions:
@@ -180,17 +161,4 @@ def budget_of(options: dict[str, Any]) -> Budget:
         round_to=options["round_to"],
         exclude=tuple(options["exclude"]),
         allow_inexact=options["allow_inexact"],
-    )
-
-
-def training_of(options: dict[str, Any]) -> TrainingOptions | int:
-    """Gather what says how to fine-tune; 0 does not."""
-    if options["epochs"] == 0:
-        return 0
-    from obc_onnx.training import TrainingOptions
-
-    return TrainingOptions(
-        epochs=options["epochs"],
-        batch_size=options["batch_size"],
-        lr=options["lr"],
     )

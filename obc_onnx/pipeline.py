@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
@@ -20,14 +21,13 @@ from obc_onnx.report.summary import (
     summarise_scores,
 )
 from obc_onnx.saliency import Scoring
-from obc_onnx.scoring import Scores, choose_criterion, make_scene
+from obc_onnx.scoring import Scores, choose_criterion, make_scene, used_of
 from obc_onnx.surgery import remove_units
-from obc_onnx.training import TrainingOptions, training_options
+from obc_onnx.training.options import TrainingOptions, training_options
 from obc_onnx.verify import Check, check_masked, why_no_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from obc_onnx.plan import PruningPlan
     from obc_onnx.result import Result
@@ -84,6 +84,9 @@ def compress(
     scoring: Scoring | None = None,
     scores: Scores | None = None,
     training: TrainingOptions | int = 0,
+    plan: PruningPlan | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
     recover: bool = True,
     input_shape: Mapping[str, Shape] | None = None,
     seed: int = 0,
@@ -101,6 +104,9 @@ def compress(
         scoring: How the criterion looks at the samples.
         scores: What `score` gave, in place of a criterion.
         training: How to fine-tune; a number is the epochs, 0 does not train.
+        plan: What to cut, in place of a budget and a criterion.
+        run_dir: A folder for the plan, checkpoints and metrics of the run.
+        resume: Whether to go on with the run that is there.
         recover: Whether to repair the cut network in closed form, with data.
         input_shape: Sizes of dynamic inputs, by input name.
         seed: Of every random choice: equal seeds give equal bytes.
@@ -113,6 +119,8 @@ def compress(
         ObcError: The request cannot be met; the message says why.
         VerificationError: The result failed a check.
     """
+    if resume and run_dir is None:
+        raise RequestError("--resume goes on with a run: give its --run-dir")
     request = Request(
         name=model_name(model),
         data=data if isinstance(data, DataOptions) else DataOptions(data),
@@ -120,7 +128,10 @@ def compress(
         criterion=criterion,
         scoring=scoring or Scoring(),
         scores=scores,
+        plan=plan,
         training=training_options(training, seed, device),
+        run_dir=None if run_dir is None else Path(run_dir),
+        resume=resume,
         recover=recover,
         input_shape=input_shape or {},
         seed=seed,
@@ -128,10 +139,7 @@ def compress(
         latency=latency,
         rules=rules,
     )
-    if device != "cpu":
-        from obc_onnx.twin import check_device
-
-        check_device(device)
+    _check_device(device)
     return Compression(request).execute(model)
 
 
@@ -160,13 +168,16 @@ def score(
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
+    _check_device(device)
     graph = load_model(model)
     samples, _ = open_samples(data if isinstance(data, DataOptions) else DataOptions(data), graph)
     shapes = {**shapes_of(graph, samples), **(input_shape or {})}
     coupling, _ = analyse(graph, shapes, rules, Clock())
-    chosen = choose_criterion(criterion, samples)
-    scene = make_scene(coupling, samples, scoring or Scoring(), seed, device)
-    return Scores(graph.sha256, chosen.name, seed, chosen.score(scene, {}))
+    how = scoring or Scoring()
+    chosen = choose_criterion(criterion, samples, how)
+    scene = make_scene(coupling, samples, how, seed, device)
+    found = chosen.score(scene, {})
+    return Scores(graph.sha256, chosen.name, seed, used_of(chosen, how), found)
 
 
 def verify(
@@ -187,11 +198,7 @@ def verify(
     """
     clock = Clock()
     before, after = load_model(original), load_model(compressed)
-    if before.sha256 != plan.model_sha256:
-        raise RequestError(
-            f"the plan is for a model with sha256 {plan.model_sha256[:12]}..., "
-            f"but '{model_name(original)}' has {before.sha256[:12]}..."
-        )
+    plan.check_model(before.sha256, model_name(original))
     coupling, inputs = analyse(before, input_shape, rules, clock)
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
@@ -199,3 +206,11 @@ def verify(
         coupling, plan, keep, remove_units(coupling, keep), inputs, feed, why_no_twin(coupling)
     )
     return [check_masked(coupling, keep, feed), *check_result(cut, after, clock)]
+
+
+def _check_device(device: str) -> None:
+    """Check a device before long work; the CPU is always there."""
+    if device != "cpu":
+        from obc_onnx.twin import check_device
+
+        check_device(device)

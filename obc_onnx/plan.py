@@ -65,6 +65,18 @@ class PruningPlan:
         """Write as JSON with sorted keys: equal plans give equal bytes."""
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
+    def check_model(self, sha256: str, name: str) -> None:
+        """Check that the plan is for a model.
+
+        Raises:
+            RequestError: It is for another one.
+        """
+        if sha256 != self.model_sha256:
+            raise RequestError(
+                f"the plan is for a model with sha256 {self.model_sha256[:12]}..., "
+                f"but '{name}' has {sha256[:12]}..."
+            )
+
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:
         """Read a plan file.

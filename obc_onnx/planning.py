@@ -65,7 +65,8 @@ def make_plan(
         criterion: Its name, for the record.
         seed: For the record.
     Raises:
-        RequestError: A number is out of range, or a pattern matches nothing.
+        RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
+            units has no score.
         InfeasibleTargetError: Even the smallest plan does not meet the target.
     """
     if not 0 < budget.target_macs <= 1:
@@ -86,11 +87,21 @@ def make_plan(
             share = budget.target_macs  # and not what rounding made of it
         if coupling.macs(keep) / full > share:
             saliency = score(keep)
+            _check_scored(groups, saliency, criterion)
             order = _ranked(coupling, groups, saliency, keep, budget)
             keep = _cut_until(coupling, order, keep, share)
     if coupling.macs(keep) / full > budget.target_macs:  # saliency protected dearer units
         raise _infeasible(coupling, groups, keep, budget)
     return _record(coupling, keep, budget, criterion, seed)
+
+
+def _check_scored(groups: Sequence[Group], saliency: Saliency, criterion: str) -> None:
+    for group in groups:
+        if group.name not in saliency:
+            raise RequestError(
+                f"criterion '{criterion}' says nothing of group '{group.name}': use another one, "
+                f"or leave the group whole with --exclude"
+            )
 
 
 def prunable_groups(
@@ -186,7 +197,9 @@ def _chunks(order: NDArray[np.int64], width: int, round_to: int) -> Iterator[NDA
 
 def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, set[int]]:
     """Find units to protect so that no axis that takes positions of others becomes empty."""
-    by_dim = {group.dim: saliency[group.name] for group in coupling.groups}
+    by_dim = {
+        group.dim: saliency.get(group.name, np.zeros(group.size)) for group in coupling.groups
+    }
     protected: dict[Dim, set[int]] = {}
     for axis in coupling.tied_axes:
         best: tuple[float, Dim, int] | None = None

@@ -9,12 +9,14 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
 from torch import distributed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Item = TypeVar("Item")
@@ -39,6 +41,11 @@ def rank() -> int:
     return distributed.get_rank() if _several() else 0
 
 
+def world_size() -> int:
+    """Return how many processes there are."""
+    return distributed.get_world_size() if _several() else 1
+
+
 def local_device(device: str) -> str:
     """Return the GPU of this process where several share a machine and "cuda" was asked for."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and _several() else device
@@ -46,7 +53,12 @@ def local_device(device: str) -> str:
 
 def own_share(items: Sequence[Item]) -> Sequence[Item]:
     """Return every n-th item, so that n processes take all of them."""
-    return items[rank() :: distributed.get_world_size()] if _several() else items
+    return items[rank() :: world_size()]
+
+
+def own_part(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return one of as many consecutive parts as there are processes."""
+    return np.array_split(places, world_size())[rank()]
 
 
 def add_up(totals: dict[Key, Tensor]) -> dict[Key, Tensor]:

@@ -41,6 +41,10 @@ class Progress:
     ) -> None:
         self._bar.close()
 
+    def skip(self, steps: int) -> None:
+        """Count steps that an earlier run made."""
+        self._bar.update(steps)
+
     def advance(self, note: str = "") -> None:
         """Count one step, and show a note beside the bar."""
         self._bar.set_postfix_str(note, refresh=False)

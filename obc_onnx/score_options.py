@@ -8,20 +8,32 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from obc_onnx import defaults
+from obc_onnx.errors import RequestError
 from obc_onnx.options import combined
 from obc_onnx.saliency import CRITERIA, Scoring
-from obc_onnx.saliency.options import NORMALIZERS, OBJECTIVES, PRESETS, REDUCTIONS, ROWS
+from obc_onnx.saliency.options import (
+    NORMALIZERS,
+    OBJECTIVES,
+    PRESETS,
+    REDUCTIONS,
+    ROW_SIZE,
+    ROWS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_USUAL = Scoring()
 
 
 def parse_batch_size(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> int | None:
-    """Read a number of samples; `auto` is None."""
-    if value is None or value == "auto":
+    """Read a number of samples; `auto` is 0, which is not the same as to say nothing."""
+    if value is None:
         return None
+    if value == "auto":
+        return 0
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"'{value}' is neither a number above 0 nor auto")
     return int(value)
@@ -53,7 +65,8 @@ def _what(prefix: str) -> Callable[[Any], Any]:
         click.option(
             "--objective",
             type=click.Choice(OBJECTIVES),
-            help="What is differentiated; labels where there are some and output else, by default.",
+            help="What is differentiated; by default labels, where there are some for the only "
+            "output, and output else.",
         ),
         click.option(
             f"--{prefix}loss",
@@ -62,7 +75,9 @@ def _what(prefix: str) -> Callable[[Any], Any]:
             help="Differentiate this: from outputs by name and labels to a loss per sample.",
         ),
         click.option(
-            "--rows", type=click.Choice(ROWS), help="What makes a row of the Jacobian. [sample]"
+            "--rows",
+            type=click.Choice(ROWS),
+            help=f"What makes a row of gradients. [{_USUAL.rows}]",
         ),
         click.option(
             f"--{prefix}samples",
@@ -84,17 +99,17 @@ def _how(prefix: str) -> Callable[[Any], Any]:
             "score_batch_size",
             callback=parse_batch_size,
             metavar="N|auto",
-            help="Samples per pass; auto takes what memory holds. [auto]",
+            help=f"Samples per batch; auto is {ROW_SIZE}. Batches that do not fit are cut. [auto]",
         ),
         click.option(
             "--reduction",
             type=click.Choice(REDUCTIONS),
-            help="How the members of a group come together. [sum]",
+            help=f"How the members of a group come together. [{_USUAL.reduction}]",
         ),
         click.option(
             "--normalizer",
             type=click.Choice(NORMALIZERS),
-            help="What the scores of a group are divided by. [none]",
+            help=f"What the scores of a group are divided by. [{_USUAL.normalizer}]",
         ),
         click.option(
             "--depthwise/--no-depthwise",
@@ -109,9 +124,21 @@ def _how(prefix: str) -> Callable[[Any], Any]:
 
 def scoring_of(options: dict[str, Any]) -> Scoring:
     """Gather what says how units are scored."""
-    given = {
+    given = given_of(options)
+    if "samples" in given and "batches" in given:
+        raise RequestError("the number of batches says how many samples: give one of the two")
+    if "samples" in given:
+        given["batches"] = None  # of a preset
+    if "batch_size" in given:
+        given["batch_size"] = given["batch_size"] or None
+    preset = PRESETS[options["preset"]] if options["preset"] else Scoring()
+    return replace(preset, **given)
+
+
+def given_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Scoring` that were asked for by options of their own."""
+    found = {
         field: options[f"score_{field}" if f"score_{field}" in options else field]
         for field in Scoring.__dataclass_fields__
     }
-    preset = PRESETS[options["preset"]] if options["preset"] else Scoring()
-    return replace(preset, **{field: v for field, v in given.items() if v is not None})
+    return {field: value for field, value in found.items() if value is not None}

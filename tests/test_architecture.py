@@ -20,8 +20,7 @@ MAX_FILE_LINES = 400
 
 LAYERS = (
     ("errors", "version", "progress", "defaults"),
-    ("training",),
-    ("files", "axes"),
+    ("files", "axes", "sources", "user_code"),
     ("boundaries", "sizes", "ties"),
     ("unification",),
     ("foreign", "node"),
@@ -55,27 +54,38 @@ LAYERS = (
     ("respelling",),
     ("surgery",),
     ("images", "precision"),
+    ("archives", "augmentation", "sample_checks"),
+    ("stored",),
     ("data", "measure"),
-    ("processes",),
+    ("processes", "loading"),
     ("saliency.options",),
-    ("saliency.criterion", "saliency.members", "saliency.probes"),
-    ("saliency.taps", "saliency.objective", "saliency.sweep", "plan"),
+    ("saliency.criterion", "saliency.members", "saliency.probes", "saliency.objective"),
+    ("saliency.taps", "saliency.sweep", "plan"),
     ("saliency.reads",),
     ("planning",),
     ("saliency.*",),
     ("saliency", "axis_maps"),
-    ("scoring",),
+    ("scoring", "unfolding"),
     ("equivalent", "recover"),
-    ("finetune",),
+    ("channel_start",),
+    ("training.options", "training.fabric", "training.synced_norm"),
+    ("training.loss", "training.mixing", "training.order", "training.optimise", "training.teacher"),
+    ("training.evaluation",),
+    ("training.engine",),
     ("verify", "analysis"),
     ("report",),
     ("report.summary",),
     ("report.terminal", "result"),
+    ("run_folder",),
+    ("training.keeper",),
+    ("training.stage", "training"),
     ("compression",),
     ("pipeline", "program"),
     ("options",),
-    ("score_options",),
+    ("augment_options", "score_options"),
+    ("train_options",),
     ("cli",),
+    ("__main__",),
 )  # fmt: skip
 """Modules from the lowest to the highest; none imports one of its own layer or of one above.
 
@@ -84,7 +94,7 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "folding", "graph", "node"}
-TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "logits", "axis_maps", "equivalent", "finetune", "recover", "processes", "saliency.activations",
+TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "logits", "axis_maps", "channel_start", "equivalent", "loading", "recover", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
          "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes", "saliency.reads",
          "saliency.sweep", "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""

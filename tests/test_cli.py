@@ -135,7 +135,7 @@ def test_compress_prints_one_json_object_with_everything_measured(tmp_path: Path
     assert {group["name"] for group in report["groups"]} == {"a:0", "b:0"}
     assert all(0 < group["kept"] <= group["size"] for group in report["groups"])
     assert {frozen["where"] for frozen in report["frozen"]} == {"a:1", "fc:0"}
-    assert [epoch["number"] for epoch in report["epochs"]] == [1, 2]
+    assert [epoch["number"] for epoch in report["epochs"]] == [0, 1, 2]
 
 
 def test_the_json_names_every_check_with_its_error_and_every_stage(tmp_path: Path) -> None:

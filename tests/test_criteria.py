@@ -30,7 +30,7 @@ PLAIN = [name for name in NETS if name not in {"shared bias", "tied"}]
 def score(
     case: Case, criterion: str, samples: Samples | None = None, **scoring: object
 ) -> dict[str, np.ndarray]:
-    scene = Scene(case.coupling, samples, scoring=Scoring(**scoring))
+    scene = Scene(case.coupling, samples, scoring=Scoring(**{"rows": "sample", **scoring}))
     return make_criterion(criterion).score(scene, {})
 
 
@@ -294,7 +294,7 @@ def test_batch_norm_scales_are_those_of_the_norms_along_a_unit() -> None:
 
 
 def test_batch_norm_scales_are_refused_where_a_group_has_none() -> None:
-    with pytest.raises(RequestError, match="BatchNormalization along every group"):
+    with pytest.raises(RequestError, match="says nothing of any group"):
         score(case_of("dense"), "bn-scale")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import obc_onnx
 from obc_onnx.planning import Budget
-from obc_onnx.training import TrainingOptions
+from obc_onnx.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,14 +12,17 @@ from helpers import analyse, build
 from nets import NETS, draw_keep, draw_samples, make_static, model_of
 from torch.nn.functional import softmax
 
-from obc_onnx import finetune as module
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.errors import DivergedError, RequestError
-from obc_onnx.finetune import Epoch, distillation_loss, finetune
 from obc_onnx.graph import Graph
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import remove_units
-from obc_onnx.training import TrainingOptions
+from obc_onnx.training import teacher as module
+from obc_onnx.training.engine import Epoch, finetune
+from obc_onnx.training.loss import Labels, TrainingLoss
+from obc_onnx.training.optimise import make_optimizer
+from obc_onnx.training.options import TrainingOptions
+from obc_onnx.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from typing import Any
@@ -34,6 +37,14 @@ TWO_OUTPUTS = (
     "{ m = Conv(x, w1) g = GlobalAveragePool(m) f = Flatten(g) a = Gemm<transB=1>(f, fc)"
     "  b = Gemm<transB=1>(z, v) y = Add(a, b) k = Cast<to=7>(y) }"
 )
+THREE_OUTPUTS = (
+    "net (float[N,4] x) => (float[N,4] y, int64[N] k, float[N,3,2] z)"
+    "{ y = Relu(x) k = Relu(x) z = Relu(x) }"
+)
+
+
+def model_graph(name: str) -> Graph:
+    return Graph.from_model(model_of(name))
 
 
 class Task:
@@ -43,15 +54,19 @@ class Task:
         self, net: str | onnx.ModelProto = "norm", n_samples: int = 24, *, labelled: bool = False
     ) -> None:
         model = model_of(net) if isinstance(net, str) else net
-        self.original, _, coupling = analyse(model)
+        self.original, _, self.coupling = analyse(model)
         self.samples = draw_samples(self.original, n_samples, labelled=labelled)
-        keep = draw_keep(coupling)
-        self.pruned = remove_units(coupling, keep)
-        self.student = EquivalentTwin(coupling, keep, self.pruned)
+        keep = draw_keep(self.coupling)
+        self.pruned = remove_units(self.coupling, keep)
+        self.student = EquivalentTwin(self.coupling, keep, self.pruned)
+
+    def teacher(self) -> Teacher:
+        return Teacher(self.coupling, self.samples, torch.device("cpu"), varies=False)
 
     def train(self, samples: Samples | None = None, **options: Any) -> list[Epoch]:
-        settings = TrainingOptions(**{"epochs": 2, "batch_size": 8, "lr": 0.05, **options})
-        return finetune(self.student, self.original, samples or self.samples, settings)
+        usual = {"epochs": 2, "batch_size": 8, "lr": 0.05, "validation": 0.0}
+        settings = TrainingOptions(**{**usual, **options})
+        return finetune(self.student, self.coupling, samples or self.samples, settings)
 
     def folded_bytes(self) -> bytes:
         return self.student.fold(self.pruned).to_model().SerializeToString(deterministic=True)
@@ -79,9 +94,10 @@ def test_the_loss_of_class_logits_mixes_labels_and_distillation() -> None:
     hard = -np.log(p[np.arange(6), labels]).mean()
     warm = [softmax(torch.from_numpy(v / 3.0), -1).numpy() for v in (t, y)]
     soft = 9.0 * (warm[0] * np.log(warm[0] / warm[1])).sum(1).mean()
-    options = TrainingOptions(epochs=1, temperature=3.0, label_share=0.3)
-    tensors = [torch.from_numpy(v) for v in (y, t, labels)]
-    found = distillation_loss((tensors[0],), [tensors[1]], tensors[2], [7.0], options)
+    options = TrainingOptions(epochs=1, temperature=3.0, loss=(("ce", 0.3), ("kd", 0.7)))
+    outputs, targets, classes = ([torch.from_numpy(v)] for v in (y, t, labels))
+    measure = TrainingLoss(options, model_graph("dense"), [7.0], labelled=True)
+    found = measure(outputs, targets, Labels(*classes))
     assert found.item() == pytest.approx(0.3 * hard + 0.7 * soft, rel=1e-12)
 
 
@@ -91,13 +107,17 @@ def test_other_outputs_add_their_error_over_their_spread() -> None:
     z, s = rng.standard_normal((2, 6, 3, 2))
     outputs = (torch.from_numpy(y), torch.arange(6), torch.from_numpy(z))
     targets = [torch.from_numpy(t), torch.arange(6), torch.from_numpy(s)]
-    options = TrainingOptions(epochs=1)
-    found = distillation_loss(outputs, targets, None, [2.0, 1.0, 0.5], options)
+    graph = Graph.from_model(build(THREE_OUTPUTS))
+    free, bound = (
+        TrainingLoss(TrainingOptions(epochs=1), graph, [2.0, 1.0, 0.5], labelled=labelled)
+        for labelled in (False, True)
+    )
+    found = free(outputs, targets, None)
     expected = ((y - t) ** 2).mean() / 2.0 + ((z - s) ** 2).mean() / 0.5
     assert found.item() == pytest.approx(expected, rel=1e-12)
-    labels = torch.zeros(6, dtype=torch.int64)
-    both = distillation_loss(outputs, targets, labels, [2.0, 1.0, 0.5], options)
-    first = distillation_loss(outputs[:1], targets[:1], labels, [2.0], options)
+    labels = Labels(torch.zeros(6, dtype=torch.int64))
+    both = bound(outputs, targets, labels)
+    first = bound(outputs[:1], targets[:1], labels)
     assert (both - first).item() == pytest.approx(((z - s) ** 2).mean() / 0.5, rel=1e-12)
 
 
@@ -176,12 +196,13 @@ def test_cached_targets_are_those_of_the_original(
 ) -> None:
     task = Task("dense" if batch is None else static(batch, "dense"), 12)
     which = np.array([7, 0, 3, 9])[: batch or 4]
-    cached = module._Teacher(task.original, task.samples).outputs(which)
+    feed = task.samples.feed(which)
+    cached = task.teacher().outputs(which, feed)
     monkeypatch.setattr(module, "_CACHE_BYTES", 0)
-    fresh = module._Teacher(task.original, task.samples)
+    fresh = task.teacher()
     assert fresh._cache is None
-    direct = Session(task.original).run(task.samples.feed(which))
-    for values in (cached, fresh.outputs(which)):
+    direct = Session(task.original).run(feed)
+    for values in (cached, fresh.outputs(which, feed)):
         np.testing.assert_allclose(values[0], direct["y"], rtol=1e-5, atol=1e-6)
 
 
@@ -220,7 +241,7 @@ def test_the_learning_rate_rises_and_falls_over_the_steps_that_are_made(
 def test_matrices_learn_at_their_own_rate_without_decay() -> None:
     task = Task("dense")
     options = TrainingOptions(epochs=1, lr=0.1, matrix_lr=0.25, weight_decay=0.01)
-    groups = module._optimizer(task.student, options).param_groups
+    groups = make_optimizer(task.student, options).param_groups
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert all(rates[id(m)] == (0.025, 0) for m in task.student.matrices())
     for weight in task.student.weights():
@@ -257,8 +278,7 @@ def test_an_output_of_one_number_has_the_spread_of_all_samples() -> None:
     task = Task(model, 20)
     session = Session(task.original)
     values = [session.run(task.samples.feed(slice(i, i + 1)))["y"] for i in range(20)]
-    teacher = module._Teacher(task.original, task.samples)
-    assert teacher.spreads == pytest.approx([np.var(values)], rel=1e-5)
+    assert task.teacher().spreads == pytest.approx([np.var(values)], rel=1e-5)
     history = task.train(epochs=5, lr=0.002)
     assert history[-1].loss < history[0].loss < 100
 
@@ -271,7 +291,7 @@ def test_an_output_that_never_changes_has_its_square_as_spread() -> None:
     )
     task = Task(model)
     p = task.original.initializers["p"]
-    spreads = module._Teacher(task.original, task.samples).spreads
+    spreads = task.teacher().spreads
     assert spreads[1] == pytest.approx(p.astype(np.float64).var(), rel=1e-5)
     assert math.isfinite(task.train()[-1].loss)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import pickle
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from helpers import build
 from PIL import Image
 from small import CHAIN, OPEN, TWO_INPUTS, assert_refused, invoke, saved
 
+from obc_onnx import images
 from obc_onnx.data import DataOptions, load_samples, open_samples
 from obc_onnx.errors import DataError
 from obc_onnx.graph import Graph
@@ -93,7 +97,7 @@ def test_pictures_of_any_size_are_resized_to_height_and_width(folder: Path) -> N
     for path in folder.rglob("*.PNG"):
         Image.fromarray(striped).save(path)
     graph = Graph.from_model(build(OPEN))
-    pixels = load_samples(folder, graph, ImageOptions(size=(6, 10))).inputs["x"]
+    pixels = np.asarray(load_samples(folder, graph, ImageOptions(size=(6, 10))).inputs["x"])
     assert pixels.shape[1:] == (3, 6, 10)
     assert (pixels[..., :3] < 16).all(), "what was on the left stays there"
     assert (pixels[..., -3:] > 239).all()
@@ -174,3 +178,89 @@ def test_a_damaged_picture_gives_pixels_or_a_refusal_but_no_traceback(folder: Pa
         except DataError:
             refused += 1
     assert refused
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
+    """Count how often each picture is decoded."""
+    counts: Counter[bytes] = Counter()
+    whole = Image.open
+
+    def counted(file: io.BytesIO, *args: Any) -> Image.Image:
+        counts[file.getvalue()] += 1
+        return whole(file, *args)
+
+    monkeypatch.setattr(Image, "open", counted)
+    return counts
+
+
+def test_a_set_that_fits_into_memory_is_decoded_once(
+    folder: Path, decoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "CACHE_BYTES", sum(SIZES.values()) * 3 * 8 * 8)
+    samples = load_samples(folder, GRAPH)
+    used, held = samples.split(0.5)
+    for _ in range(2):
+        used.feed(slice(None))
+        held.feed(np.array([3, 1]))
+    assert len(decoded) == len(samples)
+    assert set(decoded.values()) == {1}
+
+
+def test_pictures_of_a_larger_set_are_decoded_when_they_are_asked_for(
+    folder: Path, decoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_samples(folder, GRAPH).feed(slice(None))["x"]
+    monkeypatch.setattr(images, "CACHE_BYTES", sum(SIZES.values()) * 3 * 8 * 8 - 1)
+    decoded.clear()
+    samples = load_samples(folder, GRAPH)
+    used = samples.part(np.array([5, 2, 9]))
+    assert not decoded
+    np.testing.assert_array_equal(used.feed(slice(1, 3))["x"], whole[[2, 9]])
+    np.testing.assert_array_equal(used.feed(slice(1, 2))["x"], whole[[2]])
+    assert sorted(decoded.values()) == [1, 2]
+
+
+def test_a_pickled_copy_reads_the_same_and_keeps_no_pixels(
+    folder: Path, decoded: Counter[bytes]
+) -> None:
+    samples = load_samples(folder, GRAPH)
+    expected = samples.feed(slice(None))["x"]
+    copy = pickle.loads(pickle.dumps(samples))
+    decoded.clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(copy.feed(slice(None))["x"], expected)
+    assert set(decoded.values()) == {2}
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "jpeg", "webp"])
+def test_a_damaged_picture_of_any_kind_gives_pixels_or_a_refusal(kind: str, folder: Path) -> None:
+    held = io.BytesIO()
+    Image.fromarray(picture(0, 0)).convert("P" if kind in {"png", "bmp"} else "RGB").save(
+        held, kind
+    )
+    good, refused = held.getvalue(), 0
+    path = folder / "dog" / f"odd.{kind}"
+    for position in range(0, len(good), max(len(good) // 120, 1)):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 0x55]) + good[position + 1 :])
+        try:
+            load_samples(folder, GRAPH)
+        except DataError:
+            refused += 1
+    assert refused
+
+
+def test_faults_that_pillow_calls_values_are_refusals(folder: Path) -> None:
+    path = folder / "dog" / "1.PNG"
+    good, header_length = path.read_bytes(), 11
+    path.write_bytes(good[:header_length] + b"\x05" + good[header_length + 1 :])
+    with pytest.raises(DataError, match=r"dog/1\.PNG' cannot be read"):
+        load_samples(folder, GRAPH)
+
+
+def test_a_file_that_is_gone_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "CACHE_BYTES", 0)
+    samples = load_samples(folder, GRAPH)
+    (folder / "dog" / "1.PNG").unlink()
+    with pytest.raises(DataError, match=r"dog/1\.PNG' cannot be read"):
+        samples.feed(slice(None))

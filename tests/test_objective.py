@@ -19,9 +19,10 @@ from nets import NETS, Case, case_of, draw_samples, model_of
 from obc_onnx.cli import cli
 from obc_onnx.errors import DataError, RequestError
 from obc_onnx.saliency import Scene, Scoring, make_criterion
-from obc_onnx.saliency.objective import Projections, answers, load_function
+from obc_onnx.saliency.objective import Projections, answers
 from obc_onnx.saliency.taps import Taps
 from obc_onnx.scoring import Scores
+from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,7 @@ def losses(tmp_path: Path) -> str:
 
 
 def score(case: Case, samples: Samples, seed: int = 0, **scoring: object) -> dict[str, np.ndarray]:
+    scoring = {"rows": "sample", **scoring}
     scene = Scene(case.coupling, samples, seed, scoring=Scoring(**scoring))
     return make_criterion("jacobian").score(scene, {})
 

@@ -33,7 +33,7 @@ from obc_onnx.pipeline import verify
 from obc_onnx.plan import PruningPlan
 from obc_onnx.planning import Budget
 from obc_onnx.runtime import Session
-from obc_onnx.training import TrainingOptions
+from obc_onnx.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,21 +11,22 @@ import torch
 from helpers import analyse, build, run_onnx
 from nets import HEAD, IMAGE, draw_keep, draw_samples, sine_loss
 
-from obc_onnx import finetune as module
 from obc_onnx.data import check_samples
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.errors import DataError, DivergedError, RequestError
-from obc_onnx.finetune import finetune
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.saliency.taps import Taps
 from obc_onnx.surgery import remove_units
 from obc_onnx.tensors import initializer_name
-from obc_onnx.training import TrainingOptions
+from obc_onnx.training.engine import finetune
+from obc_onnx.training.optimise import make_optimizer
+from obc_onnx.training.options import TrainingOptions
 from obc_onnx.twin import build_twin, check_device
 
 if TYPE_CHECKING:
     import onnx
 
+    from obc_onnx.coupling import Coupling
     from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
 
@@ -52,18 +53,19 @@ RETURNED = (
 )
 
 
-def student_of(model: onnx.ModelProto) -> tuple[EquivalentTwin, Graph, Graph]:
-    graph, _, coupling = analyse(model)
+def student_of(model: onnx.ModelProto) -> tuple[EquivalentTwin, Coupling, Graph]:
+    _graph, _, coupling = analyse(model)
     keep = draw_keep(coupling)
     pruned = remove_units(coupling, keep)
-    return EquivalentTwin(coupling, keep, pruned), graph, pruned
+    return EquivalentTwin(coupling, keep, pruned), coupling, pruned
 
 
 def trained(model: onnx.ModelProto, **options: Any) -> tuple[EquivalentTwin, Graph, Graph]:
     """Return the trained student, the pruned graph and the folded one."""
-    student, graph, pruned = student_of(model)
-    settings = TrainingOptions(**{"epochs": 3, "batch_size": 8, "lr": 0.02, **options})
-    finetune(student, graph, draw_samples(graph, 24), settings)
+    student, coupling, pruned = student_of(model)
+    usual = {"epochs": 3, "batch_size": 8, "lr": 0.02, "validation": 0.0}
+    settings = TrainingOptions(**{**usual, **options})
+    finetune(student, coupling, draw_samples(coupling.graph, 24), settings)
     return student, pruned, student.fold(pruned)
 
 
@@ -103,7 +105,7 @@ def test_only_operands_of_contractions_decay() -> None:
     student, _, _ = student_of(build(CONSTANTS))
     names = {id(p): initializer_name(key) for key, p in student.twin.named_parameters()}
     names |= {id(student.full[i]): initializer_name(t) for t, i, _ in student._targets}
-    groups = module._optimizer(student, TrainingOptions(epochs=1)).param_groups
+    groups = make_optimizer(student, TrainingOptions(epochs=1)).param_groups
     decayed = {names[id(p)] for g in groups for p in g["params"] if g["weight_decay"]}
     assert decayed == {"w", "fc"}
     listed = [id(p) for g in groups for p in g["params"]]
@@ -153,16 +155,17 @@ def labelled(graph: Graph) -> Samples:
 
 
 def test_labels_need_a_first_output_of_floats() -> None:
-    _, graph, _ = student_of(integer_first())
+    _, coupling, _ = student_of(integer_first())
+    graph = coupling.graph
     with pytest.raises(DataError, match=r"'k' is of type int64"):
         check_samples(labelled(graph), graph)
 
 
 def test_a_model_without_float_outputs_is_refused_before_any_step() -> None:
-    student, graph, _ = student_of(integer_first())
+    student, coupling, _ = student_of(integer_first())
     before = {name: value.clone() for name, value in student.state_dict().items()}
     with pytest.raises(RequestError, match=r"no output of the model is a float"):
-        finetune(student, graph, draw_samples(graph, 16), TrainingOptions(epochs=1))
+        finetune(student, coupling, draw_samples(coupling.graph, 16), TrainingOptions(epochs=1))
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
@@ -194,7 +197,8 @@ def test_devices_that_cannot_compute_are_refused(device: str) -> None:
 
 
 def test_the_type_that_numpy_draws_comes_with_what_to_do() -> None:
-    _, graph, _ = student_of(build(f"{IMAGE} <{WEIGHTS}> {{ n = Conv(x, w) {TAIL}"))
+    _, coupling, _ = student_of(build(f"{IMAGE} <{WEIGHTS}> {{ n = Conv(x, w) {TAIL}"))
+    graph = coupling.graph
     samples = draw_samples(graph, 4)
     object.__setattr__(samples, "inputs", {"x": samples.inputs["x"].astype(np.float64)})
     with pytest.raises(DataError, match=r"\.astype\(np\.float32\)"):

@@ -39,7 +39,7 @@ class QAttention(QuantizedProduct):
     domains = ("com.microsoft",)
     held = (3, 4)
     plain = _SelfAttention()
-    slots = Slots((0, 1), (6, 7), others=(2, 5, 8))
+    slots = Slots((0, 1), (6, 7), (3, 4), others=(2, 5, 8))
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Couple as attention on floats; scales of columns go with their columns."""

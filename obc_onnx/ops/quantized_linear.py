@@ -16,7 +16,7 @@ from obc_onnx.ops.counterpart import couple_as, forward_as
 from obc_onnx.ops.linear import Gemm, MatMul
 from obc_onnx.ops.quantize import dynamic_quantize
 from obc_onnx.ops.requantize import above_zero, centred, refuse_channels_last, rescaled, scaled
-from obc_onnx.ops.rule import Call, Rule
+from obc_onnx.ops.rule import Call, Rule, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +39,7 @@ class Slots:
     Attributes:
         factors: The two operands that are contracted.
         zeros: The zero point of each; None for a factor that is not quantised.
+        scales: The scale of each; None where a later node has it.
         beside: For each scale and zero point that may hold one number per channel, the axis of the
             output along which they lie.
         others: What else the plain operator takes, from its slot 2 on.
@@ -48,6 +49,7 @@ class Slots:
 
     factors: tuple[int, int]
     zeros: tuple[int | None, int]
+    scales: tuple[int | None, int | None]
     beside: Mapping[int, int] = field(default_factory=dict)
     others: tuple[int, ...] = ()
     whole: tuple[int, ...] = ()
@@ -98,6 +100,14 @@ class QuantizedProduct(Rule):
         } | {slot: above_zero(context, slot) for slot in context.given(*slots.whole)}
         call = forward_as(self.plain, context, slots.factors + slots.others)
         return replace(call, prepared=prepared)
+
+    def stored(self, slot: int) -> Stored | None:
+        """Say where scale and zero point of a factor are."""
+        slots = self.slots
+        if slot not in slots.factors:
+            return None
+        which = slots.factors.index(slot)
+        return Stored(slots.scales[which], slots.zeros[which], self.zero_axes[which])
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Count as the plain operator does."""
@@ -156,7 +166,7 @@ class QLinearConv(QuantizedProduct):
     domains = ("", "com.microsoft")
     held = (1, 4, 6)
     plain = Conv()
-    slots = Slots((0, 3), (2, 5), {4: 1, 5: 1}, others=(8,), whole=(8,))
+    slots = Slots((0, 3), (2, 5), (1, 4), {4: 1, 5: 1}, others=(8,), whole=(8,))
     zero_axes = (0, 0)
 
     def forward(self, context: ForwardContext) -> Call:
@@ -170,7 +180,7 @@ class ConvInteger(QuantizedProduct):
 
     op_types = ("ConvInteger",)
     plain = Conv()
-    slots = Slots((0, 1), (2, 3), {3: 1})
+    slots = Slots((0, 1), (2, 3), (None, None), {3: 1})
     zero_axes = (0, 0)
 
 
@@ -180,7 +190,7 @@ class QLinearMatMul(QuantizedProduct):
     op_types = ("QLinearMatMul",)
     held = (1, 4, 6)
     plain = MatMul()
-    slots = Slots((0, 3), (2, 5), {1: -2, 2: -2, 4: -1, 5: -1})
+    slots = Slots((0, 3), (2, 5), (1, 4), {1: -2, 2: -2, 4: -1, 5: -1})
 
     def forward(self, context: ForwardContext) -> Call:
         """Multiply, and round."""
@@ -192,7 +202,7 @@ class MatMulInteger(QuantizedProduct):
 
     op_types = ("MatMulInteger",)
     plain = MatMul()
-    slots = Slots((0, 1), (2, 3), {2: -2, 3: -1})
+    slots = Slots((0, 1), (2, 3), (None, None), {2: -2, 3: -1})
 
 
 class QGemm(QuantizedProduct):
@@ -202,7 +212,7 @@ class QGemm(QuantizedProduct):
     domains = ("com.microsoft",)
     held = (1, 4, 7)
     plain = Gemm()
-    slots = Slots((0, 3), (2, 5), {4: -1, 5: -1}, others=(6,), whole=(6,))
+    slots = Slots((0, 3), (2, 5), (1, 4), {4: -1, 5: -1}, others=(6,), whole=(6,))
 
     def forward(self, context: ForwardContext) -> Call:
         """Multiply and add in whole numbers; alpha belongs to the scale."""
@@ -225,7 +235,7 @@ class MatMulIntegerToFloat(QuantizedProduct):
     domains = ("com.microsoft",)
     held = (2, 3)
     plain = MatMul()
-    slots = Slots((0, 1), (4, 5), {2: -2, 3: -1, 4: -2, 5: -1}, addend=6)
+    slots = Slots((0, 1), (4, 5), (2, 3), {2: -2, 3: -1, 4: -2, 5: -1}, addend=6)
     shows_products = False
 
     def forward(self, context: ForwardContext) -> Call:
@@ -243,7 +253,7 @@ class DynamicQuantizeMatMul(QuantizedProduct):
     domains = ("com.microsoft",)
     held = (2,)
     plain = MatMul()
-    slots = Slots((0, 1), (None, 3), {2: -1, 3: -1}, addend=4)
+    slots = Slots((0, 1), (None, 3), (None, 2), {2: -1, 3: -1}, addend=4)
     shows_products = False
 
     def couple(self, context: CoupleContext) -> list[Value]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from obc_onnx.errors import InvariantError
 
@@ -51,6 +51,20 @@ class Call:
     bodies: Mapping[str, tuple[tuple[int, Shape], ...]] = field(default_factory=dict)
 
 
+class Stored(NamedTuple):
+    """Where the numbers lie that make stored integers real: (q - zero) * scale.
+
+    Attributes:
+        scale: A slot, None where a later node has it.
+        zero: A slot.
+        axis: Along which of the operand they lie, where they are several.
+    """
+
+    scale: int | None
+    zero: int | None
+    axis: int
+
+
 class Rule(ABC):
     """Everything that the project knows about a family of operators.
 
@@ -80,6 +94,10 @@ class Rule(ABC):
     @abstractmethod
     def forward(self, context: ForwardContext) -> Call:
         """Say how torch computes the node."""
+
+    def stored(self, slot: int) -> Stored | None:  # noqa: ARG002
+        """Say how the numbers in a slot are stored; None where they are what they stand for."""
+        return None
 
     @abstractmethod
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:

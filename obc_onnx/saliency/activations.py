@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from obc_onnx.axes import leaves
-from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.criterion import OF_MEMBERS, OF_SAMPLES, Criterion
 from obc_onnx.saliency.members import along_axis, by_unit, member_of, operands, reduced, roles_of
-from obc_onnx.saliency.reads import Watch, place_of, watch_reads
+from obc_onnx.saliency.reads import Watch, left_of, read_of, watch_reads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,30 +32,37 @@ class _Read(Criterion):
     """The base: numbers of the tensors that units are read from."""
 
     needs_data = True
+    uses = OF_SAMPLES | OF_MEMBERS
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Run every sample forward once, and score each reader of each unit."""
-        coupling, arrays = scene.coupling, operands(scene.coupling)
-        vectors: dict[tuple[Member, Dim], Numbers] = {}
+        coupling, arrays = scene.coupling, operands(scene.coupling, keep)
+        seen: dict[tuple[Member, Dim], Numbers] = {}
         shapes = coupling.shapes
         moments = watch_reads(
             scene,
             keep,
-            lambda _, role, tap: _Moments(tap.axis, shapes[role.node.inputs[tap.slot]]),
+            lambda _, role, tap: _Moments(
+                tap.axis,
+                shapes[role.node.inputs[tap.slot]],
+                left_of(coupling, keep, role.node.inputs[tap.slot]),
+            ),
         )
         for group in coupling.groups:
             for role in roles_of(group, scene.scoring):
-                place = place_of(role)
-                if place is None or place not in moments or role.tap is None:
+                read, key = read_of(role), (member_of(role), group.dim)
+                if read is None or read not in moments or role.tap is None:
                     continue
-                read = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
-                name, axis = member_of(role)
-                weights = np.zeros(group.size)
-                if name in arrays and group.dim in leaves(coupling.axes[name][axis]):
-                    sums = along_axis(np.abs(arrays[name]), axis)
-                    weights = by_unit(coupling.axes[name][axis], group.dim, sums)
-                own = np.stack([by_unit(read, group.dim, m) for m in moments[place]])
-                vectors[(name, axis), group.dim] = self.judge(own, weights)
+                expr = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
+                own = np.stack([by_unit(expr, group.dim, m) for m in moments[read]])
+                seen[key] = seen[key] + own if key in seen else own  # of all uses of a weight
+        vectors = {}
+        for ((name, axis), dim), own in seen.items():
+            weights = np.zeros(dim.size)
+            if name in arrays and dim in leaves(coupling.axes[name][axis]):
+                sums = along_axis(np.abs(arrays[name]), axis)
+                weights = by_unit(coupling.axes[name][axis], dim, sums)
+            vectors[(name, axis), dim] = self.judge(own, weights)
         return reduced(coupling, keep, scene.scoring, vectors)
 
     @abstractmethod
@@ -93,8 +100,9 @@ class Variance(_Read):
 
     def judge(self, moments: Numbers, weights: Numbers) -> Numbers:  # noqa: ARG002
         """Compute the variance over samples and positions."""
-        mean = moments[_SUM] / moments[_COUNT]
-        return np.asarray(np.maximum(moments[_SQUARES] / moments[_COUNT] - mean**2, 0))
+        count = np.maximum(moments[_COUNT], 1)  # of a unit that was removed it is 0
+        mean = moments[_SUM] / count
+        return np.asarray(np.maximum(moments[_SQUARES] / count - mean**2, 0))
 
 
 class Apoz(_Read):
@@ -108,18 +116,23 @@ class Apoz(_Read):
 
     def judge(self, moments: Numbers, weights: Numbers) -> Numbers:  # noqa: ARG002
         """Count."""
-        return np.asarray(moments[_NONZERO] / moments[_COUNT])
+        return np.asarray(moments[_NONZERO] / np.maximum(moments[_COUNT], 1))
 
 
 class _Moments(Watch):
     """Sums, sums of squares, how many are not 0, and how many, for each position of an axis."""
 
-    def __init__(self, axis: int, shape: tuple[int, ...]) -> None:
-        super().__init__((_KINDS, shape[axis]))
+    def __init__(self, axis: int, shape: tuple[int, ...], left: NDArray[np.bool_] | None) -> None:
+        super().__init__((_KINDS, shape[axis]), left)
         self._axis = axis
 
     def numbers(self, x: Tensor) -> Tensor:
         """Sum over all other axes."""
-        flat = x.movedim(self._axis, -1).reshape(-1, x.shape[self._axis]).double()
+        flat = self._flat(x).double()
         count = torch.full_like(flat[0], len(flat))
+        if self.left is not None:
+            count = self._flat(self.left.expand_as(x)).sum(0)
         return torch.stack([flat.sum(0), flat.square().sum(0), (flat != 0).sum(0), count])
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.movedim(self._axis, -1).reshape(-1, x.shape[self._axis])

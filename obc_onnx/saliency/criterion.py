@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
     Saliency = dict[str, NDArray[np.float64]]
 
+OF_SAMPLES = frozenset({"samples", "batches", "batch_size", "amp"})
+OF_MEMBERS = frozenset({"reduction", "normalizer", "depthwise"})
+OF_LOSS = frozenset({"objective", "loss"})
+COUPLED = "coupled"
+"""Stands for that reduction, which only a criterion with rows has."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -53,6 +59,8 @@ class Criterion(ABC):
 
     name: ClassVar[str]
     needs_data: ClassVar[bool]
+    uses: ClassVar[frozenset[str]] = OF_MEMBERS
+    """The fields of `Scoring` that it looks at."""
 
     @abstractmethod
     def score(self, scene: Scene, keep: Keep) -> Saliency:
@@ -63,6 +71,6 @@ class Criterion(ABC):
             keep: The units that are left of dims that already lost some; what was removed counts as
                 masked.
         Returns:
-            For each group by name, shape [n_units], float64; the values of removed units have no
-            meaning.
+            For each group that it has a word on, by name, shape [n_units], float64; the values of
+            removed units have no meaning.
         """

@@ -27,7 +27,7 @@ class _Compared(Criterion):
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Compare what writes the units of a group; what only reads them has no filters."""
-        coupling, arrays, vectors = scene.coupling, operands(scene.coupling), {}
+        coupling, arrays, vectors = scene.coupling, operands(scene.coupling, keep), {}
         for group in coupling.groups:
             left = keep.get(group.dim, np.ones(group.size, np.bool_))
             for role in roles_of(group, scene.scoring):

@@ -10,7 +10,7 @@ from torch import nn
 
 from obc_onnx.axes import leaves
 from obc_onnx.processes import add_up
-from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.criterion import OF_LOSS, OF_MEMBERS, OF_SAMPLES, Criterion
 from obc_onnx.saliency.members import (
     along_axis,
     bias_of,
@@ -19,7 +19,7 @@ from obc_onnx.saliency.members import (
     reduced,
     roles_of,
 )
-from obc_onnx.saliency.objective import make_objective
+from obc_onnx.saliency.objective import check_loss, make_objective
 from obc_onnx.saliency.probes import calls_of, has_place, insert, masked_twin
 from obc_onnx.saliency.sweep import Sweep
 
@@ -43,22 +43,21 @@ class Taylor(Criterion):
 
     name = "taylor"
     needs_data = True
+    uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Sum the gradient over all samples first."""
         gradients = Gradients(scene, keep)
         totals = gradients.sums(squared=False)
-        products = {
-            name: (gradients.values[name] * total).abs() / len(scene.data())
-            for name, total in totals.items()
-        }
-        return gradients.reduced(products)
+        n_samples = len(scene.data())
+        return gradients.reduced({name: sum_.abs() / n_samples for name, sum_ in totals.items()})
 
 
 class Fisher(Criterion):
     """Half the sum of w^2 times its squared gradients: a diagonal Hessian, as Fisher has it.
 
-    Rows are those of samples or of batches, all of them; those of samples take a pass each.
+    Rows are those of samples or of batches, all of them; those of samples take a pass each. A model
+    of static batch has one row for each of its own batches.
 
     Source: LeCun et al., Optimal Brain Damage, 1989, with the empirical Fisher matrix in place of
     the Hessian, as in Theis et al., Faster gaze prediction with dense networks, arXiv 1801.05787.
@@ -66,23 +65,17 @@ class Fisher(Criterion):
 
     name = "fisher"
     needs_data = True
+    uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS | {"rows"}
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Sum the squared gradients of all rows."""
         gradients = Gradients(scene, keep)
         totals = gradients.sums(squared=True)
-        products = {
-            name: gradients.values[name].square() * total / 2 for name, total in totals.items()
-        }
-        return gradients.reduced(products)
+        return gradients.reduced({name: total / 2 for name, total in totals.items()})
 
 
 class Gradients:
-    """Gradients of the operands that play a role, as the nodes see them.
-
-    Attributes:
-        values: The operands as the last pass had them, in double.
-    """
+    """Operands that play a role times their gradients, by element, as the nodes see them."""
 
     def __init__(self, scene: Scene, keep: Keep) -> None:
         self.scene, self._keep = scene, keep
@@ -90,16 +83,17 @@ class Gradients:
         self._found: dict[str, Tensor] = {}
         probes = self._probes()
         self._operands = sorted({probe.operand for probe in probes.values()})
-        self.values = self._zeros()
         insert(self._twin, probes)
 
     def sums(self, *, squared: bool) -> dict[str, Tensor]:
-        """Return for each operand the sum of the gradients of all rows, or of their squares."""
+        """Return for each operand the sum of the products of all rows, or of their squares."""
         objective = make_objective(self.scene)
 
         def run(inputs: list[Tensor], which: slice) -> dict[str, Tensor]:
             self._found = {}
-            objective(self._twin(*inputs), which).backward()  # type: ignore[no-untyped-call]
+            loss = check_loss(objective(self._twin(*inputs), which))
+            if loss.requires_grad:  # nothing does where there is no group
+                loss.backward()  # type: ignore[no-untyped-call]
             return self._found
 
         sweep = Sweep(self.scene, self._graph, run, one_by_one=squared)
@@ -141,9 +135,8 @@ class Gradients:
         }
 
     def see(self, operand: str, value: Tensor, gradient: Tensor) -> None:
-        """Take the gradient of one use of an operand; those of several add up."""
-        self.values[operand] = value.double()
-        own = gradient.double()
+        """Take one use of an operand; several add up, and some of them may be masked."""
+        own = value.double() * gradient.double()
         self._found[operand] = self._found[operand] + own if operand in self._found else own
 
     def _probes(self) -> dict[Place, _Watch]:
@@ -180,6 +173,6 @@ class _Watch(nn.Module):
 
 
 def _rows(results: list[dict[str, Tensor]], name: str, n_samples: int) -> list[Tensor]:
-    """Return the gradients of one operand, or the one of their mean loss over a batch."""
+    """Return the products of one operand, or that of the mean loss over a batch."""
     found = [result[name] for result in results if name in result]
     return [torch.stack(found).sum(0) / n_samples] if n_samples and found else found

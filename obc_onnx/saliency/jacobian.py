@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from obc_onnx.processes import add_up
-from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.criterion import COUPLED, OF_LOSS, OF_MEMBERS, OF_SAMPLES, Criterion
 from obc_onnx.saliency.members import member_of, reduced
 from obc_onnx.saliency.objective import make_objective
 from obc_onnx.saliency.probes import masked_twin
@@ -40,9 +40,13 @@ class Jacobian(Criterion):
 
     name = "jacobian"
     needs_data = True
+    uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS | {"rows", COUPLED}
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
-        """Score with removed units masked, which gives the same rows as the pruned network."""
+        """Score with removed units masked, which gives the rows of the pruned network.
+
+        Where a norm takes statistics over a group, masking is not removing, and rows differ.
+        """
         totals = accumulate(scene, keep)
         vectors = {key: total.cpu().numpy() for key, total in totals.items()}
         return reduced(scene.coupling, keep, scene.scoring, vectors)
@@ -57,6 +61,7 @@ class GroupTaylor(Criterion):
 
     name = "taylor-group"
     needs_data = True
+    uses = OF_SAMPLES | OF_LOSS | {"normalizer", "depthwise"}
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Score as the Jacobian criterion does with coupled rows of batches."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.errors import RequestError
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.members import (
     along_axis,
@@ -35,6 +34,7 @@ class Random(Criterion):
 
     name = "random"
     needs_data = False
+    uses = frozenset()
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:  # noqa: ARG002
         """Draw from the seed; the same unit has the same number whatever is left."""
@@ -53,12 +53,14 @@ class L1(Criterion):
     needs_data = False
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
-        """Score from the weights alone; what was removed elsewhere does not matter."""
-        return reduced(scene.coupling, keep, scene.scoring, _sums(scene, np.abs))
+        """Score from the weights that are left."""
+        return reduced(scene.coupling, keep, scene.scoring, _sums(scene, keep, np.abs))
 
 
 class L2(Criterion):
     """Euclidean norm of all weights that a unit owns, in every member of its group.
+
+    Other reductions than the sum come before the root: "mean" gives the root of the mean square.
 
     Source: as `L1`.
     """
@@ -67,9 +69,9 @@ class L2(Criterion):
     needs_data = False
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
-        """Score from the weights alone; what was removed elsewhere does not matter."""
-        squares = reduced(scene.coupling, keep, scene.scoring, _sums(scene, np.square))
-        return {name: np.sqrt(values) for name, values in squares.items()}
+        """Score from the weights that are left."""
+        squares = _sums(scene, keep, np.square)
+        return reduced(scene.coupling, keep, scene.scoring, squares, root=True)
 
 
 class Lamp(Criterion):
@@ -86,11 +88,9 @@ class Lamp(Criterion):
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Compare the units of each group that are left."""
-        squares = reduced(scene.coupling, keep, scene.scoring, _sums(scene, np.square))
-        return {
-            group.name: _shares(squares[group.name], keep.get(group.dim))
-            for group in scene.coupling.groups
-        }
+        squares = reduced(scene.coupling, keep, scene.scoring, _sums(scene, keep, np.square))
+        dims = {group.name: group.dim for group in scene.coupling.groups}
+        return {name: _shares(own, keep.get(dims[name])) for name, own in squares.items()}
 
 
 class NormScale(Criterion):
@@ -104,26 +104,19 @@ class NormScale(Criterion):
     needs_data = False
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
-        """Score from BatchNormalization nodes.
-
-        Raises:
-            RequestError: Some group has none, as where an exporter folded them away.
-        """
-        vectors = _sums(scene, np.abs, of=("BatchNormalization",))
-        for group in scene.coupling.groups:
-            if not any(dim is group.dim for _, dim in vectors):
-                raise RequestError(
-                    f"criterion '{self.name}' needs a BatchNormalization along every group, and "
-                    f"'{group.name}' has none: use another criterion"
-                )
+        """Score from BatchNormalization nodes; groups without any have no score."""
+        vectors = _sums(scene, keep, np.abs, of=("BatchNormalization",))
         return reduced(scene.coupling, keep, scene.scoring, vectors)
 
 
 def _sums(
-    scene: Scene, function: Callable[[Numbers], Numbers], of: tuple[str, ...] | None = None
+    scene: Scene,
+    keep: Keep,
+    function: Callable[[Numbers], Numbers],
+    of: tuple[str, ...] | None = None,
 ) -> dict[tuple[Member, Dim], Numbers]:
     """Sum a function of the weights into units, for every member, or those of some operators."""
-    arrays = operands(scene.coupling)
+    arrays = operands(scene.coupling, keep)
     found = {}
     for group in scene.coupling.groups:
         for role in roles_of(group, scene.scoring):

@@ -5,16 +5,16 @@ A member is an operand and one of its axes. All uses of one weight share a membe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes import leaves, units_along
-from obc_onnx.errors import RequestError
+from obc_onnx.axes import leaves, mask, units_along
+from obc_onnx.errors import DataError, RequestError
 from obc_onnx.runtime import compute_constants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -100,40 +100,87 @@ def along_axis(array: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return np.asarray(array.sum(axis=others))
 
 
-def operands(coupling: Coupling) -> dict[str, NDArray[np.float64]]:
-    """Return the weights in every role, also those that are computed from initializers."""
+def operands(coupling: Coupling, keep: Keep) -> dict[str, NDArray[np.float64]]:
+    """Return the weights in every role as real numbers, with zeros where a unit was removed.
+
+    Weights that are computed from initializers count too. Of integers whose scale a later node has,
+    what lies above the zero point is returned.
+    """
+    roles = {member_of(role)[0]: role for group in coupling.groups for role in group.members}
+    arrays = _constants(coupling, roles)
+    found = {}
+    for name, array in arrays.items():
+        wide = _real(coupling, roles[name], array.astype(np.float64))
+        for axis, expr in enumerate(coupling.axes[name]):
+            if not keep.keys().isdisjoint(leaves(expr)):
+                shape = [-1 if i == axis else 1 for i in range(wide.ndim)]
+                wide = wide * mask(expr, keep).reshape(shape)
+        found[name] = wide
+    return found
+
+
+def _real(coupling: Coupling, role: Role, array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what stored integers stand for."""
+    node, rule = role.node, coupling.rules.find(role.node)
+    stored = None if rule is None else rule.stored(role.slot)
+    if stored is None:
+        return array
+    slots = [s for s in (stored.zero, stored.scale) if s is not None and node.has_input(s)]
+    numbers = _constants(coupling, [node.inputs[slot] for slot in slots])
+    for slot in slots:
+        number = numbers.get(node.inputs[slot], np.zeros(0)).astype(np.float64)
+        if number.size == 0:
+            continue  # it is computed as the model runs
+        if number.ndim == 1 and number.size > 1:
+            number = np.moveaxis(number.reshape(-1, *[1] * (array.ndim - 1)), 0, stored.axis)
+        array = array - number if slot == stored.zero else array * number
+    return array
+
+
+def _constants(coupling: Coupling, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Return the values that do not depend on the inputs."""
     graph = coupling.graph
-    names = dict.fromkeys(member_of(role)[0] for group in coupling.groups for role in group.members)
     computed = [n for n in names if n not in graph.initializers and coupling.values[n].constant]
     arrays = compute_constants(graph, computed) if computed else {}
-    arrays |= {name: graph.initializers[name] for name in names if name in graph.initializers}
-    return {name: array.astype(np.float64) for name, array in arrays.items()}
+    return arrays | {n: graph.initializers[n] for n in names if n in graph.initializers}
 
 
-def reduced(coupling: Coupling, keep: Keep, scoring: Scoring, vectors: Vectors) -> Saliency:
+def reduced(
+    coupling: Coupling, keep: Keep, scoring: Scoring, vectors: Vectors, *, root: bool = False
+) -> Saliency:
     """Make one score of what each member of a group gives its units, and normalise it.
 
     Args:
         coupling: The groups.
         keep: The units that are left.
         scoring: How. "coupled" adds, as "sum" does: only a criterion with rows can add those.
-        vectors: For each member and dim, shape [n_units]; members without any are passed over.
+        vectors: For each member and dim, shape [n_units]; members without any are passed over,
+            and groups without such members.
+        root: Whether the square root is taken of what the members come to.
     Raises:
-        RequestError: A group has no member that counts.
+        DataError: The score of a unit that is left is not finite.
+        RequestError: No group has a member that counts.
     """
     found = {}
     for group in coupling.groups:
         members = dict.fromkeys(member_of(role) for role in group.members)
         own = [vectors[m, group.dim] for m in members if (m, group.dim) in vectors]
         if not own:
-            raise RequestError(
-                f"the criterion says nothing of group '{group.name}': use another one, or leave "
-                f"the group whole with --exclude"
-            )
+            continue
         score = _REDUCE[scoring.reduction](np.stack(own))
+        score = np.sqrt(score) if root else score
         left = keep.get(group.dim, np.ones(group.size, np.bool_))
         divisor = _divisor(coupling, group, scoring, score[left])
         found[group.name] = np.asarray(score / divisor if divisor else score, np.float64)
+        if not np.isfinite(found[group.name][left]).all():
+            unit = int(np.flatnonzero(left & ~np.isfinite(found[group.name]))[0])
+            raise DataError(
+                f"the score of unit {unit} of group '{group.name}' is {found[group.name][unit]}: "
+                f"some sample drives the model or its gradients out of their range; leave it out, "
+                f"or use a criterion that needs no data"
+            )
+    if coupling.groups and not found:
+        raise RequestError("the criterion says nothing of any group: use another one")
     return found
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +12,9 @@ from torch.nn import functional
 from obc_onnx.errors import DataError, RequestError
 from obc_onnx.logits import ends_in_softmax, logits_of
 from obc_onnx.measure import batch_size_of
+from obc_onnx.node import is_float
 from obc_onnx.runtime import Session
+from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class CrossEntropy(Objective):
 
     def __call__(self, outputs: Sequence[Tensor], which: slice) -> Tensor:
         """Sum over the samples."""
-        logits = logits_of(outputs[0], probabilities=self._probabilities)
+        logits = logits_of(_wide(outputs[0]), probabilities=self._probabilities)
         labels = torch.from_numpy(self._labels[which]).to(logits.device)
         return functional.cross_entropy(logits, labels, reduction="sum")
 
@@ -65,7 +65,8 @@ class Projections(Objective):
     samples of equal weight the estimate is off by sqrt(2 / N) of itself, 6 % for 512.
 
     What is drawn for a sample depends on the seed and its place only, so that neither the size of
-    batches nor the number of processes changes the score.
+    batches nor the number of processes changes the score. Of an output that does not lie along the
+    samples on its first axis, what is drawn depends on the batches too.
     """
 
     def __init__(self, seed: int) -> None:
@@ -76,7 +77,8 @@ class Projections(Objective):
         floats = [(i, o) for i, o in enumerate(outputs) if o.is_floating_point()]
         if not floats:
             raise RequestError("no output of the model is a float: use --criterion l2")
-        terms: list[Tensor] = [(o * self._drawn(o, i, which)).sum() for i, o in floats]
+        wide = [(i, _wide(output)) for i, output in floats]
+        terms: list[Tensor] = [(o * self._drawn(o, i, which)).sum() for i, o in wide]
         return torch.stack(terms).sum()
 
     def _drawn(self, output: Tensor, number: int, which: slice) -> Tensor:
@@ -97,7 +99,7 @@ class Given(Objective):
     def __init__(self, graph: Graph, source: str, labels: NDArray[np.int64] | None) -> None:
         self._names = [port.name for port in graph.outputs]
         self._source, self._labels = source, labels
-        self._function = load_function(source)
+        self._function: UserLoss = load_function(source)
 
     def __call__(self, outputs: Sequence[Tensor], which: slice) -> Tensor:
         """Check what the function returns, and sum it."""
@@ -112,20 +114,30 @@ class Given(Objective):
                 f"the loss '{self._source}' has to return one number per sample, a tensor of shape "
                 f"[{n_samples}]; it gave {found}"
             )
-        return losses.sum()
+        if not losses.requires_grad and any(output.requires_grad for output in outputs):
+            raise RequestError(
+                f"the loss '{self._source}' cannot be differentiated: compute it from the outputs "
+                f"in torch, without detach, numpy or whole numbers"
+            )
+        return _wide(losses).sum()
 
 
 def make_objective(scene: Scene) -> Objective:
-    """Return what a scene asks for; without a word, labels where there are some, else outputs.
+    """Return what a scene asks for.
+
+    Without a word, labels where there are some and they say all: of several outputs, units that
+    only serve the others would be worth nothing. Else all outputs.
 
     Raises:
-        RequestError: The user's function cannot be loaded.
+        RequestError: The user's function cannot be loaded, or no output holds classes.
         DataError: Labels are asked for, and there are none.
     """
     graph, samples, scoring = scene.coupling.graph, scene.data(), scene.scoring
     if scoring.loss is not None:
         return Given(graph, scoring.loss, samples.labels)
-    kind = scoring.objective or ("output" if samples.labels is None else "labels")
+    n_floats = sum(port.dtype is not None and is_float(port.dtype) for port in graph.outputs)
+    usual = "labels" if samples.labels is not None and n_floats == 1 else "output"
+    kind = scoring.objective or usual
     if kind == "output":
         return Projections(scene.seed)
     if kind == "pseudo":
@@ -136,32 +148,38 @@ def make_objective(scene: Scene) -> Objective:
 
 
 def answers(graph: Graph, samples: Samples) -> NDArray[np.int64]:
-    """Return the class that a model itself gives each sample: the largest of its first output."""
-    session, name = Session(graph), graph.outputs[0].name
-    parts = samples.batches(batch_size_of(graph))
-    found = [session.run(samples.feed(part))[name].argmax(axis=-1) for part in parts]
-    return np.concatenate(found).astype(np.int64)
-
-
-def load_function(source: str) -> UserLoss:
-    """Load a function from `FILE.py:FUNCTION`.
+    """Return the class that a model itself gives each sample: the largest of its first output.
 
     Raises:
-        RequestError: There is no such file or function, or the file cannot be run.
+        RequestError: That is not of shape [batch, classes], in floats.
     """
-    path, _, name = source.rpartition(":")
-    if not path or not name:
-        raise RequestError(f"'{source}' is not of the form FILE.py:FUNCTION")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise RequestError(f"there is no Python file '{path}'")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError) as error:
-        raise RequestError(f"'{path}' cannot be run: {error}") from error
-    function: Any = getattr(module, name, None)
-    if not callable(function):
-        raise RequestError(f"'{path}' has no function '{name}'")
-    loaded: UserLoss = function
-    return loaded
+    session, name = Session(graph), graph.outputs[0].name
+    found = []
+    for part in samples.batches(batch_size_of(graph)):
+        scores = session.run(samples.feed(part))[name]
+        if not isinstance(scores, np.ndarray) or scores.ndim != 2 or not is_float(scores.dtype):  # noqa: PLR2004
+            raise RequestError(
+                f"the model's own answers are needed, but its first output '{name}' is no tensor "
+                f"of floats of shape [batch, classes]: use --objective output"
+            )
+        found.append(scores.argmax(axis=1).astype(np.int64))
+    return np.concatenate(found)
+
+
+def check_loss(loss: Tensor) -> Tensor:
+    """Return a loss, if it is finite.
+
+    Raises:
+        DataError: It is not.
+    """
+    if not torch.isfinite(loss):
+        raise DataError(
+            f"the loss of the scoring pass is {loss.item()}, which is not finite: some sample "
+            f"drives the model out of its range"
+        )
+    return loss
+
+
+def _wide(output: Tensor) -> Tensor:
+    """Return floats of at least 32 bits, in which sums over a batch do not overflow."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from obc_onnx.axes import mask
 from obc_onnx.ops.conv import conv
-from obc_onnx.saliency.criterion import Criterion
+from obc_onnx.saliency.criterion import OF_MEMBERS, OF_SAMPLES, Criterion
 from obc_onnx.saliency.members import (
     along_axis,
     by_unit,
@@ -20,7 +21,7 @@ from obc_onnx.saliency.members import (
     reduced,
     roles_of,
 )
-from obc_onnx.saliency.reads import Watch, place_of, watch_reads
+from obc_onnx.saliency.reads import Watch, left_of, read_of, watch_reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +46,9 @@ class GroupObs(Criterion):
 
     X are the patches that a reader multiplies with its weights W, g the columns of one unit. It is
     the squared change of the reader's output when the unit goes and all other columns are refitted.
-    A reader whose patches are not formed here (grouped, transposed, of other than one or two
-    dimensions) counts with its diagonal of H alone: |W_g|^2 times the squares of what is read.
+    A reader whose patches are not formed here (grouped, transposed, padded by `auto_pad=SAME`, of
+    other than one or two dimensions) counts with its diagonal of H alone: |W_g|^2 times the squares
+    of what is read.
 
     Source: Hassibi and Stork, Second order derivatives for network pruning: Optimal Brain Surgeon,
     1992; for groups of columns Wang et al., SPA/OBSPA, arXiv 2403.18955.
@@ -54,22 +56,27 @@ class GroupObs(Criterion):
 
     name = "group-obs"
     needs_data = True
+    uses = OF_SAMPLES | OF_MEMBERS
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Sum second moments over all samples, and invert them reader by reader."""
-        coupling, arrays = scene.coupling, operands(scene.coupling)
+        coupling, arrays = scene.coupling, operands(scene.coupling, keep)
         vectors: dict[tuple[Member, Dim], NDArray[np.float64]] = {}
         moments = watch_reads(
             scene,
             keep,
-            lambda call, role, tap: _SecondMoments(tap.axis, *_geometry(call, coupling, role, tap)),
+            lambda call, role, tap: _SecondMoments(
+                tap.axis,
+                *_geometry(call, coupling, role, tap),
+                left_of(coupling, keep, role.node.inputs[tap.slot]),
+            ),
         )
         for group in coupling.groups:
             for role in roles_of(group, scene.scoring):
-                place = place_of(role)
-                if place in moments and member_of(role)[0] in arrays:
+                read = read_of(role)
+                if read in moments and member_of(role)[0] in arrays:
                     weights = arrays[member_of(role)[0]]
-                    value = _cost(coupling, group, role, weights, moments[place])
+                    value = _cost(coupling, group, role, weights, moments[read], keep)
                     key = (member_of(role), group.dim)
                     vectors[key] = vectors[key] + value if key in vectors else value
         return reduced(coupling, keep, scene.scoring, vectors)
@@ -98,8 +105,14 @@ def _geometry(
 class _SecondMoments(Watch):
     """X'X of the patches of a reader, or its diagonal; see `_geometry`."""
 
-    def __init__(self, axis: int, geometry: dict[str, Any] | None, shape: tuple[int, ...]) -> None:
-        super().__init__(shape)
+    def __init__(
+        self,
+        axis: int,
+        geometry: dict[str, Any] | None,
+        shape: tuple[int, ...],
+        left: NDArray[np.bool_] | None,
+    ) -> None:
+        super().__init__(shape, left)
         self._axis, self._geometry = axis, geometry
 
     def numbers(self, x: Tensor) -> Tensor:
@@ -133,6 +146,7 @@ def _cost(
     role: Role,
     weights: NDArray[np.float64],
     moments: NDArray[np.float64],
+    keep: Keep,
 ) -> NDArray[np.float64]:
     """Return the squared change of a reader's output for each unit that goes."""
     axis = coupling.axes[role.node.inputs[role.slot]][role.axis]
@@ -142,10 +156,10 @@ def _cost(
         return squares * by_unit(read, group.dim, moments)
     columns = np.moveaxis(weights, role.axis, 0)
     columns = np.moveaxis(columns, 1, -1).reshape(len(moments), -1)  # the kernel beside the axis
-    least = np.finfo(np.float64).tiny
-    ridge = max(_RIDGE * np.trace(moments) / len(moments), least)
-    inverse = np.linalg.inv(moments + ridge * np.eye(len(moments)))
     per_position = len(moments) // axis.size
+    n_left = mask(axis, keep).sum() * per_position
+    ridge = max(_RIDGE * np.trace(moments) / n_left, np.finfo(np.float64).tiny)
+    inverse = np.linalg.inv(moments + ridge * np.eye(len(moments)))
     cost = np.zeros(group.size)
     for owners in owners_along(axis, group.dim):
         for unit in np.unique(owners[owners >= 0]):

@@ -21,8 +21,8 @@ ROWS: tuple[Rows, ...] = get_args(Rows)
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 NORMALIZERS: tuple[Normalizer, ...] = get_args(Normalizer)
 
-LARGEST_BATCH = 64
-"""Samples per pass where nothing else is asked for; fewer where memory does not hold them."""
+ROW_SIZE = 32
+"""Samples per batch where nothing else is asked for; a pass takes fewer where memory lacks."""
 
 
 def _check(what: str, value: str | None, known: Sequence[str | None]) -> None:
@@ -37,12 +37,14 @@ class Scoring:
 
     Attributes:
         objective: What the loss is made of: "labels", the model's own arg max ("pseudo"), or random
-            projections of its outputs ("output"). None takes labels where there are some.
+            projections of its outputs ("output"). None takes labels where there are some and the
+            model has one output, and "output" else.
         loss: `FILE.py:FUNCTION` in place of an objective.
-        rows: Whether a row of the Jacobian is that of a sample, or of the mean of a batch.
+        rows: Whether a row of the Jacobian is that of the mean of a batch, or of a sample. A model
+            of static batch has no rows of samples but those of its own batches.
         samples: How many samples are looked at, at most.
         batches: How many batches are looked at, in place of `samples`.
-        batch_size: Samples per batch; None takes what memory holds, up to `LARGEST_BATCH`.
+        batch_size: Samples per batch; None is `ROW_SIZE`, in as many passes as memory needs.
         reduction: How the members of a group come together. "coupled" adds their rows before they
             are squared, which keeps what members have in common.
         normalizer: What the scores of a group are divided by.
@@ -52,7 +54,7 @@ class Scoring:
 
     objective: Objective | None = None
     loss: str | None = None
-    rows: Rows = "sample"
+    rows: Rows = "batch"
     samples: int = SCORED_SAMPLES
     batches: int | None = None
     batch_size: int | None = None
@@ -65,8 +67,10 @@ class Scoring:
         """Check names and numbers.
 
         Raises:
-            RequestError: One is not known or out of range.
+            RequestError: One is not known or out of range, or two contradict each other.
         """
+        if self.loss is not None and self.objective is not None:
+            raise RequestError("a loss of your own is an objective: give one of the two")
         _check("objective", self.objective, (None, *OBJECTIVES))
         _check("rows", self.rows, ROWS)
         _check("reduction", self.reduction, REDUCTIONS)
@@ -87,7 +91,7 @@ class Scoring:
     @property
     def row_size(self) -> int:
         """How many samples a batch has."""
-        return self.batch_size or LARGEST_BATCH
+        return self.batch_size or ROW_SIZE
 
 
 PRESETS: dict[str, Scoring] = {

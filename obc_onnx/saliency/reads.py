@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
+from obc_onnx.axes import leaves, mask
 from obc_onnx.processes import add_up
 from obc_onnx.saliency.members import roles_of
 from obc_onnx.saliency.probes import calls_of, insert, masked_twin
@@ -16,49 +18,83 @@ from obc_onnx.saliency.sweep import Sweep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, fx
 
-    from obc_onnx.coupling import Keep
+    from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.ops.context import Role, Tap
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.probes import Place
 
 
+Read: TypeAlias = "tuple[Place, int]"
+"""Where data is read, and the axis along which the units lie."""
+
+
 class Watch(nn.Module):
     """An identity that adds numbers of what it sees to a total, in double.
 
+    They are added once a pass has succeeded: one that ran out of memory is made again.
+
     Args:
         shape: Of the total.
+        left: Which positions of a sample are still there, with an axis for the batch, so that it
+            broadcasts; None where nothing was removed.
     """
 
     total: Tensor
+    left: Tensor | None
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], left: NDArray[np.bool_] | None = None) -> None:
         super().__init__()
+        self.register_buffer("left", None if left is None else torch.from_numpy(left))
         self.register_buffer("total", torch.zeros(shape, dtype=torch.float64))
+        self._fresh: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the numbers of one pass."""
-        self.total += self.numbers(x.detach())
+        """Take the numbers of one pass, in no less than the precision of `x`."""
+        with torch.autocast(x.device.type, enabled=False):
+            seen = x.detach() if self.left is None else x.detach() * self.left
+            self._fresh.append(self.numbers(seen))
         return x
+
+    def forget(self) -> None:
+        """Leave out what a pass that failed has taken."""
+        self._fresh = []
+
+    def add(self) -> None:
+        """Add what a pass has taken."""
+        for numbers in self._fresh:
+            self.total += numbers
+        self.forget()
 
     @abstractmethod
     def numbers(self, x: Tensor) -> Tensor:
         """Return what is added for one tensor, in the shape of the total."""
 
 
-def place_of(role: Role) -> Place | None:
-    """Return where a role reads data, None where it does not."""
+def read_of(role: Role) -> Read | None:
+    """Return what a role reads, None where it does not."""
     if role.kind != "reads" or role.tap is None or role.tap.at != "input":
         return None
-    return role.node.key, "input", role.tap.slot
+    return (role.node.key, "input", role.tap.slot), role.tap.axis
+
+
+def left_of(coupling: Coupling, keep: Keep, name: str) -> NDArray[np.bool_] | None:
+    """Return which positions of a tensor belong to units that are left; see `Watch`."""
+    axes = coupling.axes[name]
+    cut = [i for i, expr in enumerate(axes) if not keep.keys().isdisjoint(leaves(expr))]
+    if not cut:
+        return None
+    left = np.ones([axes[i].size if i in cut else 1 for i in range(len(axes))], np.bool_)
+    for i in cut:
+        left &= mask(axes[i], keep).reshape([-1 if axis == i else 1 for axis in range(len(axes))])
+    return left
 
 
 def watch_reads(
     scene: Scene, keep: Keep, make: Callable[[fx.Node, Role, Tap], Watch]
-) -> dict[Place, NDArray[np.float64]]:
+) -> dict[Read, NDArray[np.float64]]:
     """Run every sample forward once, and watch what readers are given.
 
     Args:
@@ -66,25 +102,31 @@ def watch_reads(
         keep: The units that are left.
         make: Makes the watch of a role that reads: of the twin's call, the role and its tap.
     Returns:
-        The total of each place, over all processes.
+        The total of everything that is read, over all processes.
     """
     graph, twin = masked_twin(scene, keep)
     roles = [role for group in scene.coupling.groups for role in roles_of(group, scene.scoring)]
-    readers = {place: role for role in roles if (place := place_of(role)) is not None}
     calls = calls_of(twin)
-    watches = {
-        place: make(calls[place[0]], role, role.tap)
-        for place, role in readers.items()
-        if role.tap is not None
-    }
-    insert(twin, watches)
+    watches: dict[Read, Watch] = {}
+    for role in roles:
+        read = read_of(role)
+        if read is not None and role.tap is not None and read not in watches:
+            watches[read] = make(calls[role.node.key], role, role.tap)
+    at: dict[Place, list[Watch]] = {}
+    for (place, _), watch in watches.items():
+        at.setdefault(place, []).append(watch)
+    insert(twin, {place: nn.Sequential(*own) for place, own in at.items()})
     twin.to(scene.device)
 
     def run(inputs: list[Tensor], which: slice) -> None:  # noqa: ARG001
+        for watch in watches.values():
+            watch.forget()
         with torch.no_grad():
             twin(*inputs)
+        for watch in watches.values():
+            watch.add()
 
     for _ in Sweep(scene, graph, run).rows():
         pass
-    totals = add_up({place: watch.total for place, watch in watches.items()})
-    return {place: total.cpu().numpy() for place, total in totals.items()}
+    totals = add_up({read: watch.total for read, watch in watches.items()})
+    return {read: total.cpu().numpy() for read, total in totals.items()}

@@ -10,7 +10,6 @@ import torch
 
 from obc_onnx.processes import own_share
 from obc_onnx.progress import track
-from obc_onnx.saliency.options import LARGEST_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,10 +47,12 @@ class Sweep(Generic[Result]):
     ) -> None:
         self._scene, self._graph, self._run = scene, graph, run
         scoring = scene.scoring
-        size = graph.batch or scoring.batch_size or LARGEST_BATCH
+        size = graph.batch or scoring.row_size
         self.by_batch = scoring.rows == "batch"
         self._capacity = 1 if one_by_one and not self.by_batch and graph.batch is None else size
-        self._part = size if self.by_batch else self._capacity
+        # a row of a batch spans as many passes of a model of static batch as it takes
+        row = -(-scoring.row_size // size) * size
+        self._part = row if self.by_batch else self._capacity
 
     def rows(self) -> Iterator[tuple[list[Result], int]]:
         """Yield what belongs together: all results of a batch, or of some samples; and how many."""

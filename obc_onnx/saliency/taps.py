@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from obc_onnx.axes import Dim, Product, leaves
-from obc_onnx.errors import DataError
 from obc_onnx.ops.context import Tap
 from obc_onnx.saliency.members import Member, bias_of, counts, member_of, owners_along
+from obc_onnx.saliency.objective import check_loss
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.probes import calls_of, has_place, insert
 
@@ -96,14 +96,9 @@ class Taps:
         """
         self._rows = {}
         self._n_samples = len(inputs[0])
-        value = loss(self.twin(*inputs))
-        if not torch.isfinite(value):
-            raise DataError(
-                f"the loss of the scoring pass is {value.item()}, which is not finite: some sample "
-                f"drives the model out of its range"
-            )
+        value = check_loss(loss(self.twin(*inputs)))
         if value.requires_grad:  # nothing does where there is no group
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
         rows, self._rows = self._rows, {}
         return rows
 

@@ -1,0 +1,5 @@
+"""Run the command line as `python -m obc_onnx`, which `torchrun -m obc_onnx` needs."""
+
+from obc_onnx.cli import cli
+
+cli(prog_name="obc-onnx")

@@ -1,0 +1,176 @@
+"""Decompressors that start from least squares: what is kept stands in for what is gone.
+
+For a group's activations h, kept units S and removed units P, h_P ~ B h_S + c with
+B = Cov(h_P, h_S) (Cov(h_S, h_S) + lambda I)^-1. The decompressor D = [I; B] then gives a reading
+weight W D, and W_P c goes into its bias; where there is none, c is 0 and B that of second moments.
+So training starts from a repaired network instead of a sliced one. Moments are those of the
+original network, of one reader at a time.
+
+Sources: the least squares is the compensation of CORP; its use as the start of the trained pair of
+Chen et al., Optimal Brain Connection, arXiv 2508.05521, is this project's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from obc_onnx.axes import leaves
+from obc_onnx.equivalent import Start, find_parametrised
+from obc_onnx.saliency.members import owners_along
+from obc_onnx.saliency.reads import Watch, read_of, watch_reads
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.axes import Dim, Expr
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.ops.context import Role
+    from obc_onnx.saliency.criterion import Scene
+    from obc_onnx.saliency.reads import Read
+
+    Numbers = NDArray[np.float64]
+
+_RIDGE = 1e-3
+"""Added to the diagonal of a covariance, as a share of its mean."""
+
+
+def channel_start(scene: Scene, keep: Keep) -> Start:
+    """Measure second moments on the samples of a scene, and solve for every reading weight.
+
+    Args:
+        scene: The original, and samples; labels are not used.
+        keep: The units that stay.
+    """
+    coupling = scene.coupling
+    readers = _readers(coupling, keep)
+    moments = watch_reads(
+        scene,
+        {},
+        lambda _, role, tap: _Moments(
+            tap.axis, [positions for _, positions in _blocks(coupling, role, readers)]
+        ),
+    )
+    matrices: dict[tuple[str, int], dict[Dim, Tensor]] = {}
+    weights: dict[str, Numbers] = {}
+    for read, role in readers.items():
+        total = moments[read]
+        bias = _bias_beside(coupling, role)
+        name, start = role.node.inputs[role.slot], 0
+        for dim, positions in _blocks(coupling, role, readers):
+            size = len(positions) + 1
+            own = total[start : start + size**2].reshape(size, size)
+            start += size**2
+            matrix, constants = _solve(own, keep[dim], centred=bias is not None)
+            matrices.setdefault((name, role.axis), {})[dim] = torch.from_numpy(matrix).float()
+            if bias is not None:
+                array = weights.get(bias[0], coupling.graph.initializers[bias[0]])
+                weights[bias[0]] = array + _shift(coupling, role, dim, constants, bias[1])
+    graph = coupling.graph
+    kinds = {name: graph.initializers[name].dtype for name in weights}
+    return Start(matrices, {name: array.astype(kinds[name]) for name, array in weights.items()})
+
+
+def _readers(coupling: Coupling, keep: Keep) -> Mapping[Read, Role]:
+    """Find the roles whose weights get a decompressor, by what they read."""
+    mixed = find_parametrised(coupling, keep)
+    found = {}
+    for role in coupling.roles:
+        read = read_of(role)
+        if read is not None and role.axis in mixed.get(role.node.inputs[role.slot], {}):
+            found[read] = role
+    return found
+
+
+def _blocks(
+    coupling: Coupling, role: Role, readers: Mapping[Read, Role]
+) -> list[tuple[Dim, NDArray[np.int64]]]:
+    """List the dims that a reader recombines, and where their units lie in what it reads."""
+    read = read_of(role)
+    if read is None or role.tap is None or readers.get(read) is not role:
+        return []
+    expr = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
+    groups = {group.dim for group in coupling.groups}
+    mixed = {leaf for expr in role.mixes for leaf in leaves(expr)}
+    found = []
+    for dim in dict.fromkeys(leaves(expr)):
+        positions = _positions(expr, dim) if dim in groups and dim in mixed else None
+        if positions is not None:
+            found.append((dim, positions))
+    return found
+
+
+def _positions(expr: Expr, dim: Dim) -> NDArray[np.int64] | None:
+    """Return the positions of each unit along an axis, shape [units, times]; None if uneven."""
+    owners = owners_along(expr, dim)
+    counts = np.bincount(owners[0][owners[0] >= 0], minlength=dim.size)
+    if len(owners) > 1 or counts.min() == 0 or counts.min() != counts.max():
+        return None
+    order = np.argsort(owners[0], kind="stable")
+    return order[owners[0][order] >= 0].reshape(dim.size, -1)
+
+
+class _Moments(Watch):
+    """Second moments of units and a one, shape [units + 1, units + 1], of several dims in a row."""
+
+    def __init__(self, axis: int, blocks: list[NDArray[np.int64]]) -> None:
+        super().__init__((sum((len(positions) + 1) ** 2 for positions in blocks),))
+        self._axis, self._blocks = axis, blocks
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """Multiply in float32 at least."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32)).movedim(self._axis, -1)
+        wide = wide.reshape(-1, wide.shape[-1])
+        parts = [self.total.new_zeros(0)]
+        for positions in self._blocks:
+            units = wide[:, torch.from_numpy(positions).to(x.device)].movedim(1, -1)
+            rows = units.reshape(-1, len(positions))
+            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+            parts.append((rows.T @ rows).double().flatten())
+        return torch.cat(parts)
+
+
+def _solve(moments: Numbers, kept: NDArray[np.bool_], *, centred: bool) -> tuple[Numbers, Numbers]:
+    """Return the transpose of D, shape [kept, full], and c with zeros for what is kept."""
+    count = max(moments[-1, -1], 1.0)
+    mean = moments[-1, :-1] / count if centred else np.zeros(len(kept))
+    cov = moments[:-1, :-1] / count - np.outer(mean, mean)
+    inner = cov[np.ix_(kept, kept)]
+    ridge = max(_RIDGE * np.trace(inner) / len(inner), np.finfo(np.float64).tiny)
+    solved = np.linalg.solve(inner + ridge * np.eye(len(inner)), cov[np.ix_(kept, ~kept)])
+    matrix = np.eye(len(kept))[kept]
+    matrix[:, ~kept] = solved
+    constants = np.zeros(len(kept))
+    constants[~kept] = mean[~kept] - mean[kept] @ solved
+    return matrix, constants
+
+
+def _bias_beside(coupling: Coupling, role: Role) -> tuple[str, int] | None:
+    """Return the bias of a reader, and the axis of its weight that lies along it."""
+    node, graph = role.node, coupling.graph
+    for other in coupling.roles:
+        own = other.node.key == node.key and other.slot == role.slot
+        if not own or other.kind != "writes" or other.bias is None:
+            continue
+        bias = node.inputs[other.bias]
+        plain = node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
+        flat = bias in graph.initializers and graph.initializers[bias].ndim == 1
+        if plain and flat and len(graph.consumers[bias]) == 1:
+            return bias, other.axis
+    return None
+
+
+def _shift(coupling: Coupling, role: Role, dim: Dim, constants: Numbers, written: int) -> Numbers:
+    """Return what the constants of removed units add to each output of a reader."""
+    name = role.node.inputs[role.slot]
+    weight = coupling.graph.initializers[name].astype(np.float64)
+    (owners,) = owners_along(coupling.axes[name][role.axis], dim)
+    along = np.where(owners >= 0, constants[owners], 0.0)
+    shape = [-1 if axis == role.axis else 1 for axis in range(weight.ndim)]
+    others = tuple(axis for axis in range(weight.ndim) if axis != written)
+    return np.asarray((weight * along.reshape(shape)).sum(others))

@@ -1,0 +1,98 @@
+"""A folder that holds all of a run: what was asked for, the plan, checkpoints, metrics, the result.
+
+A run that was broken off goes on from its last checkpoint, and ends with the same bytes as one that
+was not.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from obc_onnx.errors import RequestError
+from obc_onnx.files import replacing
+from obc_onnx.plan import PruningPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from obc_onnx.result import Result
+
+_CONFIG, _PLAN, _METRICS = "config.json", "plan.json", "metrics.jsonl"
+_RESULT, _FINAL_PLAN, _REPORT = "result.onnx", "result.json", "report.json"
+_CHECKPOINT = "checkpoint.pt"
+
+
+class RunFolder:
+    """Where a run lies.
+
+    Args:
+        path: The folder; it is made where it is missing.
+        facts: What was asked for, as plain data: a run is gone on with only if it is the same.
+        resume: Whether to go on with a run that is there. Without one it starts.
+        writes: Whether this process writes; of several the first one does.
+    Raises:
+        RequestError: There is a run already and it was not to be resumed, or it is another one.
+    """
+
+    def __init__(
+        self, path: Path, facts: Mapping[str, Any], *, resume: bool, writes: bool = True
+    ) -> None:
+        self.path, self.resume, self._writes = path, resume, writes
+        config = path / _CONFIG
+        text = json.dumps(dict(facts), indent=1, sort_keys=True, default=str) + "\n"
+        if path.exists() and not path.is_dir():
+            raise RequestError(f"--run-dir '{path}' is a file: name a folder")
+        if config.exists():
+            if not resume:
+                raise RequestError(
+                    f"--run-dir '{path}' holds a run: go on with it by --resume, or name another"
+                )
+            self._check_same(config, text)
+        elif path.exists() and any(path.iterdir()) and writes:
+            raise RequestError(f"--run-dir '{path}' is not empty and holds no run: name another")
+        if writes:
+            path.mkdir(parents=True, exist_ok=True)
+            self._write(_CONFIG, text)
+
+    def _check_same(self, config: Path, text: str) -> None:
+        try:
+            old, new = json.loads(config.read_text(encoding="utf-8")), json.loads(text)
+        except (OSError, ValueError) as error:
+            raise RequestError(f"'{config}' cannot be read as JSON") from error
+        other = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        if other:
+            raise RequestError(
+                f"the run in '{self.path}' was asked for another {', '.join(other)}: resume with "
+                f"what it was started with, or name another --run-dir"
+            )
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where states of training are kept."""
+        return self.path / _CHECKPOINT
+
+    def plan(self) -> PruningPlan | None:
+        """Return the plan of the run that goes on, None before it was made."""
+        path = self.path / _PLAN
+        return PruningPlan.load(path) if self.resume and path.exists() else None
+
+    def keep_plan(self, plan: PruningPlan) -> None:
+        """Keep what was decided, so that units are not scored again."""
+        self._write(_PLAN, plan.to_json())
+
+    def keep_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Keep one JSON object per epoch."""
+        self._write(_METRICS, "".join(json.dumps(dict(line)) + "\n" for line in lines))
+
+    def keep_result(self, result: Result) -> None:
+        """Keep the model, its plan, and what was measured."""
+        if self._writes:
+            result.save(self.path / _RESULT, self.path / _FINAL_PLAN)
+        self._write(_REPORT, result.report.to_json() + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        if self._writes:
+            with replacing(self.path / name) as partial:
+                partial.write_text(text, encoding="utf-8")

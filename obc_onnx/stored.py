@@ -1,0 +1,106 @@
+"""Samples that stay on disk: tell a folder of arrays, `.tar` files and a folder of images apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from obc_onnx.archives import open_shards
+from obc_onnx.errors import DataError
+from obc_onnx.images import list_pictures, read_pictures
+from obc_onnx.sample_checks import LABELS
+from obc_onnx.sources import LazyArray, MappedFile, find_arrays, map_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.images import ImageOptions, PixelScaling
+    from obc_onnx.node import Port
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a source holds.
+
+    Attributes:
+        inputs: Arrays by name.
+        labels: Class indices, not checked yet, or None.
+        scaling: For inputs that hold pictures, how to normalise them.
+    """
+
+    inputs: Mapping[str, LazyArray]
+    labels: NDArray[Any] | None
+    scaling: Mapping[str, PixelScaling] = field(default_factory=dict)
+
+
+def open_stored(path: Path, ports: Sequence[Port], images: ImageOptions) -> Stored:
+    """Find what is on disk.
+
+    Args:
+        path: A `.tar`, or a folder. One with `.npy` files in it holds those, one with `.tar` files
+            those, and any other images.
+        ports: The inputs of the model.
+        images: How pictures become an input.
+    Raises:
+        DataError: Something is damaged, missing or ambiguous.
+    """
+    if not path.is_dir():
+        return _from_shards([path], ports, images, path)
+    arrays = find_arrays(path, [port.name for port in ports])
+    shards = sorted(path.glob("*.tar"))
+    if arrays and shards:
+        raise DataError(f"data '{path}' holds both .npy and .tar files: move one kind elsewhere")
+    if shards:
+        return _from_shards(shards, ports, images, path)
+    return _from_arrays(arrays, ports) if arrays else _from_images(path, ports, images)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Write names one after the other, as messages do."""
+    return ", ".join(f"'{name}'" for name in names) or "nothing"
+
+
+def _from_arrays(files: dict[str, Path], ports: Sequence[Port]) -> Stored:
+    own = all(port.name != LABELS for port in ports)
+    path = files.pop(LABELS, None) if own else None
+    inputs = {name: LazyArray(MappedFile(file)) for name, file in files.items()}
+    return Stored(inputs, None if path is None else map_file(path))
+
+
+def _from_shards(
+    paths: Sequence[Path], ports: Sequence[Port], images: ImageOptions, what: Path
+) -> Stored:
+    names = [port.name for port in ports]
+    shards = open_shards(paths, names)
+    without = [port for port in ports if port.name not in shards.arrays]
+    if shards.pictures is None or not without:
+        if not shards.arrays:
+            raise DataError(
+                f"data '{what}' holds no samples: members have to be called KEY.jpg or KEY.png, or "
+                f"KEY.NAME.npy with NAME one of {listed(names)}"
+            )
+        return Stored(shards.arrays, shards.labels)
+    if len(without) > 1:
+        raise DataError(
+            f"data '{what}' holds pictures, but inputs {listed(port.name for port in without)} "
+            f"have no arrays: give all but one of them as KEY.NAME.npy"
+        )
+    port = without[0]
+    pictures = read_pictures(shards.pictures, port, images)
+    inputs = {**shards.arrays, port.name: pictures.pixels}
+    return Stored(inputs, shards.labels, {port.name: pictures.scaling})
+
+
+def _from_images(path: Path, ports: Sequence[Port], images: ImageOptions) -> Stored:
+    if len(ports) != 1:
+        raise DataError(
+            f"a folder of images needs a model with one input; this one has {len(ports)}"
+        )
+    files, labels = list_pictures(path)
+    pictures = read_pictures(files, ports[0], images)
+    name = ports[0].name
+    return Stored({name: pictures.pixels}, labels, {name: pictures.scaling})

@@ -1,0 +1,1 @@
+"""Fine-tuning of pruned networks; `options` loads no torch."""

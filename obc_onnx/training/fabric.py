@@ -1,0 +1,43 @@
+"""The same loop on a CPU, a GPU, and several of them under `torchrun` or `accelerate launch`.
+
+Lightning Fabric places modules, wraps them for several processes and runs autocast. Unlike
+Hugging Face accelerate it holds no state of the whole process, so that a library may train twice
+with other settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Literal
+
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+if TYPE_CHECKING:
+    from obc_onnx.training.options import Precision, TrainingOptions
+
+_PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "float32": "32-true",
+    "bfloat16": "bf16-mixed",
+    "float16": "16-mixed",
+}
+
+
+def make_fabric(options: TrainingOptions) -> Fabric:
+    """Join the other processes, where there are any."""
+    kind, _, index = options.device.partition(":")
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", n_processes))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    devices: int | list[int] = local if n_processes > 1 or kind == "cpu" else [int(index or 0)]
+    fabric = Fabric(
+        accelerator="cuda" if kind == "cuda" else "cpu",
+        devices=devices,
+        num_nodes=n_processes // local,
+        # a weight may lie where no output depends on it
+        strategy=DDPStrategy(find_unused_parameters=True) if n_processes > 1 else "auto",
+        precision=_PRECISIONS[options.precision],
+    )
+    fabric.launch()
+    return fabric

@@ -1,0 +1,46 @@
+"""Keep the states of a run, so that one that was broken off goes on."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from obc_onnx.errors import RequestError
+from obc_onnx.files import replacing
+
+if TYPE_CHECKING:
+    from obc_onnx.run_folder import RunFolder
+
+
+class Keeper:
+    """The checkpoint and the metrics in the folder of a run.
+
+    Args:
+        folder: Of the run; a file in it is whole or absent, whenever the process ends.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state that was saved last, None where there is none or none is wanted.
+
+        Raises:
+            RequestError: The file is no checkpoint.
+        """
+        path = self._folder.checkpoint
+        if not self._folder.resume or not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            raise RequestError(f"'{path}' is no checkpoint of a run: remove it") from error
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint, and write the metrics of the epochs so far."""
+        with replacing(self._folder.checkpoint) as partial:
+            torch.save(state, partial)
+        self._folder.keep_metrics(state["history"])

@@ -1,0 +1,183 @@
+"""What a network is trained towards: labels, the original's outputs, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from obc_onnx.errors import RequestError
+from obc_onnx.logits import ends_in_softmax, logits_of
+from obc_onnx.training.options import LABELS_AND_TEACHER
+from obc_onnx.user_code import load_function
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from obc_onnx.graph import Graph
+    from obc_onnx.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes of the samples of a batch.
+
+    Attributes:
+        own: Shape [batch], int64.
+        other: Where samples are blended, the classes of what is blended in.
+        share: Of `own` in each sample.
+    """
+
+    own: Tensor
+    other: Tensor | None = None
+    share: float = 1.0
+
+
+class TrainingLoss:
+    """A weighted sum of losses, each a mean over samples.
+
+    "ce" and "kd" look at the first output, which holds class logits or probabilities: cross entropy
+    with the labels, and T^2 * KL(original / T || pruned / T). "mse", "cosine" and "smooth-l1"
+    compare every float output with the original's; squares are divided by the output's spread, so
+    that outputs of any scale count alike. A float output that nothing looks at adds its "mse", so
+    that no output drifts.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the mix
+    is that of the recipes in Chen et al., arXiv 2508.05521.
+
+    Args:
+        options: Which losses, and their numbers.
+        graph: The original.
+        spreads: For each output the scale of its squared errors.
+        labelled: Whether there are labels.
+    Raises:
+        RequestError: No output is a float, or a loss needs labels and there are none.
+    """
+
+    def __init__(
+        self, options: TrainingOptions, graph: Graph, spreads: Sequence[float], *, labelled: bool
+    ) -> None:
+        self._options, self._spreads = options, spreads
+        self._names = [port.name for port in graph.outputs]
+        self._probabilities = ends_in_softmax(graph)
+        self.terms = dict(options.loss or self._usual(labelled=labelled))
+        if "ce" in self.terms and not labelled:
+            raise RequestError("loss 'ce' needs data with labels: use --loss kd, or --loss mse")
+        self._given = {name: load_function(name) for name in self.terms if ".py:" in name}
+
+    def _usual(self, *, labelled: bool) -> tuple[tuple[str, float], ...]:
+        if labelled:
+            return LABELS_AND_TEACHER
+        return (("kd" if self._probabilities else "mse", 1.0),)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the first output has to hold classes."""
+        return bool({"ce", "kd"} & self.terms.keys())
+
+    def __call__(
+        self, outputs: Sequence[Tensor], targets: Sequence[Tensor], labels: Labels | None
+    ) -> Tensor:
+        """Return the loss, a scalar in float32 at least.
+
+        Args:
+            outputs: Of the pruned network, in order.
+            targets: Of the original.
+            labels: Where there are some.
+        """
+        floats = [i for i, output in enumerate(outputs) if output.is_floating_point()]
+        if not floats:
+            raise RequestError(
+                "no output of the model is a float: there is nothing to train towards"
+            )
+        found, wanted = (
+            [_wide(value) if i in floats else value for i, value in enumerate(values)]
+            for values in (outputs, targets)
+        )
+        terms, seen = [], set[int]()
+        for name, weight in self.terms.items():
+            if name in self._given:
+                terms.append(weight * self._user(name, found, wanted, labels))
+                seen.update(floats)
+            elif name in _DISTANCES:
+                terms += [weight * self._distance(name, found, wanted, i) for i in floats]
+                seen.update(floats)
+            else:
+                terms.append(weight * self._of_classes(name, found[0], wanted[0], labels))
+                seen.add(0)
+        terms += [self._distance("mse", found, wanted, i) for i in floats if i not in seen]
+        return torch.stack(terms).sum()
+
+    def _distance(
+        self, name: str, found: Sequence[Tensor], wanted: Sequence[Tensor], i: int
+    ) -> Tensor:
+        return _DISTANCES[name](found[i], wanted[i], self._spreads[i])
+
+    def _of_classes(
+        self, name: str, output: Tensor, target: Tensor, labels: Labels | None
+    ) -> Tensor:
+        logits = logits_of(output, probabilities=self._probabilities)
+        if name == "kd":
+            wanted = logits_of(target, probabilities=self._probabilities)
+            return distillation(logits, wanted, self._options.temperature)
+        assert labels is not None
+        smoothing = self._options.label_smoothing
+        own = functional.cross_entropy(logits, labels.own, label_smoothing=smoothing)
+        if labels.other is None:
+            return own
+        other = functional.cross_entropy(logits, labels.other, label_smoothing=smoothing)
+        return labels.share * own + (1 - labels.share) * other
+
+    def _user(
+        self, name: str, found: Sequence[Tensor], wanted: Sequence[Tensor], labels: Labels | None
+    ) -> Tensor:
+        function: Callable[..., Any] = self._given[name]
+        by_name = (dict(zip(self._names, values, strict=True)) for values in (found, wanted))
+        value = function(*by_name, None if labels is None else labels.own)
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise RequestError(
+                f"the loss '{name}' has to return a tensor of floats, one number or one per "
+                f"sample; it gave {type(value).__name__}"
+            )
+        return value.mean()
+
+
+def distillation(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Return T^2 * KL(targets / T || logits / T), the mean over all axes but that of classes."""
+    classes = logits.shape[-1]
+    soft = functional.kl_div(
+        functional.log_softmax(logits.reshape(-1, classes) / temperature, -1),
+        functional.log_softmax(targets.reshape(-1, classes) / temperature, -1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return temperature**2 * soft
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _mse(output: Tensor, target: Tensor, spread: float) -> Tensor:
+    return functional.mse_loss(output, target) / spread
+
+
+def _smooth_l1(output: Tensor, target: Tensor, spread: float) -> Tensor:
+    scale = spread**0.5
+    return functional.smooth_l1_loss(output / scale, target / scale)
+
+
+def _cosine(output: Tensor, target: Tensor, spread: float) -> Tensor:  # noqa: ARG001
+    found, wanted = (value.reshape(len(value), -1) for value in (output, target))
+    return 1 - functional.cosine_similarity(found, wanted, dim=-1).mean()
+
+
+_DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "mse": _mse,
+    "smooth-l1": _smooth_l1,
+    "cosine": _cosine,
+}

@@ -1,0 +1,191 @@
+"""How to fine-tune: names and numbers that the command line and Python share; loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+from obc_onnx.defaults import BATCH_SIZE, LEARNING_RATE, VALIDATION
+from obc_onnx.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from obc_onnx.augmentation import Augmentation
+
+OptimizerName = Literal["sgd", "adamw"]
+ScheduleName = Literal["cosine", "step", "constant"]
+Precision = Literal["float32", "bfloat16", "float16"]
+StartName = Literal["select", "channel-ls"]
+
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
+SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+STARTS: tuple[StartName, ...] = get_args(StartName)
+
+LABELS_AND_TEACHER = (("ce", 0.5), ("kd", 0.5))
+"""The loss where there are labels, half and half as in the paper."""
+LOSSES = ("ce", "kd", "mse", "cosine", "smooth-l1")
+"""Names that a loss may be made of, besides a user's `FILE.py:FUNCTION`."""
+_SMALLEST_FLOAT32_OVERFLOW = 3.4028235e38
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: Passes over the samples.
+        batch_size: Samples per step, of all processes together.
+        accumulate: Passes that make up one step; a step then sees as many times the batch size.
+        lr: Largest learning rate.
+        optimizer: "sgd" has Nesterov's correction.
+        schedule: How the rate falls: half a cosine to zero, to a tenth at each of `milestones`, or
+            not at all.
+        warmup: Share of the steps over which it rises linearly.
+        milestones: Shares of the steps.
+        momentum: Of SGD; the first beta of AdamW.
+        weight_decay: Of weights with more than one axis.
+        clip: Largest norm of the gradient of all parameters; None lets it be.
+        equivalent: Whether compressors and decompressors learn; otherwise weights are sliced.
+        start: What decompressors start from: the kept units, or least squares (`channel_start`).
+        matrix_lr: Learning rate of compressors and decompressors over that of weights.
+        matrix_decay: Their weight decay.
+        loss: Names out of `LOSSES` or a user's function, each with its weight. Empty takes
+            `LABELS_AND_TEACHER` where there are labels, and the distance to the original's outputs
+            where there are none.
+        temperature: Of the distillation of class logits.
+        label_smoothing: Share of each label that is spread over all classes.
+        mixup: Of the Beta distribution that blends two samples; 0 does not.
+        cutmix: The same, for a patch of one sample in another.
+        ema: Decay per step of the average of weights that becomes the result; None takes the last.
+        validation: Share of the samples that does not train, and chooses the best epoch; 0 takes
+            the last epoch.
+        patience: Epochs without a better one after which training ends; None goes to the end.
+        unfold_norms: Whether folded convolutions train with a norm behind them.
+        augmentation: What changes samples on the way, each time anew.
+        workers: Processes that read samples.
+        precision: Of the arithmetic that torch's autocast finds safe.
+        seed: Of every random choice.
+        device: Where torch runs.
+    """
+
+    epochs: int
+    batch_size: int = BATCH_SIZE
+    accumulate: int = 1
+    lr: float = LEARNING_RATE
+    optimizer: OptimizerName = "sgd"
+    schedule: ScheduleName = "cosine"
+    warmup: float = 0.05
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip: float | None = None
+    equivalent: bool = True
+    start: StartName = "select"
+    matrix_lr: float = 0.5
+    matrix_decay: float = 0.0
+    loss: tuple[tuple[str, float], ...] = ()
+    temperature: float = 4.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float | None = None
+    validation: float = VALIDATION
+    patience: int | None = None
+    unfold_norms: bool = False
+    augmentation: Augmentation | None = None
+    workers: int = 0
+    precision: Precision = "float32"
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Check names and numbers.
+
+        Raises:
+            RequestError: One is not known or out of range.
+        """
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("start", self.start, STARTS)
+        for name, _ in self.loss:
+            if ".py:" not in name:
+                _one_of("loss", name, LOSSES)
+        for what in ("epochs", "batch_size", "accumulate", "patience"):
+            _at_least(what, getattr(self, what), 1)
+        for what in ("weight_decay", "workers", "matrix_lr", "matrix_decay", "mixup", "cutmix"):
+            _at_least(what, getattr(self, what), 0)
+        for what in ("lr", "temperature", "clip"):
+            value = getattr(self, what)
+            if value is not None and not 0 < value < _SMALLEST_FLOAT32_OVERFLOW:
+                raise RequestError(f"{_spoken(what)} must be a number above 0, found {value:g}")
+        for what in ("warmup", "momentum", "label_smoothing", "ema", "validation"):
+            value = getattr(self, what)
+            if value is not None and not 0 <= value < 1:
+                raise RequestError(f"{_spoken(what)} must be in [0, 1), found {value:g}")
+
+
+PRESETS: dict[str, dict[str, float | str]] = {
+    "paper-vgg": {"matrix_lr": 0.2, "matrix_decay": 5e-4, "schedule": "step"},
+    "paper-resnet56": {"matrix_lr": 2.0, "matrix_decay": 0.0, "schedule": "step"},
+    "paper-resnet50": {"matrix_lr": 0.25, "matrix_decay": 0.0, "weight_decay": 1e-4, "lr": 0.04},
+    "paper-vit": {
+        "matrix_lr": 0.2,
+        "matrix_decay": 0.0,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+        "lr": 1.25e-4,
+        "label_smoothing": 0.11,
+    },
+}
+"""What the scripts of Chen et al., Optimal Brain Connection, arXiv 2508.05521, train with."""
+
+
+def parse_loss(text: str) -> tuple[tuple[str, float], ...]:
+    """Read `kd:0.5,ce:0.5`; a name alone has weight 1.
+
+    Raises:
+        RequestError: It is not of that form, or a weight is not above 0.
+    """
+    terms = []
+    for item in text.split(","):
+        name, weight = item.strip(), "1"
+        head, _, tail = name.rpartition(":")
+        if head and not head.endswith(".py"):
+            name, weight = head, tail
+        try:
+            number = float(weight)
+        except ValueError:
+            raise RequestError(f"'{item}' is no loss: write NAME or NAME:WEIGHT") from None
+        if not 0 < number < _SMALLEST_FLOAT32_OVERFLOW:
+            raise RequestError(f"the weight of loss '{name}' must be above 0, found {weight}")
+        terms.append((name, number))
+    return tuple(terms)
+
+
+def training_options(
+    training: TrainingOptions | int, seed: int, device: str
+) -> TrainingOptions | None:
+    """Complete what a caller gave: options, or a number of epochs of which 0 means none."""
+    if isinstance(training, int):
+        return TrainingOptions(epochs=training, seed=seed, device=device) if training else None
+    return replace(training, seed=seed, device=device)
+
+
+FIELDS = tuple(field.name for field in fields(TrainingOptions))
+
+
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise RequestError(f"{what} '{value}' is not known: choose from {', '.join(known)}")
+
+
+def _at_least(what: str, value: float | None, least: int) -> None:
+    if value is not None and not least <= value < _SMALLEST_FLOAT32_OVERFLOW:
+        raise RequestError(f"{_spoken(what)} must be at least {least}, found {value:g}")
+
+
+def _spoken(field: str) -> str:
+    return field.replace("_", " ")

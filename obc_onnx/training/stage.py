@@ -1,0 +1,115 @@
+"""The stage of fine-tuning: make the student, train it, fold it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from obc_onnx.analysis import Clock, analyse
+from obc_onnx.channel_start import channel_start
+from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.recover import reestimate_norms, why_no_repair
+from obc_onnx.saliency import Scoring
+from obc_onnx.scoring import make_scene
+from obc_onnx.surgery import remove_units
+from obc_onnx.training.engine import finetune
+from obc_onnx.training.keeper import Keeper
+from obc_onnx.unfolding import fold_norms, same_units, unfold_norms
+
+if TYPE_CHECKING:
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.data import Samples
+    from obc_onnx.graph import Graph
+    from obc_onnx.run_folder import RunFolder
+    from obc_onnx.training.engine import Epoch
+    from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.unfolding import Unfolded
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What training gave.
+
+    Attributes:
+        graph: The pruned graph with the trained weights.
+        student: The trained network, which computes the same.
+        epochs: What each pass gave.
+    """
+
+    graph: Graph
+    student: EquivalentTwin
+    epochs: list[Epoch]
+
+
+@dataclass(frozen=True)
+class _Net:
+    """A network that is cut, as training sees it: with norms unfolded, where that was asked for."""
+
+    coupling: Coupling
+    keep: Keep
+    pruned: Graph
+    unfolded: Unfolded | None = None
+
+
+def tune(
+    coupling: Coupling,
+    keep: Keep,
+    pruned: Graph,
+    samples: Samples,
+    options: TrainingOptions,
+    *,
+    recover: bool = True,
+    folder: RunFolder | None = None,
+) -> Tuned:
+    """Train a pruned network towards its original.
+
+    Args:
+        coupling: Of the original.
+        keep: The units that stay.
+        pruned: The original without the others; its norms may have been re-estimated.
+        samples: To train on.
+        options: How.
+        recover: Whether norms may be re-estimated where the start changes what they see.
+        folder: Where the run is kept, or None.
+    """
+    net = _Net(coupling, keep, pruned)
+    if options.unfold_norms:
+        net = _unfold(net, samples, options, recover=recover)
+    student = _student(net, samples, options, recover=recover)
+    keeper = None if folder is None else Keeper(folder)
+    epochs = finetune(student, coupling, samples, options, keeper)
+    folded = student.fold(net.pruned)
+    if net.unfolded is not None:
+        folded = fold_norms(folded, net.unfolded)
+    return Tuned(folded, student, epochs)
+
+
+def _unfold(net: _Net, samples: Samples, options: TrainingOptions, *, recover: bool) -> _Net:
+    unfolded = unfold_norms(net.coupling.graph, samples, options.seed)
+    shapes = {port.name: net.coupling.shapes[port.name] for port in net.coupling.graph.inputs}
+    coupling, _ = analyse(unfolded.graph, shapes, net.coupling.rules, Clock())
+    keep = same_units(net.coupling, net.keep, coupling)
+    pruned = remove_units(coupling, keep)
+    made = _Net(coupling, keep, pruned, unfolded)
+    return replace(made, pruned=_repaired(made, pruned, samples, options)) if recover else made
+
+
+def _student(
+    net: _Net, samples: Samples, options: TrainingOptions, *, recover: bool
+) -> EquivalentTwin:
+    """Make the student, and where it does not start from what is cut, its norms anew."""
+    if not options.equivalent or options.start == "select":
+        return EquivalentTwin(net.coupling, net.keep, net.pruned, recombine=options.equivalent)
+    scene = make_scene(net.coupling, samples, Scoring(), options.seed, options.device)
+    start = channel_start(scene, net.keep)
+    student = EquivalentTwin(net.coupling, net.keep, net.pruned, start=start)
+    if not recover:
+        return student
+    repaired = _repaired(net, student.fold(net.pruned), samples, options)
+    return EquivalentTwin(net.coupling, net.keep, repaired, start=start)
+
+
+def _repaired(net: _Net, graph: Graph, samples: Samples, options: TrainingOptions) -> Graph:
+    if why_no_repair(net.coupling, graph, samples):
+        return graph
+    return reestimate_norms(net.coupling, graph, samples, options.seed)[0]

@@ -1,0 +1,83 @@
+"""The original network as a teacher."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from obc_onnx.measure import batch_size_of
+from obc_onnx.recover import spread_of
+from obc_onnx.runtime import Session
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.coupling import Coupling
+    from obc_onnx.data import Samples
+
+_CACHE_BYTES = 2**28
+"""Outputs are kept for all samples as long as they fit into this."""
+
+
+class Teacher:
+    """Gives the original's outputs: in ONNX Runtime on a CPU, as a twin on a GPU.
+
+    Args:
+        coupling: Of the original.
+        samples: That it will be asked for.
+        device: Where the outputs are wanted.
+        varies: Whether samples look different each time, so that nothing can be kept.
+
+    Attributes:
+        spreads: For each output the scale of its squared errors, see `spread_of`.
+    """
+
+    def __init__(
+        self, coupling: Coupling, samples: Samples, device: torch.device, *, varies: bool
+    ) -> None:
+        graph = coupling.graph
+        self._session, self._device = Session(graph), device
+        self._ports = [port.name for port in graph.inputs]
+        self._names = [port.name for port in graph.outputs]
+        self._size = batch_size_of(graph)
+        first = self._session.run(samples.feed(slice(0, self._size)))
+        per_run = sum(array.nbytes for array in first.values())
+        runs = math.ceil(len(samples) / self._size)
+        by_sample = all(array.shape[:1] == (self._size,) for array in first.values())
+        fits = by_sample and per_run * runs <= _CACHE_BYTES and len(samples) >= self._size
+        self._cache = self._all(samples) if fits and not varies else None
+        wide = [np.asarray(array, np.float64) for array in self._cache or first.values()]
+        self.spreads = [spread_of(float(x.mean()), float((x**2).mean())) for x in wide]
+        self._twin = None
+        if device.type != "cpu" and self._cache is None:
+            twin = build_twin(graph, coupling.shapes, coupling.rules)
+            self._twin = twin.to(device).eval().requires_grad_(False)  # noqa: FBT003
+
+    def outputs(self, which: NDArray[np.int64], feed: Mapping[str, NDArray[Any]]) -> list[Tensor]:
+        """Return the outputs for samples.
+
+        Args:
+            which: Their places among all.
+            feed: What the student is given for them.
+        """
+        if self._cache is not None:
+            arrays = [array[which] for array in self._cache]
+        elif self._twin is not None:
+            inputs = [torch.from_numpy(feed[name]).to(self._device) for name in self._ports]
+            with torch.no_grad():
+                return list(self._twin(*inputs))
+        else:
+            values = self._session.run(feed)
+            arrays = [values[name] for name in self._names]
+        return [torch.from_numpy(array).to(self._device) for array in arrays]
+
+    def _all(self, samples: Samples) -> list[NDArray[Any]]:
+        runs = [self._session.run(samples.feed(part)) for part in samples.batches(self._size)]
+        return [np.concatenate([run[name] for run in runs]) for name in self._names]

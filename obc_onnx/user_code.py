@@ -1,0 +1,36 @@
+"""Load functions that users write."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from obc_onnx.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def load_function(source: str) -> Callable[..., Any]:
+    """Load a function from `FILE.py:FUNCTION`.
+
+    Raises:
+        RequestError: There is no such file or function, or the file cannot be run.
+    """
+    path, _, name = source.rpartition(":")
+    if not path or not name:
+        raise RequestError(f"'{source}' is not of the form FILE.py:FUNCTION")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise RequestError(f"there is no Python file '{path}'")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError) as error:
+        raise RequestError(f"'{path}' cannot be run: {error}") from error
+    function: Any = getattr(module, name, None)
+    if not callable(function):
+        raise RequestError(f"'{path}' has no function '{name}'")
+    loaded: Callable[..., Any] = function
+    return loaded

@@ -1,0 +1,460 @@
+"""The training engine: what is resumed, shared by processes, averaged, mixed, and stopped early."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import analyse, build
+from nets import draw_keep, draw_samples, model_of
+from test_finetune import Task
+from torch.nn import functional
+
+from obc_onnx.augmentation import Augmentation
+from obc_onnx.channel_start import channel_start
+from obc_onnx.cli import cli
+from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.errors import RequestError
+from obc_onnx.graph import Graph
+from obc_onnx.recover import output_error
+from obc_onnx.saliency import Scene
+from obc_onnx.surgery import remove_units
+from obc_onnx.training.engine import finetune
+from obc_onnx.training.loss import Labels, TrainingLoss
+from obc_onnx.training.mixing import mix
+from obc_onnx.training.optimise import Average, make_optimizer
+from obc_onnx.training.options import PRESETS, TrainingOptions, parse_loss
+from obc_onnx.training.order import Order, rate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def options(**changes: Any) -> TrainingOptions:
+    return TrainingOptions(**{"epochs": 1, "validation": 0.0, **changes})
+
+
+# The state that is best, and when to stop.
+
+
+def test_the_best_epoch_on_samples_that_do_not_train_is_the_result() -> None:
+    task = Task("norm", 60, labelled=True)
+    history = task.train(epochs=5, validation=0.3, lr=0.1, warmup=0.0)
+    assert [epoch.number for epoch in history] == list(range(6))
+    best = min(history, key=lambda epoch: epoch.validation)
+    task.student.eval()
+    again = Task("norm", 60, labelled=True)
+    again.student.load_state_dict(task.student.state_dict())
+    same = again.train(epochs=1, validation=0.3, lr=1e-30, momentum=0.0)
+    assert same[0].validation == pytest.approx(best.validation, rel=1e-6)
+
+
+def test_a_network_that_training_only_harms_stays_as_it_was() -> None:
+    task = Task("norm", 60, labelled=True)
+    before = task.folded_bytes()
+    history = task.train(epochs=2, validation=0.3, lr=5.0, warmup=0.0, optimizer="adamw")
+    assert history[0].validation < min(epoch.validation for epoch in history[1:])
+    assert task.folded_bytes() == before
+
+
+def test_training_ends_where_it_brings_nothing() -> None:
+    history = Task("norm", 60, labelled=True).train(
+        epochs=30, validation=0.3, lr=5.0, warmup=0.0, optimizer="adamw", patience=2
+    )
+    assert len(history) == 3
+
+
+# What a step is.
+
+
+def test_several_passes_make_the_step_of_their_whole_batch() -> None:
+    """Without norms, whose statistics are those of a pass."""
+    states = []
+    for batch_size, accumulate in ((12, 1), (4, 3), (3, 4)):
+        task = Task("dense", 24, labelled=True)
+        task.train(epochs=2, batch_size=batch_size, accumulate=accumulate)
+        states.append(task.student.state_dict())
+    for other in states[1:]:
+        for name, value in states[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_long_gradient_is_cut_to_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    step = torch.optim.SGD.step
+
+    def spy(optimizer: torch.optim.SGD) -> None:
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        norms.append(float(torch.stack([grad.norm() for grad in grads]).norm()))
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    Task("dense").train(epochs=1, batch_size=24)
+    Task("dense").train(epochs=1, batch_size=24, clip=0.01)
+    assert norms[0] > 0.02
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_an_average_follows_the_weights_with_its_decay() -> None:
+    network = torch.nn.Linear(2, 1)
+    average = Average(network, 0.9)
+    expected = network.weight.detach().clone()
+    for step in range(1, 200):
+        with torch.no_grad():
+            network.weight.add_(1.0)
+        average.update()
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = expected * decay + network.weight.detach() * (1 - decay)
+    torch.testing.assert_close(average.state["weight"], expected)
+
+
+def test_the_average_is_what_is_judged_and_kept() -> None:
+    task = Task("norm", 40, labelled=True)
+    task.train(epochs=3, ema=0.999, validation=0.0)
+    other = Task("norm", 40, labelled=True)
+    other.train(epochs=3, validation=0.0)
+    assert task.folded_bytes() != other.folded_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_groups_have_rates_and_decays_of_their_own(optimizer: str) -> None:
+    task = Task("dense")
+    made = make_optimizer(
+        task.student,
+        options(optimizer=optimizer, lr=0.2, matrix_lr=0.5, matrix_decay=0.25, weight_decay=0.125),
+    )
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in made.param_groups for p in g["params"]}
+    assert {found[id(m)] for m in task.student.matrices()} == {(0.1, 0.25)}
+    assert {found[id(w)] for w in task.student.weights() if w.ndim > 1} == {(0.2, 0.125)}
+    assert {found[id(w)] for w in task.student.weights() if w.ndim == 1} <= {(0.2, 0.0)}
+
+
+def test_rates_fall_as_the_schedule_says() -> None:
+    steps = options(schedule="step", warmup=0.0, milestones=(0.5, 0.75))
+    assert [rate(i, 8, steps) for i in (1, 3, 4, 5, 6, 7)] == pytest.approx(
+        [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    )
+    assert rate(7, 8, options(schedule="constant")) == 1.0
+
+
+@pytest.mark.parametrize("net", ["dense", "norm"])
+def test_without_compressors_weights_are_sliced_and_learn(net: str) -> None:
+    task = Task(net, labelled=True)
+    student = EquivalentTwin(task.coupling, draw_keep(task.coupling), task.pruned, recombine=False)
+    assert not list(student.matrices())
+    before = student.fold(task.pruned)
+    finetune(student, task.coupling, task.samples, options(lr=0.05, batch_size=8))
+    after = student.fold(task.pruned)
+    assert all(
+        not np.array_equal(array, after.initializers[name])
+        for name, array in before.initializers.items()
+        if array.ndim > 1
+    )
+
+
+# Losses.
+
+
+def test_losses_are_read_with_their_weights() -> None:
+    assert parse_loss("kd:0.25,ce") == (("kd", 0.25), ("ce", 1.0))
+    assert parse_loss("some/loss.py:f,mse:2") == (("some/loss.py:f", 1.0), ("mse", 2.0))
+    assert parse_loss("loss.py:f:0.5") == (("loss.py:f", 0.5),)
+
+
+@pytest.mark.parametrize("text", ["kd:x", "kd:-1", "kd:0", "", "kd:nan"])
+def test_a_loss_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(RequestError):
+        TrainingOptions(epochs=1, loss=parse_loss(text))
+
+
+def test_distances_by_formula() -> None:
+    rng = np.random.default_rng(0)
+    y, t = (torch.from_numpy(v) for v in rng.standard_normal((2, 6, 4)))
+    graph = Graph.from_model(model_of("dense"))
+    expected = {
+        "mse": ((y - t) ** 2).mean() / 4.0,
+        "smooth-l1": functional.smooth_l1_loss(y / 2, t / 2),
+        "cosine": 1 - ((y * t).sum(1) / y.norm(dim=1) / t.norm(dim=1)).mean(),
+    }
+    for name, value in expected.items():
+        loss = TrainingLoss(options(loss=((name, 3.0),)), graph, [4.0], labelled=False)
+        assert loss([y], [t], None).item() == pytest.approx(3 * value.item(), rel=1e-9)
+
+
+def test_blended_labels_count_by_their_share() -> None:
+    y = torch.randn(5, 4)
+    own, other = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([1, 1, 0, 2, 3])
+    graph = Graph.from_model(model_of("dense"))
+    loss = TrainingLoss(
+        options(loss=(("ce", 1.0),), label_smoothing=0.1), graph, [1.0], labelled=True
+    )
+    expected = 0.3 * functional.cross_entropy(y, own, label_smoothing=0.1)
+    expected += 0.7 * functional.cross_entropy(y, other, label_smoothing=0.1)
+    found = loss([y], [y], Labels(own, other, 0.3))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_loss_of_the_user_is_trained_towards(tmp_path: Path) -> None:
+    path = tmp_path / "loss.py"
+    path.write_text(
+        "def far(outputs, targets, labels):\n"
+        "    assert labels is None\n"
+        "    return (outputs['y'] - targets['y'] - 3).square().flatten(1).mean(1)\n"
+    )
+    task = Task("dense")
+    task.train(epochs=30, loss=((f"{path}:far", 1.0),), lr=0.02)
+    feed = task.samples.feed(slice(0, None))
+    with torch.no_grad():
+        found = task.student(torch.from_numpy(feed["x"]))[0].mean()
+    target = task.teacher().outputs(np.arange(len(task.samples)), feed)[0].mean()
+    assert found - target > 1.0
+
+
+def test_labels_that_are_missing_are_named() -> None:
+    with pytest.raises(RequestError, match="'ce' needs data with labels"):
+        Task("dense").train(loss=(("ce", 1.0),))
+
+
+# Blending.
+
+
+def pictures() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {"x": rng.standard_normal((6, 3, 8, 8)).astype(np.float32), "n": np.arange(6)}
+
+
+def test_mixup_adds_another_sample_with_the_rest_of_the_share() -> None:
+    feed = pictures()
+    blended, others, share = mix(feed, options(mixup=0.4), np.random.default_rng(1))
+    assert 0 <= share <= 1
+    expected = feed["x"] * share + feed["x"][others] * (1 - share)
+    np.testing.assert_allclose(blended["x"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(blended["n"], feed["n"])
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_cutmix_puts_a_patch_of_another_picture_in(last: bool) -> None:
+    feed = pictures()
+    own = np.moveaxis(feed["x"], 1, 3).copy() if last else feed["x"]
+    seen = set()
+    for seed in range(8):
+        blended, others, share = mix({"x": own}, options(cutmix=1.0), np.random.default_rng(seed))
+        axis = 3 if last else 1
+        from_other = (blended["x"] != own).all(axis)
+        moved = np.array([others[i] != i for i in range(6)])
+        assert (blended["x"] == np.where(np.expand_dims(from_other, axis), own[others], own)).all()
+        for place in np.flatnonzero(moved):
+            assert from_other[place].mean() == pytest.approx(1 - share, abs=1e-9)
+        seen.add(round(share, 3))
+    assert len(seen) > 2
+
+
+def test_nothing_is_blended_where_nothing_is_asked_for() -> None:
+    feed = pictures()
+    blended, others, share = mix(feed, options(), np.random.default_rng(0))
+    assert blended is feed
+    assert others is None
+    assert share == 1.0
+
+
+def test_training_on_changed_samples_is_repeatable() -> None:
+    made = []
+    for workers in (0, 2):
+        task = Task("dense", 20, labelled=True)
+        augmentation = Augmentation(crop=1, flip=True)
+        task.train(augmentation=augmentation, workers=workers, mixup=0.2, cutmix=0.2)
+        made.append(task.folded_bytes())
+    assert made[0] == made[1]
+
+
+# Order.
+
+
+def test_every_sample_trains_once_in_an_epoch_and_in_another_order_in_the_next() -> None:
+    order = Order(23, None, options(batch_size=5, seed=3), 1)
+    first, second = (np.concatenate(order.batches(epoch)) for epoch in (1, 2))
+    assert sorted(first) == sorted(second) == list(range(23))
+    assert first.tolist() != second.tolist()
+    assert [len(batch) for batch in order.batches(1)] == [5, 5, 5, 5, 3]
+
+
+def test_a_static_batch_is_whole_in_every_process() -> None:
+    assert [len(b) for b in Order(23, 4, options(batch_size=64), 2).batches(1)] == [8, 8]
+    with pytest.raises(RequestError, match="too few for 8 processes"):
+        Order(23, 4, options(), 8)
+
+
+# Starts.
+
+
+@pytest.mark.parametrize("net", ["dense", "residual", "gemm", "concat", "flatten", "norm"])
+def test_least_squares_start_nearer_to_the_original(net: str) -> None:
+    graph, _, coupling = analyse(model_of(net))
+    samples = draw_samples(graph, 200)
+    keep = draw_keep(coupling)
+    pruned = remove_units(coupling, keep)
+    start = channel_start(Scene(coupling, samples), keep)
+    assert start.matrices
+    student = EquivalentTwin(coupling, keep, pruned, start=start).eval()
+    held = draw_samples(graph, 100, seed=9)
+    plain, repaired = (
+        output_error(graph, candidate, held) for candidate in (pruned, student.fold(pruned))
+    )
+    assert repaired < plain
+
+
+def test_a_unit_that_repeats_others_is_made_up_for_exactly() -> None:
+    """Unit 2 is the sum of units 0 and 1 and a constant, so that its removal costs nothing."""
+    rng = np.random.default_rng(0)
+    a, c = rng.standard_normal((6, 3)), np.array([0.1, 0.2, 0.0])
+    a[:, 2], c[2] = a[:, 0] + a[:, 1], 0.8
+    text = (
+        "net (float[N,6] x) => (float[N,2] y) <float[6,3] a, float[3] c, float[3,2] b, float[2] d>"
+        "{ h = Gemm(x, a, c) y = Gemm(h, b, d) }"
+    )
+    model = build(text, {"a": a.astype(np.float32), "c": c.astype(np.float32)})
+    graph, _, coupling = analyse(model)
+    (group,) = coupling.groups
+    keep = {group.dim: np.array([True, True, False])}
+    pruned = remove_units(coupling, keep)
+    samples = draw_samples(graph, 300)
+    start = channel_start(Scene(coupling, samples), keep)
+    folded = EquivalentTwin(coupling, keep, pruned, start=start).eval().fold(pruned)
+    assert output_error(graph, folded, samples) < 1e-4 < output_error(graph, pruned, samples)
+
+
+# Runs that are broken off, and several processes.
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    onnx.save(model_of("norm"), model)
+    samples = draw_samples(Graph.load(model), 60, labelled=True)
+    np.savez(data, **samples.inputs, labels=samples.labels)
+    return model, data
+
+
+def command(files: tuple[Path, Path], output: Path, *more: object) -> list[str]:
+    model, data = files
+    usual = ["--target-macs", "0.7", "--epochs", "6", "--batch-size", "8", "--validation", "0.2"]
+    return ["compress", str(model), "--data", str(data), "-o", str(output), *usual, *map(str, more)]
+
+
+def invoke(arguments: list[str]) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+
+
+KILLED = """
+import os, signal, sys, torch
+torch.set_num_threads(int(sys.argv[3]))  # as many as the other runs have: sums depend on it
+from obc_onnx.cli import cli
+from obc_onnx.training import keeper
+save, calls = keeper.Keeper.save, []
+
+def kill(self, state):
+    save(self, state)
+    calls.append(1)
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+keeper.Keeper.save = kill
+from obc_onnx.training import engine
+engine._SAVE_SECONDS = float(sys.argv[2])
+cli(sys.argv[4:])
+"""
+
+
+@pytest.mark.parametrize(("saves", "seconds"), [(1, 300.0), (4, 300.0), (9, 0.0)])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    files: tuple[Path, Path], tmp_path: Path, saves: int, seconds: float
+) -> None:
+    more = ("--ema", "0.9", "--mixup", "0.2", "--optimizer", "adamw", "--lr", "0.01")
+    whole, parts = tmp_path / "whole.onnx", tmp_path / "parts.onnx"
+    invoke(command(files, whole, *more))
+    arguments = command(files, parts, *more, "--run-dir", tmp_path / "run")
+    threads = str(torch.get_num_threads())
+    start = [sys.executable, "-c", KILLED, str(saves), str(seconds), threads, *arguments]
+    killed = subprocess.run(start, check=False, timeout=200, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not parts.exists()
+    invoke([*arguments, "--resume"])
+    assert parts.read_bytes() == whole.read_bytes()
+    assert (tmp_path / "run" / "result.onnx").read_bytes() == whole.read_bytes()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == list(range(7))
+
+
+def test_a_run_is_gone_on_with_only_if_it_is_the_same(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    arguments = command(files, tmp_path / "small.onnx", "--run-dir", folder)
+    invoke(arguments)
+    again = CliRunner().invoke(cli, arguments)
+    assert "holds a run: go on with it by --resume" in again.output
+    other = CliRunner().invoke(cli, [*arguments, "--resume", "--lr", "0.5"])
+    assert "was asked for another training" in other.output
+    alone = CliRunner().invoke(cli, command(files, tmp_path / "small.onnx", "--resume"))
+    assert "give its --run-dir" in alone.output
+
+
+TWO = """
+import sys
+from torch import multiprocessing
+
+def work(rank, port, arguments):
+    import os
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+                   "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+                   "TORCHELASTIC_RUN_ID": "one"}
+    import torch
+    torch.set_num_threads(1)
+    from obc_onnx.cli import cli
+    cli(arguments, standalone_mode=False)
+
+if __name__ == "__main__":
+    multiprocessing.spawn(work, (sys.argv[1], sys.argv[2:]), nprocs=2)
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--accumulate", "2", "--ema", "0.9")])
+def test_two_processes_train_as_one(
+    files: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    one, two, script = tmp_path / "one", tmp_path / "two", tmp_path / "two.py"
+    usual = ("--lr", "0.02", *more)
+    invoke(command(files, tmp_path / "one.onnx", "--run-dir", one, *usual))
+    script.write_text(TWO)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = command(files, tmp_path / "two.onnx", "--run-dir", two, *usual)
+    subprocess.run([sys.executable, str(script), port, *arguments], check=True, timeout=300)
+    curves = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (one, two)
+    ]
+    assert len(curves[0]) == len(curves[1]) == 7
+    for left, right in zip(*curves, strict=True):
+        for key in ("loss", "validation"):
+            if left[key] is not None:
+                assert right[key] == pytest.approx(left[key], rel=2e-3)
+    graphs = [Graph.load(tmp_path / f"{name}.onnx") for name in ("one", "two")]
+    for name, array in graphs[0].initializers.items():
+        np.testing.assert_allclose(graphs[1].initializers[name], array, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_one_of_options(preset: str) -> None:
+    assert TrainingOptions(epochs=1, **PRESETS[preset]).epochs == 1

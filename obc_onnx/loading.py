@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -85,7 +88,8 @@ class Loader:
     def _ahead(self, requests: list[Request]) -> Iterator[Feed]:
         """Yield what the processes read."""
         self._requests[:] = requests
-        results = iter(self._processes or ())
+        with _refusing_when_one_dies(), _keeping_signals():
+            results = iter(self._processes or ())
         while (result := _next(results)) is not None:
             if isinstance(result, (ObcError, MemoryError)):
                 raise result
@@ -153,12 +157,37 @@ def _let_go(_processes: DataLoader[Any] | None) -> None:
 
 def _next(results: Iterator[Any]) -> Any:
     """Return what the workers give next; None at the end."""
-    try:
+    with _refusing_when_one_dies():
         return next(results, None)
+
+
+@contextmanager
+def _refusing_when_one_dies() -> Iterator[None]:
+    """Turn torch's error about a process that is gone into one for the user."""
+    try:
+        yield
     except RuntimeError as error:
         if not str(error).startswith(_WORKER_DIED):
             raise
         raise DataError(
-            f"a process that reads samples has died, perhaps for lack of memory: use fewer "
-            f"--workers ({error})"
+            f"a process that reads samples has died, perhaps for lack of memory or of room in "
+            f"/dev/shm: use fewer --workers ({error})"
         ) from error
+
+
+@contextmanager
+def _keeping_signals() -> Iterator[None]:
+    """Undo what torch does when it starts processes: let the death of one raise at any place.
+
+    That would be in the middle of a step. Asking for the next batch finds it too, within 5 seconds.
+    """
+    number = getattr(signal, "SIGCHLD", None)  # Windows has none
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if before is not None:  # else a handler that Python does not know
+            signal.signal(number, before)

@@ -100,9 +100,8 @@ plan_options = combined(
     click.option(
         "--ranking",
         type=click.Choice(["global", "per-mac"]),
-        default="global",
-        show_default=True,
-        help="How to compare units of different groups.",
+        help="How to compare units of different groups; per-mac for jacobian and global for other "
+        "criteria, by default.",
     ),
     click.option(
         "--steps",

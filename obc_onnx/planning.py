@@ -12,6 +12,7 @@ from obc_onnx.axes import leaves, units_of
 from obc_onnx.defaults import ROUND_TO, STEPS, TARGET_MACS
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.plan import RANKINGS, PruningPlan, kept_indices
+from obc_onnx.saliency import CRITERIA, make_criterion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ class Budget:
     Attributes:
         target_macs: Share of the original MACs that may be left, in (0, 1].
         ranking: "global" compares saliency across groups; "per-mac" divides it by the MACs that
-            removing one more unit saves.
+            removing one more unit saves. None is what suits the criterion.
         steps: Score again this many times on the way.
         round_to: Widths that shrink stay a multiple of this: runtimes work in blocks of channels.
         exclude: Patterns of node or initializer names that stay whole.
@@ -42,7 +43,7 @@ class Budget:
     """
 
     target_macs: float = TARGET_MACS
-    ranking: Ranking = "global"
+    ranking: Ranking | None = None
     steps: int = STEPS
     round_to: int = ROUND_TO
     exclude: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ def make_plan(
         coupling: The groups.
         score: Gives every unit a saliency, with what was removed so far masked.
         budget: What to meet.
-        criterion: Its name, for the record.
+        criterion: Its name, for the record and for the usual ranking.
         seed: For the record.
     Raises:
         RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
@@ -73,6 +74,9 @@ def make_plan(
         raise RequestError(f"target MACs must be a share in (0, 1], found {budget.target_macs:g}")
     if budget.steps < 1 or budget.round_to < 1:
         raise RequestError("steps and the multiple of widths must be at least 1")
+    if budget.ranking is None:
+        known = make_criterion(criterion) if criterion in CRITERIA else None
+        budget = replace(budget, ranking="global" if known is None else known.ranking)
     if budget.ranking not in RANKINGS:
         raise RequestError(
             f"ranking '{budget.ranking}' is not known: choose from {', '.join(RANKINGS)}"
@@ -263,7 +267,7 @@ def _record(
     return PruningPlan(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
-        ranking=budget.ranking,
+        ranking=str(budget.ranking),
         target_macs=budget.target_macs,
         seed=seed,
         macs=(coupling.macs({}), coupling.macs(keep)),

@@ -165,6 +165,16 @@ def test_equal_saliencies_go_in_the_order_of_their_units() -> None:
     assert plan.groups["b:0"]["kept"] == list(range(2, 20))
 
 
+@pytest.mark.parametrize(
+    ("criterion", "ranking"), [("jacobian", "per-mac"), ("l2", "global"), ("mine", "global")]
+)
+def test_a_criterion_has_a_ranking_that_suits_it(criterion: str, ranking: str) -> None:
+    equal = {group.name: np.ones(group.size) for group in coupling().groups}
+    for asked, found in ((None, ranking), ("global", "global"), ("per-mac", "per-mac")):
+        budget = Budget(0.9, ranking=asked)
+        assert make_plan(coupling(), lambda _: equal, budget, criterion, 0).ranking == found
+
+
 @pytest.mark.parametrize(("ranking", "shrinks"), [("global", "b:0"), ("per-mac", "a:0")])
 def test_per_mac_ranking_removes_the_unit_that_saves_most_for_its_score(
     ranking: Literal["global", "per-mac"], shrinks: str

@@ -54,7 +54,7 @@ RETURNED = (
 
 
 def student_of(model: onnx.ModelProto) -> tuple[EquivalentTwin, Coupling, Graph]:
-    _graph, _, coupling = analyse(model)
+    _, _, coupling = analyse(model)
     keep = draw_keep(coupling)
     pruned = remove_units(coupling, keep)
     return EquivalentTwin(coupling, keep, pruned), coupling, pruned

@@ -1,7 +1,7 @@
 """Prune a classifier step by step with every criterion, without fine-tuning, and plot what is left.
 
     python tools/compare_criteria.py run MODEL --data TRAIN.npz --eval-data TEST.npz --csv FILE
-        [--variant jacobian] [--variant jacobian:rows=batch,objective=pseudo] [--ranking global]
+        [--variant jacobian] [--variant jacobian:rows=sample,objective=pseudo] [--ranking global]
         [--batches 50] [--batch-size 128] [--repeats 3] [--eval-limit 2000]
     python tools/compare_criteria.py plot FILE --out PREFIX
     python tools/compare_criteria.py table FILE

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 VARIANTS = (
     *CRITERIA,
-    "jacobian:rows=batch",
+    "jacobian:rows=sample",
     "jacobian:objective=pseudo",
     "jacobian:objective=output",
     "jacobian:reduction=coupled",

@@ -64,7 +64,7 @@ def batches(samples: Samples, name: str, size: int) -> list[tuple[Tensor, Tensor
 
 def score(coupling: Coupling, samples: Samples, size: int) -> Callable[[], None]:
     """Score every sample."""
-    scoring = Scoring(samples=len(samples), batch_size=size)
+    scoring = Scoring(rows="sample", samples=len(samples), batch_size=size)
     scene = Scene(coupling, samples, scoring=scoring)
     criterion = make_criterion("jacobian")
     return lambda: criterion.score(scene, {}) and None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
+    from obc_onnx.plan import Ranking
 
     Saliency = dict[str, NDArray[np.float64]]
 
@@ -61,6 +62,8 @@ class Criterion(ABC):
     needs_data: ClassVar[bool]
     uses: ClassVar[frozenset[str]] = OF_MEMBERS
     """The fields of `Scoring` that it looks at."""
+    ranking: ClassVar[Ranking] = "global"
+    """How units of different groups are best compared; docs/criteria.md has the figures."""
 
     @abstractmethod
     def score(self, scene: Scene, keep: Keep) -> Saliency:

@@ -31,7 +31,7 @@ class RunFolder:
         path: The folder; it is made where it is missing.
         facts: What was asked for, as plain data: a run is gone on with only if it is the same.
         resume: Whether to go on with a run that is there. Without one it starts.
-        writes: Whether this process writes; of several the first one does.
+        writes: Whether this process writes, and checks; of several the first one does.
     Raises:
         RequestError: There is a run already and it was not to be resumed, or it is another one.
     """
@@ -40,6 +40,11 @@ class RunFolder:
         self, path: Path, facts: Mapping[str, Any], *, resume: bool, writes: bool = True
     ) -> None:
         self.path, self.resume, self._writes = path, resume, writes
+        if writes:
+            self._open(facts)
+
+    def _open(self, facts: Mapping[str, Any]) -> None:
+        path, resume = self.path, self.resume
         config = path / _CONFIG
         text = json.dumps(dict(facts), indent=1, sort_keys=True, default=str) + "\n"
         if path.exists() and not path.is_dir():
@@ -50,11 +55,10 @@ class RunFolder:
                     f"--run-dir '{path}' holds a run: go on with it by --resume, or name another"
                 )
             self._check_same(config, text)
-        elif path.exists() and any(path.iterdir()) and writes:
+        elif path.exists() and any(path.iterdir()):
             raise RequestError(f"--run-dir '{path}' is not empty and holds no run: name another")
-        if writes:
-            path.mkdir(parents=True, exist_ok=True)
-            self._write(_CONFIG, text)
+        path.mkdir(parents=True, exist_ok=True)
+        self._write(_CONFIG, text)
 
     def _check_same(self, config: Path, text: str) -> None:
         try:

@@ -196,7 +196,8 @@ class _Training:
         seed = np.random.SeedSequence((self.options.seed, *place, rank()))
         torch.random.manual_seed(int(seed.generate_state(1)[0]))  # Dropout draws from it
         rng = np.random.default_rng(seed)
-        n_samples, found = sum(map(len, group)), torch.zeros((), dtype=torch.float64)
+        n_samples = sum(map(len, group))
+        found = torch.zeros((), dtype=torch.float64, device=self._fabric.device)
         self._optimizer.zero_grad(set_to_none=True)
         for i in range(len(group)):
             which, feed, labels = next(stream)
@@ -204,7 +205,7 @@ class _Training:
                 loss = self._loss_of(which, feed, labels, rng)
                 share = len(which) / n_samples
                 self._fabric.backward(loss * (share * world_size()))  # gradients are averaged
-            found += loss.detach().double().cpu() * share
+            found += loss.detach().double() * share
         if self.options.clip is not None:
             self._fabric.clip_gradients(self._net, self._optimizer, max_norm=self.options.clip)
         self._optimizer.step()

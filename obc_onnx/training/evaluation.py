@@ -46,7 +46,7 @@ class Judge:
         """Return the mean loss, and the accuracy; the student is left in evaluation mode."""
         student.eval()
         device, labels = self._fabric.device, self._samples.labels
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
         for part in own_share(list(self._samples.batches(self._size))):
             feed, which = self._samples.feed(part), np.arange(part.start, part.stop)
             known = None if labels is None else Labels(torch.from_numpy(labels[part]).to(device))
@@ -55,7 +55,7 @@ class Judge:
                 outputs = student(*inputs)
                 loss = self._loss(outputs, self._teacher.outputs(which, feed), known)
             right = 0.0 if known is None else float((outputs[0].argmax(-1) == known.own).sum())
-            sums += torch.tensor([float(loss) * len(which), right, len(which)])
+            sums += sums.new_tensor([float(loss) * len(which), right, len(which)])
         total, right, count = add_up({"sums": sums})["sums"].tolist()
         return total / count, None if labels is None else right / count
 

@@ -77,7 +77,7 @@ def _what(prefix: str) -> Callable[[Any], Any]:
         click.option(
             "--rows",
             type=click.Choice(ROWS),
-            help=f"What makes a row of gradients. [{_USUAL.rows}]",
+            help="What makes a row of gradients; sample for output and batch else, by default.",
         ),
         click.option(
             f"--{prefix}samples",

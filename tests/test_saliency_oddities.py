@@ -303,3 +303,14 @@ def test_scores_of_other_sizes_are_named() -> None:
     found = Scores(case.graph.sha256, "l2", 0, {}, {"w1:0": np.ones(1)})
     with pytest.raises(RequestError, match="the scores have 1 units for group 'w1:0'"):
         found.check(case.coupling)
+
+
+def test_projections_have_rows_of_samples_and_other_losses_those_of_batches() -> None:
+    """The mean of random projections is one random projection: fewer rows, and nothing gained."""
+    case = case_of(model_of("dense"))
+    samples = draw_samples(case.graph, 9, labelled=True)
+    for objective, usual, other in (("output", "sample", "batch"), ("pseudo", "batch", "sample")):
+        found = score(case, "jacobian", samples, objective=objective)
+        for rows, same in ((usual, True), (other, False)):
+            asked = score(case, "jacobian", samples, objective=objective, rows=rows)
+            assert all(np.array_equal(found[name], asked[name]) for name in found) == same

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
     from obc_onnx.saliency.criterion import Scene
+    from obc_onnx.saliency.options import Objective as Kind
+    from obc_onnx.saliency.options import Rows
 
     UserLoss = Callable[[dict[str, Tensor], Tensor | None], Tensor]
 
@@ -125,9 +127,6 @@ class Given(Objective):
 def make_objective(scene: Scene) -> Objective:
     """Return what a scene asks for.
 
-    Without a word, labels where there are some and they say all: of several outputs, units that
-    only serve the others would be worth nothing. Else all outputs.
-
     Raises:
         RequestError: The user's function cannot be loaded, or no output holds classes.
         DataError: Labels are asked for, and there are none.
@@ -135,9 +134,7 @@ def make_objective(scene: Scene) -> Objective:
     graph, samples, scoring = scene.coupling.graph, scene.data(), scene.scoring
     if scoring.loss is not None:
         return Given(graph, scoring.loss, samples.labels)
-    n_floats = sum(port.dtype is not None and is_float(port.dtype) for port in graph.outputs)
-    usual = "labels" if samples.labels is not None and n_floats == 1 else "output"
-    kind = scoring.objective or usual
+    kind = kind_of(scene)
     if kind == "output":
         return Projections(scene.seed)
     if kind == "pseudo":
@@ -145,6 +142,24 @@ def make_objective(scene: Scene) -> Objective:
     if samples.labels is None:
         raise DataError("--objective labels needs data with labels: use pseudo or output")
     return CrossEntropy(graph, samples.labels)
+
+
+def kind_of(scene: Scene) -> Kind:
+    """Return the objective that a scene asks for.
+
+    Without a word, labels where there are some and they say all: of several outputs, units that
+    only serve the others would be worth nothing. Else all outputs.
+    """
+    if scene.scoring.objective is not None:
+        return scene.scoring.objective
+    n_floats = sum(is_float(port.dtype) for port in scene.coupling.graph.outputs)
+    return "labels" if scene.data().labels is not None and n_floats == 1 else "output"
+
+
+def rows_of(scene: Scene) -> Rows:
+    """Return what makes a row: see `Scoring`."""
+    projected = scene.scoring.loss is None and kind_of(scene) == "output"
+    return scene.scoring.rows or ("sample" if projected else "batch")
 
 
 def answers(graph: Graph, samples: Samples) -> NDArray[np.int64]:

@@ -40,8 +40,10 @@ class Scoring:
             projections of its outputs ("output"). None takes labels where there are some and the
             model has one output, and "output" else.
         loss: `FILE.py:FUNCTION` in place of an objective.
-        rows: Whether a row of the Jacobian is that of the mean of a batch, or of a sample. A model
-            of static batch has no rows of samples but those of its own batches.
+        rows: Whether a row of the Jacobian is that of the mean of a batch, or of a sample. None
+            takes samples for random projections, whose mean over a batch is only one more random
+            projection, and batches else. A model of static batch has no rows of samples but those
+            of its own batches.
         samples: How many samples are looked at, at most.
         batches: How many batches are looked at, in place of `samples`.
         batch_size: Samples per batch; None is `ROW_SIZE`, in as many passes as memory needs.
@@ -54,7 +56,7 @@ class Scoring:
 
     objective: Objective | None = None
     loss: str | None = None
-    rows: Rows = "batch"
+    rows: Rows | None = None
     samples: int = SCORED_SAMPLES
     batches: int | None = None
     batch_size: int | None = None
@@ -72,7 +74,7 @@ class Scoring:
         if self.loss is not None and self.objective is not None:
             raise RequestError("a loss of your own is an objective: give one of the two")
         _check("objective", self.objective, (None, *OBJECTIVES))
-        _check("rows", self.rows, ROWS)
+        _check("rows", self.rows, (None, *ROWS))
         _check("reduction", self.reduction, REDUCTIONS)
         _check("normalizer", self.normalizer, NORMALIZERS)
         for what, number in (

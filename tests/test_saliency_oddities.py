@@ -307,7 +307,7 @@ def test_scores_of_other_sizes_are_named() -> None:
 
 def test_projections_have_rows_of_samples_and_other_losses_those_of_batches() -> None:
     """The mean of random projections is one random projection: fewer rows, and nothing gained."""
-    case = case_of(model_of("dense"))
+    case = Case(*analyse(model_of("dense")))
     samples = draw_samples(case.graph, 9, labelled=True)
     for objective, usual, other in (("output", "sample", "batch"), ("pseudo", "batch", "sample")):
         found = score(case, "jacobian", samples, objective=objective)

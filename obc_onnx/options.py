@@ -67,7 +67,9 @@ seed_option = click.option(
 
 data_options = combined(
     click.option(
-        "--data", type=FILE, help="An .npz with one array per input, or a folder of images."
+        "--data",
+        type=FILE,
+        help="An .npz with one array per input, a folder of .npy or images, or .tar shards.",
     ),
     click.option(
         "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."

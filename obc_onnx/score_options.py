@@ -66,7 +66,7 @@ def _what(prefix: str) -> Callable[[Any], Any]:
             "--objective",
             type=click.Choice(OBJECTIVES),
             help="What is differentiated; by default labels, where there are some for the only "
-            "output, and output else.",
+            "output, pseudo where that comes from a Softmax, and output else.",
         ),
         click.option(
             f"--{prefix}loss",

@@ -314,3 +314,13 @@ def test_projections_have_rows_of_samples_and_other_losses_those_of_batches() ->
         for rows, same in ((usual, True), (other, False)):
             asked = score(case, "jacobian", samples, objective=objective, rows=rows)
             assert all(np.array_equal(found[name], asked[name]) for name in found) == same
+
+
+@pytest.mark.parametrize(("tail", "kind"), [("Softmax", "pseudo"), ("Relu", "output")])
+def test_what_ends_in_a_softmax_answers_for_itself(tail: str, kind: str) -> None:
+    text = "net (float[N,6] x) => (float[N,4] y) <float[6,5] a, float[5,4] b>"
+    text += f"{{ h = MatMul(x, a) g = MatMul(h, b) y = {tail}(g) }}"
+    case = case_of(build(text))
+    samples = draw_samples(case.graph, 9)
+    usual, asked = (score(case, "jacobian", samples, objective=o) for o in (None, kind))
+    assert np.array_equal(usual["a:1"], asked["a:1"])

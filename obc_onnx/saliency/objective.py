@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     UserLoss = Callable[[dict[str, Tensor], Tensor | None], Tensor]
 
+_CLASSES_RANK = 2
+"""Class scores have shape [batch, classes]."""
+
 
 class Objective(ABC):
     """A loss of chosen samples."""
@@ -148,12 +151,18 @@ def kind_of(scene: Scene) -> Kind:
     """Return the objective that a scene asks for.
 
     Without a word, labels where there are some and they say all: of several outputs, units that
-    only serve the others would be worth nothing. Else all outputs.
+    only serve the others would be worth nothing. The model's own answers where its only output is
+    known to hold classes, since it ends in a Softmax. Else all outputs.
     """
     if scene.scoring.objective is not None:
         return scene.scoring.objective
-    n_floats = sum(is_float(port.dtype) for port in scene.coupling.graph.outputs)
-    return "labels" if scene.data().labels is not None and n_floats == 1 else "output"
+    graph = scene.coupling.graph
+    if sum(is_float(port.dtype) for port in graph.outputs) > 1:
+        return "output"
+    if scene.data().labels is not None:
+        return "labels"
+    classes = len(graph.outputs[0].shape or ()) == _CLASSES_RANK and ends_in_softmax(graph)
+    return "pseudo" if classes else "output"
 
 
 def rows_of(scene: Scene) -> Rows:
@@ -172,7 +181,8 @@ def answers(graph: Graph, samples: Samples) -> NDArray[np.int64]:
     found = []
     for part in samples.batches(batch_size_of(graph)):
         scores = session.run(samples.feed(part))[name]
-        if not isinstance(scores, np.ndarray) or scores.ndim != 2 or not is_float(scores.dtype):  # noqa: PLR2004
+        classes = isinstance(scores, np.ndarray) and scores.ndim == _CLASSES_RANK
+        if not classes or not is_float(scores.dtype):
             raise RequestError(
                 f"the model's own answers are needed, but its first output '{name}' is no tensor "
                 f"of floats of shape [batch, classes]: use --objective output"

@@ -38,7 +38,7 @@ class Scoring:
     Attributes:
         objective: What the loss is made of: "labels", the model's own arg max ("pseudo"), or random
             projections of its outputs ("output"). None takes labels where there are some and the
-            model has one output, and "output" else.
+            model has one output, "pseudo" where that comes from a Softmax, and "output" else.
         loss: `FILE.py:FUNCTION` in place of an objective.
         rows: Whether a row of the Jacobian is that of the mean of a batch, or of a sample. None
             takes samples for random projections, whose mean over a batch is only one more random

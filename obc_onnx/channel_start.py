@@ -12,7 +12,7 @@ Chen et al., Optimal Brain Connection, arXiv 2508.05521, is this project's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,16 +21,17 @@ from obc_onnx.axes import leaves
 from obc_onnx.equivalent import Start, find_parametrised
 from obc_onnx.saliency.members import owners_along
 from obc_onnx.saliency.reads import Watch, read_of, watch_reads
+from obc_onnx.tensors import wide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, fx
 
     from obc_onnx.axes import Dim, Expr
     from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.ops.context import Role
+    from obc_onnx.ops.context import Role, Tap
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.reads import Read
 
@@ -49,20 +50,19 @@ def channel_start(scene: Scene, keep: Keep) -> Start:
     """
     coupling = scene.coupling
     readers = _readers(coupling, keep)
-    moments = watch_reads(
-        scene,
-        {},
-        lambda _, role, tap: _Moments(
-            tap.axis, [positions for _, positions in _blocks(coupling, role, readers)]
-        ),
-    )
+
+    def watch(_: fx.Node, role: Role, tap: Tap) -> Watch:
+        read = read_of(role)
+        positions = readers[read].positions.values() if read in readers else ()
+        return _Moments(tap.axis, list(positions))
+
+    moments = watch_reads(scene, {}, watch)
     matrices: dict[tuple[str, int], dict[Dim, Tensor]] = {}
     weights: dict[str, Numbers] = {}
-    for read, role in readers.items():
-        total = moments[read]
-        bias = _bias_beside(coupling, role)
-        name, start = role.node.inputs[role.slot], 0
-        for dim, positions in _blocks(coupling, role, readers):
+    for read, reader in readers.items():
+        role, total, start = reader.role, moments[read], 0
+        bias, name = _bias_beside(coupling, role), role.node.inputs[role.slot]
+        for dim, positions in reader.positions.items():
             size = len(positions) + 1
             own = total[start : start + size**2].reshape(size, size)
             start += size**2
@@ -76,32 +76,24 @@ def channel_start(scene: Scene, keep: Keep) -> Start:
     return Start(matrices, {name: array.astype(kinds[name]) for name, array in weights.items()})
 
 
-def _readers(coupling: Coupling, keep: Keep) -> Mapping[Read, Role]:
-    """Find the roles whose weights get a decompressor, by what they read."""
-    mixed = find_parametrised(coupling, keep)
+class _Reader(NamedTuple):
+    """A weight that gets a decompressor, and where the units of each dim lie in what it reads."""
+
+    role: Role
+    positions: Mapping[Dim, NDArray[np.int64]]
+
+
+def _readers(coupling: Coupling, keep: Keep) -> dict[Read, _Reader]:
+    """Find the weights that get a decompressor, by what they read."""
+    parametrised = find_parametrised(coupling, keep)
     found = {}
     for role in coupling.roles:
-        read = read_of(role)
-        if read is not None and role.axis in mixed.get(role.node.inputs[role.slot], {}):
-            found[read] = role
-    return found
-
-
-def _blocks(
-    coupling: Coupling, role: Role, readers: Mapping[Read, Role]
-) -> list[tuple[Dim, NDArray[np.int64]]]:
-    """List the dims that a reader recombines, and where their units lie in what it reads."""
-    read = read_of(role)
-    if read is None or role.tap is None or readers.get(read) is not role:
-        return []
-    expr = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
-    groups = {group.dim for group in coupling.groups}
-    mixed = {leaf for expr in role.mixes for leaf in leaves(expr)}
-    found = []
-    for dim in dict.fromkeys(leaves(expr)):
-        positions = _positions(expr, dim) if dim in groups and dim in mixed else None
-        if positions is not None:
-            found.append((dim, positions))
+        read, axes = read_of(role), parametrised.get(role.node.inputs[role.slot], {})
+        if read is None or role.tap is None or role.axis not in axes:
+            continue
+        expr = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
+        along = {dim: _positions(expr, dim) for dim in leaves(expr) if dim in axes[role.axis]}
+        found[read] = _Reader(role, {dim: p for dim, p in along.items() if p is not None})
     return found
 
 
@@ -124,11 +116,11 @@ class _Moments(Watch):
 
     def numbers(self, x: Tensor) -> Tensor:
         """Multiply in float32 at least."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32)).movedim(self._axis, -1)
-        wide = wide.reshape(-1, wide.shape[-1])
+        x = wide(x).movedim(self._axis, -1)
+        x = x.reshape(-1, x.shape[-1])
         parts = [self.total.new_zeros(0)]
         for positions in self._blocks:
-            units = wide[:, torch.from_numpy(positions).to(x.device)].movedim(1, -1)
+            units = x[:, torch.from_numpy(positions).to(x.device)].movedim(1, -1)
             rows = units.reshape(-1, len(positions))
             rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
             parts.append((rows.T @ rows).double().flatten())

@@ -1,19 +1,12 @@
-"""The training engine: what is resumed, shared by processes, averaged, mixed, and stopped early."""
+"""The training engine: what a step is, losses, blending, averages, starts, and stopping early."""
 
 from __future__ import annotations
 
-import json
-import signal
-import socket
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from click.testing import CliRunner
 from helpers import analyse, build
 from nets import draw_keep, draw_samples, model_of
 from test_finetune import Task
@@ -21,7 +14,6 @@ from torch.nn import functional
 
 from obc_onnx.augmentation import Augmentation
 from obc_onnx.channel_start import channel_start
-from obc_onnx.cli import cli
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
@@ -312,6 +304,20 @@ def test_least_squares_start_nearer_to_the_original(net: str) -> None:
     assert repaired < plain
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_some_of_what_a_reader_is_given_may_stay_whole(which: int) -> None:
+    """A concatenation of which one part is cut."""
+    graph, _, coupling = analyse(model_of("concat"))
+    group = coupling.groups[which]
+    keep = {group.dim: np.arange(group.size) > 0}
+    pruned = remove_units(coupling, keep)
+    start = channel_start(Scene(coupling, draw_samples(graph, 100)), keep)
+    assert {dim for own in start.matrices.values() for dim in own} == {group.dim}
+    folded = EquivalentTwin(coupling, keep, pruned, start=start).eval().fold(pruned)
+    held = draw_samples(graph, 100, seed=9)
+    assert output_error(graph, folded, held) < output_error(graph, pruned, held)
+
+
 def test_a_unit_that_repeats_others_is_made_up_for_exactly() -> None:
     """Unit 2 is the sum of units 0 and 1 and a constant, so that its removal costs nothing."""
     rng = np.random.default_rng(0)
@@ -330,129 +336,6 @@ def test_a_unit_that_repeats_others_is_made_up_for_exactly() -> None:
     start = channel_start(Scene(coupling, samples), keep)
     folded = EquivalentTwin(coupling, keep, pruned, start=start).eval().fold(pruned)
     assert output_error(graph, folded, samples) < 1e-4 < output_error(graph, pruned, samples)
-
-
-# Runs that are broken off, and several processes.
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path]:
-    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
-    onnx.save(model_of("norm"), model)
-    samples = draw_samples(Graph.load(model), 60, labelled=True)
-    np.savez(data, **samples.inputs, labels=samples.labels)
-    return model, data
-
-
-def command(files: tuple[Path, Path], output: Path, *more: object) -> list[str]:
-    model, data = files
-    usual = ["--target-macs", "0.7", "--epochs", "6", "--batch-size", "8", "--validation", "0.2"]
-    return ["compress", str(model), "--data", str(data), "-o", str(output), *usual, *map(str, more)]
-
-
-def invoke(arguments: list[str]) -> None:
-    result = CliRunner().invoke(cli, arguments)
-    assert result.exit_code == 0, result.output
-
-
-KILLED = """
-import os, signal, sys, torch
-torch.set_num_threads(int(sys.argv[3]))  # as many as the other runs have: sums depend on it
-from obc_onnx.cli import cli
-from obc_onnx.training import keeper
-save, calls = keeper.Keeper.save, []
-
-def kill(self, state):
-    save(self, state)
-    calls.append(1)
-    if len(calls) == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-keeper.Keeper.save = kill
-from obc_onnx.training import engine
-engine._SAVE_SECONDS = float(sys.argv[2])
-cli(sys.argv[4:])
-"""
-
-
-@pytest.mark.parametrize(("saves", "seconds"), [(1, 300.0), (4, 300.0), (9, 0.0)])
-def test_a_killed_run_goes_on_to_the_same_bytes(
-    files: tuple[Path, Path], tmp_path: Path, saves: int, seconds: float
-) -> None:
-    more = ("--ema", "0.9", "--mixup", "0.2", "--optimizer", "adamw", "--lr", "0.01")
-    whole, parts = tmp_path / "whole.onnx", tmp_path / "parts.onnx"
-    invoke(command(files, whole, *more))
-    arguments = command(files, parts, *more, "--run-dir", tmp_path / "run")
-    threads = str(torch.get_num_threads())
-    start = [sys.executable, "-c", KILLED, str(saves), str(seconds), threads, *arguments]
-    killed = subprocess.run(start, check=False, timeout=200, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not parts.exists()
-    invoke([*arguments, "--resume"])
-    assert parts.read_bytes() == whole.read_bytes()
-    assert (tmp_path / "run" / "result.onnx").read_bytes() == whole.read_bytes()
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["number"] for line in lines] == list(range(7))
-
-
-def test_a_run_is_gone_on_with_only_if_it_is_the_same(
-    files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    arguments = command(files, tmp_path / "small.onnx", "--run-dir", folder)
-    invoke(arguments)
-    again = CliRunner().invoke(cli, arguments)
-    assert "holds a run: go on with it by --resume" in again.output
-    other = CliRunner().invoke(cli, [*arguments, "--resume", "--lr", "0.5"])
-    assert "was asked for another training" in other.output
-    alone = CliRunner().invoke(cli, command(files, tmp_path / "small.onnx", "--resume"))
-    assert "give its --run-dir" in alone.output
-
-
-TWO = """
-import sys
-from torch import multiprocessing
-
-def work(rank, port, arguments):
-    import os
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-                   "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                   "TORCHELASTIC_RUN_ID": "one"}
-    import torch
-    torch.set_num_threads(1)
-    from obc_onnx.cli import cli
-    cli(arguments, standalone_mode=False)
-
-if __name__ == "__main__":
-    multiprocessing.spawn(work, (sys.argv[1], sys.argv[2:]), nprocs=2)
-"""
-
-
-@pytest.mark.parametrize("more", [(), ("--accumulate", "2", "--ema", "0.9")])
-def test_two_processes_train_as_one(
-    files: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...]
-) -> None:
-    one, two, script = tmp_path / "one", tmp_path / "two", tmp_path / "two.py"
-    usual = ("--lr", "0.02", *more)
-    invoke(command(files, tmp_path / "one.onnx", "--run-dir", one, *usual))
-    script.write_text(TWO)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    arguments = command(files, tmp_path / "two.onnx", "--run-dir", two, *usual)
-    subprocess.run([sys.executable, str(script), port, *arguments], check=True, timeout=300)
-    curves = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (one, two)
-    ]
-    assert len(curves[0]) == len(curves[1]) == 7
-    for left, right in zip(*curves, strict=True):
-        for key in ("loss", "validation"):
-            if left[key] is not None:
-                assert right[key] == pytest.approx(left[key], rel=2e-3)
-    graphs = [Graph.load(tmp_path / f"{name}.onnx") for name in ("one", "two")]
-    for name, array in graphs[0].initializers.items():
-        np.testing.assert_allclose(graphs[1].initializers[name], array, rtol=2e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

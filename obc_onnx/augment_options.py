@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from obc_onnx.options import combined
+from obc_onnx.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     from obc_onnx.augmentation import Augmentation
@@ -29,7 +30,7 @@ augment_options = combined(
     click.option(
         "--workers",
         type=click.IntRange(0),
-        default=0,
+        default=TrainingOptions.workers,
         show_default=True,
         help="Processes that read training samples ahead; 0 reads in this one.",
     ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
+from obc_onnx.defaults import FINETUNE_EPOCHS
 from obc_onnx.errors import ObcError, RequestError
 from obc_onnx.options import (
     FILE,
@@ -24,7 +25,7 @@ from obc_onnx.options import (
     seed_option,
 )
 from obc_onnx.score_options import given_of, scoring_of, scoring_options
-from obc_onnx.train_options import USUAL_EPOCHS, training_of, training_options
+from obc_onnx.train_options import training_of, training_options
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
@@ -134,35 +135,23 @@ def compress(
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
-    from obc_onnx.pipeline import compress as compress_model
-    from obc_onnx.report.terminal import report_text
-
-    read = [*_files_read(options), *([] if scores is None else [scores])]
-    _check_target(output, read)  # the model itself may be replaced by what becomes of it
-    if plan_out is not None:
-        _check_target(plan_out, [output, model, *read])
     if scores is not None and (options["criterion"] or options["preset"] or given_of(options)):
         raise RequestError("--scores are there already: leave out what says how to score")
-    with _writer(options["device"]) as (device, writes):
-        result = compress_model(
-            model,
-            data=data_of(options),
-            budget=budget_of(options),
-            criterion=options["criterion"],
-            scoring=scoring_of(options),
-            scores=_load_scores(scores),
-            training=training_of(options),
-            run_dir=options["run_dir"],
-            resume=options["resume"],
-            recover=options["recover"] == "auto",
-            device=device,
-            input_shape=input_shape,
-            seed=seed,
-            latency=latency,
-        )
-        if writes:
-            result.save(output, plan_out)
-            click.echo(result.report.to_json() if as_json else report_text(result.report))
+    read = [*_files_read(options), *([] if scores is None else [scores])]
+    _check_targets(model, output, plan_out, read)
+    _compress(
+        (model, output, plan_out),
+        options,
+        as_json=as_json,
+        budget=budget_of(options),
+        criterion=options["criterion"],
+        scoring=scoring_of(options),
+        scores=_load_scores(scores),
+        training=training_of(options),
+        input_shape=input_shape,
+        seed=seed,
+        latency=latency,
+    )
 
 
 @cli.command()
@@ -193,30 +182,19 @@ def finetune(
 
     Under torchrun several processes train together, and the first one writes.
     """
-    from obc_onnx.pipeline import compress as compress_model
     from obc_onnx.plan import PruningPlan
-    from obc_onnx.report.terminal import report_text
 
-    read = [plan, *_files_read(options)]
-    _check_target(output, read)
-    if plan_out is not None:
-        _check_target(plan_out, [output, model, *_files_read(options)])
-    with _writer(options["device"]) as (device, writes):
-        result = compress_model(
-            model,
-            data=data_of(options),
-            plan=PruningPlan.load(plan),
-            training=training_of({**options, "epochs": options["epochs"] or USUAL_EPOCHS}),
-            run_dir=options["run_dir"],
-            resume=options["resume"],
-            recover=options["recover"] == "auto",
-            device=device,
-            input_shape=input_shape,
-            seed=seed,
-        )
-        if writes:
-            result.save(output, plan_out)
-            click.echo(result.report.to_json() if as_json else report_text(result.report))
+    _check_target(output, [plan])  # the new plan may replace the old one
+    _check_targets(model, output, plan_out, _files_read(options))
+    _compress(
+        (model, output, plan_out),
+        options,
+        as_json=as_json,
+        plan=PruningPlan.load(plan),
+        training=training_of({**options, "epochs": options["epochs"] or FINETUNE_EPOCHS}),
+        input_shape=input_shape,
+        seed=seed,
+    )
 
 
 @cli.command()
@@ -323,6 +301,36 @@ def _load_scores(path: Path | None) -> Scores | None:
     return None if path is None else Scores.load(path)
 
 
+def _compress(
+    files: tuple[Path, Path, Path | None], options: dict[str, Any], *, as_json: bool, **asked: Any
+) -> None:
+    """Compress a model, write it and the plan, and print the report: the end of two commands.
+
+    Args:
+        files: The model, where it goes, and where its plan goes.
+        options: Those that both commands take.
+        as_json: Whether one object is printed.
+        asked: What else `pipeline.compress` is asked for.
+    """
+    from obc_onnx.pipeline import compress as compress_model
+    from obc_onnx.report.terminal import report_text
+
+    model, output, plan_out = files
+    with _writer(options["device"]) as (device, writes):
+        result = compress_model(
+            model,
+            data=data_of(options),
+            run_dir=options["run_dir"],
+            resume=options["resume"],
+            recover=options["recover"] == "auto",
+            device=device,
+            **asked,
+        )
+        if writes:
+            result.save(output, plan_out)
+            click.echo(result.report.to_json() if as_json else report_text(result.report))
+
+
 @contextmanager
 def _writer(device: str) -> Iterator[tuple[str, bool]]:
     """Join the other processes, where there are any.
@@ -344,6 +352,13 @@ def _files_read(options: dict[str, Any]) -> list[Path]:
     files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
     named = [options["data"], options["eval_data"]]
     return [*files, *(path for path in named if path is not None)]
+
+
+def _check_targets(model: Path, output: Path, plan_out: Path | None, read: Sequence[Path]) -> None:
+    """Check where a result and its plan go; the model may be replaced by what becomes of it."""
+    _check_target(output, read)
+    if plan_out is not None:
+        _check_target(plan_out, [output, model, *read])
 
 
 def _check_target(path: Path, others: Sequence[Path]) -> None:

@@ -8,3 +8,5 @@ SCORED_SAMPLES = 512
 BATCH_SIZE = 64
 LEARNING_RATE = 0.01
 VALIDATION = 0.1
+FINETUNE_EPOCHS = 20
+"""Of the command that does nothing but train."""

@@ -17,6 +17,7 @@ from obc_onnx.measure import batch_size_of
 from obc_onnx.ops.norm import batch_norm
 from obc_onnx.progress import track
 from obc_onnx.runtime import Session
+from obc_onnx.tensors import as_inputs
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def reestimate_norms(
         for number, start in enumerate(track(starts, "re-estimating norms"), start=1):
             _measure_norms(twin, number)
             feed = used.feed(np.sort(order[start : start + size]))
-            twin(*(torch.from_numpy(feed[port.name]) for port in pruned.inputs))
+            twin(*as_inputs(pruned.inputs, feed))
     repaired = twin.write_to(pruned)
     before, after = (output_error(coupling.graph, graph, held) for graph in (pruned, repaired))
     kept = after < before

@@ -12,7 +12,11 @@ import torch
 from torch import fx, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
+
+    from obc_onnx.node import Port
 
 _HELD_AS: tuple[tuple[str, type[np.generic]], ...] = (
     ("int2", np.int8), ("int4", np.int8), ("uint2", np.uint8), ("uint4", np.uint8),
@@ -66,6 +70,18 @@ def to_tensor(array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
     larger = next((kind for name, kind in _HELD_AS if array.dtype.name.startswith(name)), None)
     return torch.from_numpy(np.array(array, larger))
+
+
+def as_inputs(
+    ports: Sequence[Port], feed: Mapping[str, NDArray[Any]], device: torch.device | str = "cpu"
+) -> list[torch.Tensor]:
+    """Return what a twin is called with: arrays by name as tensors, in the order of the inputs."""
+    return [torch.from_numpy(feed[port.name]).to(device) for port in ports]
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """Return floats of at least 32 bits, in which sums do not overflow."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def to_array(tensor: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:

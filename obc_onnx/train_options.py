@@ -23,8 +23,6 @@ from obc_onnx.training.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-USUAL_EPOCHS = 20
-"""Passes of a command that does nothing but train."""
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _AMOUNT = click.FloatRange(0)
 _ABOVE_ZERO = click.FloatRange(0, min_open=True)

@@ -10,8 +10,16 @@ import torch
 
 from obc_onnx.axes import leaves
 from obc_onnx.saliency.criterion import OF_MEMBERS, OF_SAMPLES, Criterion
-from obc_onnx.saliency.members import along_axis, by_unit, member_of, operands, reduced, roles_of
-from obc_onnx.saliency.reads import Watch, left_of, read_of, watch_reads
+from obc_onnx.saliency.members import (
+    along_axis,
+    by_unit,
+    left_of,
+    member_of,
+    operands,
+    reduced,
+    roles_of,
+)
+from obc_onnx.saliency.reads import Watch, read_of, watch_reads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,7 +20,7 @@ from obc_onnx.saliency.members import (
     roles_of,
 )
 from obc_onnx.saliency.objective import check_loss, make_objective
-from obc_onnx.saliency.probes import calls_of, has_place, insert, masked_twin
+from obc_onnx.saliency.probes import alias_of, calls_of, has_place, insert, masked_twin
 from obc_onnx.saliency.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _Watch(nn.Module):
         """Return an alias of `x` of its own, with a hook on it."""
         if not x.is_floating_point():
             return x
-        alias = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        alias = alias_of(x)
         value = alias.detach()
         alias.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: self._gradients[0].see(self.operand, value, gradient)

@@ -110,13 +110,26 @@ def operands(coupling: Coupling, keep: Keep) -> dict[str, NDArray[np.float64]]:
     arrays = _constants(coupling, roles)
     found = {}
     for name, array in arrays.items():
-        wide = _real(coupling, roles[name], array.astype(np.float64))
-        for axis, expr in enumerate(coupling.axes[name]):
-            if not keep.keys().isdisjoint(leaves(expr)):
-                shape = [-1 if i == axis else 1 for i in range(wide.ndim)]
-                wide = wide * mask(expr, keep).reshape(shape)
-        found[name] = wide
+        real = _real(coupling, roles[name], array.astype(np.float64))
+        left = left_of(coupling, keep, name)
+        found[name] = real if left is None else real * left
     return found
+
+
+def left_of(coupling: Coupling, keep: Keep, name: str) -> NDArray[np.bool_] | None:
+    """Return which positions of a tensor belong to units that are left.
+
+    Returns:
+        A mask that broadcasts, of size 1 along axes that lose nothing; None where all is left.
+    """
+    axes = coupling.axes[name]
+    cut = [i for i, expr in enumerate(axes) if not keep.keys().isdisjoint(leaves(expr))]
+    if not cut:
+        return None
+    left = np.ones([axes[i].size if i in cut else 1 for i in range(len(axes))], np.bool_)
+    for i in cut:
+        left &= mask(axes[i], keep).reshape([-1 if axis == i else 1 for axis in range(len(axes))])
+    return left
 
 
 def _real(coupling: Coupling, role: Role, array: NDArray[np.float64]) -> NDArray[np.float64]:

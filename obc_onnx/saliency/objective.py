@@ -14,6 +14,7 @@ from obc_onnx.logits import ends_in_softmax, logits_of
 from obc_onnx.measure import batch_size_of
 from obc_onnx.node import is_float
 from obc_onnx.runtime import Session
+from obc_onnx.tensors import wide
 from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class CrossEntropy(Objective):
 
     def __call__(self, outputs: Sequence[Tensor], which: slice) -> Tensor:
         """Sum over the samples."""
-        logits = logits_of(_wide(outputs[0]), probabilities=self._probabilities)
+        logits = logits_of(wide(outputs[0]), probabilities=self._probabilities)
         labels = torch.from_numpy(self._labels[which]).to(logits.device)
         return functional.cross_entropy(logits, labels, reduction="sum")
 
@@ -82,8 +83,8 @@ class Projections(Objective):
         floats = [(i, o) for i, o in enumerate(outputs) if o.is_floating_point()]
         if not floats:
             raise RequestError("no output of the model is a float: use --criterion l2")
-        wide = [(i, _wide(output)) for i, output in floats]
-        terms: list[Tensor] = [(o * self._drawn(o, i, which)).sum() for i, o in wide]
+        outs = [(i, wide(output)) for i, output in floats]
+        terms: list[Tensor] = [(o * self._drawn(o, i, which)).sum() for i, o in outs]
         return torch.stack(terms).sum()
 
     def _drawn(self, output: Tensor, number: int, which: slice) -> Tensor:
@@ -124,7 +125,7 @@ class Given(Objective):
                 f"the loss '{self._source}' cannot be differentiated: compute it from the outputs "
                 f"in torch, without detach, numpy or whole numbers"
             )
-        return _wide(losses).sum()
+        return wide(losses).sum()
 
 
 def make_objective(scene: Scene) -> Objective:
@@ -203,8 +204,3 @@ def check_loss(loss: Tensor) -> Tensor:
             f"drives the model out of its range"
         )
     return loss
-
-
-def _wide(output: Tensor) -> Tensor:
-    """Return floats of at least 32 bits, in which sums over a batch do not overflow."""
-    return output.to(torch.promote_types(output.dtype, torch.float32))

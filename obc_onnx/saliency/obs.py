@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch.nn import functional
 
 from obc_onnx.axes import mask
@@ -15,13 +14,15 @@ from obc_onnx.saliency.criterion import OF_MEMBERS, OF_SAMPLES, Criterion
 from obc_onnx.saliency.members import (
     along_axis,
     by_unit,
+    left_of,
     member_of,
     operands,
     owners_along,
     reduced,
     roles_of,
 )
-from obc_onnx.saliency.reads import Watch, left_of, read_of, watch_reads
+from obc_onnx.saliency.reads import Watch, read_of, watch_reads
+from obc_onnx.tensors import wide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,11 +118,11 @@ class _SecondMoments(Watch):
 
     def numbers(self, x: Tensor) -> Tensor:
         """Multiply in float32 at least."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = wide(x)
         if self._geometry:
-            columns = _patches(wide, self._geometry)
+            columns = _patches(x, self._geometry)
         else:
-            columns = wide.movedim(self._axis, -1).reshape(-1, x.shape[self._axis])
+            columns = x.movedim(self._axis, -1).reshape(-1, x.shape[self._axis])
         return columns.square().sum(0) if self._geometry is None else columns.T @ columns
 
 

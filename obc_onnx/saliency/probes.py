@@ -13,7 +13,7 @@ from obc_onnx.twin import build_twin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from obc_onnx.coupling import Keep
     from obc_onnx.graph import Graph
@@ -59,6 +59,11 @@ def calls_of(twin: TorchTwin) -> dict[str, fx.Node]:
     """Return the call that computes each ONNX node, by the node's key."""
     origins = ((node.meta.get("onnx"), node) for node in twin.graph.nodes)
     return {origin[0]: node for origin, node in origins if origin is not None and origin[1] is None}
+
+
+def alias_of(x: Tensor) -> Tensor:
+    """Return a view of a tensor; a hook on it sees the gradient of this use alone."""
+    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
 
 
 def has_place(call: fx.Node, slot: int) -> bool:

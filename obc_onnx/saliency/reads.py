@@ -5,11 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 import torch
 from torch import nn
 
-from obc_onnx.axes import leaves, mask
 from obc_onnx.processes import add_up
 from obc_onnx.saliency.members import roles_of
 from obc_onnx.saliency.probes import calls_of, insert, masked_twin
@@ -18,10 +16,11 @@ from obc_onnx.saliency.sweep import Sweep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, fx
 
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.coupling import Keep
     from obc_onnx.ops.context import Role, Tap
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.probes import Place
@@ -78,18 +77,6 @@ def read_of(role: Role) -> Read | None:
     if role.kind != "reads" or role.tap is None or role.tap.at != "input":
         return None
     return (role.node.key, "input", role.tap.slot), role.tap.axis
-
-
-def left_of(coupling: Coupling, keep: Keep, name: str) -> NDArray[np.bool_] | None:
-    """Return which positions of a tensor belong to units that are left; see `Watch`."""
-    axes = coupling.axes[name]
-    cut = [i for i, expr in enumerate(axes) if not keep.keys().isdisjoint(leaves(expr))]
-    if not cut:
-        return None
-    left = np.ones([axes[i].size if i in cut else 1 for i in range(len(axes))], np.bool_)
-    for i in cut:
-        left &= mask(axes[i], keep).reshape([-1 if axis == i else 1 for axis in range(len(axes))])
-    return left
 
 
 def watch_reads(

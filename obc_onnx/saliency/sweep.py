@@ -11,6 +11,7 @@ import torch
 from obc_onnx.processes import own_share
 from obc_onnx.progress import track
 from obc_onnx.saliency.objective import rows_of
+from obc_onnx.tensors import as_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,8 +78,7 @@ class Sweep(Generic[Result]):
 
     def _once(self, chunk: slice) -> Result:
         scene = self._scene
-        feed = scene.data().feed(chunk)
-        inputs = [torch.from_numpy(feed[port.name]).to(scene.device) for port in self._graph.inputs]
+        inputs = as_inputs(self._graph.inputs, scene.data().feed(chunk), scene.device)
         with self._precision():
             return self._run(inputs, chunk)
 

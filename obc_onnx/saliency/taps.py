@@ -19,7 +19,8 @@ from obc_onnx.ops.context import Tap
 from obc_onnx.saliency.members import Member, bias_of, counts, member_of, owners_along
 from obc_onnx.saliency.objective import check_loss
 from obc_onnx.saliency.options import Scoring
-from obc_onnx.saliency.probes import calls_of, has_place, insert
+from obc_onnx.saliency.probes import alias_of, calls_of, has_place, insert
+from obc_onnx.tensors import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,12 +170,11 @@ class Taps:
 
         The memory of all products is the same: to get fresh pages takes longer than to multiply.
         """
-        kind = torch.promote_types(value.dtype, torch.float32)
-        size = value.numel()
-        if self._products is None or len(self._products) < size or self._products.dtype != kind:
-            self._products = torch.empty(size, dtype=kind, device=value.device)
-        product = self._products[:size].view(value.shape)
-        return torch.mul(value.to(kind), gradient.to(kind), out=product)
+        value, gradient, size = wide(value), wide(gradient), value.numel()
+        held = self._products
+        if held is None or len(held) < size or held.dtype != value.dtype:
+            held = self._products = value.new_empty(size)
+        return torch.mul(value, gradient, out=held[:size].view(value.shape))
 
 
 def _sum_around(product: Tensor, axis: int) -> Tensor:
@@ -205,7 +205,7 @@ class _Tap(nn.Module):
             return x
         if others:
             x = torch.broadcast_tensors(x, *others)[0]  # type: ignore[no-untyped-call]
-        alias = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        alias = alias_of(x)
         seen = [alias.detach()]
 
         def collect(gradient: Tensor) -> None:

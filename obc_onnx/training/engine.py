@@ -16,6 +16,7 @@ from obc_onnx.errors import DivergedError, RequestError
 from obc_onnx.loading import Loader
 from obc_onnx.processes import add_up, own_part, rank, world_size
 from obc_onnx.progress import Progress
+from obc_onnx.tensors import as_inputs
 from obc_onnx.training.evaluation import Judge, parts_of
 from obc_onnx.training.fabric import make_fabric
 from obc_onnx.training.loss import Labels, TrainingLoss
@@ -106,7 +107,7 @@ class _Training:
         graph = coupling.graph
         self.student, self.options, self._keeper = student, options, keeper
         self._fabric = make_fabric(options)
-        self._ports = [port.name for port in graph.inputs]
+        self._ports = graph.inputs
         used, held = parts_of(samples, options.validation, options.seed, graph.batch or 1)
         varies = options.augmentation is not None or options.mixup > 0 or options.cutmix > 0
         self._teacher = Teacher(coupling, used, self._fabric.device, varies=varies)
@@ -226,7 +227,7 @@ class _Training:
         feed, others, share = mix(feed, self.options, rng)
         targets = self._teacher.outputs(which, feed)
         try:
-            outputs = self._net(*self._inputs(feed))
+            outputs = self._net(*as_inputs(self._ports, feed, self._fabric.device))
         except ValueError as error:  # torch's word for a norm that sees one number per channel
             raise RequestError(
                 f"batch norms cannot be trained on {len(which)} samples at a time: export the "
@@ -238,9 +239,6 @@ class _Training:
                 "no weight that learns reaches a float output: there is nothing to train"
             )
         return loss
-
-    def _inputs(self, feed: dict[str, NDArray[Any]]) -> list[Tensor]:
-        return [torch.from_numpy(feed[name]).to(self._fabric.device) for name in self._ports]
 
     def _labels(
         self, labels: NDArray[np.int64] | None, others: NDArray[np.int64] | None, share: float

@@ -9,6 +9,7 @@ import torch
 
 from obc_onnx.measure import batch_size_of
 from obc_onnx.processes import add_up, own_share
+from obc_onnx.tensors import as_inputs
 from obc_onnx.training.loss import Labels
 from obc_onnx.training.teacher import Teacher
 
@@ -39,7 +40,7 @@ class Judge:
     ) -> None:
         self._samples, self._loss, self._fabric = samples, loss, fabric
         self._teacher = Teacher(coupling, samples, fabric.device, varies=False)
-        self._ports = [port.name for port in coupling.graph.inputs]
+        self._ports = coupling.graph.inputs
         self._size = batch_size_of(coupling.graph)
 
     def __call__(self, student: EquivalentTwin) -> tuple[float, float | None]:
@@ -50,7 +51,7 @@ class Judge:
         for part in own_share(list(self._samples.batches(self._size))):
             feed, which = self._samples.feed(part), np.arange(part.start, part.stop)
             known = None if labels is None else Labels(torch.from_numpy(labels[part]).to(device))
-            inputs = [torch.from_numpy(feed[name]).to(device) for name in self._ports]
+            inputs = as_inputs(self._ports, feed, device)
             with torch.no_grad(), self._fabric.autocast():
                 outputs = student(*inputs)
                 loss = self._loss(outputs, self._teacher.outputs(which, feed), known)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from obc_onnx.errors import RequestError
 from obc_onnx.logits import ends_in_softmax, logits_of
+from obc_onnx.tensors import wide
 from obc_onnx.training.options import LABELS_AND_TEACHER
 from obc_onnx.user_code import load_function
 
@@ -74,11 +75,6 @@ class TrainingLoss:
             return LABELS_AND_TEACHER
         return (("kd" if self._probabilities else "mse", 1.0),)
 
-    @property
-    def needs_logits(self) -> bool:
-        """Whether the first output has to hold classes."""
-        return bool({"ce", "kd"} & self.terms.keys())
-
     def __call__(
         self, outputs: Sequence[Tensor], targets: Sequence[Tensor], labels: Labels | None
     ) -> Tensor:
@@ -95,7 +91,7 @@ class TrainingLoss:
                 "no output of the model is a float: there is nothing to train towards"
             )
         found, wanted = (
-            [_wide(value) if i in floats else value for i, value in enumerate(values)]
+            [wide(value) if i in floats else value for i, value in enumerate(values)]
             for values in (outputs, targets)
         )
         terms, seen = [], set[int]()
@@ -156,10 +152,6 @@ def distillation(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
         log_target=True,
     )
     return temperature**2 * soft
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _mse(output: Tensor, target: Tensor, spread: float) -> Tensor:

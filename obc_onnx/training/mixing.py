@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.images import IMAGE_RANK, channels_last
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.training.options import TrainingOptions
 
     Feed = dict[str, NDArray[Any]]
-
-_PICTURE = 4
 
 
 def mix(
@@ -50,7 +50,7 @@ def mix(
         return blended, others, share
     cut = rng.uniform(size=2)
     for name in floats:
-        if feed[name].ndim == _PICTURE:
+        if feed[name].ndim == IMAGE_RANK:
             blended[name], share = _patched(feed[name], others, share, cut)
     return blended, others, share
 
@@ -59,7 +59,7 @@ def _patched(
     own: NDArray[Any], others: NDArray[np.int64], share: float, at: NDArray[np.float64]
 ) -> tuple[NDArray[Any], float]:
     """Put a patch of other pictures into pictures; return what share of each is left."""
-    first = 1 if own.shape[1] > own.shape[3] else 2  # channels lie last where they are fewest
+    first = 1 if channels_last(own.shape) else 2
     sizes = np.array(own.shape[first : first + 2])
     lengths = np.sqrt(1 - share) * sizes
     centre = at * sizes

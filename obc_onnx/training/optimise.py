@@ -60,7 +60,7 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._network, self._decay, self.steps = network, decay, 0
-        self.state = {name: value.clone() for name, value in network.state_dict().items()}
+        self.state = copy_of(network.state_dict())
 
     def restore(self, state: dict[str, Tensor], steps: int) -> None:
         """Go on from a state that was saved."""

@@ -27,7 +27,8 @@ LABELS_AND_TEACHER = (("ce", 0.5), ("kd", 0.5))
 """The loss where there are labels, half and half as in the paper."""
 LOSSES = ("ce", "kd", "mse", "cosine", "smooth-l1")
 """Names that a loss may be made of, besides a user's `FILE.py:FUNCTION`."""
-_SMALLEST_FLOAT32_OVERFLOW = 3.4028235e38
+_LARGEST = 3.4028235e38
+"""What float32 holds."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class TrainingOptions:
             _at_least(what, getattr(self, what), 0)
         for what in ("lr", "temperature", "clip"):
             value = getattr(self, what)
-            if value is not None and not 0 < value < _SMALLEST_FLOAT32_OVERFLOW:
+            if value is not None and not 0 < value < _LARGEST:
                 raise RequestError(f"{_spoken(what)} must be a number above 0, found {value:g}")
         for what in ("warmup", "momentum", "label_smoothing", "ema", "validation"):
             value = getattr(self, what)
@@ -159,7 +160,7 @@ def parse_loss(text: str) -> tuple[tuple[str, float], ...]:
             number = float(weight)
         except ValueError:
             raise RequestError(f"'{item}' is no loss: write NAME or NAME:WEIGHT") from None
-        if not 0 < number < _SMALLEST_FLOAT32_OVERFLOW:
+        if not 0 < number < _LARGEST:
             raise RequestError(f"the weight of loss '{name}' must be above 0, found {weight}")
         terms.append((name, number))
     return tuple(terms)
@@ -183,7 +184,7 @@ def _one_of(what: str, value: str, known: Sequence[str]) -> None:
 
 
 def _at_least(what: str, value: float | None, least: int) -> None:
-    if value is not None and not least <= value < _SMALLEST_FLOAT32_OVERFLOW:
+    if value is not None and not least <= value < _LARGEST:
         raise RequestError(f"{_spoken(what)} must be at least {least}, found {value:g}")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.distributed.nn.functional import all_reduce
 
 from obc_onnx.ops.norm import batch_norm
+from obc_onnx.tensors import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,11 +51,11 @@ def batch_norm_of_all(
     per_position = scale.ndim > 1  # which opsets before 9 call not spatial
     flat = x.flatten(1) if per_position else x.flatten(2) if x.ndim > 2 else x.unsqueeze(-1)  # noqa: PLR2004
     flat = flat.unsqueeze(-1) if per_position else flat
-    wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
-    count = wide.new_tensor([float(wide.shape[0] * wide.shape[2])])
-    total = _sum_of_all(torch.cat([wide.sum((0, 2)), count]))
+    flat = wide(flat)
+    count = flat.new_tensor([float(flat.shape[0] * flat.shape[2])])
+    total = _sum_of_all(torch.cat([flat.sum((0, 2)), count]))
     n = total[-1].detach()
-    centred = wide - (total[:-1] / n)[:, None]
+    centred = flat - (total[:-1] / n)[:, None]
     spread = _sum_of_all(centred.square().sum((0, 2))) / n
     with torch.no_grad():
         for stored, fresh in ((mean, total[:-1] / n), (var, spread * n / (n - 1))):

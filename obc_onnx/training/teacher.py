@@ -11,6 +11,7 @@ import torch
 from obc_onnx.measure import batch_size_of
 from obc_onnx.recover import spread_of
 from obc_onnx.runtime import Session
+from obc_onnx.tensors import as_inputs
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Teacher:
     ) -> None:
         graph = coupling.graph
         self._session, self._device = Session(graph), device
-        self._ports = [port.name for port in graph.inputs]
+        self._ports = graph.inputs
         self._names = [port.name for port in graph.outputs]
         self._size = batch_size_of(graph)
         first = self._session.run(samples.feed(slice(0, self._size)))
@@ -70,9 +71,8 @@ class Teacher:
         if self._cache is not None:
             arrays = [array[which] for array in self._cache]
         elif self._twin is not None:
-            inputs = [torch.from_numpy(feed[name]).to(self._device) for name in self._ports]
             with torch.no_grad():
-                return list(self._twin(*inputs))
+                return list(self._twin(*as_inputs(self._ports, feed, self._device)))
         else:
             values = self._session.run(feed)
             arrays = [values[name] for name in self._names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +21,6 @@ from obc_onnx.saliency import CRITERIA, Scene, Scoring, make_criterion
 from obc_onnx.scoring import Scores, choose_criterion
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from obc_onnx.data import Samples
 
 SQUARE_ROOT = (
@@ -324,3 +323,69 @@ def test_what_ends_in_a_softmax_answers_for_itself(tail: str, kind: str) -> None
     samples = draw_samples(case.graph, 9)
     usual, asked = (score(case, "jacobian", samples, objective=o) for o in (None, kind))
     assert np.array_equal(usual["a:1"], asked["a:1"])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    case = Case(*analyse(model_of("gemm")))
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    case.graph.save(model)
+    samples = draw_samples(case.graph, 20, labelled=True)
+    np.savez(data, **samples.inputs, labels=samples.labels)
+    return str(model), str(data)
+
+
+def test_no_file_that_is_read_is_overwritten(files: tuple[str, str], tmp_path: Path) -> None:
+    model, data = files
+    scores, loss = tmp_path / "scores.npz", tmp_path / "loss.py"
+    loss.write_text("def f(outputs, labels):\n    return outputs['y'].sum(1)\n")
+    assert CliRunner().invoke(cli, ["score", model, "-o", str(scores)]).exit_code == 0
+    before = {path: path.read_bytes() for path in (scores, loss, Path(data))}
+    for command in (
+        ["compress", model, "--scores", str(scores), "-o", str(scores)],
+        ["score", model, "--data", data, "--loss", f"{loss}:f", "-o", str(loss)],
+        ["score", model, "--data", data, "--eval-data", data, "-o", data],
+    ):
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code == 1
+        assert "named twice" in result.output
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--samples", "4", "--batches", "2"], "give one of the two"),
+        (["--loss", "x.py:f", "--objective", "output"], "give one of the two"),
+        (["--device", "nonsense"], "cannot use device 'nonsense'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    files: tuple[str, str], tmp_path: Path, given: list[str], words: str
+) -> None:
+    model, data = files
+    command = ["score", model, "--data", data, "-o", str(tmp_path / "s.npz"), *given]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 1
+    assert words in result.output
+
+
+def test_scores_that_are_there_are_not_scored_again(files: tuple[str, str], tmp_path: Path) -> None:
+    model, _ = files
+    scores = tmp_path / "scores.npz"
+    assert CliRunner().invoke(cli, ["score", model, "-o", str(scores)]).exit_code == 0
+    command = ["compress", model, "--scores", str(scores), "-o", str(tmp_path / "o.onnx")]
+    result = CliRunner().invoke(cli, [*command, "--rows", "sample"])
+    assert result.exit_code == 1
+    assert "leave out what says how to score" in result.output
+
+
+def test_options_beside_a_preset_change_it(files: tuple[str, str], tmp_path: Path) -> None:
+    model, data = files
+    out = tmp_path / "s.npz"
+    command = ["score", model, "--data", data, "-o", str(out), "--preset", "paper"]
+    assert (
+        CliRunner().invoke(cli, [*command, "--samples", "6", "--batch-size", "auto"]).exit_code == 0
+    )
+    found = Scores.load(out).scoring
+    assert (found["samples"], found["batches"], found["batch_size"]) == (6, None, None)

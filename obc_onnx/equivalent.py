@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -136,12 +137,16 @@ class EquivalentTwin(nn.Module):
         self._targets.append((parameter_name(name), len(self.full) - 1, tuple(placed)))
 
     def effective_weights(self) -> dict[str, Tensor]:
-        """Compute W' = C W D for every re-parametrised weight, by parameter name of the twin."""
+        """Compute W' = C W D for every re-parametrised weight, by parameter name of the twin.
+
+        Never in half precision: products of products would be rounded once more each.
+        """
         weights = {}
         for target, index, placed in self._targets:
             value: Tensor = self.full[index]
-            for axis, i in placed:
-                value = self.maps[i](value, axis)
+            with torch.autocast(value.device.type, enabled=False):
+                for axis, i in placed:
+                    value = self.maps[i](value, axis)
             weights[target] = value
         return weights
 

@@ -49,7 +49,7 @@ def test_rows_are_written_and_read_and_made_a_table(
     path = tmp_path / "rows.csv"
     for repeat in (0, 1):
         compare.append(path, list(compare.prune(setting, "random", Scoring(), repeat)))
-    rows = compare.read(path)
+    rows = compare.read(path, compare.Row)
     assert [(row.repeat, row.target) for row in rows] == [(0, 0.8), (0, 0.6), (1, 0.8), (1, 0.6)]
     compare.table(argparse.Namespace(csv=path))
     assert "| random | global | 2 |" in capsys.readouterr().out

@@ -26,6 +26,7 @@ from obc_onnx.training.mixing import mix
 from obc_onnx.training.optimise import Average, make_optimizer
 from obc_onnx.training.options import PRESETS, TrainingOptions, parse_loss
 from obc_onnx.training.order import Order, rate
+from obc_onnx.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -341,3 +342,34 @@ def test_a_unit_that_repeats_others_is_made_up_for_exactly() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_one_of_options(preset: str) -> None:
     assert TrainingOptions(epochs=1, **PRESETS[preset]).epochs == 1
+
+
+# Arithmetic of half the width.
+
+
+def test_norms_learn_under_autocast_and_matrices_are_not_rounded() -> None:
+    task = Task("norm", 40, labelled=True)
+    before = task.folded_bytes()
+    history = task.train(epochs=3, precision="bfloat16")
+    assert task.folded_bytes() != before
+    full = Task("norm", 40, labelled=True).train(epochs=3)
+    assert history[-1].loss == pytest.approx(full[-1].loss, rel=0.05)
+    exact = task.student.effective_weights()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = task.student.effective_weights()
+    assert all(torch.equal(value, rounded[key]) for key, value in exact.items())
+
+
+# What is not needed is not computed.
+
+
+def test_labels_alone_ask_nothing_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    outputs = Teacher.outputs
+    monkeypatch.setattr(
+        Teacher, "outputs", lambda self, *args: asked.append(1) or outputs(self, *args)
+    )
+    Task("norm", 40, labelled=True).train(epochs=1, loss=(("ce", 1.0),), validation=0.3)
+    assert not asked
+    Task("norm", 40, labelled=True).train(epochs=1, loss=(("kd", 1.0),), validation=0.3)
+    assert asked

@@ -17,16 +17,16 @@ samples that are drawn. To plot:
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from csv_rows import append, read
 from tqdm import tqdm
 
 from obc_onnx.analysis import Clock, analyse
@@ -142,18 +142,6 @@ def evaluate(graph: Graph, samples: Samples) -> tuple[float, float]:
     return correct / len(samples), total / len(samples)
 
 
-def read(path: Path) -> list[Row]:
-    """Read rows that were written earlier."""
-    if not path.exists():
-        return []
-    kinds = {"variant": str, "ranking": str, "repeat": int}
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(**{key: kinds.get(key, float)(value) for key, value in row.items()})
-            for row in csv.DictReader(file)
-        ]
-
-
 def run(options: argparse.Namespace) -> None:
     """Run every variant that the file lacks."""
     original = Graph.load(options.model)
@@ -161,24 +149,11 @@ def run(options: argparse.Namespace) -> None:
     held = load_samples(options.eval_data, original).part(slice(0, options.eval_limit))
     setting = Setting(original, samples, held, SHARES[:: options.stride], options.ranking)
     base = Scoring(batches=options.batches, batch_size=options.batch_size)
-    done = {(row.variant, row.ranking, row.repeat) for row in read(options.csv)}
+    done = {(row.variant, row.ranking, row.repeat) for row in read(options.csv, Row)}
     jobs = [(v, r) for r in range(options.repeats) for v in options.variant or CRITERIA]
     for variant, repeat in tqdm(jobs):
         if (variant, options.ranking, repeat) not in done:
             append(options.csv, list(prune(setting, variant, base, repeat)))
-
-
-def append(path: Path, rows: Sequence[Row]) -> None:
-    """Add rows to a CSV."""
-    fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(
-            {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items()}
-            for row in rows
-        )
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[str, str], dict[float, list[Row]]]:
@@ -196,7 +171,7 @@ def plot(options: argparse.Namespace) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    groups = grouped(read(options.csv))
+    groups = grouped(read(options.csv, Row))
     figure, panels = plt.subplots(2, 2, figsize=(12, 10), dpi=80, layout="constrained")
     for column, share in enumerate(("params", "macs")):
         for line, value in enumerate(("accuracy", "loss")):
@@ -225,7 +200,7 @@ def table(options: argparse.Namespace) -> None:
     heads = [f"{100 * (1 - share):.0f} % of MACs removed" for share in TABLE_SHARES]
     print(f"| variant | ranking | repeats | {' | '.join(heads)} | s per scoring |")
     print(f"|---|---|---:|{'---:|' * (len(heads) + 1)}")
-    for (variant, ranking), targets in grouped(read(options.csv)).items():
+    for (variant, ranking), targets in grouped(read(options.csv, Row)).items():
         cells, repeats = [], max(map(len, targets.values()))
         for share in TABLE_SHARES:
             found = [100 * row.accuracy for row in targets.get(share, [])]

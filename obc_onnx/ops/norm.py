@@ -156,17 +156,18 @@ def batch_norm(
         momentum: How much of old statistics stays.
         training: Whether statistics are of `x`, and are stored.
     """
+    import torch
     from torch.nn import functional
 
-    if scale.dtype != x.dtype:  # opset 15 lets the parameters be wider
-        scale, bias = scale.to(x.dtype), bias.to(x.dtype)
-    if mean.dtype != x.dtype and not training:
-        mean, var = mean.to(x.dtype), var.to(x.dtype)
-    if scale.ndim == 1:
-        return functional.batch_norm(x, mean, var, scale, bias, training, 1.0 - momentum, epsilon)
-    mean, var, scale, bias = (p.flatten() for p in (mean, var, scale, bias))
-    flat = x.flatten(1)
-    y = functional.batch_norm(flat, mean, var, scale, bias, training, 1.0 - momentum, epsilon)
+    # opset 15 lets parameters be wider, and torch takes such next to numbers of half the width
+    mixes = x.element_size() < mean.element_size() == torch.float32.itemsize
+    kind = mean.dtype if mixes else x.dtype
+    parameters = [p.to(kind).flatten() for p in (mean, var, scale, bias)]
+    flat = x if scale.ndim == 1 else x.flatten(1)
+    y = functional.batch_norm(flat, *parameters, training, 1.0 - momentum, epsilon)
+    if training and mean.dtype != kind:
+        mean.copy_(parameters[0].reshape(mean.shape))
+        var.copy_(parameters[1].reshape(var.shape))
     return y.reshape(x.shape)
 
 

@@ -225,7 +225,7 @@ class _Training:
         rng: np.random.Generator,
     ) -> Tensor:
         feed, others, share = mix(feed, self.options, rng)
-        targets = self._teacher.outputs(which, feed)
+        targets = self._teacher.outputs(which, feed) if self._loss.needs_original else []
         try:
             outputs = self._net(*as_inputs(self._ports, feed, self._fabric.device))
         except ValueError as error:  # torch's word for a norm that sees one number per channel

@@ -54,7 +54,8 @@ class Judge:
             inputs = as_inputs(self._ports, feed, device)
             with torch.no_grad(), self._fabric.autocast():
                 outputs = student(*inputs)
-                loss = self._loss(outputs, self._teacher.outputs(which, feed), known)
+                wanted = self._teacher.outputs(which, feed) if self._loss.needs_original else []
+                loss = self._loss(outputs, wanted, known)
             right = 0.0 if known is None else float((outputs[0].argmax(-1) == known.own).sum())
             sums += sums.new_tensor([float(loss) * len(which), right, len(which)])
         total, right, count = add_up({"sums": sums})["sums"].tolist()

@@ -70,6 +70,11 @@ class TrainingLoss:
             raise RequestError("loss 'ce' needs data with labels: use --loss kd, or --loss mse")
         self._given = {name: load_function(name) for name in self.terms if ".py:" in name}
 
+    @property
+    def needs_original(self) -> bool:
+        """Whether anything is compared with the original's outputs."""
+        return len(self._names) > 1 or set(self.terms) != {"ce"}
+
     def _usual(self, *, labelled: bool) -> tuple[tuple[str, float], ...]:
         if labelled:
             return LABELS_AND_TEACHER
@@ -82,7 +87,7 @@ class TrainingLoss:
 
         Args:
             outputs: Of the pruned network, in order.
-            targets: Of the original.
+            targets: Of the original; none where `needs_original` says no.
             labels: Where there are some.
         """
         floats = [i for i, output in enumerate(outputs) if output.is_floating_point()]
@@ -103,7 +108,7 @@ class TrainingLoss:
                 terms += [weight * self._distance(name, found, wanted, i) for i in floats]
                 seen.update(floats)
             else:
-                terms.append(weight * self._of_classes(name, found[0], wanted[0], labels))
+                terms.append(weight * self._of_classes(name, found[0], wanted[:1], labels))
                 seen.add(0)
         terms += [self._distance("mse", found, wanted, i) for i in floats if i not in seen]
         return torch.stack(terms).sum()
@@ -114,11 +119,11 @@ class TrainingLoss:
         return _DISTANCES[name](found[i], wanted[i], self._spreads[i])
 
     def _of_classes(
-        self, name: str, output: Tensor, target: Tensor, labels: Labels | None
+        self, name: str, output: Tensor, targets: Sequence[Tensor], labels: Labels | None
     ) -> Tensor:
         logits = logits_of(output, probabilities=self._probabilities)
         if name == "kd":
-            wanted = logits_of(target, probabilities=self._probabilities)
+            wanted = logits_of(targets[0], probabilities=self._probabilities)
             return distillation(logits, wanted, self._options.temperature)
         assert labels is not None
         smoothing = self._options.label_smoothing

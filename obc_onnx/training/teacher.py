@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _CACHE_BYTES = 2**28
 """Outputs are kept for all samples as long as they fit into this."""
+_MEASURED = 1024
+"""Samples that the spread of outputs is measured on, at most."""
 
 
 class Teacher:
@@ -44,20 +47,21 @@ class Teacher:
         self, coupling: Coupling, samples: Samples, device: torch.device, *, varies: bool
     ) -> None:
         graph = coupling.graph
-        self._session, self._device = Session(graph), device
+        self._session, self._device, self._samples = Session(graph), device, samples
         self._ports = graph.inputs
         self._names = [port.name for port in graph.outputs]
         self._size = batch_size_of(graph)
         first = self._session.run(samples.feed(slice(0, self._size)))
-        per_run = sum(array.nbytes for array in first.values())
-        runs = math.ceil(len(samples) / self._size)
         by_sample = all(array.shape[:1] == (self._size,) for array in first.values())
-        fits = by_sample and per_run * runs <= _CACHE_BYTES and len(samples) >= self._size
-        self._cache = self._all(samples) if fits and not varies else None
-        wide = [np.asarray(array, np.float64) for array in self._cache or first.values()]
+        per_run = sum(array.nbytes for array in first.values())
+        fits = per_run * math.ceil(len(samples) / self._size) <= _CACHE_BYTES
+        self._keeps = by_sample and fits and not varies
+        some = samples.part(slice(0, max(_MEASURED // self._size, 1) * self._size))
+        measured = self._all(some) if by_sample else list(first.values())
+        wide = [np.asarray(array, np.float64) for array in measured]
         self.spreads = [spread_of(float(x.mean()), float((x**2).mean())) for x in wide]
         self._twin = None
-        if device.type != "cpu" and self._cache is None:
+        if device.type != "cpu" and not self._keeps:
             twin = build_twin(graph, coupling.shapes, coupling.rules)
             self._twin = twin.to(device).eval().requires_grad_(False)  # noqa: FBT003
 
@@ -68,8 +72,8 @@ class Teacher:
             which: Their places among all.
             feed: What the student is given for them.
         """
-        if self._cache is not None:
-            arrays = [array[which] for array in self._cache]
+        if self._keeps:
+            arrays = [array[which] for array in self._kept]
         elif self._twin is not None:
             with torch.no_grad():
                 return list(self._twin(*as_inputs(self._ports, feed, self._device)))
@@ -77,6 +81,11 @@ class Teacher:
             values = self._session.run(feed)
             arrays = [values[name] for name in self._names]
         return [torch.from_numpy(array).to(self._device) for array in arrays]
+
+    @cached_property
+    def _kept(self) -> list[NDArray[Any]]:
+        """Compute the outputs for all samples, once they are asked for."""
+        return self._all(self._samples)
 
     def _all(self, samples: Samples) -> list[NDArray[Any]]:
         runs = [self._session.run(samples.feed(part)) for part in samples.batches(self._size)]

@@ -1,0 +1,194 @@
+"""Fine-tune a pruned classifier in several ways, from equal plans, on equal data.
+
+    python tools/compare_training.py run MODEL --data TRAIN.npz --eval-data TEST.npz --csv FILE
+        [--variant plain,loss=ce] [--variant select,loss=ce:0.5+kd:0.5] [--target 0.5]
+        [--epochs 2] [--lr 0.02] [--batch-size 128] [--repeats 3] [--limit N] [--precision bfloat16] [--threads 2]
+    python tools/compare_training.py table FILE
+
+A variant starts with one of
+
+- plain: the sliced weights learn;
+- select: equivalent pruning from the kept units, as in the paper;
+- channel-ls: equivalent pruning from least squares;
+
+and goes on with fields of `TrainingOptions` that differ; terms of a loss are joined by `+`. A
+repeat has a seed of its own, for the plan as for training, and all variants of a repeat share the
+plan. Training takes all samples and its result is the last epoch; the test samples choose nothing.
+Rows are added to the CSV as they come and those that are there already are skipped, so that a run
+can be continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from csv_rows import append, read
+from tqdm import tqdm
+
+from obc_onnx import compress
+from obc_onnx.augmentation import Augmentation
+from obc_onnx.data import DataOptions, load_samples
+from obc_onnx.graph import Graph
+from obc_onnx.training.options import PRECISIONS, TrainingOptions, parse_loss
+
+if TYPE_CHECKING:
+    from obc_onnx.plan import PruningPlan
+
+STARTS: dict[str, dict[str, Any]] = {
+    "plain": {"equivalent": False},
+    "select": {"start": "select"},
+    "channel-ls": {"start": "channel-ls"},
+}
+LOSSES = ("ce", "kd", "ce:0.5+kd:0.5")
+TARGETS = (1 / 2, 1 / 3, 1 / 6)
+CROP = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run of training gave.
+
+    Attributes:
+        target: Share of the MACs that was asked for.
+        macs: Share that is left.
+        before: Test accuracy of the original.
+        accuracy: Test accuracy of the result.
+        seconds: Of training.
+    """
+
+    model: str
+    variant: str
+    target: float
+    epochs: int
+    repeat: int
+    macs: float
+    before: float
+    accuracy: float
+    seconds: float
+
+
+def parse_variant(text: str, base: TrainingOptions) -> TrainingOptions:
+    """Read `start,field=value,...`."""
+    start, *rest = text.split(",")
+    changes = dict(STARTS[start])
+    for item in rest:
+        name, value = item.split("=")
+        kind = type(getattr(base, name))
+        if name == "loss":
+            changes[name] = parse_loss(value.replace("+", ","))
+        elif kind is bool:
+            changes[name] = value == "yes"
+        else:
+            changes[name] = kind(value)
+    return replace(base, **changes)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train every variant that the file lacks."""
+    torch.set_num_threads(options.threads)
+    graph = Graph.load(options.model)
+    samples = load_samples(options.data, graph)
+    samples = samples.part(slice(0, options.limit))
+    held = load_samples(options.eval_data, graph)
+    data = DataOptions(samples, evaluation=held)
+    base = TrainingOptions(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        validation=0.0,
+        precision=options.precision,
+        augmentation=Augmentation(crop=CROP, flip=True),
+    )
+    variants = options.variant or [f"{s},loss={loss}" for s in STARTS for loss in LOSSES]
+    name = options.model.stem
+    done = {
+        (r.model, r.variant, r.epochs, r.repeat, round(r.target, 3)) for r in read(options.csv, Row)
+    }
+    jobs = [
+        (repeat, target, variant)
+        for repeat in range(options.first_repeat, options.repeats)
+        for target in options.target or TARGETS
+        for variant in variants
+    ]
+    plans: dict[tuple[int, float], PruningPlan] = {}
+    for repeat, target, variant in tqdm(jobs):
+        if (name, variant, options.epochs, repeat, round(target, 3)) in done:
+            continue
+        if (repeat, target) not in plans:
+            plans[repeat, target] = compress(graph, data=data, budget=target, seed=repeat).plan
+        plan, training = plans[repeat, target], parse_variant(variant, base)
+        report = compress(graph, data=data, plan=plan, training=training, seed=repeat).report
+        found = Row(
+            name,
+            variant,
+            target,
+            options.epochs,
+            repeat,
+            report.macs.after / report.macs.before,
+            report.accuracy.before,
+            report.accuracy.after,
+            report.seconds["fine-tune"],
+        )
+        append(options.csv, [found])
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print accuracy for each model, mean and deviation over the repeats, in Markdown."""
+    found: dict[tuple[str, int], dict[str, dict[float, list[Row]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for row in read(options.csv, Row):
+        found[row.model, row.epochs][row.variant][row.target].append(row)
+    for (model, epochs), variants in found.items():
+        rows = [row for targets in variants.values() for repeats in targets.values() for row in repeats]
+        targets = sorted({row.target for row in rows}, reverse=True)
+        print(f"\n**{model}**, {100 * rows[0].before:.2f} % before, epochs: {epochs}\n")
+        print(f"| variant | repeats | {' | '.join(f'1/{1 / t:.0f} of the MACs' for t in targets)} |")
+        print(f"|---|---:|{'---:|' * len(targets)}")
+        for variant, by_target in variants.items():
+            cells = [_cell([100 * row.accuracy for row in by_target[t]]) for t in targets]
+            print(f"| {variant} | {max(map(len, by_target.values()))} | {' | '.join(cells)} |")
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run")
+    command.set_defaults(function=run)
+    command.add_argument("model", type=Path)
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--eval-data", type=Path, required=True)
+    command.add_argument("--csv", type=Path, required=True)
+    command.add_argument("--variant", action="append", help="May be repeated; all by default.")
+    command.add_argument("--target", action="append", type=float, help="May be repeated.")
+    command.add_argument("--epochs", type=int, default=2)
+    command.add_argument("--lr", type=float, default=0.02)
+    command.add_argument("--batch-size", type=int, default=128)
+    command.add_argument("--repeats", type=int, default=3)
+    command.add_argument("--first-repeat", type=int, default=0)
+    command.add_argument("--limit", type=int, help="Train on so many samples only.")
+    command.add_argument("--precision", choices=PRECISIONS, default="float32")
+    command.add_argument("--threads", type=int, default=2)
+    command = commands.add_parser("table")
+    command.set_defaults(function=table)
+    command.add_argument("csv", type=Path)
+    options = parser.parse_args()
+    options.function(options)
+
+
+if __name__ == "__main__":
+    main()

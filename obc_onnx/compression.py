@@ -89,7 +89,9 @@ class Cut:
     """A plan on its way through surgery, repair and training.
 
     Attributes:
+        coupling: Of what is cut.
         no_twin: Why torch cannot compute the graph; empty where it can.
+        original: Of the model as it came; sparse learning may have changed its weights.
     """
 
     coupling: Coupling
@@ -99,6 +101,7 @@ class Cut:
     inputs: Mapping[str, Shape]
     feed: Mapping[str, Any]
     no_twin: str
+    original: Coupling
 
 
 @dataclass(frozen=True)
@@ -120,19 +123,21 @@ class Compression:
         shapes = {**shapes_of(graph, samples), **request.input_shape}
         coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
         folder = self._folder(graph)
+        original = coupling
+        coupling, sparse_epochs = self._sparsify(coupling, samples, folder)
         plan = self._plan(coupling, samples, folder)
         keep = plan.keep(coupling)
         self.notes.extend(notes_on_inexact(coupling, keep))
         with self.clock("cut"):
             pruned = remove_units(coupling, keep)
         feed = verification_feed(graph, held, inputs, request.seed)
-        cut = Cut(coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling))
+        cut = Cut(coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
         with self.clock("verify"):
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
         result, recovery = self._recover(cut, samples)
         result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
-        if result is not pruned:
+        if result is not pruned or coupling is not original:
             plan = replace(plan, weights_sha256=digest_of(result.initializers))
             cut = replace(cut, plan=plan)
         with self.clock("verify"):
@@ -140,7 +145,7 @@ class Compression:
             if cut.no_twin:
                 self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
-        report = self._report(cut, result, held, checks, epochs, recovery)
+        report = self._report(cut, result, held, checks, (sparse_epochs, epochs), recovery)
         found = Result(result, plan, report)
         if folder is not None:
             folder.keep_result(found)
@@ -183,6 +188,25 @@ class Compression:
             folder.keep_plan(plan)
         return plan
 
+    def _sparsify(
+        self, coupling: Coupling, samples: Samples | None, folder: RunFolder | None
+    ) -> tuple[Coupling, list[Epoch]]:
+        """Let weak units of the whole network shrink, where that was asked for."""
+        request = self.request
+        if request.training is None or samples is None or not request.training.sparse_epochs:
+            return coupling, []
+        if request.plan is not None or request.scores is not None:
+            raise RequestError(
+                "sparse learning comes before units are scored: leave --sparse-epochs out, or let "
+                "them be scored anew"
+            )
+        from obc_onnx.training.stage import sparsify
+
+        with self.clock("sparse learning"):
+            graph, epochs = sparsify(coupling, samples, request.training, folder)
+        shapes = {port.name: coupling.shapes[port.name] for port in coupling.graph.inputs}
+        return analyse(graph, shapes, request.rules, self.clock)[0], epochs
+
     def _scorer(
         self, coupling: Coupling, samples: Samples | None
     ) -> tuple[str, Callable[[Keep], Mapping[str, NDArray[np.float64]]]]:
@@ -216,7 +240,7 @@ class Compression:
         self, cut: Cut, samples: Samples | None, folder: RunFolder | None
     ) -> tuple[Graph, list[Epoch], list[Check]]:
         request, graph = self.request, cut.coupling.graph
-        if request.training is None or samples is None:
+        if request.training is None or samples is None or request.training.epochs == 0:
             return cut.pruned, [], []
         from obc_onnx.runtime import Session
         from obc_onnx.training.stage import tune
@@ -229,6 +253,7 @@ class Compression:
                 cut.pruned,
                 samples,
                 request.training,
+                teacher=cut.original,
                 recover=request.recover,
                 folder=folder,
             )
@@ -244,10 +269,10 @@ class Compression:
         result: Graph,
         held: Samples | None,
         checks: list[Check],
-        epochs: list[Epoch],
+        epochs: tuple[list[Epoch], list[Epoch]],
         recovery: Recovery | None,
     ) -> Report:
-        graph, plan = cut.coupling.graph, cut.plan
+        graph, plan = cut.original.graph, cut.plan
         scores, times = Change(None, None), Change(None, None)
         with self.clock("measure"):
             if held is not None and held.labels is not None:
@@ -271,7 +296,8 @@ class Compression:
             unknown=list(cut.coupling.unknown),
             recovery=recovery,
             notes=self.notes,
-            epochs=epochs,
+            sparse_epochs=epochs[0],
+            epochs=epochs[1],
             verification=checks,
             seconds=self.clock.seconds,
         )

@@ -203,7 +203,9 @@ def verify(
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
     cut = Cut(
-        coupling, plan, keep, remove_units(coupling, keep), inputs, feed, why_no_twin(coupling)
+        *(coupling, plan, keep, remove_units(coupling, keep), inputs, feed),
+        why_no_twin(coupling),
+        original=coupling,
     )
     return [check_masked(coupling, keep, feed), *check_result(cut, after, clock)]
 

@@ -72,10 +72,9 @@ class RunFolder:
                 f"what it was started with, or name another --run-dir"
             )
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where states of training are kept."""
-        return self.path / _CHECKPOINT
+    def checkpoint(self, stage: str) -> Path:
+        """Say where states of a stage of training are kept."""
+        return self.path / _of_stage(stage, _CHECKPOINT)
 
     def plan(self) -> PruningPlan | None:
         """Return the plan of the run that goes on, None before it was made."""
@@ -86,9 +85,10 @@ class RunFolder:
         """Keep what was decided, so that units are not scored again."""
         self._write(_PLAN, plan.to_json())
 
-    def keep_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Keep one JSON object per epoch."""
-        self._write(_METRICS, "".join(json.dumps(dict(line)) + "\n" for line in lines))
+    def keep_metrics(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Keep one JSON object per epoch of a stage."""
+        name = _of_stage(stage, _METRICS)
+        self._write(name, "".join(json.dumps(dict(line)) + "\n" for line in lines))
 
     def keep_result(self, result: Result) -> None:
         """Keep the model, its plan, and what was measured."""
@@ -100,3 +100,7 @@ class RunFolder:
         if self._writes:
             with replacing(self.path / name) as partial:
                 partial.write_text(text, encoding="utf-8")
+
+
+def _of_stage(stage: str, name: str) -> str:
+    return f"{stage}-{name}" if stage else name

@@ -15,6 +15,7 @@ from obc_onnx.training.options import (
     PRECISIONS,
     PRESETS,
     SCHEDULES,
+    SPARSE,
     STARTS,
     TrainingOptions,
     parse_loss,
@@ -99,6 +100,15 @@ training_options = combined(
     _number("--validation", "validation", _SHARE, "Share that chooses the best epoch."),
     _number("--patience", "patience", click.IntRange(1), "Epochs without a better one."),
     _number("--precision", "precision", click.Choice(PRECISIONS), "Of safe arithmetic."),
+    click.option(
+        "--sparse-epochs",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Passes of sparse learning before units are scored and cut.",
+    ),
+    _number("--sparse-reg", "sparse_reg", _AMOUNT, "How hard that pulls at weak units."),
+    _number("--sparse-by", "sparse_by", click.Choice(SPARSE), "What tells weak units."),
     augment_options,
     click.option("--run-dir", type=FILE, help="Keep plan, checkpoints and metrics here."),
     click.option("--resume", is_flag=True, help="Go on with the run that is there."),
@@ -106,8 +116,8 @@ training_options = combined(
 
 
 def training_of(options: dict[str, Any]) -> TrainingOptions | int:
-    """Gather what says how to fine-tune; 0 does not."""
-    if options["epochs"] == 0:
+    """Gather what says how to train; 0 does not."""
+    if options["epochs"] == options["sparse_epochs"] == 0:
         return 0
     preset = PRESETS[options["train_preset"]] if options["train_preset"] else {}
     given = {field: options[field] for field in FIELDS if options.get(field) is not None}

@@ -2,7 +2,8 @@
 
     python tools/compare_training.py run MODEL --data TRAIN.npz --eval-data TEST.npz --csv FILE
         [--variant plain,loss=ce] [--variant select,loss=ce:0.5+kd:0.5] [--target 0.5]
-        [--epochs 2] [--lr 0.02] [--batch-size 128] [--repeats 3] [--limit N] [--precision bfloat16] [--threads 2]
+        [--epochs 2] [--lr 0.02] [--batch-size 128] [--repeats 3] [--limit N]
+        [--precision bfloat16] [--threads 2]
     python tools/compare_training.py table FILE
 
 A variant starts with one of
@@ -146,10 +147,11 @@ def table(options: argparse.Namespace) -> None:
     for row in read(options.csv, Row):
         found[row.model, row.epochs][row.variant][row.target].append(row)
     for (model, epochs), variants in found.items():
-        rows = [row for targets in variants.values() for repeats in targets.values() for row in repeats]
-        targets = sorted({row.target for row in rows}, reverse=True)
-        print(f"\n**{model}**, {100 * rows[0].before:.2f} % before, epochs: {epochs}\n")
-        print(f"| variant | repeats | {' | '.join(f'1/{1 / t:.0f} of the MACs' for t in targets)} |")
+        targets = sorted({t for by_target in variants.values() for t in by_target}, reverse=True)
+        before = next(rows[0].before for own in variants.values() for rows in own.values())
+        heads = [f"1/{1 / target:.0f} of the MACs" for target in targets]
+        print(f"\n**{model}**, {100 * before:.2f} % before, epochs: {epochs}\n")
+        print(f"| variant | repeats | {' | '.join(heads)} |")
         print(f"|---|---:|{'---:|' * len(targets)}")
         for variant, by_target in variants.items():
             cells = [_cell([100 * row.accuracy for row in by_target[t]]) for t in targets]

@@ -162,12 +162,14 @@ def batch_norm(
     # opset 15 lets parameters be wider, and torch takes such next to numbers of half the width
     mixes = x.element_size() < mean.element_size() == torch.float32.itemsize
     kind = mean.dtype if mixes else x.dtype
-    parameters = [p.to(kind).flatten() for p in (mean, var, scale, bias)]
-    flat = x if scale.ndim == 1 else x.flatten(1)
-    y = functional.batch_norm(flat, *parameters, training, 1.0 - momentum, epsilon)
+    own_mean, own_var, scale, bias = (p.to(kind).flatten() for p in (mean, var, scale, bias))
+    flat = x if mean.ndim == 1 else x.flatten(1)
+    y = functional.batch_norm(
+        flat, own_mean, own_var, scale, bias, training, 1.0 - momentum, epsilon
+    )
     if training and mean.dtype != kind:
-        mean.copy_(parameters[0].reshape(mean.shape))
-        var.copy_(parameters[1].reshape(var.shape))
+        mean.copy_(own_mean.reshape(mean.shape))
+        var.copy_(own_var.reshape(var.shape))
     return y.reshape(x.shape)
 
 

@@ -97,6 +97,7 @@ class Report:
         latency_ms: Median of one run in ONNX Runtime, where it was asked for.
         recovery: The repair without training, where there was one.
         notes: What was decided or left out, each with its reason.
+        sparse_epochs: Loss of each epoch of sparse learning.
         epochs: Loss of each epoch of fine-tuning.
         verification: Each check with its measured error.
         seconds: Of each stage.
@@ -115,6 +116,7 @@ class Report:
     unknown: list[str]
     recovery: Recovery | None
     notes: list[str]
+    sparse_epochs: list[Epoch]
     epochs: list[Epoch]
     verification: list[Check]
     seconds: dict[str, float] = field(default_factory=dict)

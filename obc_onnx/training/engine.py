@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from obc_onnx.equivalent import EquivalentTwin
     from obc_onnx.training.keeper import Keeper
     from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.training.sparse import GroupPenalty
 
     Stream = Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]], NDArray[np.int64] | None]]
 
@@ -71,6 +72,7 @@ def finetune(
     samples: Samples,
     options: TrainingOptions,
     keeper: Keeper | None = None,
+    penalty: GroupPenalty | None = None,
 ) -> list[Epoch]:
     """Train in place.
 
@@ -80,13 +82,14 @@ def finetune(
         samples: To train on, and to choose the best epoch.
         options: How.
         keeper: Keeps states, and gives the one to go on from.
+        penalty: What is added to the gradients of each step.
     Returns:
         One entry per epoch.
     Raises:
         RequestError: There is nothing to train towards, or with.
         DivergedError: The loss, or a weight after the last step, is not finite.
     """
-    training = _Training(student, coupling, samples, options, keeper)
+    training = _Training(student, coupling, samples, options, keeper, penalty)
     with torch.random.fork_rng():
         history = training.run()
     student.cpu().eval()
@@ -103,9 +106,11 @@ class _Training:
         samples: Samples,
         options: TrainingOptions,
         keeper: Keeper | None,
+        penalty: GroupPenalty | None,
     ) -> None:
         graph = coupling.graph
-        self.student, self.options, self._keeper = student, options, keeper
+        self.student, self.options = student, options
+        self._keeper, self._penalty = keeper, penalty
         self._fabric = make_fabric(options)
         self._ports = graph.inputs
         used, held = parts_of(samples, options.validation, options.seed, graph.batch or 1)
@@ -207,6 +212,8 @@ class _Training:
                 share = len(which) / n_samples
                 self._fabric.backward(loss * (share * world_size()))  # gradients are averaged
             found += loss.detach().double() * share
+        if self._penalty is not None:
+            self._penalty.add_gradients()
         if self.options.clip is not None:
             self._fabric.clip_gradients(self._net, self._optimizer, max_norm=self.options.clip)
         self._optimizer.step()
@@ -289,6 +296,7 @@ class _Training:
                 "losses": self._losses,
                 "best": self._best,
                 "average": None if average is None else (average.state, average.steps),
+                "penalty": None if self._penalty is None else self._penalty.state_dict(),
             }
         )
 
@@ -302,6 +310,8 @@ class _Training:
         self._losses, self._best = state["losses"], state["best"]
         if self._average is not None:
             self._average.restore(*state["average"])
+        if self._penalty is not None:
+            self._penalty.load_state_dict(state["penalty"])
 
 
 def _or_infinite(loss: float | None) -> float:

@@ -14,15 +14,20 @@ if TYPE_CHECKING:
     from obc_onnx.run_folder import RunFolder
 
 
+SPARSE_LEARNING, TUNING = "sparse", ""
+"""Stages of training: what the names of their files start with."""
+
+
 class Keeper:
-    """The checkpoint and the metrics in the folder of a run.
+    """The checkpoint and the metrics of one stage in the folder of a run.
 
     Args:
         folder: Of the run; a file in it is whole or absent, whenever the process ends.
+        stage: Which stage.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: RunFolder, stage: str) -> None:
+        self._folder, self._stage = folder, stage
 
     def load(self) -> dict[str, Any] | None:
         """Return the state that was saved last, None where there is none or none is wanted.
@@ -30,7 +35,7 @@ class Keeper:
         Raises:
             RequestError: The file is no checkpoint.
         """
-        path = self._folder.checkpoint
+        path = self._folder.checkpoint(self._stage)
         if not self._folder.resume or not path.exists():
             return None
         try:
@@ -41,6 +46,6 @@ class Keeper:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint, and write the metrics of the epochs so far."""
-        with replacing(self._folder.checkpoint) as partial:
+        with replacing(self._folder.checkpoint(self._stage)) as partial:
             torch.save(state, partial)
-        self._folder.keep_metrics(state["history"])
+        self._folder.keep_metrics(self._stage, state["history"])

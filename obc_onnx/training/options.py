@@ -17,16 +17,23 @@ OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
 StartName = Literal["select", "channel-ls"]
+SparseName = Literal["magnitude", "jacobian"]
 
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 STARTS: tuple[StartName, ...] = get_args(StartName)
+SPARSE: tuple[SparseName, ...] = get_args(SparseName)
 
 LABELS_AND_TEACHER = (("ce", 0.5), ("kd", 0.5))
 """The loss where there are labels, half and half as in the paper."""
 LOSSES = ("ce", "kd", "mse", "cosine", "smooth-l1")
 """Names that a loss may be made of, besides a user's `FILE.py:FUNCTION`."""
+_AMOUNTS = (
+    *("weight_decay", "workers", "matrix_lr", "matrix_decay", "mixup", "cutmix"),
+    *("sparse_epochs", "sparse_reg"),
+)
+"""Fields that may be 0."""
 _LARGEST = 3.4028235e38
 """What float32 holds."""
 
@@ -36,7 +43,7 @@ class TrainingOptions:
     """How to fine-tune.
 
     Attributes:
-        epochs: Passes over the samples.
+        epochs: Passes over the samples; 0 only where there is sparse learning.
         batch_size: Samples per step, of all processes together.
         accumulate: Passes that make up one step; a step then sees as many times the batch size.
         lr: Largest learning rate.
@@ -64,6 +71,10 @@ class TrainingOptions:
             the last epoch.
         patience: Epochs without a better one after which training ends; None goes to the end.
         unfold_norms: Whether folded convolutions train with a norm behind them.
+        sparse_epochs: Passes of sparse learning before units are scored; it takes all samples, and
+            its last state.
+        sparse_reg: Its strength.
+        sparse_by: What it spares: units of large weights, or those that the loss depends on.
         augmentation: What changes samples on the way, each time anew.
         workers: Processes that read samples.
         precision: Of the arithmetic that torch's autocast finds safe.
@@ -95,6 +106,9 @@ class TrainingOptions:
     validation: float = VALIDATION
     patience: int | None = None
     unfold_norms: bool = False
+    sparse_epochs: int = 0
+    sparse_reg: float = 5e-4
+    sparse_by: SparseName = "magnitude"
     augmentation: Augmentation | None = None
     workers: int = 0
     precision: Precision = "float32"
@@ -111,12 +125,18 @@ class TrainingOptions:
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("start", self.start, STARTS)
+        _one_of("sparse by", self.sparse_by, SPARSE)
         for name, _ in self.loss:
             if ".py:" not in name:
                 _one_of("loss", name, LOSSES)
-        for what in ("epochs", "batch_size", "accumulate", "patience"):
+        for what in ("batch_size", "accumulate", "patience"):
             _at_least(what, getattr(self, what), 1)
-        for what in ("weight_decay", "workers", "matrix_lr", "matrix_decay", "mixup", "cutmix"):
+        _at_least("epochs", self.epochs, 0 if self.sparse_epochs else 1)
+        if self.sparse_epochs and self.precision == "float16":
+            raise RequestError(
+                "sparse learning adds to gradients, which float16 scales: use bfloat16 or float32"
+            )
+        for what in _AMOUNTS:
             _at_least(what, getattr(self, what), 0)
         for what in ("lr", "temperature", "clip"):
             value = getattr(self, what)

@@ -1,4 +1,4 @@
-"""The stage of fine-tuning: make the student, train it, fold it back."""
+"""The stages of training: sparse learning of the whole network, fine-tuning of the cut one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from obc_onnx.saliency import Scoring
 from obc_onnx.scoring import make_scene
 from obc_onnx.surgery import remove_units
 from obc_onnx.training.engine import finetune
-from obc_onnx.training.keeper import Keeper
+from obc_onnx.training.keeper import SPARSE_LEARNING, TUNING, Keeper
+from obc_onnx.training.sparse import GroupPenalty
 from obc_onnx.unfolding import fold_norms, same_units, unfold_norms
 
 if TYPE_CHECKING:
@@ -58,17 +59,19 @@ def tune(
     samples: Samples,
     options: TrainingOptions,
     *,
+    teacher: Coupling | None = None,
     recover: bool = True,
     folder: RunFolder | None = None,
 ) -> Tuned:
     """Train a pruned network towards its original.
 
     Args:
-        coupling: Of the original.
+        coupling: Of what was cut: the original, or what sparse learning made of it.
         keep: The units that stay.
-        pruned: The original without the others; its norms may have been re-estimated.
+        pruned: The same without the others; its norms may have been re-estimated.
         samples: To train on.
         options: How.
+        teacher: Of the original, where sparse learning has changed it.
         recover: Whether norms may be re-estimated where the start changes what they see.
         folder: Where the run is kept, or None.
     """
@@ -76,12 +79,38 @@ def tune(
     if options.unfold_norms:
         net = _unfold(net, samples, options, recover=recover)
     student = _student(net, samples, options, recover=recover)
-    keeper = None if folder is None else Keeper(folder)
-    epochs = finetune(student, coupling, samples, options, keeper)
+    keeper = None if folder is None else Keeper(folder, TUNING)
+    epochs = finetune(student, teacher or coupling, samples, options, keeper)
     folded = student.fold(net.pruned)
     if net.unfolded is not None:
         folded = fold_norms(folded, net.unfolded)
     return Tuned(folded, student, epochs)
+
+
+def sparsify(
+    coupling: Coupling, samples: Samples, options: TrainingOptions, folder: RunFolder | None = None
+) -> tuple[Graph, list[Epoch]]:
+    """Train a whole network so that its weak units matter less.
+
+    Weight decay is off, as the penalty stands for it; nothing is held out, since the penalty makes
+    the loss grow, so that the first epochs would look best.
+
+    Args:
+        coupling: Of the original.
+        samples: To train on.
+        options: As for fine-tuning; `sparse_epochs` of them.
+        folder: Where the run is kept, or None.
+    Returns:
+        The original with the trained weights, and what each pass gave.
+    """
+    learning = replace(
+        options, epochs=options.sparse_epochs, weight_decay=0.0, validation=0.0, patience=None
+    )
+    student = EquivalentTwin(coupling, {}, coupling.graph, recombine=False)
+    keeper = None if folder is None else Keeper(folder, SPARSE_LEARNING)
+    penalty = GroupPenalty(student, coupling, options)
+    epochs = finetune(student, coupling, samples, learning, keeper, penalty)
+    return student.fold(coupling.graph).known_as(coupling.graph), epochs
 
 
 def _unfold(net: _Net, samples: Samples, options: TrainingOptions, *, recover: bool) -> _Net:

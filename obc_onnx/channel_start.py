@@ -12,6 +12,7 @@ Chen et al., Optimal Brain Connection, arXiv 2508.05521, is this project's own.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -94,7 +95,12 @@ def _readers(coupling: Coupling, keep: Keep) -> dict[Read, _Reader]:
         expr = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
         along = {dim: _positions(expr, dim) for dim in leaves(expr) if dim in axes[role.axis]}
         found[read] = _Reader(role, {dim: p for dim, p in along.items() if p is not None})
-    return found
+    uses = Counter((r.role.node.inputs[r.role.slot], r.role.axis) for r in found.values())
+    return {  # one matrix cannot fit what two nodes read
+        read: reader
+        for read, reader in found.items()
+        if uses[reader.role.node.inputs[reader.role.slot], reader.role.axis] == 1
+    }
 
 
 def _positions(expr: Expr, dim: Dim) -> NDArray[np.int64] | None:
@@ -150,7 +156,9 @@ def _bias_beside(coupling: Coupling, role: Role) -> tuple[str, int] | None:
         if not own or other.kind != "writes" or other.bias is None:
             continue
         bias = node.inputs[other.bias]
-        plain = node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
+        blocks = node.integer("group", 1) if node.op_type == "ConvTranspose" else 1
+        one = node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
+        plain = one and blocks == 1  # the outputs of a block are not those along the weight's axis
         flat = bias in graph.initializers and graph.initializers[bias].ndim == 1
         if plain and flat and len(graph.consumers[bias]) == 1:
             return bias, other.axis

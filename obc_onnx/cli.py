@@ -60,7 +60,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except MemoryError as error:
             raise Failure(f"not enough memory: {error or 'an allocation failed'}", 1) from error
         except KeyboardInterrupt as error:
-            raise Failure("interrupted; no file was written", _INTERRUPTED) from error
+            raise Failure("interrupted; no result was written", _INTERRUPTED) from error
 
     return wrapper
 
@@ -113,7 +113,7 @@ def inspect(
 @scoring_options(alone=False)
 @plan_options
 @recover_option
-@training_options
+@training_options(epochs=0)
 @device_option
 @input_shape_option
 @seed_option
@@ -161,7 +161,7 @@ def compress(
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
 @data_options
 @recover_option
-@training_options
+@training_options(epochs=FINETUNE_EPOCHS)
 @device_option
 @input_shape_option
 @seed_option
@@ -191,7 +191,7 @@ def finetune(
         options,
         as_json=as_json,
         plan=PruningPlan.load(plan),
-        training=training_of({**options, "epochs": options["epochs"] or FINETUNE_EPOCHS}),
+        training=training_of(options),
         input_shape=input_shape,
         seed=seed,
     )
@@ -349,6 +349,7 @@ def _files_read(options: dict[str, Any]) -> list[Path]:
     from pathlib import Path
 
     code = [options.get("score_loss"), options.get("transform")]
+    code += [name for name, _ in options.get("loss") or () if ".py:" in name]
     files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
     named = [options["data"], options["eval_data"]]
     return [*files, *(path for path in named if path is not None)]

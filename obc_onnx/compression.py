@@ -23,6 +23,7 @@ from obc_onnx.result import Result
 from obc_onnx.saliency import make_criterion
 from obc_onnx.scoring import choose_criterion, make_scene
 from obc_onnx.surgery import remove_units
+from obc_onnx.training.options import check_labels
 from obc_onnx.verify import (
     Check,
     check_budget,
@@ -83,6 +84,15 @@ class Request:
     latency: bool
     rules: RuleSet
 
+    @property
+    def code(self) -> list[str | None]:
+        """What a user may have written, as `FILE.py:FUNCTION`, and other names of losses."""
+        training = self.training
+        losses = [] if training is None else [name for name, _ in training.loss]
+        augmentation = None if training is None else training.augmentation
+        transform = None if augmentation is None else augmentation.transform
+        return [self.scoring.loss, transform, *losses]
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -120,6 +130,8 @@ class Compression:
             samples, held = open_samples(request.data, graph)
         if request.training is not None and samples is None:
             raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
+        if request.training is not None and samples is not None:
+            check_labels(request.training, labelled=samples.labels is not None)
         shapes = {**shapes_of(graph, samples), **request.input_shape}
         coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
         folder = self._folder(graph)
@@ -157,11 +169,13 @@ class Compression:
         if request.run_dir is None:
             return None
         from obc_onnx.processes import rank
-        from obc_onnx.run_folder import RunFolder
+        from obc_onnx.run_folder import RunFolder, facts_of_code, facts_of_data
 
         facts = {
             "model": graph.sha256,
-            "data": str(request.data),
+            "data": facts_of_data(request.data),
+            "scores": None if request.scores is None else digest_of(request.scores.groups),
+            "code": facts_of_code(request.code),
             "budget": asdict(request.budget),
             "plan": None if request.plan is None else request.plan.to_json(),
             "criterion": request.criterion,

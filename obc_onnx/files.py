@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,17 @@ def replacing(path: Path, *companions: Path) -> Iterator[Path]:
             temporary.replace(path)
     except OSError as error:
         raise ModelError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def sweep(folder: Path, suffix: str) -> None:
+    """Remove what `replacing` left behind where a process was killed.
+
+    Args:
+        folder: Where it wrote.
+        suffix: What the names of the files end with.
+    """
+    for left in folder.glob(f".*{suffix}.*/"):
+        shutil.rmtree(left)
 
 
 def check_writable(path: Path) -> None:

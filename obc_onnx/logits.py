@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from obc_onnx.graph import Graph
 
+_CLASSES_RANK = 2
+_OF_ONE_AXIS = 13
+"""The opset since which a Softmax looks at one axis, and not at all that follow."""
 _PASSES_ON = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
 
 
@@ -20,6 +23,27 @@ def ends_in_softmax(graph: Graph) -> bool:
     while node is not None and node.op_type in _PASSES_ON:
         node = graph.producers.get(node.inputs[0])
     return node is not None and node.op_type == "Softmax"
+
+
+def class_axis(graph: Graph) -> int | None:
+    """Say along which axis of the first output the classes lie.
+
+    Returns:
+        The last one of [samples, classes], or that of the Softmax that gives the output; None where
+        nothing tells, as for the logits of a picture's pixels.
+    """
+    port = graph.outputs[0]
+    if port.shape is None or len(port.shape) == _CLASSES_RANK:
+        return -1
+    node = graph.producers.get(port.name)
+    while node is not None and node.op_type in ("Cast", "Identity"):
+        node = graph.producers.get(node.inputs[0])
+    if node is None or node.op_type != "Softmax":
+        return None
+    if node.opset >= _OF_ONE_AXIS:
+        return node.integer("axis", -1)
+    last = node.integer("axis", 1) in (-1, len(port.shape) - 1)
+    return -1 if last else None
 
 
 def logits_of(output: Tensor, *, probabilities: bool) -> Tensor:

@@ -59,7 +59,7 @@ def why_no_repair(coupling: Coupling, pruned: Graph, samples: Samples) -> str:
         return "no batch norm is left in the graph"
     if any(_sees_one_value(coupling, node) for node in norms):
         return "a batch norm sees a single number per channel"
-    used, _ = _split(samples, pruned.batch or 1)
+    used, _ = split(samples, pruned.batch or 1)
     if len(samples) < batch_size_of(pruned) or len(used) == 0:
         return f"{len(samples)} samples are too few for the statistics of a batch"
     return ""
@@ -81,7 +81,7 @@ def reestimate_norms(
         The repaired graph, or the same one; and what was measured.
     Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
     """
-    used, held = _split(samples, pruned.batch or 1)
+    used, held = split(samples, pruned.batch or 1)
     twin = build_twin(pruned, coupling.shapes, coupling.rules)
     size = min(batch_size_of(pruned), len(used))
     order = np.random.default_rng(seed).permutation(len(used))[:_MEASURED]
@@ -97,8 +97,8 @@ def reestimate_norms(
     return (repaired if kept else pruned), Recovery("norm statistics", before, after, kept)
 
 
-def _split(samples: Samples, batch: int) -> tuple[Samples, Samples]:
-    """Hold out the last batches; both parts are whole batches."""
+def split(samples: Samples, batch: int) -> tuple[Samples, Samples]:
+    """Hold out the last batches to judge repair on; both parts are whole batches."""
     n_batches = len(samples) // batch
     n_held = max(min(round(n_batches * _HELD_OUT), _MEASURED // batch), 1)
     n_used = max(n_batches - n_held, 0) * batch

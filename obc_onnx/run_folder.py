@@ -7,21 +7,52 @@ was not.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.errors import RequestError
-from obc_onnx.files import replacing
+from obc_onnx.files import file_sha256, replacing, sweep
 from obc_onnx.plan import PruningPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from obc_onnx.data import DataOptions, Samples
     from obc_onnx.result import Result
 
 _CONFIG, _PLAN, _METRICS = "config.json", "plan.json", "metrics.jsonl"
 _RESULT, _FINAL_PLAN, _REPORT = "result.onnx", "result.json", "report.json"
 _CHECKPOINT = "checkpoint.pt"
+
+
+def facts_of_data(data: DataOptions) -> dict[str, Any]:
+    """Describe samples so that others are told from them, without reading them."""
+    places = {"source": data.source, "evaluation": data.evaluation}
+    return {
+        **{name: _stamp(place) for name, place in places.items() if place is not None},
+        "holdout": data.holdout,
+        "images": asdict(data.images),
+    }
+
+
+def _stamp(place: str | Path | Samples) -> list[Any]:
+    if not isinstance(place, (str, Path)):
+        return ["in memory", len(place)]
+    path = Path(place)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    stats = [file.stat() for file in files]
+    return [str(path), len(files), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
+
+
+def facts_of_code(sources: Iterable[str | None]) -> dict[str, str]:
+    """Hash the files of functions that a user wrote.
+
+    Args:
+        sources: `FILE.py:FUNCTION`, or names without a file, which are passed over.
+    """
+    files = {Path(source.rpartition(":")[0]) for source in sources if source and ".py:" in source}
+    return {str(path): file_sha256(path) for path in sorted(files) if path.is_file()}
 
 
 class RunFolder:
@@ -57,7 +88,11 @@ class RunFolder:
             self._check_same(config, text)
         elif path.exists() and any(path.iterdir()):
             raise RequestError(f"--run-dir '{path}' is not empty and holds no run: name another")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"--run-dir '{path}' cannot be made: {error.strerror}") from error
+        sweep(path, _CHECKPOINT)
         self._write(_CONFIG, text)
 
     def _check_same(self, config: Path, text: str) -> None:
@@ -65,6 +100,8 @@ class RunFolder:
             old, new = json.loads(config.read_text(encoding="utf-8")), json.loads(text)
         except (OSError, ValueError) as error:
             raise RequestError(f"'{config}' cannot be read as JSON") from error
+        if not isinstance(old, dict):
+            raise RequestError(f"'{config}' is no configuration of a run")
         other = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if other:
             raise RequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,14 +52,25 @@ def _number(flag: str, field: str, kind: Any, text: str) -> Callable[[Any], Any]
     return click.option(flag, field, type=kind, help=_told(field, text))
 
 
-training_options = combined(
-    click.option(
-        "--epochs",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Passes of fine-tuning; 0 only cuts.",
-    ),
+def training_options(*, epochs: int) -> Callable[[Any], Any]:
+    """Return the options that say how to train.
+
+    Args:
+        epochs: How many by default; none where a command may do without.
+    """
+    return combined(
+        click.option(
+            "--epochs",
+            type=click.IntRange(1 if epochs else 0),
+            default=epochs,
+            show_default=True,
+            help="Passes of fine-tuning." if epochs else "Passes of fine-tuning; 0 only cuts.",
+        ),
+        _HOW,
+    )
+
+
+_HOW = combined(
     click.option(
         "--train-preset",
         type=click.Choice(list(PRESETS)),
@@ -117,11 +129,16 @@ training_options = combined(
 
 def training_of(options: dict[str, Any]) -> TrainingOptions | int:
     """Gather what says how to train; 0 does not."""
-    if options["epochs"] == options["sparse_epochs"] == 0:
-        return 0
     preset = PRESETS[options["train_preset"]] if options["train_preset"] else {}
     given = {field: options[field] for field in FIELDS if options.get(field) is not None}
     del given["device"]
     changes = {"augmentation": augmentation_of(options)}
     values: dict[str, Any] = {**preset, **given, **changes}
-    return TrainingOptions(**values)
+    if options["epochs"] or options["sparse_epochs"]:
+        return TrainingOptions(**values)
+    usual = {field.name: field.default for field in fields(TrainingOptions)}
+    idle = [name for name, value in values.items() if name != "epochs" and value != usual[name]]
+    if idle:
+        named = ", ".join(idle).replace("_", " ")
+        raise RequestError(f"nothing is trained, so leave out {named}, or give --epochs")
+    return 0

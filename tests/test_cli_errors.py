@@ -264,7 +264,7 @@ def test_ctrl_c_during_fine_tuning_says_so_and_leaves_the_target_as_it_was(tmp_p
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == _INTERRUPTED
-    assert stderr == "Error: interrupted; no file was written\n"
+    assert stderr == "Error: interrupted; no result was written\n"
     assert written_into(folder) == {"small.onnx": OLD}
 
 

@@ -133,6 +133,32 @@ def test_a_step_is_that_of_explicit_layers(name: str) -> None:
         assert error_of(actual[key], grad, floor=1e-3) < EXACT, key
 
 
+@pytest.mark.parametrize("name", [*EXPLICIT, *BLOCKED])
+def test_steps_are_those_of_explicit_layers(name: str) -> None:
+    student = student_of(name)
+    own = parts_of(student.twin)
+    drawn = copy_of(own)
+    (x,) = draw_inputs(student.case.graph, 4)
+    student.twin.train()
+    optimizers = [
+        torch.optim.SGD(tensors_of(parts), lr=0.002, momentum=0.9) for parts in (own, drawn)
+    ]
+    for _ in range(STEPS):
+        outputs = (student.twin(x)[0], explicit_outputs(name, drawn, student, x))
+        for output, optimizer in zip(outputs, optimizers, strict=True):
+            optimizer.zero_grad()
+            sine_loss((output,)).backward()
+            optimizer.step()
+    assert error_of(student.twin(x)[0], explicit_outputs(name, drawn, student, x)) < EXACT
+    for mine, other in zip(tensors_of(own), tensors_of(drawn), strict=True):
+        assert error_of(mine, other, floor=1e-3) < EXACT
+
+
+def tensors_of(parts: Parts) -> list[Tensor]:
+    matrices = [matrix for own in parts.mixes.values() for matrix in own]
+    return [*parts.full.values(), *matrices, *parts.sliced.values()]
+
+
 def test_a_decompressor_with_a_bias_would_not_fold() -> None:
     """Inside the image a bias c of D moves into Q's bias; zero padding does not know of it."""
     rng = torch.Generator().manual_seed(0)

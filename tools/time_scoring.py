@@ -3,8 +3,7 @@
     python tools/time_scoring.py MODEL --data DATA.npz [--batches 50] [--batch-size 128]
         [--rounds 3] [--json FILE]
 
-Each figure comes from a process of its own; the processes take turns, and the least time of each
-counts. Loading the data and building the twin are not timed. The ways are:
+`turns` says how it measures. Loading the data and building the twin are not timed. The ways are:
 
 - ours: the Jacobian criterion, one row per sample;
 - step: forward and backward with gradients of all weights, over the same batches;
@@ -16,17 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
+from turns import FLAG, best, take_turns
+from turns import measure as measure_run
 
 from obc_onnx.analysis import Clock, analyse
 from obc_onnx.data import load_samples, shapes_of
@@ -109,13 +105,8 @@ def measure(options: argparse.Namespace) -> None:
     coupling, _ = analyse(graph, shapes_of(graph, samples), DEFAULT_RULES, Clock())
     ways = {"ours": score, "step": step, "stored": stored}
     run = ways[options.measure](coupling, samples, options.batch_size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    run()
-    seconds = time.perf_counter() - start
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     rows = len(samples) // (STORED_SHARE if options.measure == "stored" else 1)
-    print(json.dumps({"seconds": seconds, "rows": rows, "mib": grown / 1024}))
+    measure_run(run, rows=rows)
 
 
 def write_pictures(path: Path, graph: Graph, count: int) -> None:
@@ -135,7 +126,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="Also write the figures to this file.")
-    parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument(FLAG, choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.data.exists():
         graph = Graph.load(options.model)
@@ -143,21 +134,16 @@ def main() -> None:
     if options.measure:
         measure(options)
         return
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for _ in tqdm(range(options.rounds)):
-        for way, figures in found.items():
-            command = [sys.executable, *sys.argv, "--measure", way]
-            run = subprocess.run(command, check=True, capture_output=True, text=True)
-            figures.append(json.loads(run.stdout))
-    best = {way: min(figures, key=lambda f: f["seconds"]) for way, figures in found.items()}
+    found = take_turns(WAYS, options.rounds)
+    least = best(found)
     print("| way | seconds | rows | ms per row | MiB above the start |")
     print("|---|---:|---:|---:|---:|")
-    for way, f in best.items():
+    for way, f in least.items():
         each = 1e3 * f["seconds"] / f["rows"]
         print(f"| {way} | {f['seconds']:.2f} | {f['rows']} | {each:.2f} | {f['mib']:.0f} |")
-    ratio = best["ours"]["seconds"] / best["step"]["seconds"]
-    per_row = best["stored"]["seconds"] / best["stored"]["rows"]
-    faster = per_row / (best["ours"]["seconds"] / best["ours"]["rows"])
+    ratio = least["ours"]["seconds"] / least["step"]["seconds"]
+    per_row = least["stored"]["seconds"] / least["stored"]["rows"]
+    faster = per_row / (least["ours"]["seconds"] / least["ours"]["rows"])
     print(f"\nours over step: {ratio:.2f}; stored over ours, per row: {faster:.1f}")
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

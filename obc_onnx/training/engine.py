@@ -20,7 +20,7 @@ from obc_onnx.tensors import as_inputs
 from obc_onnx.training.evaluation import Judge, parts_of
 from obc_onnx.training.fabric import make_fabric
 from obc_onnx.training.loss import Labels, TrainingLoss
-from obc_onnx.training.mixing import mix
+from obc_onnx.training.mixing import check_mixing, mix
 from obc_onnx.training.optimise import Average, copy_of, make_optimizer, set_rate
 from obc_onnx.training.order import Order, rate
 from obc_onnx.training.synced_norm import share_statistics
@@ -114,6 +114,7 @@ class _Training:
         self._fabric = make_fabric(options)
         self._ports = graph.inputs
         used, held = parts_of(samples, options.validation, options.seed, graph.batch or 1)
+        check_mixing(options, graph)
         varies = options.augmentation is not None or options.mixup > 0 or options.cutmix > 0
         self._teacher = Teacher(coupling, used, self._fabric.device, varies=varies)
         labelled = samples.labels is not None
@@ -176,9 +177,10 @@ class _Training:
         own = [own_part(batch) for group in groups[done:] for batch in group]
         stream = self._loader.batches(number, own)
         self._net.train()
-        lr = 0.0
+        first = (number - 1) * len(groups)
+        lr = options.lr * rate(first + max(done - 1, 0), total, options)
         for place, group in enumerate(groups[done:], start=done):
-            lr = options.lr * rate((number - 1) * len(groups) + place, total, options)
+            lr = options.lr * rate(first + place, total, options)
             set_rate(self._optimizer, lr)
             loss = self._step(stream, group, (number, place))
             if not math.isfinite(loss):
@@ -243,7 +245,7 @@ class _Training:
         loss = self._loss(outputs, targets, self._labels(labels, others, share))
         if not loss.requires_grad:
             raise RequestError(
-                "no weight that learns reaches a float output: there is nothing to train"
+                "the loss depends on no weight that learns: there is nothing to train"
             )
         return loss
 
@@ -295,6 +297,7 @@ class _Training:
                 "history": [asdict(epoch) for epoch in self.history],
                 "losses": self._losses,
                 "best": self._best,
+                "precision": self._fabric.strategy.precision.state_dict(),
                 "average": None if average is None else (average.state, average.steps),
                 "penalty": None if self._penalty is None else self._penalty.state_dict(),
             }
@@ -306,6 +309,7 @@ class _Training:
             return
         self.student.load_state_dict(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._fabric.strategy.precision.load_state_dict(state["precision"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self._losses, self._best = state["losses"], state["best"]
         if self._average is not None:

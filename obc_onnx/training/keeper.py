@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from obc_onnx.run_folder import RunFolder
 
 
+_PARTS = {"student", "optimizer", "precision", "history", "losses", "best", "average", "penalty"}
 SPARSE_LEARNING, TUNING = "sparse", ""
 """Stages of training: what the names of their files start with."""
 
@@ -42,6 +43,8 @@ class Keeper:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise RequestError(f"'{path}' is no checkpoint of a run: remove it") from error
+        if not isinstance(state, dict) or not state.keys() >= _PARTS:
+            raise RequestError(f"'{path}' is no checkpoint of a run: remove it")
         return state
 
     def save(self, state: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from obc_onnx.errors import RequestError
-from obc_onnx.logits import ends_in_softmax, logits_of
+from obc_onnx.logits import class_axis, ends_in_softmax, logits_of
 from obc_onnx.tensors import wide
-from obc_onnx.training.options import LABELS_AND_TEACHER
+from obc_onnx.training.options import LABELS_AND_TEACHER, check_labels
 from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.graph import Graph
+    from obc_onnx.node import Port
     from obc_onnx.training.options import TrainingOptions
+
+
+_CLASSES_RANK = 2
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,11 @@ class TrainingLoss:
     ) -> None:
         self._options, self._spreads = options, spreads
         self._names = [port.name for port in graph.outputs]
-        self._probabilities = ends_in_softmax(graph)
+        self._probabilities, self._axis = ends_in_softmax(graph), class_axis(graph)
+        self._rank = len(graph.outputs[0].shape or (0, 0))
         self.terms = dict(options.loss or self._usual(labelled=labelled))
-        if "ce" in self.terms and not labelled:
-            raise RequestError("loss 'ce' needs data with labels: use --loss kd, or --loss mse")
+        check_labels(options, labelled=labelled)
+        self._check_output(graph.outputs[0])
         self._given = {name: load_function(name) for name in self.terms if ".py:" in name}
 
     @property
@@ -76,9 +81,25 @@ class TrainingLoss:
         return len(self._names) > 1 or set(self.terms) != {"ce"}
 
     def _usual(self, *, labelled: bool) -> tuple[tuple[str, float], ...]:
-        if labelled:
+        if labelled and self._rank == _CLASSES_RANK:
             return LABELS_AND_TEACHER
-        return (("kd" if self._probabilities else "mse", 1.0),)
+        told = self._probabilities and self._axis is not None
+        return (("kd" if told else "mse", 1.0),)
+
+    def _check_output(self, port: Port) -> None:
+        """Check that the first output holds what the losses look for."""
+        shape = list(port.shape or ())
+        if "ce" in self.terms and self._rank != _CLASSES_RANK:
+            raise RequestError(
+                f"loss 'ce' takes an output [samples, classes], but '{port.name}' has shape {shape}"
+            )
+        if "kd" in self.terms and self._axis is None:
+            raise RequestError(
+                f"loss 'kd' cannot tell which axis of '{port.name}', of shape {shape}, holds "
+                f"classes: use --loss mse, or a function of yours"
+            )
+        if self._options.label_smoothing and "ce" not in self.terms:
+            raise RequestError("--label-smoothing is of loss 'ce', which is not asked for")
 
     def __call__(
         self, outputs: Sequence[Tensor], targets: Sequence[Tensor], labels: Labels | None
@@ -124,6 +145,8 @@ class TrainingLoss:
         logits = logits_of(output, probabilities=self._probabilities)
         if name == "kd":
             wanted = logits_of(targets[0], probabilities=self._probabilities)
+            assert self._axis is not None
+            logits, wanted = (value.movedim(self._axis, -1) for value in (logits, wanted))
             return distillation(logits, wanted, self._options.temperature)
         assert labels is not None
         smoothing = self._options.label_smoothing
@@ -169,7 +192,8 @@ def _smooth_l1(output: Tensor, target: Tensor, spread: float) -> Tensor:
 
 
 def _cosine(output: Tensor, target: Tensor, spread: float) -> Tensor:  # noqa: ARG001
-    found, wanted = (value.reshape(len(value), -1) for value in (output, target))
+    samples = len(output) if output.ndim else 1
+    found, wanted = (value.reshape(samples, -1) for value in (output, target))
     return 1 - functional.cosine_similarity(found, wanted, dim=-1).mean()
 
 

@@ -6,14 +6,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.errors import RequestError
 from obc_onnx.images import IMAGE_RANK, channels_last
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from obc_onnx.graph import Graph
     from obc_onnx.training.options import TrainingOptions
 
     Feed = dict[str, NDArray[Any]]
+
+
+def check_mixing(options: TrainingOptions, graph: Graph) -> None:
+    """Check that all that belongs to a sample can be blended, so that labels may be.
+
+    Raises:
+        RequestError: An input cannot, or the loss is given one class for each sample.
+    """
+    asked = [kind for kind in ("mixup", "cutmix") if getattr(options, kind) > 0]
+    for port in graph.inputs if asked else ():
+        flat = options.cutmix > 0 and len(port.shape or ()) != IMAGE_RANK
+        if flat or not np.issubdtype(port.dtype, np.floating):
+            raise RequestError(
+                f"--{asked[-1]} cannot blend input '{port.name}', {port.dtype.name} of shape "
+                f"{list(port.shape or ())}: mixup takes floats, and cutmix pictures of rank "
+                f"{IMAGE_RANK}"
+            )
+    own = [name for name, _ in options.loss if ".py:" in name]
+    if asked and own:
+        raise RequestError(
+            f"--{asked[-1]} gives samples two classes, and the loss '{own[0]}' is told one"
+        )
 
 
 def mix(
@@ -21,11 +45,11 @@ def mix(
 ) -> tuple[Feed, NDArray[np.int64] | None, float]:
     """Blend every sample with another one of the batch.
 
-    With both mixup and cutmix, one is drawn for the batch. Cutmix takes inputs of rank 4 only, with
-    pictures along the last two axes that are no channels: what is cut is the same share of each.
+    With both mixup and cutmix, one is drawn for the batch. What cutmix cuts is the same share of
+    each input.
 
     Args:
-        feed: Inputs by name, shape [batch, ...]; whole numbers cannot be blended and stay.
+        feed: Inputs by name, shape [batch, ...], for which `check_mixing` had nothing to say.
         options: The strengths.
         rng: What is drawn from.
     Returns:
@@ -34,25 +58,26 @@ def mix(
     Sources: Zhang et al., mixup, arXiv 1710.09412; Yun et al., CutMix, arXiv 1905.04899.
     """
     kinds = [kind for kind in ("mixup", "cutmix") if getattr(options, kind) > 0]
-    floats = [name for name, array in feed.items() if np.issubdtype(array.dtype, np.floating)]
-    if not kinds or not floats:
+    if not kinds:
         return feed, None, 1.0
     kind = kinds[rng.integers(len(kinds))]
     strength = getattr(options, kind)
     share = float(rng.beta(strength, strength))
     count = len(next(iter(feed.values())))
     others = rng.permutation(count)
-    blended = dict(feed)
     if kind == "mixup":
-        for name in floats:
-            own = feed[name]
-            blended[name] = (own * share + own[others] * (1 - share)).astype(own.dtype)
+        blended = {
+            name: (own * share + own[others] * (1 - share)).astype(own.dtype)
+            for name, own in feed.items()
+        }
         return blended, others, share
     cut = rng.uniform(size=2)
-    for name in floats:
-        if feed[name].ndim == IMAGE_RANK:
-            blended[name], share = _patched(feed[name], others, share, cut)
-    return blended, others, share
+    patched = {name: _patched(own, others, share, cut) for name, own in feed.items()}
+    return (
+        {name: own for name, (own, _) in patched.items()},
+        others,
+        min(left for _, left in patched.values()),
+    )
 
 
 def _patched(

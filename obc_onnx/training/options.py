@@ -132,10 +132,6 @@ class TrainingOptions:
         for what in ("batch_size", "accumulate", "patience"):
             _at_least(what, getattr(self, what), 1)
         _at_least("epochs", self.epochs, 0 if self.sparse_epochs else 1)
-        if self.sparse_epochs and self.precision == "float16":
-            raise RequestError(
-                "sparse learning adds to gradients, which float16 scales: use bfloat16 or float32"
-            )
         for what in _AMOUNTS:
             _at_least(what, getattr(self, what), 0)
         for what in ("lr", "temperature", "clip"):
@@ -146,6 +142,20 @@ class TrainingOptions:
             value = getattr(self, what)
             if value is not None and not 0 <= value < 1:
                 raise RequestError(f"{_spoken(what)} must be in [0, 1), found {value:g}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Check that no two fields contradict each other."""
+        if self.sparse_epochs and self.precision == "float16":
+            raise RequestError(
+                "sparse learning adds to gradients, which float16 scales: use bfloat16 or float32"
+            )
+        if self.patience is not None and not self.validation:
+            raise RequestError(
+                "patience looks at samples that do not train: set a validation share above 0"
+            )
+        if self.start != "select" and not self.equivalent:
+            raise RequestError("decompressors start from something only where there are any")
 
 
 PRESETS: dict[str, dict[str, float | str]] = {
@@ -170,7 +180,7 @@ def parse_loss(text: str) -> tuple[tuple[str, float], ...]:
     Raises:
         RequestError: It is not of that form, or a weight is not above 0.
     """
-    terms = []
+    terms: list[tuple[str, float]] = []
     for item in text.split(","):
         name, weight = item.strip(), "1"
         head, _, tail = name.rpartition(":")
@@ -182,8 +192,20 @@ def parse_loss(text: str) -> tuple[tuple[str, float], ...]:
             raise RequestError(f"'{item}' is no loss: write NAME or NAME:WEIGHT") from None
         if not 0 < number < _LARGEST:
             raise RequestError(f"the weight of loss '{name}' must be above 0, found {weight}")
+        if name in dict(terms):
+            raise RequestError(f"loss '{name}' is named twice: give it one weight")
         terms.append((name, number))
     return tuple(terms)
+
+
+def check_labels(options: TrainingOptions, *, labelled: bool) -> None:
+    """Check that there are labels where the loss looks at them.
+
+    Raises:
+        RequestError: There are none.
+    """
+    if "ce" in dict(options.loss) and not labelled:
+        raise RequestError("loss 'ce' needs data with labels: use --loss kd, or --loss mse")
 
 
 def training_options(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, analyse
 from obc_onnx.channel_start import channel_start
 from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.recover import reestimate_norms, why_no_repair
+from obc_onnx.recover import output_error, reestimate_norms, split, why_no_repair
 from obc_onnx.saliency import Scoring
 from obc_onnx.scoring import make_scene
 from obc_onnx.surgery import remove_units
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from obc_onnx.training.engine import Epoch
     from obc_onnx.training.options import TrainingOptions
     from obc_onnx.unfolding import Unfolded
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,16 +130,24 @@ def _unfold(net: _Net, samples: Samples, options: TrainingOptions, *, recover: b
 def _student(
     net: _Net, samples: Samples, options: TrainingOptions, *, recover: bool
 ) -> EquivalentTwin:
-    """Make the student, and where it does not start from what is cut, its norms anew."""
+    """Make the student, and where it does not start from what is cut, its norms anew.
+
+    Another start counts only where it is nearer to the original on samples that did not make it.
+    """
+    sliced = EquivalentTwin(net.coupling, net.keep, net.pruned, recombine=options.equivalent)
     if not options.equivalent or options.start == "select":
-        return EquivalentTwin(net.coupling, net.keep, net.pruned, recombine=options.equivalent)
-    scene = make_scene(net.coupling, samples, Scoring(), options.seed, options.device)
+        return sliced
+    used, held = split(samples, net.coupling.graph.batch or 1)
+    scene = make_scene(net.coupling, used, Scoring(), options.seed, options.device)
     start = channel_start(scene, net.keep)
-    student = EquivalentTwin(net.coupling, net.keep, net.pruned, start=start)
-    if not recover:
-        return student
-    repaired = _repaired(net, student.fold(net.pruned), samples, options)
-    return EquivalentTwin(net.coupling, net.keep, repaired, start=start)
+    pruned = EquivalentTwin(net.coupling, net.keep, net.pruned, start=start).fold(net.pruned)
+    if recover:
+        pruned = _repaired(net, pruned, samples, options)
+    student = EquivalentTwin(net.coupling, net.keep, pruned, start=start)
+    original = net.coupling.graph
+    before, after = (output_error(original, graph, held) for graph in (net.pruned, pruned))
+    logger.info("start from least squares: error %g instead of %g", after, before)
+    return student if after < before else sliced
 
 
 def _repaired(net: _Net, graph: Graph, samples: Samples, options: TrainingOptions) -> Graph:

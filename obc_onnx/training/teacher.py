@@ -16,7 +16,7 @@ from obc_onnx.tensors import as_inputs
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -57,9 +57,8 @@ class Teacher:
         fits = per_run * math.ceil(len(samples) / self._size) <= _CACHE_BYTES
         self._keeps = by_sample and fits and not varies
         some = samples.part(slice(0, max(_MEASURED // self._size, 1) * self._size))
-        measured = self._all(some) if by_sample else list(first.values())
-        wide = [np.asarray(array, np.float64) for array in measured]
-        self.spreads = [spread_of(float(x.mean()), float((x**2).mean())) for x in wide]
+        runs = (self._session.run(some.feed(part)) for part in some.batches(self._size))
+        self.spreads = _spreads(runs if by_sample else [first], self._names)
         self._twin = None
         if device.type != "cpu" and not self._keeps:
             twin = build_twin(graph, coupling.shapes, coupling.rules)
@@ -90,3 +89,13 @@ class Teacher:
     def _all(self, samples: Samples) -> list[NDArray[Any]]:
         runs = [self._session.run(samples.feed(part)) for part in samples.batches(self._size)]
         return [np.concatenate([run[name] for run in runs]) for name in self._names]
+
+
+def _spreads(runs: Iterable[Mapping[str, NDArray[Any]]], names: Sequence[str]) -> list[float]:
+    """Measure the spread of each output over several runs, one run in memory at a time."""
+    sums = {name: np.zeros(3) for name in names}
+    for run in runs:
+        for name in names:
+            wide = run[name].astype(np.float64)
+            sums[name] += wide.size, wide.sum(), np.square(wide).sum()
+    return [spread_of(total / count, square / count) for count, total, square in sums.values()]

@@ -322,7 +322,7 @@ def _compress(
             data=data_of(options),
             run_dir=options["run_dir"],
             resume=options["resume"],
-            recover=options["recover"] == "auto",
+            recover=options["recover"],
             device=device,
             **asked,
         )

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.ops import RuleSet
     from obc_onnx.plan import PruningPlan
-    from obc_onnx.recover import Recovery
+    from obc_onnx.recover.methods import Method, Recovery
     from obc_onnx.run_folder import RunFolder
     from obc_onnx.saliency import Scoring
     from obc_onnx.scoring import Scores
@@ -77,7 +77,7 @@ class Request:
     training: TrainingOptions | None
     run_dir: Path | None
     resume: bool
-    recover: bool
+    recover: Method
     input_shape: Mapping[str, Shape]
     seed: int
     device: str
@@ -147,7 +147,7 @@ class Compression:
         with self.clock("verify"):
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
-        result, recovery = self._recover(cut, samples)
+        result, recovery = self._recover(cut, keep, samples)
         result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
         if result is not pruned or coupling is not original:
             plan = replace(plan, weights_sha256=digest_of(result.initializers))
@@ -238,17 +238,22 @@ class Compression:
         scene = make_scene(coupling, samples, request.scoring, request.seed, request.device)
         return criterion.name, lambda keep: criterion.score(scene, keep)
 
-    def _recover(self, cut: Cut, samples: Samples | None) -> tuple[Graph, Recovery | None]:
-        if samples is None or not self.request.recover:
-            return cut.pruned, None
-        from obc_onnx.recover import reestimate_norms, why_no_repair
+    def _recover(
+        self, cut: Cut, keep: Keep, samples: Samples | None
+    ) -> tuple[Graph, list[Recovery]]:
+        """Repair without training, where there is anything to do it with."""
+        method = self.request.recover
+        if method == "none" or (samples is None and method == "auto"):
+            return cut.pruned, []
+        if cut.no_twin:
+            self.notes.append(f"nothing was repaired: {cut.no_twin}")
+            return cut.pruned, []
+        from obc_onnx.recover.stage import recover
 
-        reason = cut.no_twin or why_no_repair(cut.coupling, cut.pruned, samples)
-        if reason:
-            self.notes.append(f"nothing was repaired: {reason}")
-            return cut.pruned, None
         with self.clock("recover"):
-            return reestimate_norms(cut.coupling, cut.pruned, samples, self.request.seed)
+            found = recover(cut.coupling, keep, cut.pruned, samples, method, self.request.seed)
+        self.notes.extend(found.notes)
+        return found.graph, found.steps
 
     def _finetune(
         self, cut: Cut, samples: Samples | None, folder: RunFolder | None
@@ -284,7 +289,7 @@ class Compression:
         held: Samples | None,
         checks: list[Check],
         epochs: tuple[list[Epoch], list[Epoch]],
-        recovery: Recovery | None,
+        recovery: list[Recovery],
     ) -> Report:
         graph, plan = cut.original.graph, cut.plan
         scores, times = Change(None, None), Change(None, None)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts, other than from the sliced network.
+    """Where training starts, other than from the cut network.
 
     Attributes:
         matrices: For an axis of a weight, the matrices of its dims, each of shape [kept, full].
@@ -65,7 +65,8 @@ class EquivalentTwin(nn.Module):
         pruned: The original graph without the other units.
         recombine: Whether there are compressors and decompressors; otherwise all is sliced.
         start: Where they start from, and what weights they act on; None is the selection of what
-            is kept of the original's.
+            is kept. The original's weights then have those of `pruned` in the place of what is
+            kept, so that training starts from what repair has made of them.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class EquivalentTwin(nn.Module):
         start: Start | None = None,
     ) -> None:
         super().__init__()
-        self._start = start or Start({}, {})
+        self._start = start or Start({}, _embedded(coupling, keep, pruned))
         self.twin: TorchTwin = build_twin(pruned, coupling.shapes, coupling.rules)
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
@@ -190,6 +191,25 @@ class EquivalentTwin(nn.Module):
                 raise InvariantError(f"folding '{target}' gives {tuple(value.shape)}")
             state[target].data.copy_(value.detach())
         return self.twin.write_to(pruned)
+
+
+def _embedded(coupling: Coupling, keep: Keep, pruned: Graph) -> dict[str, NDArray[Any]]:
+    """Put the weights of a cut graph into the original's, where they differ."""
+    found = {}
+    parametrised = find_parametrised(coupling, keep)
+    biases = {
+        bias
+        for name, axes in parametrised.items()
+        for axis in axes
+        for bias in _biases(coupling, name, axis)
+    }
+    for name in [*parametrised, *sorted(biases)]:
+        array, own = coupling.graph.initializers[name], pruned.initializers[name]
+        kept = np.ix_(*(np.flatnonzero(mask(expr, keep)) for expr in coupling.axes[name]))
+        if array[kept].tobytes() != own.tobytes():
+            found[name] = array.copy()
+            found[name][kept] = own
+    return found
 
 
 def _find_learned(coupling: Coupling) -> set[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from obc_onnx import defaults
+from obc_onnx.recover.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,10 +131,11 @@ plan_options = combined(
 )
 recover_option = click.option(
     "--recover",
-    type=click.Choice(["auto", "none"]),
+    type=click.Choice(METHODS),
     default="auto",
     show_default=True,
-    help="Repair without training, where there is data.",
+    help="Repair without training: layers solved anew, statistics matched, or units fused, which "
+    "needs no data; auto is the first two, with data.",
 )
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from obc_onnx.plan import PruningPlan
+    from obc_onnx.recover.methods import Method
     from obc_onnx.result import Result
 
     Shape = tuple[int, ...]
@@ -87,7 +88,7 @@ def compress(
     plan: PruningPlan | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
-    recover: bool = True,
+    recover: Method = "auto",
     input_shape: Mapping[str, Shape] | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -107,7 +108,9 @@ def compress(
         plan: What to cut, in place of a budget and a criterion.
         run_dir: A folder for the plan, checkpoints and metrics of the run.
         resume: Whether to go on with the run that is there.
-        recover: Whether to repair the cut network in closed form, with data.
+        recover: How to repair the cut network without training: "refit" solves every layer anew,
+            "stats" measures norms anew or matches statistics, "fuse" merges units and needs no
+            data, "auto" is the first two, as far as they help on held-out samples.
         input_shape: Sizes of dynamic inputs, by input name.
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch scores and trains.

@@ -159,7 +159,7 @@ def test_there_is_no_accuracy_without_labels() -> None:
 def test_accuracy_is_measured_on_the_held_out_samples_only() -> None:
     data = samples_of(40)
     options = DataOptions(data, holdout=0.25)
-    report = obc_onnx.compress(chain(), data=options, budget=1.0, recover=False).report
+    report = obc_onnx.compress(chain(), data=options, budget=1.0, recover="none").report
     (logits,) = run(chain(), x=data.inputs["x"][30:])
     expected = float((logits.argmax(-1) == classes(40)[30:]).mean())
     assert report.accuracy.before == report.accuracy.after == expected
@@ -199,10 +199,10 @@ def test_notes_say_what_was_decided_for_want_of_data() -> None:
 
 def test_repair_is_reported_and_can_be_left_out() -> None:
     data = samples_of(300)
-    repaired = obc_onnx.compress(build(NORMED), data=data).report.recovery
-    assert repaired is not None
+    steps = obc_onnx.compress(build(NORMED), data=data).report.recovery
+    repaired = steps[-1]
     assert repaired.kept == (repaired.after < repaired.before)
-    assert obc_onnx.compress(build(NORMED), data=data, recover=False).report.recovery is None
+    assert obc_onnx.compress(build(NORMED), data=data, recover="none").report.recovery == []
 
 
 def test_training_that_diverges_says_at_which_rate() -> None:

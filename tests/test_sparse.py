@@ -146,7 +146,7 @@ def test_a_model_is_learned_sparse_cut_tuned_and_verified() -> None:
         data=samples,
         budget=Budget(0.7),
         training=TrainingOptions(epochs=0, sparse_epochs=2, batch_size=8, lr=0.02),
-        recover=False,
+        recover="none",
     )
     assert not only.report.epochs
     assert all(check.passed for check in verify(graph, only.model, only.plan))

@@ -17,7 +17,7 @@ from obc_onnx.channel_start import channel_start
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
-from obc_onnx.recover import output_error
+from obc_onnx.recover.error import output_error
 from obc_onnx.saliency import Scene
 from obc_onnx.surgery import remove_units
 from obc_onnx.training.engine import finetune

@@ -16,6 +16,8 @@ from obc_onnx.ops.rule import Call, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from obc_onnx.axes import Expr
@@ -49,6 +51,10 @@ class Conv(Rule):
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's convolution; asymmetric pads are padded first."""
         return Call(conv, _geometry(context), context.given(0, 1, 2))
+
+    def patches(self) -> Callable[..., Tensor]:
+        """Cut the padded input into what each output element sees."""
+        return conv_patches
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
         """Every output element takes one product per element of its filter."""
@@ -85,6 +91,10 @@ class ConvTranspose(Rule):
             "output_shape": node.integers("output_shape"),
         }
         return Call(conv_transpose, constants, context.given(0, 1, 2))
+
+    def patches(self) -> Callable[..., Tensor]:
+        """Spread the input by each element of a filter alone."""
+        return conv_transpose_patches
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
         """Every input element is spread by one product per element of its filter."""
@@ -133,15 +143,65 @@ def conv(
     from torch.nn import functional
 
     rank = len(strides)
-    if auto_pad.startswith("SAME"):
-        kernel = tuple(w.shape[2:])
-        pads = same_pads(tuple(x.shape[2:]), kernel, strides, dilations, auto_pad)
+    pads = _pads(x, w, strides, dilations, pads, auto_pad)
     begin, end = pads[:rank], pads[rank:]
     if begin != end:
-        x = functional.pad(x, [side for i in reversed(range(rank)) for side in (begin[i], end[i])])
+        x = _padded(x, pads)
         begin = (0,) * rank
     convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
     return convolve(x, w, b, strides, begin, dilations, groups)
+
+
+def _pads(
+    x: Tensor,
+    w: Tensor,
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: tuple[int, ...],
+    auto_pad: str,
+) -> tuple[int, ...]:
+    if not auto_pad.startswith("SAME"):
+        return pads
+    return same_pads(tuple(x.shape[2:]), tuple(w.shape[2:]), strides, dilations, auto_pad)
+
+
+def _padded(x: Tensor, pads: tuple[int, ...]) -> Tensor:
+    from torch.nn import functional
+
+    rank = len(pads) // 2
+    sides = [side for i in reversed(range(rank)) for side in (pads[i], pads[rank + i])]
+    return functional.pad(x, sides)
+
+
+def conv_patches(
+    x: Tensor,
+    w: Tensor,
+    *,
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    groups: int,  # noqa: ARG001 - which channels a filter meets is for the caller
+    pads: tuple[int, ...],
+    auto_pad: str,
+) -> Tensor:
+    """Lay out the input of `conv`, shape [batch, *output positions, channels, *kernel]; a view."""
+    x = _padded(x, _pads(x, w, strides, dilations, pads, auto_pad))
+    for i, size in enumerate(w.shape[2:]):
+        reach = (size - 1) * dilations[i] + 1
+        x = x.unfold(2 + i, reach, strides[i])[..., :: dilations[i]]
+    return x.movedim(1, 1 + len(strides))
+
+
+def conv_transpose_patches(x: Tensor, w: Tensor, **geometry: Any) -> Tensor:
+    """Lay out the input of `conv_transpose`, shape [batch, *output positions, channels, taps]."""
+    import torch
+
+    kernel = w.shape[2:]
+    taps = math.prod(kernel)
+    alone = torch.eye(taps, dtype=x.dtype, device=x.device).reshape(1, taps, *kernel)
+    own = {**geometry, "groups": x.shape[1]}
+    spread = conv_transpose(x, alone.expand(x.shape[1], *alone.shape[1:]), **own)
+    apart = spread.reshape(len(x), x.shape[1], taps, *spread.shape[2:])
+    return apart.movedim((1, 2), (-2, -1))
 
 
 def conv_transpose(

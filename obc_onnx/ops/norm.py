@@ -13,9 +13,13 @@ from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.ops.context import CoupleContext, ForwardContext
+
+    Numbers = NDArray[np.float64]
 
 MEAN_AND_VARIANCE = "mean and variance"
 _SCALE_PER_CHANNEL_SINCE = 21
@@ -171,6 +175,16 @@ def batch_norm(
         mean.copy_(own_mean.reshape(mean.shape))
         var.copy_(own_var.reshape(var.shape))
     return y.reshape(x.shape)
+
+
+def affine_of(
+    scale: Numbers, bias: Numbers, mean: Numbers, var: Numbers, epsilon: float
+) -> tuple[Numbers, Numbers]:
+    """Return the factor and the shift that BatchNormalization comes to with stored statistics."""
+    import numpy as np
+
+    factor = scale / np.sqrt(var + epsilon)
+    return factor, bias - mean * factor
 
 
 def batch_norm_of_run(

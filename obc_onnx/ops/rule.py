@@ -95,6 +95,14 @@ class Rule(ABC):
     def forward(self, context: ForwardContext) -> Call:
         """Say how torch computes the node."""
 
+    def patches(self) -> Callable[..., Any] | None:
+        """Return what lays out inputs as the filters of a convolution meet them; else None.
+
+        The function takes what that of `forward` takes, without a bias, and returns a tensor of
+        shape [samples, *positions, inputs, *kernel], a view where it can.
+        """
+        return None
+
     def stored(self, slot: int) -> Stored | None:  # noqa: ARG002
         """Say how the numbers in a slot are stored; None where they are what they stand for."""
         return None

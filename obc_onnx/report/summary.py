@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.explain import AxisExplanation
-    from obc_onnx.recover import Recovery
+    from obc_onnx.recover.methods import Recovery
     from obc_onnx.training.engine import Epoch
     from obc_onnx.verify import Check
 
@@ -95,7 +95,7 @@ class Report:
     Attributes:
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
         latency_ms: Median of one run in ONNX Runtime, where it was asked for.
-        recovery: The repair without training, where there was one.
+        recovery: The steps of repair without training, and whether they were kept.
         notes: What was decided or left out, each with its reason.
         sparse_epochs: Loss of each epoch of sparse learning.
         epochs: Loss of each epoch of fine-tuning.
@@ -114,7 +114,7 @@ class Report:
     groups: list[GroupSummary]
     frozen: list[dict[str, Any]]
     unknown: list[str]
-    recovery: Recovery | None
+    recovery: list[Recovery]
     notes: list[str]
     sparse_epochs: list[Epoch]
     epochs: list[Epoch]

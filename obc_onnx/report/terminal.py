@@ -72,10 +72,10 @@ def report_text(report: Report) -> str:
     console.print(_group_table(report.groups))
     _print_unknown(console, report.unknown)
     console.print(check_table(report.verification))
-    if report.recovery is not None:
-        step = report.recovery
+    for step in report.recovery:
+        layers = f" of {len(step.layers)} layers" if step.layers else ""
         console.print(
-            f"repair by {step.step}: error of held-out outputs {step.before:.4g} -> "
+            f"repair by {step.step}{layers}: error of held-out outputs {step.before:.4g} -> "
             f"{step.after:.4g}, {'kept' if step.kept else 'not kept'}"
         )
     for note in report.notes:

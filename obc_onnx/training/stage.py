@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from obc_onnx.analysis import Clock, analyse
 from obc_onnx.channel_start import channel_start
 from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.recover import output_error, reestimate_norms, split, why_no_repair
+from obc_onnx.recover.error import output_error, split
+from obc_onnx.recover.stage import recover as repair
 from obc_onnx.saliency import Scoring
 from obc_onnx.scoring import make_scene
 from obc_onnx.surgery import remove_units
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
+    from obc_onnx.recover.methods import Method
     from obc_onnx.run_folder import RunFolder
     from obc_onnx.training.engine import Epoch
     from obc_onnx.training.options import TrainingOptions
@@ -64,7 +66,7 @@ def tune(
     options: TrainingOptions,
     *,
     teacher: Coupling | None = None,
-    recover: bool = True,
+    recover: Method = "auto",
     folder: RunFolder | None = None,
 ) -> Tuned:
     """Train a pruned network towards its original.
@@ -76,7 +78,7 @@ def tune(
         samples: To train on.
         options: How.
         teacher: Of the original, where sparse learning has changed it.
-        recover: Whether norms may be re-estimated where the start changes what they see.
+        recover: How what training starts from is repaired, where that is another network.
         folder: Where the run is kept, or None.
     """
     net = _Net(coupling, keep, pruned)
@@ -117,18 +119,18 @@ def sparsify(
     return student.fold(coupling.graph).known_as(coupling.graph), epochs
 
 
-def _unfold(net: _Net, samples: Samples, options: TrainingOptions, *, recover: bool) -> _Net:
+def _unfold(net: _Net, samples: Samples, options: TrainingOptions, *, recover: Method) -> _Net:
     unfolded = unfold_norms(net.coupling.graph, samples, options.seed)
     shapes = {port.name: net.coupling.shapes[port.name] for port in net.coupling.graph.inputs}
     coupling, _ = analyse(unfolded.graph, shapes, net.coupling.rules, Clock())
     keep = same_units(net.coupling, net.keep, coupling)
     pruned = remove_units(coupling, keep)
     made = _Net(coupling, keep, pruned, unfolded)
-    return replace(made, pruned=_repaired(made, pruned, samples, options)) if recover else made
+    return replace(made, pruned=_repaired(made, pruned, samples, options, recover))
 
 
 def _student(
-    net: _Net, samples: Samples, options: TrainingOptions, *, recover: bool
+    net: _Net, samples: Samples, options: TrainingOptions, *, recover: Method
 ) -> EquivalentTwin:
     """Make the student, and where it does not start from what is cut, its norms anew.
 
@@ -140,9 +142,10 @@ def _student(
     used, held = split(samples, net.coupling.graph.batch or 1)
     scene = make_scene(net.coupling, used, Scoring(), options.seed, options.device)
     start = channel_start(scene, net.keep)
-    pruned = EquivalentTwin(net.coupling, net.keep, net.pruned, start=start).fold(net.pruned)
-    if recover:
-        pruned = _repaired(net, pruned, samples, options)
+    cut = remove_units(net.coupling, net.keep)  # what a refit gave stands for other matrices
+    pruned = EquivalentTwin(net.coupling, net.keep, cut, start=start).fold(cut)
+    if recover != "none":  # norms only: a refit would solve for weights that C and D make
+        pruned = _repaired(net, pruned, samples, options, "stats")
     student = EquivalentTwin(net.coupling, net.keep, pruned, start=start)
     original = net.coupling.graph
     before, after = (output_error(original, graph, held) for graph in (net.pruned, pruned))
@@ -150,7 +153,7 @@ def _student(
     return student if after < before else sliced
 
 
-def _repaired(net: _Net, graph: Graph, samples: Samples, options: TrainingOptions) -> Graph:
-    if why_no_repair(net.coupling, graph, samples):
-        return graph
-    return reestimate_norms(net.coupling, graph, samples, options.seed)[0]
+def _repaired(
+    net: _Net, graph: Graph, samples: Samples, options: TrainingOptions, method: Method
+) -> Graph:
+    return repair(net.coupling, net.keep, graph, samples, method, options.seed).graph

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from obc_onnx.measure import batch_size_of
-from obc_onnx.recover import spread_of
+from obc_onnx.recover.error import spread_of
 from obc_onnx.runtime import Session
 from obc_onnx.tensors import as_inputs
 from obc_onnx.twin import build_twin

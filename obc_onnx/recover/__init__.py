@@ -1,0 +1,1 @@
+"""Repair without training: the cut network is brought back towards the original on samples."""

@@ -1,0 +1,85 @@
+"""Fusion of units by optimal transport, without data.
+
+The units that go are not dropped but added to those that stay and are most like them. A unit's
+features are its weights in every member of its group, brought to length 1. The plan T that carries
+the mass of all units to the kept ones at the least cost, columns scaled to 1, then stands for the
+selection: producers become T W, consumers W T^T.
+
+Source: Theus et al., Towards Meta-Pruning via Optimal Transport (Intra-Fusion), arXiv 2402.07839,
+with every group of the coupling in place of one chain.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from obc_onnx.axes import leaves
+from obc_onnx.equivalent import EquivalentTwin, Start, find_parametrised
+from obc_onnx.saliency.members import member_of, operands, owners_along
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes import Dim
+    from obc_onnx.coupling import Coupling, Group, Keep
+    from obc_onnx.graph import Graph
+
+    Numbers = NDArray[np.float64]
+
+
+def fuse(coupling: Coupling, keep: Keep, pruned: Graph) -> Graph:
+    """Fuse the units of every group that is cut, wherever its weights are dense.
+
+    Args:
+        coupling: Of the original.
+        keep: What stays.
+        pruned: The cut graph; what is not dense is taken from it.
+    """
+    arrays = operands(coupling, {})
+    plans = {
+        group.dim: torch.from_numpy(transport(features(coupling, group, arrays), keep[group.dim]))
+        for group in coupling.groups
+        if group.dim in keep
+    }
+    matrices: dict[tuple[str, int], dict[Dim, torch.Tensor]] = {}
+    for name, axes in find_parametrised(coupling, keep).items():
+        for axis, dims in axes.items():
+            own = set(leaves(coupling.axes[name][axis]))
+            matrices[name, axis] = {dim: plans[dim].float() for dim in dims & own}
+    return EquivalentTwin(coupling, keep, pruned, start=Start(matrices, {})).fold(pruned)
+
+
+def features(coupling: Coupling, group: Group, arrays: dict[str, Numbers]) -> Numbers:
+    """Gather the weights of each unit, shape [units, weights], each row of length 1."""
+    columns = []
+    for name, axis in dict.fromkeys(member_of(role) for role in group.members):
+        if name not in arrays:
+            continue
+        owners = owners_along(coupling.axes[name][axis], group.dim)[0]
+        moved = np.moveaxis(arrays[name], axis, 0)
+        order = np.argsort(owners, kind="stable")
+        order = order[owners[order] >= 0]
+        counts = np.bincount(owners[owners >= 0], minlength=group.size)
+        if counts.min() == counts.max() > 0:
+            columns.append(moved[order].reshape(group.size, -1))
+    found = np.concatenate(columns, 1) if columns else np.eye(group.size)
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
+
+
+def transport(found: Numbers, kept: NDArray[np.bool_]) -> Numbers:
+    """Plan where the mass of each unit goes, shape [kept, units]; columns add up to 1.
+
+    Args:
+        found: Features, shape [units, weights].
+        kept: Which units stay.
+    """
+    import ot  # takes a second, which no other repair should wait for
+
+    cost = ot.dist(found, found[kept], metric="cityblock")
+    units, targets = cost.shape
+    plan = ot.emd(np.full(units, 1 / units), np.full(targets, 1 / targets), cost)
+    return np.asarray((plan / plan.sum(1, keepdims=True)).T, np.float64)

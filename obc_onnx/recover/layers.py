@@ -1,0 +1,139 @@
+"""Layers that are linear in a weight: what it multiplies, and the weight as a matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from obc_onnx.tensors import parameter_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, fx
+
+    from obc_onnx.coupling import Coupling
+    from obc_onnx.graph import Graph
+    from obc_onnx.module import TorchTwin
+    from obc_onnx.node import Node
+    from obc_onnx.ops.context import Role, Tap
+
+_MATRIX = 2
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node whose output is linear in a weight that no other node uses.
+
+    Attributes:
+        node: In the cut graph.
+        weight: Its initializer.
+        bias: The initializer of its bias, of shape [outputs]; None where there is none.
+        slot: Where the input enters.
+        reads: The axis of the input that is contracted.
+        writes: The axis of the output along which the weight's outputs lie.
+        first: Whether these are along the first axis of the weight.
+        blocks: In how many blocks inputs and outputs are apart, along the first axis.
+    """
+
+    node: Node
+    weight: str
+    bias: str | None
+    slot: int
+    reads: int
+    writes: int
+    first: bool
+    blocks: int
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """Bring a weight into the shape [blocks, outputs, inputs * kernel] of its block."""
+        parts = weight.reshape(self.blocks, len(weight) // self.blocks, weight.shape[1], -1)
+        parts = parts if self.first else parts.transpose(1, 2)
+        return parts.flatten(2)
+
+    def weight_of(self, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Undo `matrix`.
+
+        Args:
+            matrix: Shape [blocks, outputs, inputs * kernel].
+            shape: Of the weight.
+        """
+        parts = matrix.reshape(*matrix.shape[:2], -1, math.prod(shape[2:]))
+        parts = parts if self.first else parts.transpose(1, 2)
+        return parts.reshape(shape)
+
+    def inputs(self, call: fx.Node, arguments: tuple[Any, ...], rules: Any) -> Tensor:
+        """Lay out what the weight multiplies, shape [samples, *positions, inputs, *kernel]."""
+        own = call.meta["slots"].index(self.slot)
+        patches = rules.find(self.node).patches()
+        if patches is not None:
+            weight = arguments[1 - own]
+            found: Tensor = patches(arguments[own], weight, **call.kwargs)
+            return found
+        x: Tensor = arguments[own]
+        return x.movedim(self.reads, -1)
+
+    def outputs(self, y: Tensor) -> Tensor:
+        """Lay out outputs, shape [samples, *positions, outputs]."""
+        return y.movedim(self.writes, -1)
+
+
+def find_layers(coupling: Coupling, graph: Graph, twin: TorchTwin) -> Iterator[Layer]:
+    """Find the layers of a cut graph, in its order.
+
+    Args:
+        coupling: Of the original.
+        graph: The cut one.
+        twin: Of the cut one: its parameters learn.
+    """
+    learned = {name for name, _ in twin.named_parameters()}
+    roles: dict[tuple[str, int], list[Role]] = {}
+    for role in coupling.roles:
+        roles.setdefault((role.node.key, role.slot), []).append(role)
+    for node in graph.nodes:
+        for slot, name in enumerate(node.inputs):
+            own = roles.get((node.key, slot), [])
+            alone = name in graph.initializers and len(graph.consumers[name]) == 1
+            if own and alone and parameter_name(name) in learned:
+                layer = _layer(coupling, graph, node, slot, own)
+                if layer is not None:
+                    yield layer
+
+
+def _layer(
+    coupling: Coupling, graph: Graph, node: Node, slot: int, roles: list[Role]
+) -> Layer | None:
+    """Make a layer of what a weight does, None where it does something else too."""
+    reads = [role for role in roles if role.kind == "reads"]
+    writes = [role for role in roles if role.kind == "writes"]
+    if len(roles) != _MATRIX or len(reads) != 1 or len(writes) != 1:
+        return None
+    read, written = reads[0], writes[0]
+    rule, rank = coupling.rules.find(node), graph.initializers[node.inputs[slot]].ndim
+    if rule is None or (rank != _MATRIX and rule.patches() is None):
+        return None
+    if not _at(read.tap, "input") or not _at(written.tap, "output"):
+        return None
+    if node.number("alpha", 1.0) != 1.0 or node.number("beta", 1.0) != 1.0:
+        return None
+    assert read.tap is not None
+    assert written.tap is not None
+    bias = None
+    if written.bias is not None and node.has_input(written.bias):
+        bias = _flat_bias(graph, node.inputs[written.bias])
+        if bias is None:
+            return None
+    blocks = node.integer("group", 1) if rule.patches() is not None else 1
+    place = (read.tap.slot, read.tap.axis, written.tap.axis)
+    return Layer(node, node.inputs[slot], bias, *place, written.axis == 0, blocks)
+
+
+def _at(tap: Tap | None, where: str) -> bool:
+    return tap is not None and tap.at == where
+
+
+def _flat_bias(graph: Graph, name: str) -> str | None:
+    array = graph.initializers.get(name)
+    flat = array is not None and array.ndim == 1 and array.size > 1
+    return name if flat and len(graph.consumers[name]) == 1 else None

@@ -1,0 +1,43 @@
+"""What repair there is: names that the command line and Python share; loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Method = Literal["auto", "none", "stats", "refit", "fuse"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """What the refit of one layer gave.
+
+    Attributes:
+        layer: Its weight.
+        before: Squared error of its outputs on samples that were held out, over their squares.
+        after: The same with the new weights.
+    """
+
+    layer: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One step of repair.
+
+    Attributes:
+        step: Its name.
+        before: Error of the outputs on held-out samples, as a share of the original's variance.
+        after: The same with the step.
+        kept: Whether the step stays.
+        layers: What it did to each layer, where it goes layer by layer.
+    """
+
+    step: str
+    before: float
+    after: float
+    kept: bool
+    layers: list[LayerFit] = field(default_factory=list)

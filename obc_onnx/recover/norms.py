@@ -1,0 +1,83 @@
+"""Statistics of batch norms that are in the graph, measured anew.
+
+Removing channels shifts what every later norm sees.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from obc_onnx.measure import batch_size_of
+from obc_onnx.ops.norm import batch_norm
+from obc_onnx.progress import track
+from obc_onnx.recover.error import MEASURED
+from obc_onnx.tensors import as_inputs
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from obc_onnx.coupling import Coupling
+    from obc_onnx.data import Samples
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
+
+_LEAST = 16
+"""Samples that the statistics of a batch take."""
+
+
+def why_no_norms(coupling: Coupling, pruned: Graph, samples: Samples) -> str:
+    """Return why norms cannot be re-estimated, or nothing where they can."""
+    norms = [node for node in pruned.nodes if node.op_type == "BatchNormalization"]
+    if not norms:
+        return "no batch norm is left in the graph"
+    if any(_sees_one_value(coupling, node) for node in norms):
+        return "a batch norm sees a single number per channel"
+    if len(samples) < (pruned.batch or _LEAST):
+        return f"{len(samples)} samples are too few for the statistics of a batch"
+    return ""
+
+
+def reestimate_norms(coupling: Coupling, pruned: Graph, samples: Samples, seed: int) -> Graph:
+    """Measure the statistics of batch norms on the pruned network.
+
+    The mean over all batches of each batch's mean and variance becomes the stored one.
+
+    Args:
+        coupling: Of the original graph.
+        pruned: The graph to repair; `why_no_norms` must have found nothing.
+        samples: To measure on; labels are not used.
+        seed: Of the choice of samples.
+    Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
+    """
+    twin = build_twin(pruned, coupling.shapes, coupling.rules)
+    size = min(batch_size_of(pruned), len(samples))
+    order = np.random.default_rng(seed).permutation(len(samples))[:MEASURED]
+    starts = range(0, len(order) - size + 1, size)
+    with torch.no_grad():
+        for number, start in enumerate(track(starts, "re-estimating norms"), start=1):
+            _measure_norms(twin, number)
+            feed = samples.feed(np.sort(order[start : start + size]))
+            twin(*as_inputs(pruned.inputs, feed))
+    return twin.write_to(pruned)
+
+
+def _sees_one_value(coupling: Coupling, norm: Node) -> bool:
+    """Say whether a model of one sample has a norm behind global pooling: nothing to measure."""
+    shape = coupling.shapes[norm.inputs[0]]
+    return coupling.graph.batch == 1 and math.prod(shape) == shape[1]
+
+
+def _measure_norms(twin: fx.GraphModule, number: int) -> None:
+    """Let norms, and nothing else, run as in training, and average over `number` batches."""
+    for node in twin.graph.nodes:
+        if "training" in node.kwargs:
+            is_norm = node.target is batch_norm
+            node.update_kwarg("training", is_norm)
+            if is_norm:  # ONNX's momentum is the share of the old value
+                node.update_kwarg("momentum", 1.0 - 1.0 / number)
+    twin.recompile()

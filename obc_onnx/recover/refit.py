@@ -1,0 +1,178 @@
+"""Refit of every layer by least squares, in the order of the graph, through what is repaired.
+
+A layer's input has changed since units are gone, before it and in it. Its weight and bias are
+solved for anew, towards what the original gives there.
+
+Sources: Luo et al., ThiNet, arXiv 1707.06342, and He et al., Channel Pruning, arXiv 1707.06168, for
+the least squares; going through the repaired network, and sums as targets, are recipes of their
+own. Every output keeps its weights unless samples that were held out say that others are better.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from obc_onnx.measure import batch_size_of
+from obc_onnx.progress import track
+from obc_onnx.recover.layers import Layer, find_layers
+from obc_onnx.recover.least_squares import Moments, solve
+from obc_onnx.recover.lockstep import Lockstep, affordable
+from obc_onnx.recover.methods import LayerFit
+from obc_onnx.recover.targets import Target, target_of
+from obc_onnx.tensors import as_inputs, parameter_name, wide
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.data import Samples
+    from obc_onnx.graph import Graph
+    from obc_onnx.module import TorchTwin
+
+    Solver = Callable[..., Tensor]
+
+_SAMPLES = 1024
+_ROWS = 65536
+"""Of inputs and outputs, for each layer: positions of a picture are much alike."""
+_HELD_OUT = 0.2
+_UNCHANGED = 1e-10
+"""Share of the outputs' squares: a layer that errs no more is left alone."""
+_LARGEST = 6144
+"""Inputs times kernel of a layer, at most: the time to solve grows with the third power."""
+
+
+class _Pair(NamedTuple):
+    """The original and the cut network, side by side."""
+
+    dense: Lockstep
+    cut: Lockstep
+    twin: TorchTwin
+    layers: list[tuple[Layer, Target]]
+    n_held: int
+
+
+def refit(
+    coupling: Coupling,
+    keep: Keep,
+    pruned: Graph,
+    samples: Samples,
+    seed: int,
+    solver: Solver = solve,
+) -> tuple[Graph, list[LayerFit]]:
+    """Solve for the weights of every layer whose input has changed.
+
+    Args:
+        coupling: Of the original.
+        keep: What stays.
+        pruned: The cut graph.
+        samples: To measure on; labels are not used.
+        seed: Of the choice of samples and positions.
+        solver: Finds the matrix of a layer from moments of used and held-out rows, what is there,
+            and whether it holds a bias.
+    Returns:
+        The repaired graph, and what was done to each layer that was changed.
+    """
+    pair = _make_pair(coupling, keep, pruned, samples, seed)
+    rng, fits = np.random.default_rng(seed), []
+    for layer, target in track(pair.layers, "refitting layers"):
+        pair.cut.advance(pair.cut.places[layer.node.key])
+        pair.dense.advance(pair.dense.places[target.value] + 1)
+        fit = _solve(coupling, pair, layer, target, rng, solver)
+        fits += [] if fit is None else [fit]
+        pair.dense.release(target.value)
+    return pair.twin.write_to(pruned), fits
+
+
+def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, seed: int) -> _Pair:
+    """Build both networks, and draw the chunks of samples that they run on."""
+    graph = coupling.graph
+    dense, cut = (build_twin(g, coupling.shapes, coupling.rules) for g in (graph, pruned))
+    size = batch_size_of(graph)
+    batch = coupling.shapes[graph.inputs[0].name][0]
+    count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
+    count = max(count // size, 1) * size if graph.batch else count
+    order = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
+    feeds = [samples.feed(order[start : start + size]) for start in range(0, count, size)]
+    chunks = [as_inputs(graph.inputs, feed) for feed in feeds]
+    right = Lockstep(cut, chunks)
+    layers = [
+        (layer, target_of(layer, coupling, keep, pruned, right.places))
+        for layer in find_layers(coupling, pruned, cut)
+    ]
+    layers = [entry for entry in layers if entry[0].node.key in right.places]
+    layers.sort(key=lambda entry: right.places[entry[0].node.key])
+    left = Lockstep(dense, chunks, [target.value for _, target in layers])
+    n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
+    return _Pair(left, right, cut, layers, n_held)
+
+
+def _solve(
+    coupling: Coupling,
+    pair: _Pair,
+    layer: Layer,
+    target: Target,
+    rng: np.random.Generator,
+    solver: Solver,
+) -> LayerFit | None:
+    """Solve for one layer, and write what is found into the cut network; None leaves it."""
+    weight = pair.twin.get_parameter(parameter_name(layer.weight))
+    bias = None if layer.bias is None else pair.twin.get_parameter(parameter_name(layer.bias))
+    matrix = layer.matrix(weight.detach()).double()
+    blocks, outputs, inputs = matrix.shape
+    if inputs > _LARGEST:
+        return None
+    if bias is not None:
+        own = bias.detach().double().reshape(blocks, outputs, 1)
+        matrix = torch.cat([matrix, own], -1)
+    used, held = (Moments(blocks, outputs, matrix.shape[-1]) for _ in range(2))
+    rows = _Rows(coupling, pair, layer, target)
+    for i in range(rows.n_chunks):
+        x, y = rows.of(i, rng, biased=bias is not None)
+        (held if i >= rows.n_chunks - pair.n_held else used).add(x, y)
+    judge = held if pair.n_held else used
+    total = float(judge.yy.sum())
+    before = float(judge.error(matrix).sum())
+    if before <= _UNCHANGED * total:
+        return None
+    found = solver(used, judge, matrix, biased=bias is not None)
+    weight.data.copy_(layer.weight_of(found[..., :inputs], tuple(weight.shape)))
+    if bias is not None:
+        bias.data.copy_(found[..., -1].reshape(-1))
+    return LayerFit(layer.weight, before / total, float(judge.error(found).sum()) / total)
+
+
+class _Rows:
+    """The inputs of a layer and its wanted outputs, at positions drawn by chance."""
+
+    def __init__(self, coupling: Coupling, pair: _Pair, layer: Layer, target: Target) -> None:
+        self._layer, self._target, self._rules = layer, target, coupling.rules
+        self._call = pair.cut.call(layer.node.key)
+        self._arguments = pair.cut.arguments(layer.node.key)
+        self._wanted = pair.dense.values(target.value)
+        self._others = None if target.other is None else pair.cut.values(target.other)
+        self.n_chunks = len(self._wanted)
+
+    def of(self, i: int, rng: np.random.Generator, *, biased: bool) -> tuple[Tensor, Tensor]:
+        """Return inputs [blocks, rows, inputs] and outputs [blocks, rows, outputs] of a chunk."""
+        layer = self._layer
+        other = None if self._others is None else wide(self._others[i])
+        y = self._target.outputs(layer, wide(self._wanted[i]), other)
+        x = layer.inputs(self._call, self._arguments[i], self._rules)
+        shape = y.shape[1:-1]
+        places = int(np.prod(shape))
+        wanted = max(_ROWS // (len(y) * self.n_chunks), 1)
+        if places > wanted:
+            chosen = rng.choice(places, wanted, replace=False)
+            index = np.unravel_index(np.sort(chosen), shape)
+            own: Any = (slice(None), *map(torch.from_numpy, index))
+            x, y = x[own], y[own]
+        n_rows = len(y) * min(places, wanted)
+        x = wide(x).reshape(n_rows, layer.blocks, -1).transpose(0, 1)
+        y = y.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
+        return (torch.cat([x, x.new_ones(*x.shape[:2], 1)], -1) if biased else x), y

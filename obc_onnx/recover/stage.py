@@ -1,0 +1,125 @@
+"""The stage of repair: one step after the other, each kept only where outputs come nearer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from obc_onnx.recover.calibration import looks_like_noise
+from obc_onnx.recover.error import output_error, split
+from obc_onnx.recover.fuse import fuse
+from obc_onnx.recover.match import match
+from obc_onnx.recover.methods import Recovery
+from obc_onnx.recover.norms import reestimate_norms, why_no_norms
+from obc_onnx.recover.refit import refit
+
+if TYPE_CHECKING:
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.data import Samples
+    from obc_onnx.graph import Graph
+    from obc_onnx.recover.methods import LayerFit, Method
+
+_STEPS: dict[Method, tuple[str, ...]] = {
+    "auto": ("refit", "stats"),
+    "none": (),
+    "stats": ("stats",),
+    "refit": ("refit",),
+    "fuse": ("fuse", "stats"),
+}
+_FREE = ("fuse",)
+"""Steps that look at no data; without any they cannot be judged, and stay."""
+
+
+class Recovered(NamedTuple):
+    """What repair gave.
+
+    Attributes:
+        steps: What was tried; those without data have no errors, and are in the notes.
+        notes: What was left out and why.
+    """
+
+    graph: Graph
+    steps: list[Recovery]
+    notes: list[str]
+
+
+def recover(
+    coupling: Coupling,
+    keep: Keep,
+    pruned: Graph,
+    samples: Samples | None,
+    method: Method,
+    seed: int,
+) -> Recovered:
+    """Repair a cut graph.
+
+    Args:
+        coupling: Of the original.
+        keep: What stays.
+        pruned: The cut graph.
+        samples: To measure and to judge on, labels are not used; None has no data.
+        method: Which steps.
+        seed: Of every random choice.
+    """
+    if samples is None:
+        return _without_data(coupling, keep, pruned, method)
+    used, held = split(samples, pruned.batch or 1)
+    notes: list[str] = []
+    if not len(used):
+        return Recovered(pruned, [], [f"nothing was repaired: {len(samples)} samples are too few"])
+    noisy = looks_like_noise(coupling.graph, used) if _STEPS[method] else ""
+    if noisy:
+        notes.append(
+            f"input '{noisy}' of the samples looks like noise: repair needs real ones, and does "
+            f"more harm than good without"
+        )
+    graph, steps = pruned, list[Recovery]()
+    before = output_error(coupling.graph, pruned, held) if _STEPS[method] else 0.0
+    for step in _STEPS[method]:
+        found, layers, reason = _try(step, coupling, keep, graph, used, seed)
+        if reason:
+            notes.append(reason)
+            continue
+        after = output_error(coupling.graph, found, held)
+        steps.append(Recovery(_NAMES[step], before, after, after < before, layers))
+        if after < before:
+            graph, before = found, after
+    return Recovered(graph, steps, notes)
+
+
+_NAMES = {
+    "refit": "least-squares refit",
+    "stats": "statistics",
+    "fuse": "fusion",
+}
+
+
+def _try(
+    step: str, coupling: Coupling, keep: Keep, graph: Graph, used: Samples, seed: int
+) -> tuple[Graph, list[LayerFit], str]:
+    """Take one step; say why where there is nothing to take it on."""
+    if step == "refit":
+        found, layers = refit(coupling, keep, graph, used, seed)
+        return found, layers, "" if layers else "no layer was refit: none has an input that changed"
+    if step == "fuse":
+        return fuse(coupling, keep, graph), [], ""
+    return _statistics(coupling, keep, graph, used, seed)
+
+
+def _statistics(
+    coupling: Coupling, keep: Keep, graph: Graph, used: Samples, seed: int
+) -> tuple[Graph, list[LayerFit], str]:
+    """Measure norms anew, or where there are none, match the layers' own statistics."""
+    reason = why_no_norms(coupling, graph, used)
+    if not reason:
+        return reestimate_norms(coupling, graph, used, seed), [], ""
+    if any(node.op_type == "BatchNormalization" for node in graph.nodes):
+        return graph, [], f"norms stay as they are: {reason}"
+    found, layers = refit(coupling, keep, graph, used, seed, match)
+    return found, layers, "" if layers else "no layer has statistics to match"
+
+
+def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method) -> Recovered:
+    if method not in _FREE:
+        return Recovered(pruned, [], [])
+    note = "units were fused by optimal transport: there is no data to judge that by"
+    return Recovered(fuse(coupling, keep, pruned), [], [note])

@@ -1,0 +1,128 @@
+"""What the output of a layer should be: the original's, or what makes a sum right again.
+
+Where a layer's output is added to a value that is there already, such as a shortcut, the sum is the
+target: so the layer repairs what earlier ones have broken on the other way, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from obc_onnx.axes import mask
+from obc_onnx.ops.norm import affine_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.graph import Graph
+    from obc_onnx.node import Node
+    from obc_onnx.recover.layers import Layer
+
+    Numbers = NDArray[np.float64]
+
+_DEAD = 1e-6
+"""Of the largest factor: below it an output goes nowhere, and has no target."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the wanted outputs of a layer come from.
+
+    Attributes:
+        value: The original's value.
+        kept: For each of its axes that shrinks, which positions stay.
+        other: The value of the cut network that is added on the way, None where none is.
+        factor: What outputs are multiplied by on the way, shape [outputs].
+        shift: What is added to them after that.
+    """
+
+    value: str
+    kept: Mapping[int, NDArray[np.int64]]
+    other: str | None
+    factor: Numbers
+    shift: Numbers
+
+    def outputs(self, layer: Layer, wanted: Tensor, other: Tensor | None) -> Tensor:
+        """Return what the layer should give, shape [samples, *positions, outputs].
+
+        Args:
+            layer: Whose target it is.
+            wanted: The original's value.
+            other: What the cut network adds.
+        """
+        for axis, positions in self.kept.items():
+            wanted = wanted.index_select(axis, torch.from_numpy(positions).to(wanted.device))
+        rest = wanted if other is None else wanted - other
+        alive = np.abs(self.factor) > _DEAD * np.abs(self.factor).max()
+        inverse = np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=alive)
+        factor, shift = (torch.from_numpy(v).to(rest) for v in (inverse, self.shift))
+        return (layer.outputs(rest) - shift) * factor
+
+
+def target_of(
+    layer: Layer, coupling: Coupling, keep: Keep, graph: Graph, places: Mapping[str, int]
+) -> Target:
+    """Follow the output of a layer to a sum.
+
+    Args:
+        layer: Of the cut graph.
+        coupling: Of the original.
+        keep: What stays.
+        graph: The cut one.
+        places: In which order the values of the cut graph are computed.
+    """
+    width = len(graph.initializers[layer.weight]) if layer.first else 0
+    width = width or graph.initializers[layer.weight].shape[1] * layer.blocks
+    factor, shift = np.ones(width), np.zeros(width)
+    name, outputs = layer.node.key, {port.name for port in graph.outputs}
+    while name not in outputs and len(graph.consumers[name]) == 1:
+        node, slot = graph.consumers[name][0]
+        other = node.inputs[1 - slot] if node.op_type == "Add" else ""
+        if other and other not in graph.initializers:
+            if places.get(other, len(places)) < places[layer.node.key] and other != name:
+                return Target(node.key, _kept(coupling, keep, node.key), other, factor, shift)
+            break
+        last = layer.writes == len(coupling.axes[node.key]) - 1
+        affine = _affine(node, graph, layer, other if last else "")
+        if affine is None:
+            break
+        factor, shift = factor * affine[0], shift * affine[0] + affine[1]
+        name = node.key
+    plain = np.ones(width), np.zeros(width)
+    return Target(layer.node.key, _kept(coupling, keep, layer.node.key), None, *plain)
+
+
+def _affine(
+    node: Node, graph: Graph, layer: Layer, constant: str
+) -> tuple[Numbers | float, Numbers | float] | None:
+    """Return factor and shift of a node that changes each channel alone, else None.
+
+    Args:
+        node: What reads the output of the layer, or what became of it.
+        graph: The cut one.
+        layer: The layer.
+        constant: What the node adds along the last axis, where the outputs lie.
+    """
+    if node.op_type == "Identity":
+        return 1.0, 0.0
+    if node.op_type == "BatchNormalization" and layer.writes == 1 and len(node.outputs) == 1:
+        names = node.inputs[1:5]
+        if all(name in graph.initializers for name in names):
+            scale, bias, mean, var = (graph.initializers[n].astype(np.float64) for n in names)
+            return affine_of(scale, bias, mean, var, node.number("epsilon", 1e-5))
+    if constant and graph.initializers[constant].ndim == 1:
+        return 1.0, graph.initializers[constant].astype(np.float64)
+    return None
+
+
+def _kept(coupling: Coupling, keep: Keep, name: str) -> dict[int, NDArray[np.int64]]:
+    masks: dict[int, Any] = {i: mask(expr, keep) for i, expr in enumerate(coupling.axes[name])}
+    return {i: np.flatnonzero(own) for i, own in masks.items() if not own.all()}

@@ -82,4 +82,5 @@ def transport(found: Numbers, kept: NDArray[np.bool_]) -> Numbers:
     cost = ot.dist(found, found[kept], metric="cityblock")
     units, targets = cost.shape
     plan = ot.emd(np.full(units, 1 / units), np.full(targets, 1 / targets), cost)
-    return np.asarray((plan / plan.sum(1, keepdims=True)).T, np.float64)
+    found_plan: Numbers = np.divide(plan, plan.sum(1, keepdims=True)).transpose()
+    return found_plan

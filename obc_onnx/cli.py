@@ -351,7 +351,7 @@ def _files_read(options: dict[str, Any]) -> list[Path]:
     code = [options.get("score_loss"), options.get("transform")]
     code += [name for name, _ in options.get("loss") or () if ".py:" in name]
     files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
-    named = [options["data"], options["eval_data"]]
+    named = [options["data"], options["eval_data"], options.get("config")]
     return [*files, *(path for path in named if path is not None)]
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
+from obc_onnx.costs import COSTS
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
 from obc_onnx.feeds import random_feed
@@ -299,7 +300,7 @@ class Compression:
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
-            target_macs=plan.target_macs,
+            targets=plan.targets,
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
@@ -331,8 +332,10 @@ def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
     if not all(check.passed for check in checks):
         return checks  # what follows would only stumble over the same fault
     recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock)
-    full = cut.coupling.macs({})
-    checks.append(check_budget(recounted.macs({}), full, cut.plan.target_macs))
+    for name, target in cut.plan.targets.items():
+        cost = COSTS[name]
+        full = cost(cut.coupling).full
+        checks.append(check_budget(cost(recounted).total({}), full, target, cost.label))
     if not cut.no_twin:
         check = check_twin(recounted, cut.feed)
         if not check.passed and is_quantised(original) and not _uses_twin(cut.plan):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.compression import Compression, Cut, Request, check_result
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
-from obc_onnx.defaults import TARGET_MACS
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
 from obc_onnx.feeds import random_feed
@@ -79,7 +78,7 @@ def compress(
     model: Model,
     *,
     data: DataOptions | str | Path | Samples | None = None,
-    budget: Budget | float = TARGET_MACS,
+    budget: Budget | float | None = None,
     criterion: str | None = None,
     scoring: Scoring | None = None,
     scores: Scores | None = None,
@@ -99,7 +98,7 @@ def compress(
     Args:
         model: A file, a loaded model, or a graph; it is left as it is.
         data: Samples to score, repair, fine-tune and measure on.
-        budget: What to meet; a number is the share of the MACs that may be left.
+        budget: What to meet; a number is the share of the MACs that may be left, half by default.
         criterion: "jacobian" by default with data, "l2" without.
         scoring: How the criterion looks at the samples.
         scores: What `score` gave, in place of a criterion.

@@ -66,24 +66,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What `compress` was asked for."""
+    """What `compress` or `make_plan` was asked for."""
 
     name: str
     data: DataOptions
     budget: Budget
-    plan: PruningPlan | None
     criterion: str | None
     scoring: Scoring
     scores: Scores | None
-    training: TrainingOptions | None
-    run_dir: Path | None
-    resume: bool
     recover: bool
     input_shape: Mapping[str, Shape]
     seed: int
     device: str
-    latency: bool
     rules: RuleSet
+    plan: PruningPlan | None = None
+    training: TrainingOptions | None = None
+    run_dir: Path | None = None
+    resume: bool = False
+    latency: bool = False
 
     @property
     def code(self) -> list[str | None]:
@@ -126,15 +126,8 @@ class Compression:
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
         request = self.request
-        with self.clock("load"):
-            graph = load_model(model)
-            samples, held = open_samples(request.data, graph)
-        if request.training is not None and samples is None:
-            raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
-        if request.training is not None and samples is not None:
-            check_labels(request.training, labelled=samples.labels is not None)
-        shapes = {**shapes_of(graph, samples), **request.input_shape}
-        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
+        coupling, inputs, samples, held = self._open(model)
+        graph = coupling.graph
         folder = self._folder(graph)
         original = coupling
         coupling, sparse_epochs = self._sparsify(coupling, samples, folder)
@@ -163,6 +156,27 @@ class Compression:
         if folder is not None:
             folder.keep_result(found)
         return found
+
+    def decide(self, model: Model) -> PruningPlan:
+        """Go through the stages up to the plan."""
+        coupling, _, samples, _ = self._open(model)
+        return self._plan(coupling, samples, None)
+
+    def _open(
+        self, model: Model
+    ) -> tuple[Coupling, Mapping[str, Shape], Samples | None, Samples | None]:
+        """Load and analyse; return the coupling, sizes of inputs, samples, and held-out ones."""
+        request = self.request
+        with self.clock("load"):
+            graph = load_model(model)
+            samples, held = open_samples(request.data, graph)
+        if request.training is not None and samples is None:
+            raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
+        if request.training is not None and samples is not None:
+            check_labels(request.training, labelled=samples.labels is not None)
+        shapes = {**shapes_of(graph, samples), **request.input_shape}
+        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
+        return coupling, inputs, samples, held
 
     def _folder(self, graph: Graph) -> RunFolder | None:
         """Open the folder of the run, which has to have been asked for the same."""

@@ -1,4 +1,4 @@
-"""What the package offers: inspect, compress, verify."""
+"""What the package offers: inspect, score, plan, apply, compress, verify."""
 
 from __future__ import annotations
 
@@ -140,6 +140,73 @@ def compress(
     )
     _check_device(device)
     return Compression(request).execute(model)
+
+
+def make_plan(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    budget: Budget | float | None = None,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    scores: Scores | None = None,
+    recover: bool = True,
+    input_shape: Mapping[str, Shape] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rules: RuleSet = DEFAULT_RULES,
+) -> PruningPlan:
+    """Decide which units stay, and cut nothing: the first half of `compress`, see there.
+
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    request = Request(
+        name=model_name(model),
+        data=data if isinstance(data, DataOptions) else DataOptions(data),
+        budget=budget if isinstance(budget, Budget) else Budget(budget),
+        criterion=criterion,
+        scoring=scoring or Scoring(),
+        scores=scores,
+        recover=recover,
+        input_shape=input_shape or {},
+        seed=seed,
+        device=device,
+        rules=rules,
+    )
+    _check_device(device)
+    return Compression(request).decide(model)
+
+
+def apply(
+    model: Model,
+    plan: PruningPlan,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    recover: bool = True,
+    input_shape: Mapping[str, Shape] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    latency: bool = False,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Result:
+    """Cut by a plan, repair with data, and prove the result: the second half of `compress`.
+
+    Raises:
+        RequestError: The plan is for another model.
+        VerificationError: The result failed a check.
+    """
+    return compress(
+        model,
+        plan=plan,
+        data=data,
+        recover=recover,
+        input_shape=input_shape,
+        seed=seed,
+        device=device,
+        latency=latency,
+        rules=rules,
+    )
 
 
 def score(

@@ -84,7 +84,8 @@ LAYERS = (
     ("pipeline", "program"),
     ("options",),
     ("augment_options", "score_options"),
-    ("train_options",),
+    ("train_options", "commands"),
+    ("plan_commands",),
     ("cli",),
     ("__main__",),
 )  # fmt: skip
@@ -313,8 +314,9 @@ def test_no_assert_stands_for_validation_and_nothing_prints(module: str) -> None
         assert not (called and node.func.id == "print"), node.lineno  # type: ignore[attr-defined]
 
 
-def test_the_public_names_are_five() -> None:
-    assert obc_onnx.__all__ == ["Result", "__version__", "compress", "inspect", "score"]
+def test_the_public_names_are_seven() -> None:
+    names = ["Result", "__version__", "apply", "compress", "inspect", "make_plan", "score"]
+    assert obc_onnx.__all__ == names
     assert {*obc_onnx._DEFINED_IN, "__version__"} == set(obc_onnx.__all__)
     loose = {
         name

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from obc_onnx.report.summary import Change
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obc_onnx.report.summary import Change, GroupSummary, Inspection, Report
+    from obc_onnx.plan import PruningPlan
+    from obc_onnx.report.summary import GroupSummary, Inspection, Report
     from obc_onnx.verify import Check
 
 _WIDTH = 100
@@ -81,6 +84,25 @@ def report_text(report: Report) -> str:
     for note in report.notes:
         console.print(f"note: {note}")
     console.print(_seconds(report.seconds))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def plan_text(plan: PruningPlan, model: str) -> str:
+    """Render a plan: what would be left, in all and of each group."""
+    console = _console()
+    table = Table("", "before", "after", "change", title=model)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    _row(table, "MACs", Change(*plan.macs))
+    _row(table, "params", Change(*plan.params))
+    console.print(table)
+    widths = Table("group", "units", "kept")
+    for name, entry in plan.groups.items():
+        widths.add_row(name, str(entry["size"]), str(len(entry["kept"])))
+    console.print(widths)
+    console.print(
+        f"units were scored by '{plan.criterion}' and compared by ranking '{plan.ranking}'"
+    )
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

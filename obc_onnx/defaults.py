@@ -14,6 +14,8 @@ ROUND_TO = 1
 MIN_CHANNELS = 1
 HOLDOUT = 0.2
 SCORED_SAMPLES = 512
+MEASURED_SAMPLES = 512
+"""Held-out samples that the sensitivity of groups is measured on."""
 BATCH_SIZE = 64
 LEARNING_RATE = 0.01
 VALIDATION = 0.1

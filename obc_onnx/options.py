@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,21 @@ data_options = combined(
 )
 
 
+group_options = combined(
+    click.option(
+        "--allow-inexact",
+        is_flag=True,
+        help="Prune groups under a layer norm or a mean too, which a mask cannot verify.",
+    ),
+    click.option(
+        "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
+    ),
+    click.option(
+        "--only",
+        multiple=True,
+        help="Pattern of node or initializer names to prune, and no others.",
+    ),
+)
 plan_options = combined(
     click.option(
         "--target-macs",
@@ -176,19 +192,7 @@ plan_options = combined(
         show_default=True,
         help="Leave no group that shrinks narrower than this.",
     ),
-    click.option(
-        "--allow-inexact",
-        is_flag=True,
-        help="Prune groups under a layer norm or a mean too, which a mask cannot verify.",
-    ),
-    click.option(
-        "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
-    ),
-    click.option(
-        "--only",
-        multiple=True,
-        help="Pattern of node or initializer names to prune, and no others.",
-    ),
+    group_options,
     click.option(
         "--config",
         type=FILE,
@@ -221,18 +225,26 @@ def data_of(options: dict[str, Any]) -> DataOptions:
 def budget_of(options: dict[str, Any]) -> Budget:
     """Gather what says how much may be left."""
     from obc_onnx.limits import load_limits
-    from obc_onnx.planning import Budget
 
-    return Budget(
+    return replace(
+        groups_of(options),
         target_macs=options["target_macs"],
         target_params=options["target_params"],
         target_size=options["target_size"],
         min_channels=options["min_channels"],
-        only=tuple(options["only"]),
         limits={} if options["config"] is None else load_limits(options["config"]),
         ranking=options["ranking"],
         steps=options["steps"],
         round_to=options["round_to"],
+    )
+
+
+def groups_of(options: dict[str, Any]) -> Budget:
+    """Gather what says which groups may shrink."""
+    from obc_onnx.planning import Budget
+
+    return Budget(
         exclude=tuple(options["exclude"]),
+        only=tuple(options["only"]),
         allow_inexact=options["allow_inexact"],
     )

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.compression import Compression, Cut, Request, check_result
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
+from obc_onnx.defaults import MEASURED_SAMPLES
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
 from obc_onnx.feeds import random_feed
+from obc_onnx.limits import rooms_of
+from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.planning import Budget
 from obc_onnx.report.summary import (
@@ -21,6 +24,7 @@ from obc_onnx.report.summary import (
 )
 from obc_onnx.saliency import Scoring
 from obc_onnx.scoring import Scores, choose_criterion, make_scene, used_of
+from obc_onnx.sensitivity import Sensitivity, measure_groups
 from obc_onnx.surgery import remove_units
 from obc_onnx.training.options import TrainingOptions, training_options
 from obc_onnx.verify import Check, check_masked, why_no_twin
@@ -244,6 +248,54 @@ def score(
     scene = make_scene(coupling, samples, how, seed, device)
     found = chosen.score(scene, {})
     return Scores(graph.sha256, chosen.name, seed, used_of(chosen, how), found)
+
+
+def measure_sensitivity(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    budget: Budget | None = None,
+    n_samples: int = MEASURED_SAMPLES,
+    input_shape: Mapping[str, Shape] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rules: RuleSet = DEFAULT_RULES,
+) -> Sensitivity:
+    """Cut shares of each group alone, without any repair, and measure what that does.
+
+    Args:
+        model: A file, a loaded model, or a graph.
+        data: Samples to score on; the held-out ones are measured on.
+        criterion: What says which units go first; as in `score`.
+        scoring: How the criterion looks at the samples.
+        budget: Which groups are measured; its targets and rankings have no meaning here.
+        n_samples: Held-out samples to measure on, at most.
+        input_shape: Sizes of dynamic inputs, by input name.
+        seed: Of every random choice.
+        device: Where torch scores.
+        rules: What is known of operators.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    _check_device(device)
+    graph = load_model(model)
+    samples, held = open_samples(
+        data if isinstance(data, DataOptions) else DataOptions(data), graph
+    )
+    if samples is None or held is None:
+        raise RequestError("sensitivity is measured on samples: give --data")
+    held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
+    shapes = {**shapes_of(graph, samples), **(input_shape or {})}
+    coupling, _ = analyse(graph, shapes, rules, Clock())
+    how = scoring or Scoring()
+    chosen = choose_criterion(criterion, samples, how)
+    saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})
+    groups = [room.group for room in rooms_of(coupling, budget or Budget())]
+    found = measure_groups(coupling, groups, saliency, held)
+    before = accuracy(graph, held)
+    return Sensitivity(model_name(model), chosen.name, len(held), before, found)
 
 
 def verify(

@@ -1,4 +1,4 @@
-"""Commands around plans: decide without cutting, and cut by what was decided."""
+"""Commands around plans: decide without cutting, cut by what was decided, measure groups."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from obc_onnx import defaults
 from obc_onnx.commands import (
     check_target,
     check_targets,
@@ -22,6 +23,8 @@ from obc_onnx.options import (
     data_of,
     data_options,
     device_option,
+    group_options,
+    groups_of,
     input_shape_option,
     json_option,
     plan_options,
@@ -124,4 +127,61 @@ def apply_command(
     )
 
 
-PLAN_COMMANDS = (plan_command, apply_command)
+@click.command("sensitivity")
+@click.argument("model", type=FILE)
+@click.option("--plot", type=FILE, help="Where to draw the errors, as SVG.")
+@click.option(
+    "--samples",
+    "n_samples",
+    type=click.IntRange(1),
+    default=defaults.MEASURED_SAMPLES,
+    show_default=True,
+    help="Held-out samples to measure on, at most.",
+)
+@data_options
+@scoring_options(alone=False)
+@group_options
+@device_option
+@input_shape_option
+@seed_option
+@json_option
+@reports_errors
+def sensitivity_command(
+    model: Path,
+    plot: Path | None,
+    *,
+    n_samples: int,
+    seed: int,
+    input_shape: dict[str, tuple[int, ...]],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Cut eighths of each group of MODEL alone, and measure what that does to the outputs.
+
+    Nothing is repaired, and no model is written.
+    """
+    from obc_onnx.files import replacing
+    from obc_onnx.pipeline import measure_sensitivity
+    from obc_onnx.report.picture import sensitivity_svg
+    from obc_onnx.report.terminal import sensitivity_text
+
+    if plot is not None:
+        check_target(plot, [model, *files_read(options)])
+    sensitivity = measure_sensitivity(
+        model,
+        data=data_of(options),
+        criterion=options["criterion"],
+        scoring=scoring_of(options),
+        budget=groups_of(options),
+        n_samples=n_samples,
+        input_shape=input_shape,
+        seed=seed,
+        device=options["device"],
+    )
+    if plot is not None:
+        with replacing(plot) as temporary:
+            temporary.write_text(sensitivity_svg(sensitivity), encoding="utf-8")
+    click.echo(sensitivity.to_json() if as_json else sensitivity_text(sensitivity))
+
+
+PLAN_COMMANDS = (plan_command, apply_command, sensitivity_command)

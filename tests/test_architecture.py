@@ -68,7 +68,7 @@ LAYERS = (
     ("planning",),
     ("scoring", "unfolding"),
     ("equivalent", "recover"),
-    ("channel_start",),
+    ("channel_start", "sensitivity"),
     ("training.options", "training.fabric", "training.synced_norm"),
     ("training.loss", "training.mixing", "training.order", "training.optimise", "training.teacher", "training.sparse"),
     ("training.evaluation",),
@@ -76,7 +76,7 @@ LAYERS = (
     ("verify", "analysis"),
     ("report",),
     ("report.summary",),
-    ("report.terminal", "result"),
+    ("report.terminal", "report.picture", "result"),
     ("run_folder",),
     ("training.keeper",),
     ("training.stage", "training"),
@@ -314,9 +314,9 @@ def test_no_assert_stands_for_validation_and_nothing_prints(module: str) -> None
         assert not (called and node.func.id == "print"), node.lineno  # type: ignore[attr-defined]
 
 
-def test_the_public_names_are_seven() -> None:
-    names = ["Result", "__version__", "apply", "compress", "inspect", "make_plan", "score"]
-    assert obc_onnx.__all__ == names
+def test_the_public_names_are_eight() -> None:
+    commands = ["apply", "compress", "inspect", "make_plan", "measure_sensitivity", "score"]
+    assert obc_onnx.__all__ == ["Result", "__version__", *commands]
     assert {*obc_onnx._DEFINED_IN, "__version__"} == set(obc_onnx.__all__)
     loose = {
         name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
@@ -10,6 +11,7 @@ from obc_onnx.costs import COSTS
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
 from obc_onnx.feeds import random_feed
+from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
@@ -131,7 +133,7 @@ class Compression:
         folder = self._folder(graph)
         original = coupling
         coupling, sparse_epochs = self._sparsify(coupling, samples, folder)
-        plan = self._plan(coupling, samples, folder)
+        plan = self._plan(coupling, inputs, samples, held, folder)
         keep = plan.keep(coupling)
         self.notes.extend(notes_on_inexact(coupling, keep))
         with self.clock("cut"):
@@ -159,8 +161,7 @@ class Compression:
 
     def decide(self, model: Model) -> PruningPlan:
         """Go through the stages up to the plan."""
-        coupling, _, samples, _ = self._open(model)
-        return self._plan(coupling, samples, None)
+        return self._plan(*self._open(model), None)
 
     def _open(
         self, model: Model
@@ -202,7 +203,12 @@ class Compression:
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
     def _plan(
-        self, coupling: Coupling, samples: Samples | None, folder: RunFolder | None
+        self,
+        coupling: Coupling,
+        inputs: Mapping[str, Shape],
+        samples: Samples | None,
+        held: Samples | None,
+        folder: RunFolder | None,
     ) -> PruningPlan:
         """Return the plan that was given or that a run has made already, or make one."""
         request = self.request
@@ -212,9 +218,38 @@ class Compression:
             return replace(made, weights_sha256=None)
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, samples)
-            plan = make_plan(coupling, score, request.budget, name, request.seed)
+            plan_of = partial(make_plan, coupling, score, criterion=name, seed=request.seed)
+            if request.budget.max_drop is None:
+                plan = plan_of(request.budget)
+            else:
+                plan = self._plan_within_drop(coupling, inputs, samples, held, plan_of)
         if folder is not None:
             folder.keep_plan(plan)
+        return plan
+
+    def _plan_within_drop(
+        self,
+        coupling: Coupling,
+        inputs: Mapping[str, Shape],
+        samples: Samples | None,
+        held: Samples | None,
+        plan_of: Callable[[Budget], PruningPlan],
+    ) -> PruningPlan:
+        """Find the smallest plan whose result, repaired but not trained, is hardly worse."""
+        if held is None:
+            raise RequestError("--max-drop is measured on samples: give --data")
+        feed = verification_feed(coupling.graph, held, inputs, self.request.seed)
+        notes = list(self.notes)
+
+        def result_of(plan: PruningPlan) -> Graph:
+            keep = plan.keep(coupling)
+            pruned = remove_units(coupling, keep)
+            tried = (coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), coupling)
+            return self._recover(Cut(*tried), samples)[0]
+
+        judge = Judge(coupling.graph, held)
+        plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
+        self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         return plan
 
     def _sparsify(

@@ -165,6 +165,13 @@ plan_options = combined(
         help="Size that the file may have: a share, or bytes such as 500KB or 1.5MiB.",
     ),
     click.option(
+        "--max-drop",
+        type=click.FloatRange(min=0),
+        help="In place of targets: cut as far as the held-out accuracy drops by no more than this, "
+        "such as 0.01. Without labels agreement with the original stands for it, and for models "
+        "without classes the error of the outputs.",
+    ),
+    click.option(
         "--ranking",
         type=click.Choice([*defaults.RANKINGS, *defaults.FORMER_RANKINGS]),
         help="How to compare units of different groups: as they are, per what they save, by the "
@@ -232,6 +239,7 @@ def budget_of(options: dict[str, Any]) -> Budget:
         target_params=options["target_params"],
         target_size=options["target_size"],
         min_channels=options["min_channels"],
+        max_drop=options["max_drop"],
         limits={} if options["config"] is None else load_limits(options["config"]),
         ranking=options["ranking"],
         steps=options["steps"],

@@ -162,6 +162,8 @@ def make_plan(
 ) -> PruningPlan:
     """Decide which units stay, and cut nothing: the first half of `compress`, see there.
 
+    Repair matters only to a budget with a `max_drop`, whose candidates are repaired and measured.
+
     Raises:
         ObcError: The request cannot be met; the message says why.
     """

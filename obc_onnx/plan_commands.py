@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @data_options
 @scoring_options(alone=False)
 @plan_options
+@recover_option
 @device_option
 @input_shape_option
 @seed_option
@@ -76,6 +77,7 @@ def plan_command(
             criterion=options["criterion"],
             scoring=scoring_of(options),
             scores=load_scores(scores),
+            recover=options["recover"] == "auto",
             input_shape=input_shape,
             seed=seed,
             device=device,

@@ -48,6 +48,8 @@ class Budget:
         target_size: Bytes of the file.
         min_channels: No group is cut to fewer units; with `round_to`, to the next multiple.
         only: Patterns of names; only groups that a matching node or initializer touches may shrink.
+        max_drop: Find the smallest network that is no worse than this on held-out samples, in place
+            of targets; `pipeline` does so.
         limits: Of the groups that a pattern of names touches; later ones go before earlier ones.
     """
 
@@ -62,6 +64,7 @@ class Budget:
     min_channels: int = MIN_CHANNELS
     only: tuple[str, ...] = ()
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    max_drop: float | None = None
 
     @property
     def targets(self) -> dict[str, float]:
@@ -69,6 +72,11 @@ class Budget:
         asked = {name: getattr(self, f"target_{name}") for name in COSTS}
         given = {name: target for name, target in asked.items() if target is not None}
         return given or {"macs": TARGET_MACS}
+
+    def __post_init__(self) -> None:
+        targets = (self.target_macs, self.target_params, self.target_size)
+        if self.max_drop is not None and targets != (None, None, None):
+            raise RequestError("--max-drop finds how much may go: give it or targets, and not both")
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,8 @@ def make_plan(
             units has no score.
         InfeasibleTargetError: Even the smallest plan does not meet the targets.
     """
+    if budget.max_drop is not None:
+        raise RequestError("a plan alone drops nothing that could be measured: give targets")
     if min(budget.steps, budget.round_to, budget.min_channels) < 1:
         raise RequestError("steps, the least width and the multiple of widths must be at least 1")
     ranking = _ranking(budget, criterion)

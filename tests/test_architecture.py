@@ -68,7 +68,7 @@ LAYERS = (
     ("planning",),
     ("scoring", "unfolding"),
     ("equivalent", "recover"),
-    ("channel_start", "sensitivity"),
+    ("channel_start", "sensitivity", "max_drop"),
     ("training.options", "training.fabric", "training.synced_norm"),
     ("training.loss", "training.mixing", "training.order", "training.optimise", "training.teacher", "training.sparse"),
     ("training.evaluation",),

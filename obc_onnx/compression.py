@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.costs import COSTS
-from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
+from obc_onnx.data import Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
 from obc_onnx.feeds import random_feed
 from obc_onnx.max_drop import Judge, plan_within_drop
@@ -47,54 +47,19 @@ from obc_onnx.verify import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
-    from obc_onnx.ops import RuleSet
     from obc_onnx.plan import PruningPlan
     from obc_onnx.recover import Recovery
+    from obc_onnx.request import Request
     from obc_onnx.run_folder import RunFolder
-    from obc_onnx.saliency import Scoring
-    from obc_onnx.scoring import Scores
     from obc_onnx.training.engine import Epoch
-    from obc_onnx.training.options import TrainingOptions
 
     Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `compress` or `make_plan` was asked for."""
-
-    name: str
-    data: DataOptions
-    budget: Budget
-    criterion: str | None
-    scoring: Scoring
-    scores: Scores | None
-    recover: bool
-    input_shape: Mapping[str, Shape]
-    seed: int
-    device: str
-    rules: RuleSet
-    plan: PruningPlan | None = None
-    training: TrainingOptions | None = None
-    run_dir: Path | None = None
-    resume: bool = False
-    latency: bool = False
-
-    @property
-    def code(self) -> list[str | None]:
-        """What a user may have written, as `FILE.py:FUNCTION`, and other names of losses."""
-        training = self.training
-        losses = [] if training is None else [name for name, _ in training.loss]
-        augmentation = None if training is None else training.augmentation
-        transform = None if augmentation is None else augmentation.transform
-        return [self.scoring.loss, transform, *losses]
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ LAYERS = (
     ("report",),
     ("report.summary",),
     ("report.terminal", "report.picture", "result"),
-    ("run_folder",),
+    ("run_folder", "request"),
     ("training.keeper",),
     ("training.stage", "training"),
     ("compression",),

@@ -183,24 +183,39 @@ def test_a_target_out_of_range_is_refused(number: str, tmp_path: Path) -> None:
         assert_refused(invoke(*command, f"--target-{name}", number), f"target {label} must be")
 
 
+def first_to_go(a_over_b: float, **targets: float) -> str:
+    """Plan with units of `a` worth so many of `b`; return the group whose units go first."""
+    scores = {"a:0": np.full(12, a_over_b), "b:0": np.ones(20)}
+    width = widths(planned(coupling(), scores, ranking="per-cost", steps=1, **targets))
+    (name,) = [name for name, size in {"a:0": 12, "b:0": 20}.items() if width[name] < size]
+    return name
+
+
 def test_ranking_per_cost_divides_by_what_the_targets_that_bind_are_about() -> None:
-    """A unit of `a` saves more MACs for its parameters than one of `b` does."""
+    """A unit of `a` saves more MACs for its parameters than one of `b` does.
+
+    In shares of the whole, what it saves of both lies between the two.
+    """
     of = coupling()
-    macs, params = (
-        {group.name[0]: cost(of).marginal(group, {})[0] for group in of.groups}
-        for cost in (Macs, Params)
+    of_macs, of_params, of_both, mixed = (
+        saved["a:0"] / saved["b:0"]
+        for saved in (
+            {g.name: sum(cost(of).marginal(g, {})[0] / w for cost, w in weights) for g in of.groups}
+            for weights in (
+                [(Macs, 1)],
+                [(Params, 1)],
+                [(Macs, Macs(of).full), (Params, Params(of).full)],
+                [(Macs, 1), (Params, 1)],
+            )
+        )
     )
-    assert macs["a"] / macs["b"] > params["a"] / params["b"]
-    between = (macs["a"] / macs["b"] + params["a"] / params["b"]) / 2
-    scores = {"a:0": np.full(12, between), "b:0": np.ones(20)}
-    by_macs = widths(planned(of, scores, target_macs=0.95, ranking="per-cost"))
-    by_params = widths(planned(of, scores, target_params=0.95, ranking="per-cost"))
-    both = {"target_macs": 1.0, "target_params": 0.95}
-    assert by_macs["a:0"] < 12
-    assert by_macs["b:0"] == 20
-    assert by_params["a:0"] == 12
-    assert by_params["b:0"] < 20
-    assert widths(planned(of, scores, **both, ranking="per-cost")) == by_params
+    assert of_params < of_both < mixed < of_macs
+    low, high = (of_params + of_both) / 2, (of_both + mixed) / 2
+    assert first_to_go(low, target_params=0.95) == "b:0"
+    assert first_to_go(low, target_macs=0.95) == "a:0"
+    assert first_to_go(low, target_macs=0.95, target_params=0.95) == "a:0"
+    assert first_to_go(low, target_macs=1.0, target_params=0.95) == "b:0", "MACs are met already"
+    assert first_to_go(high, target_macs=0.95, target_params=0.95) == "b:0", "shares are added"
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -226,6 +241,24 @@ def test_isomorphic_compares_units_of_equal_groups_and_takes_the_same_share_of_e
     assert gone["head"] > 0
     assert abs(gone["branches"] - gone["head"]) <= 1 / 10
     assert widths(planned(of, scores, target_macs=0.7, ranking="global"))["e:0"] == 10
+
+
+def test_groups_of_one_size_with_other_operators_are_no_set() -> None:
+    of = analyse(
+        build(
+            "net (float[N,3,4,4] x) => (float[N,4] y) <float[8,3,1,1] a, float[8,8,1,1] b,"
+            " float[8,8] c, float[4,8] fc>"
+            "{ p = Conv(x, a) q = Relu(p) r = Conv(q, b) s = GlobalAveragePool(r) t = Flatten(s)"
+            "  u = Gemm<transB=1>(t, c) v = Relu(u) y = Gemm<transB=1>(v, fc) }"
+        )
+    ).coupling
+    assert [group.size for group in of.groups] == [8, 8, 8]
+    scores = {"a:0": np.zeros(8), "b:0": np.ones(8), "c:0": np.full(8, 9.0)}
+    width = widths(planned(of, scores, target_macs=0.5, ranking="isomorphic"))
+    gone = [8 - n for n in width.values()]
+    assert max(gone) - min(gone) <= 1, (
+        "a conv, what is between, and a classifier: three sets of one"
+    )
 
 
 @pytest.mark.parametrize(("least", "round_to"), [*product([1, 3, 8], [1, 2, 5])])

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from obc_onnx.pipeline import compress, inspect, score
+    from obc_onnx.pipeline import apply, compress, inspect, make_plan, measure_sensitivity, score
     from obc_onnx.result import Result
 
 _DEFINED_IN = {
     "Result": "result",
+    "apply": "pipeline",
     "compress": "pipeline",
     "inspect": "pipeline",
+    "make_plan": "pipeline",
+    "measure_sensitivity": "pipeline",
     "score": "pipeline",
 }
 
@@ -26,4 +29,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'obc_onnx' has no attribute '{name}'")
 
 
-__all__ = ["Result", "__version__", "compress", "inspect", "score"]
+__all__ = [
+    "Result",
+    "__version__",
+    "apply",
+    "compress",
+    "inspect",
+    "make_plan",
+    "measure_sensitivity",
+    "score",
+]

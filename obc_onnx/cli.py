@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from obc_onnx.commands import (
+    check_target,
+    check_targets,
+    compress_and_write,
+    files_read,
+    load_scores,
+    reports_errors,
+    scores_read,
+    writer,
+)
 from obc_onnx.defaults import FINETUNE_EPOCHS
-from obc_onnx.errors import ObcError, RequestError
+from obc_onnx.errors import RequestError
 from obc_onnx.options import (
     FILE,
     budget_of,
@@ -24,45 +32,13 @@ from obc_onnx.options import (
     recover_option,
     seed_option,
 )
-from obc_onnx.score_options import given_of, scoring_of, scoring_options
+from obc_onnx.plan_commands import PLAN_COMMANDS
+from obc_onnx.score_options import scoring_of, scoring_options
 from obc_onnx.train_options import training_of, training_options
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-
-    from obc_onnx.scoring import Scores
-
-P = ParamSpec("P")
-
-_INTERRUPTED = 130
-
-
-class Failure(click.ClickException):
-    """A message for the user, and the exit code that goes with it."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]
-
-
-def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn what users can act on into a one-line message and exit code; let bugs traceback."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except ObcError as error:
-            sentence = " ".join(str(error).split())  # messages of onnx and ONNX Runtime have lines
-            raise Failure(sentence, error.exit_code) from error
-        except MemoryError as error:
-            raise Failure(f"not enough memory: {error or 'an allocation failed'}", 1) from error
-        except KeyboardInterrupt as error:
-            raise Failure("interrupted; no result was written", _INTERRUPTED) from error
-
-    return wrapper
 
 
 @click.group()
@@ -97,7 +73,7 @@ def inspect(
     if scores is not None and explain is not None:
         raise RequestError("--explain shows no scores: give one of the two")
     inspection = inspect_model(
-        model, input_shape=input_shape, explained=explain, scores=_load_scores(scores)
+        model, input_shape=input_shape, explained=explain, scores=load_scores(scores)
     )
     text = inspection_text if explain is None else explanation_text
     click.echo(inspection.to_json() if as_json else text(inspection))
@@ -135,18 +111,15 @@ def compress(
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
-    if scores is not None and (options["criterion"] or options["preset"] or given_of(options)):
-        raise RequestError("--scores are there already: leave out what says how to score")
-    read = [*_files_read(options), *([] if scores is None else [scores])]
-    _check_targets(model, output, plan_out, read)
-    _compress(
+    check_targets(model, output, plan_out, [*files_read(options), *scores_read(scores, options)])
+    compress_and_write(
         (model, output, plan_out),
         options,
         as_json=as_json,
         budget=budget_of(options),
         criterion=options["criterion"],
         scoring=scoring_of(options),
-        scores=_load_scores(scores),
+        scores=load_scores(scores),
         training=training_of(options),
         input_shape=input_shape,
         seed=seed,
@@ -184,9 +157,9 @@ def finetune(
     """
     from obc_onnx.plan import PruningPlan
 
-    _check_target(output, [plan])  # the new plan may replace the old one
-    _check_targets(model, output, plan_out, _files_read(options))
-    _compress(
+    check_target(output, [plan])  # the new plan may replace the old one
+    check_targets(model, output, plan_out, files_read(options))
+    compress_and_write(
         (model, output, plan_out),
         options,
         as_json=as_json,
@@ -220,8 +193,8 @@ def score(
     """
     from obc_onnx.pipeline import score as score_model
 
-    _check_target(output, [model, *_files_read(options)])
-    with _writer(options["device"]) as (device, writes):
+    check_target(output, [model, *files_read(options)])
+    with writer(options["device"]) as (device, writes):
         scores = score_model(
             model,
             data=data_of(options),
@@ -285,7 +258,7 @@ def twin(
     if output is None and not print_code:
         raise RequestError("nothing to do: give --output, --print-code, or both")
     if output is not None:
-        _check_target(output, [model])
+        check_target(output, [model])
     from obc_onnx.program import TwinProgram
 
     program = TwinProgram.of(model, input_shape)
@@ -295,78 +268,5 @@ def twin(
         click.echo(program.twin.code)
 
 
-def _load_scores(path: Path | None) -> Scores | None:
-    from obc_onnx.scoring import Scores
-
-    return None if path is None else Scores.load(path)
-
-
-def _compress(
-    files: tuple[Path, Path, Path | None], options: dict[str, Any], *, as_json: bool, **asked: Any
-) -> None:
-    """Compress a model, write it and the plan, and print the report: the end of two commands.
-
-    Args:
-        files: The model, where it goes, and where its plan goes.
-        options: Those that both commands take.
-        as_json: Whether one object is printed.
-        asked: What else `pipeline.compress` is asked for.
-    """
-    from obc_onnx.pipeline import compress as compress_model
-    from obc_onnx.report.terminal import report_text
-
-    model, output, plan_out = files
-    with _writer(options["device"]) as (device, writes):
-        result = compress_model(
-            model,
-            data=data_of(options),
-            run_dir=options["run_dir"],
-            resume=options["resume"],
-            recover=options["recover"],
-            device=device,
-            **asked,
-        )
-        if writes:
-            result.save(output, plan_out)
-            click.echo(result.report.to_json() if as_json else report_text(result.report))
-
-
-@contextmanager
-def _writer(device: str) -> Iterator[tuple[str, bool]]:
-    """Join the other processes, where there are any.
-
-    Yields:
-        The device of this one, and whether it is the one that writes and prints.
-    """
-    from obc_onnx.processes import joined, local_device, rank
-
-    with joined(device):
-        yield local_device(device), rank() == 0
-
-
-def _files_read(options: dict[str, Any]) -> list[Path]:
-    """List the files that a command reads besides the model."""
-    from pathlib import Path
-
-    code = [options.get("score_loss"), options.get("transform")]
-    code += [name for name, _ in options.get("loss") or () if ".py:" in name]
-    files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
-    named = [options["data"], options["eval_data"]]
-    return [*files, *(path for path in named if path is not None)]
-
-
-def _check_targets(model: Path, output: Path, plan_out: Path | None, read: Sequence[Path]) -> None:
-    """Check where a result and its plan go; the model may be replaced by what becomes of it."""
-    _check_target(output, read)
-    if plan_out is not None:
-        _check_target(plan_out, [output, model, *read])
-
-
-def _check_target(path: Path, others: Sequence[Path]) -> None:
-    """Check before long work that a file can be written, and that it is none of the others."""
-    from obc_onnx.files import check_writable
-
-    check_writable(path)
-    for other in others:
-        if path.resolve() == other.resolve():
-            raise RequestError(f"'{path}' is named twice: one file would overwrite the other")
+for command in PLAN_COMMANDS:
+    cli.add_command(command)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
-from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
+from obc_onnx.costs import COSTS
+from obc_onnx.data import Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
 from obc_onnx.feeds import random_feed
+from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
@@ -44,54 +47,19 @@ from obc_onnx.verify import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
-    from obc_onnx.ops import RuleSet
     from obc_onnx.plan import PruningPlan
-    from obc_onnx.recover.methods import Method, Recovery
+    from obc_onnx.recover.methods import Recovery
+    from obc_onnx.request import Request
     from obc_onnx.run_folder import RunFolder
-    from obc_onnx.saliency import Scoring
-    from obc_onnx.scoring import Scores
     from obc_onnx.training.engine import Epoch
-    from obc_onnx.training.options import TrainingOptions
 
     Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `compress` was asked for."""
-
-    name: str
-    data: DataOptions
-    budget: Budget
-    plan: PruningPlan | None
-    criterion: str | None
-    scoring: Scoring
-    scores: Scores | None
-    training: TrainingOptions | None
-    run_dir: Path | None
-    resume: bool
-    recover: Method
-    input_shape: Mapping[str, Shape]
-    seed: int
-    device: str
-    latency: bool
-    rules: RuleSet
-
-    @property
-    def code(self) -> list[str | None]:
-        """What a user may have written, as `FILE.py:FUNCTION`, and other names of losses."""
-        training = self.training
-        losses = [] if training is None else [name for name, _ in training.loss]
-        augmentation = None if training is None else training.augmentation
-        transform = None if augmentation is None else augmentation.transform
-        return [self.scoring.loss, transform, *losses]
 
 
 @dataclass(frozen=True)
@@ -125,19 +93,12 @@ class Compression:
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
         request = self.request
-        with self.clock("load"):
-            graph = load_model(model)
-            samples, held = open_samples(request.data, graph)
-        if request.training is not None and samples is None:
-            raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
-        if request.training is not None and samples is not None:
-            check_labels(request.training, labelled=samples.labels is not None)
-        shapes = {**shapes_of(graph, samples), **request.input_shape}
-        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
+        coupling, inputs, samples, held = self._open(model)
+        graph = coupling.graph
         folder = self._folder(graph)
         original = coupling
         coupling, sparse_epochs = self._sparsify(coupling, samples, folder)
-        plan = self._plan(coupling, samples, folder)
+        plan = self._plan(coupling, inputs, samples, held, folder)
         keep = plan.keep(coupling)
         self.notes.extend(notes_on_inexact(coupling, keep))
         with self.clock("cut"):
@@ -147,7 +108,7 @@ class Compression:
         with self.clock("verify"):
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
-        result, recovery = self._recover(cut, keep, samples)
+        result, recovery = self._recover(cut, samples)
         result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
         if result is not pruned or coupling is not original:
             plan = replace(plan, weights_sha256=digest_of(result.initializers))
@@ -162,6 +123,26 @@ class Compression:
         if folder is not None:
             folder.keep_result(found)
         return found
+
+    def decide(self, model: Model) -> PruningPlan:
+        """Go through the stages up to the plan."""
+        return self._plan(*self._open(model), None)
+
+    def _open(
+        self, model: Model
+    ) -> tuple[Coupling, Mapping[str, Shape], Samples | None, Samples | None]:
+        """Load and analyse; return the coupling, sizes of inputs, samples, and held-out ones."""
+        request = self.request
+        with self.clock("load"):
+            graph = load_model(model)
+            samples, held = open_samples(request.data, graph)
+        if request.training is not None and samples is None:
+            raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
+        if request.training is not None and samples is not None:
+            check_labels(request.training, labelled=samples.labels is not None)
+        shapes = {**shapes_of(graph, samples), **request.input_shape}
+        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
+        return coupling, inputs, samples, held
 
     def _folder(self, graph: Graph) -> RunFolder | None:
         """Open the folder of the run, which has to have been asked for the same."""
@@ -187,7 +168,12 @@ class Compression:
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
     def _plan(
-        self, coupling: Coupling, samples: Samples | None, folder: RunFolder | None
+        self,
+        coupling: Coupling,
+        inputs: Mapping[str, Shape],
+        samples: Samples | None,
+        held: Samples | None,
+        folder: RunFolder | None,
     ) -> PruningPlan:
         """Return the plan that was given or that a run has made already, or make one."""
         request = self.request
@@ -197,9 +183,38 @@ class Compression:
             return replace(made, weights_sha256=None)
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, samples)
-            plan = make_plan(coupling, score, request.budget, name, request.seed)
+            plan_of = partial(make_plan, coupling, score, criterion=name, seed=request.seed)
+            if request.budget.max_drop is None:
+                plan = plan_of(request.budget)
+            else:
+                plan = self._plan_within_drop(coupling, inputs, samples, held, plan_of)
         if folder is not None:
             folder.keep_plan(plan)
+        return plan
+
+    def _plan_within_drop(
+        self,
+        coupling: Coupling,
+        inputs: Mapping[str, Shape],
+        samples: Samples | None,
+        held: Samples | None,
+        plan_of: Callable[[Budget], PruningPlan],
+    ) -> PruningPlan:
+        """Find the smallest plan whose result, repaired but not trained, is hardly worse."""
+        if held is None:
+            raise RequestError("--max-drop is measured on samples: give --data")
+        feed = verification_feed(coupling.graph, held, inputs, self.request.seed)
+        notes = list(self.notes)
+
+        def result_of(plan: PruningPlan) -> Graph:
+            keep = plan.keep(coupling)
+            pruned = remove_units(coupling, keep)
+            tried = (coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), coupling)
+            return self._recover(Cut(*tried), samples)[0]
+
+        judge = Judge(coupling.graph, held)
+        plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
+        self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         return plan
 
     def _sparsify(
@@ -238,9 +253,7 @@ class Compression:
         scene = make_scene(coupling, samples, request.scoring, request.seed, request.device)
         return criterion.name, lambda keep: criterion.score(scene, keep)
 
-    def _recover(
-        self, cut: Cut, keep: Keep, samples: Samples | None
-    ) -> tuple[Graph, list[Recovery]]:
+    def _recover(self, cut: Cut, samples: Samples | None) -> tuple[Graph, list[Recovery]]:
         """Repair without training, where there is anything to do it with."""
         method = self.request.recover
         if method == "none" or (samples is None and method == "auto"):
@@ -251,7 +264,7 @@ class Compression:
         from obc_onnx.recover.stage import recover
 
         with self.clock("recover"):
-            found = recover(cut.coupling, keep, cut.pruned, samples, method, self.request.seed)
+            found = recover(cut.coupling, cut.keep, cut.pruned, samples, method, self.request.seed)
         self.notes.extend(found.notes)
         return found.graph, found.steps
 
@@ -304,7 +317,7 @@ class Compression:
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
-            target_macs=plan.target_macs,
+            targets=plan.targets,
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
@@ -336,8 +349,10 @@ def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
     if not all(check.passed for check in checks):
         return checks  # what follows would only stumble over the same fault
     recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock)
-    full = cut.coupling.macs({})
-    checks.append(check_budget(recounted.macs({}), full, cut.plan.target_macs))
+    for name, target in cut.plan.targets.items():
+        cost = COSTS[name]
+        full = cost(cut.coupling).full
+        checks.append(check_budget(cost(recounted).total({}), full, target, cost.label))
     if not cut.no_twin:
         check = check_twin(recounted, cut.feed)
         if not check.passed and is_quantised(original) and not _uses_twin(cut.plan):

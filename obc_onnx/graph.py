@@ -239,12 +239,14 @@ class Graph:
         return Graph(copy, self._original, copies=self.copies)
 
     def known_as(self, other: Graph) -> Graph:
-        """Return this graph under the hash of another, which a plan for it is to be for.
+        """Return this graph under the hash and file size of another, which a plan is to be for.
 
         Args:
             other: The same network with other weights.
         """
-        return Graph(self._surgeon, self._original, other.sha256, self.copies)
+        graph = Graph(self._surgeon, self._original, other.sha256, self.copies)
+        graph.file_bytes = other.file_bytes
+        return graph
 
     def _drop_unused(
         self, copy: gs.Graph, released: list[gs.Tensor], dispensable: Container[str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
     from obc_onnx.planning import Budget
 
 FILE = click.Path(path_type=Path)
+_PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_OF_BYTES = {
+    **_PREFIXES,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+_LETTERS = "KMGIBkmgib"
 
 
 def parse_shapes(
@@ -40,6 +54,30 @@ def parse_numbers(
         return tuple(float(number) for number in value.split(","))
     except ValueError:
         raise click.BadParameter(f"'{value}' is not a list of numbers") from None
+
+
+def parse_target(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a share such as `0.5`, or a number such as `12e6`, `500K` or, of bytes, `1.5MiB`."""
+    if value is None:
+        return None
+    prefixes = _OF_BYTES if parameter.name == "target_size" else _PREFIXES
+    number = value.rstrip(_LETTERS)
+    factor = prefixes.get(value[len(number) :].upper())
+    try:
+        found = Decimal(number) * (factor or 1)
+    except InvalidOperation:
+        factor = None
+    if factor is None:
+        known = ", ".join(name for name in prefixes if name)
+        raise click.BadParameter(
+            f"'{value}' is neither a share such as 0.5 nor a number such as 12e6 or 500K; what may "
+            f"follow a number: {known}"
+        )
+    if factor > 1 and found <= 1:
+        raise click.BadParameter(f"'{value}' is a number of 1 or less; write a share as 0.5")
+    return float(found)
 
 
 def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -92,19 +130,54 @@ data_options = combined(
 )
 
 
+group_options = combined(
+    click.option(
+        "--allow-inexact",
+        is_flag=True,
+        help="Prune groups under a layer norm or a mean too, which a mask cannot verify.",
+    ),
+    click.option(
+        "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
+    ),
+    click.option(
+        "--only",
+        multiple=True,
+        help="Pattern of node or initializer names to prune, and no others.",
+    ),
+)
 plan_options = combined(
     click.option(
         "--target-macs",
-        type=float,
-        default=defaults.TARGET_MACS,
-        show_default=True,
-        help="Share of the MACs that may be left.",
+        metavar="SHARE|NUMBER",
+        callback=parse_target,
+        help="MACs that may be left: a share such as 0.5, or a number such as 12e6 or 1.5M. Where "
+        f"several targets are given all have to hold. [{defaults.TARGET_MACS}, where none is]",
+    ),
+    click.option(
+        "--target-params",
+        metavar="SHARE|NUMBER",
+        callback=parse_target,
+        help="Parameters that may be left, in the same way.",
+    ),
+    click.option(
+        "--target-size",
+        metavar="SHARE|BYTES",
+        callback=parse_target,
+        help="Size that the file may have: a share, or bytes such as 500KB or 1.5MiB.",
+    ),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(min=0),
+        help="In place of targets: cut as far as the held-out accuracy drops by no more than this, "
+        "such as 0.01. Without labels agreement with the original stands for it, and for models "
+        "without classes the error of the outputs.",
     ),
     click.option(
         "--ranking",
-        type=click.Choice(["global", "per-mac"]),
-        help="How to compare units of different groups; per-mac for jacobian and global for other "
-        "criteria, by default.",
+        type=click.Choice([*defaults.RANKINGS, *defaults.FORMER_RANKINGS]),
+        help="How to compare units of different groups: as they are, per what they save, by the "
+        "same share of each group, or of each set of equal ones; per-cost, once called per-mac, "
+        "for jacobian and global for other criteria, by default.",
     ),
     click.option(
         "--steps",
@@ -121,12 +194,17 @@ plan_options = combined(
         help="Make widths that shrink a multiple of this, as runtimes like 8 or 16.",
     ),
     click.option(
-        "--allow-inexact",
-        is_flag=True,
-        help="Prune groups under a layer norm or a mean too, which a mask cannot verify.",
+        "--min-channels",
+        type=click.IntRange(1),
+        default=defaults.MIN_CHANNELS,
+        show_default=True,
+        help="Leave no group that shrinks narrower than this.",
     ),
+    group_options,
     click.option(
-        "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
+        "--config",
+        type=FILE,
+        help="A TOML file with a table for each pattern of names: min, max, round_to, keep.",
     ),
 )
 recover_option = click.option(
@@ -155,13 +233,28 @@ def data_of(options: dict[str, Any]) -> DataOptions:
 
 def budget_of(options: dict[str, Any]) -> Budget:
     """Gather what says how much may be left."""
-    from obc_onnx.planning import Budget
+    from obc_onnx.limits import load_limits
 
-    return Budget(
+    return replace(
+        groups_of(options),
         target_macs=options["target_macs"],
+        target_params=options["target_params"],
+        target_size=options["target_size"],
+        min_channels=options["min_channels"],
+        max_drop=options["max_drop"],
+        limits={} if options["config"] is None else load_limits(options["config"]),
         ranking=options["ranking"],
         steps=options["steps"],
         round_to=options["round_to"],
+    )
+
+
+def groups_of(options: dict[str, Any]) -> Budget:
+    """Gather what says which groups may shrink."""
+    from obc_onnx.planning import Budget
+
+    return Budget(
         exclude=tuple(options["exclude"]),
+        only=tuple(options["only"]),
         allow_inexact=options["allow_inexact"],
     )

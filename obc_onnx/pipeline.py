@@ -1,4 +1,4 @@
-"""What the package offers: inspect, compress, verify."""
+"""What the package offers: inspect, score, plan, apply, compress, verify."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
-from obc_onnx.compression import Compression, Cut, Request, check_result
+from obc_onnx.compression import Compression, Cut, check_result
 from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
-from obc_onnx.defaults import TARGET_MACS
+from obc_onnx.defaults import MEASURED_SAMPLES
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
 from obc_onnx.feeds import random_feed
+from obc_onnx.limits import rooms_of
+from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.planning import Budget
 from obc_onnx.report.summary import (
@@ -20,8 +22,10 @@ from obc_onnx.report.summary import (
     summarise_groups,
     summarise_scores,
 )
+from obc_onnx.request import Request
 from obc_onnx.saliency import Scoring
 from obc_onnx.scoring import Scores, choose_criterion, make_scene, used_of
+from obc_onnx.sensitivity import Sensitivity, measure_groups
 from obc_onnx.surgery import remove_units
 from obc_onnx.training.options import TrainingOptions, training_options
 from obc_onnx.verify import Check, check_masked, why_no_twin
@@ -80,7 +84,7 @@ def compress(
     model: Model,
     *,
     data: DataOptions | str | Path | Samples | None = None,
-    budget: Budget | float = TARGET_MACS,
+    budget: Budget | float | None = None,
     criterion: str | None = None,
     scoring: Scoring | None = None,
     scores: Scores | None = None,
@@ -100,7 +104,7 @@ def compress(
     Args:
         model: A file, a loaded model, or a graph; it is left as it is.
         data: Samples to score, repair, fine-tune and measure on.
-        budget: What to meet; a number is the share of the MACs that may be left.
+        budget: What to meet; a number is the share of the MACs that may be left, half by default.
         criterion: "jacobian" by default with data, "l2" without.
         scoring: How the criterion looks at the samples.
         scores: What `score` gave, in place of a criterion.
@@ -146,6 +150,75 @@ def compress(
     return Compression(request).execute(model)
 
 
+def make_plan(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    budget: Budget | float | None = None,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    scores: Scores | None = None,
+    recover: Method = "auto",
+    input_shape: Mapping[str, Shape] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rules: RuleSet = DEFAULT_RULES,
+) -> PruningPlan:
+    """Decide which units stay, and cut nothing: the first half of `compress`, see there.
+
+    Repair matters only to a budget with a `max_drop`, whose candidates are repaired and measured.
+
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    request = Request(
+        name=model_name(model),
+        data=data if isinstance(data, DataOptions) else DataOptions(data),
+        budget=budget if isinstance(budget, Budget) else Budget(budget),
+        criterion=criterion,
+        scoring=scoring or Scoring(),
+        scores=scores,
+        recover=recover,
+        input_shape=input_shape or {},
+        seed=seed,
+        device=device,
+        rules=rules,
+    )
+    _check_device(device)
+    return Compression(request).decide(model)
+
+
+def apply(
+    model: Model,
+    plan: PruningPlan,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    recover: Method = "auto",
+    input_shape: Mapping[str, Shape] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    latency: bool = False,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Result:
+    """Cut by a plan, repair with data, and prove the result: the second half of `compress`.
+
+    Raises:
+        RequestError: The plan is for another model.
+        VerificationError: The result failed a check.
+    """
+    return compress(
+        model,
+        plan=plan,
+        data=data,
+        recover=recover,
+        input_shape=input_shape,
+        seed=seed,
+        device=device,
+        latency=latency,
+        rules=rules,
+    )
+
+
 def score(
     model: Model,
     *,
@@ -181,6 +254,54 @@ def score(
     scene = make_scene(coupling, samples, how, seed, device)
     found = chosen.score(scene, {})
     return Scores(graph.sha256, chosen.name, seed, used_of(chosen, how), found)
+
+
+def measure_sensitivity(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    budget: Budget | None = None,
+    n_samples: int = MEASURED_SAMPLES,
+    input_shape: Mapping[str, Shape] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rules: RuleSet = DEFAULT_RULES,
+) -> Sensitivity:
+    """Cut shares of each group alone, without any repair, and measure what that does.
+
+    Args:
+        model: A file, a loaded model, or a graph.
+        data: Samples to score on; the held-out ones are measured on.
+        criterion: What says which units go first; as in `score`.
+        scoring: How the criterion looks at the samples.
+        budget: Which groups are measured; its targets and rankings have no meaning here.
+        n_samples: Held-out samples to measure on, at most.
+        input_shape: Sizes of dynamic inputs, by input name.
+        seed: Of every random choice.
+        device: Where torch scores.
+        rules: What is known of operators.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    _check_device(device)
+    graph = load_model(model)
+    samples, held = open_samples(
+        data if isinstance(data, DataOptions) else DataOptions(data), graph
+    )
+    if samples is None or held is None:
+        raise RequestError("sensitivity is measured on samples: give --data")
+    held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
+    shapes = {**shapes_of(graph, samples), **(input_shape or {})}
+    coupling, _ = analyse(graph, shapes, rules, Clock())
+    how = scoring or Scoring()
+    chosen = choose_criterion(criterion, samples, how)
+    saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})
+    groups = [room.group for room in rooms_of(coupling, budget or Budget())]
+    found = measure_groups(coupling, groups, saliency, held)
+    before = accuracy(graph, held)
+    return Sensitivity(model_name(model), chosen.name, len(held), before, found)
 
 
 def verify(

@@ -10,10 +10,12 @@ import json
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.costs import COSTS
+from obc_onnx.defaults import RANKINGS
 from obc_onnx.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
     from obc_onnx.axes import Dim
     from obc_onnx.coupling import Coupling, Keep
 
-Ranking = Literal["global", "per-mac"]
-RANKINGS: tuple[str, ...] = get_args(Ranking)
-FORMAT = 1
+FORMAT = 2
 """Version of the plan file; another one is refused."""
 
 
@@ -38,7 +38,7 @@ class PruningPlan:
         model_sha256: Of the model that the plan is for.
         criterion: What scored the units.
         ranking: How units of different groups were compared.
-        target_macs: Share of the MACs that may be left.
+        targets: For each cost by name, what may be left: a share in (0, 1], or a number above 1.
         macs: Before and after.
         params: Before and after.
         groups: For each group by name, its size and the kept units.
@@ -51,7 +51,7 @@ class PruningPlan:
     model_sha256: str
     criterion: str
     ranking: str
-    target_macs: float
+    targets: dict[str, float]
     seed: int
     macs: tuple[int, int]
     params: tuple[int, int]
@@ -165,6 +165,13 @@ def _are_slices(value: Any) -> bool:
     )
 
 
+def _are_targets(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        name in COSTS and type(target) in (int, float) and 0 < target < _LARGEST_COUNT
+        for name, target in value.items()
+    )
+
+
 def _are_names(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
 
@@ -175,7 +182,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "model_sha256": lambda value: isinstance(value, str),
     "criterion": lambda value: isinstance(value, str),
     "ranking": lambda value: value in RANKINGS,
-    "target_macs": lambda value: isinstance(value, (int, float)) and 0 < value <= 1,
+    "targets": _are_targets,
     "seed": _is_count,
     "macs": _are_counts,
     "params": _are_counts,

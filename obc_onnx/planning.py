@@ -2,52 +2,110 @@
 
 from __future__ import annotations
 
-import fnmatch
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes import leaves, units_of
-from obc_onnx.defaults import ROUND_TO, STEPS, TARGET_MACS
+from obc_onnx.costs import COSTS, Cost, share_of, units_left
+from obc_onnx.defaults import FORMER_RANKINGS, MIN_CHANNELS, RANKINGS, ROUND_TO, STEPS, TARGET_MACS
 from obc_onnx.errors import InfeasibleTargetError, RequestError
-from obc_onnx.plan import RANKINGS, PruningPlan, kept_indices
+from obc_onnx.limits import Limits, rooms_of
+from obc_onnx.plan import PruningPlan, kept_indices
+from obc_onnx.ranking import ranked
 from obc_onnx.saliency import CRITERIA, make_criterion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Coupling, Group, Keep
-    from obc_onnx.plan import Ranking
-
-    Saliency = Mapping[str, NDArray[np.float64]]
-    Cut = tuple[Group, NDArray[np.int64]]
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.defaults import Ranking
+    from obc_onnx.limits import Room
+    from obc_onnx.ranking import Cut, Saliency
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a plan has to meet.
+    """What a plan has to meet: all targets that are given, or half of the MACs where none is.
+
+    A target is a share of the original in (0, 1], or a number above 1 that may be left.
 
     Attributes:
-        target_macs: Share of the original MACs that may be left, in (0, 1].
-        ranking: "global" compares saliency across groups; "per-mac" divides it by the MACs that
-            removing one more unit saves. None is what suits the criterion.
+        target_macs: MACs of one sample.
+        ranking: "global" compares saliency across groups; "per-cost" divides it by what one more
+            unit saves, as a share of each cost whose target is not met yet; "uniform" takes the
+            same share of every group; "isomorphic" compares units within sets of groups of equal
+            structure, each of which loses the same share. None is what suits the criterion.
         steps: Score again this many times on the way.
         round_to: Widths that shrink stay a multiple of this: runtimes work in blocks of channels.
-        exclude: Patterns of node or initializer names that stay whole.
+        exclude: Patterns of names; groups that a matching node or initializer touches stay whole.
         allow_inexact: Whether groups may shrink over which a statistic is taken, such as the mean
             in a layer norm: that changes more than the removed units.
+        target_params: Elements of weights.
+        target_size: Bytes of the file.
+        min_channels: No group is cut to fewer units; with `round_to`, to the next multiple.
+        only: Patterns of names; only groups that a matching node or initializer touches may shrink.
+        max_drop: Find the smallest network that is no worse than this on held-out samples, in place
+            of targets; `pipeline` does so.
+        limits: Of the groups that a pattern of names touches; later ones go before earlier ones.
     """
 
-    target_macs: float = TARGET_MACS
+    target_macs: float | None = None
     ranking: Ranking | None = None
     steps: int = STEPS
     round_to: int = ROUND_TO
     exclude: tuple[str, ...] = ()
     allow_inexact: bool = False
+    target_params: float | None = None
+    target_size: float | None = None
+    min_channels: int = MIN_CHANNELS
+    only: tuple[str, ...] = ()
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    max_drop: float | None = None
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The targets by the names of their costs."""
+        asked = {name: getattr(self, f"target_{name}") for name in COSTS}
+        given = {name: target for name, target in asked.items() if target is not None}
+        return given or {"macs": TARGET_MACS}
+
+    def __post_init__(self) -> None:
+        targets = (self.target_macs, self.target_params, self.target_size)
+        if self.max_drop is not None and targets != (None, None, None):
+            raise RequestError("--max-drop finds how much may go: give it or targets, and not both")
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One target as it is checked.
+
+    Attributes:
+        asked: What was asked for.
+        share: The same as a share of the full cost.
+    """
+
+    cost: Cost
+    asked: float
+    share: float
+
+    @classmethod
+    def of(cls, cost: Cost, asked: float) -> _Target:
+        if not (0 < asked <= 1 or (float(asked).is_integer() and asked > 1)):
+            raise RequestError(
+                f"target {cost.label} must be a share in (0, 1] or a whole number above 1, "
+                f"found {asked:g}"
+            )
+        return cls(cost, asked, share_of(asked, cost.full))
+
+    def holds(self, keep: Keep, done: float = 1.0) -> bool:
+        """Say whether `done` of the way to the target has been made."""
+        # the last step is compared with the share itself, and not with what rounding makes of it
+        share = self.share if done == 1 else 1 - (1 - self.share) * done
+        return self.cost.total(keep) / self.cost.full <= share
 
 
 def make_plan(
@@ -68,176 +126,115 @@ def make_plan(
     Raises:
         RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
             units has no score.
-        InfeasibleTargetError: Even the smallest plan does not meet the target.
+        InfeasibleTargetError: Even the smallest plan does not meet the targets.
     """
-    if not 0 < budget.target_macs <= 1:
-        raise RequestError(f"target MACs must be a share in (0, 1], found {budget.target_macs:g}")
-    if budget.steps < 1 or budget.round_to < 1:
-        raise RequestError("steps and the multiple of widths must be at least 1")
-    if budget.ranking is None:
-        known = make_criterion(criterion) if criterion in CRITERIA else None
-        budget = replace(budget, ranking="global" if known is None else known.ranking)
-    if budget.ranking not in RANKINGS:
-        raise RequestError(
-            f"ranking '{budget.ranking}' is not known: choose from {', '.join(RANKINGS)}"
-        )
-    groups = prunable_groups(coupling, budget.exclude, allow_inexact=budget.allow_inexact)
-    _check_feasible(coupling, groups, budget)
-    full = coupling.macs({})
+    if budget.max_drop is not None:
+        raise RequestError("a plan alone drops nothing that could be measured: give targets")
+    if min(budget.steps, budget.round_to, budget.min_channels) < 1:
+        raise RequestError("steps, the least width and the multiple of widths must be at least 1")
+    ranking = _ranking(budget, criterion)
+    rooms = rooms_of(coupling, budget)
+    targets = [_Target.of(COSTS[name](coupling), asked) for name, asked in budget.targets.items()]
+    _check_feasible(coupling, rooms, targets, budget)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     for step in range(1, budget.steps + 1):
-        share = 1 - (1 - budget.target_macs) * step / budget.steps
-        if step == budget.steps:
-            share = budget.target_macs  # and not what rounding made of it
-        if coupling.macs(keep) / full > share:
+        done = step / budget.steps
+        met = all(target.holds(keep, done) for target in targets)
+        if not met or any(room.is_too_wide(keep) for room in rooms):
             saliency = score(keep)
-            _check_scored(groups, saliency, criterion)
-            order = _ranked(coupling, groups, saliency, keep, budget)
-            keep = _cut_until(coupling, order, keep, share)
-    if coupling.macs(keep) / full > budget.target_macs:  # saliency protected dearer units
-        raise _infeasible(coupling, groups, keep, budget)
-    return _record(coupling, keep, budget, criterion, seed)
+            _check_scored(rooms, saliency, criterion)
+            costs = [target.cost for target in targets if not target.holds(keep)]
+            order, n_due = ranked(coupling, rooms, saliency, keep, ranking, costs)
+            keep = _cut_until(order, keep, n_due, targets, done)
+    _check_met(coupling, rooms, targets, keep, budget)
+    return _record(coupling, keep, budget, ranking, criterion, seed)
 
 
-def _check_scored(groups: Sequence[Group], saliency: Saliency, criterion: str) -> None:
-    for group in groups:
-        if group.name not in saliency:
+def _ranking(budget: Budget, criterion: str) -> Ranking:
+    known = make_criterion(criterion).ranking if criterion in CRITERIA else "global"
+    asked = budget.ranking or known
+    found = FORMER_RANKINGS.get(asked, asked)
+    if found not in RANKINGS:
+        raise RequestError(f"ranking '{asked}' is not known: choose from {', '.join(RANKINGS)}")
+    return found
+
+
+def _check_scored(rooms: Sequence[Room], saliency: Saliency, criterion: str) -> None:
+    for room in rooms:
+        if room.group.name not in saliency:
             raise RequestError(
-                f"criterion '{criterion}' says nothing of group '{group.name}': use another one, "
-                f"or leave the group whole with --exclude"
+                f"criterion '{criterion}' says nothing of group '{room.group.name}': use another "
+                f"one, or leave the group whole with --exclude"
             )
 
 
-def prunable_groups(
-    coupling: Coupling, exclude: Sequence[str] = (), *, allow_inexact: bool = False
-) -> list[Group]:
-    """Return the groups that may lose units.
-
-    Args:
-        coupling: The groups.
-        exclude: Patterns of names; what a matching initializer has, or a matching node touches,
-            stays whole. A node without a name goes by that of its first output.
-        allow_inexact: As in `Budget`.
-    Raises:
-        RequestError: A pattern matches no node and no initializer.
-    """
-    whole: set[Dim] = set()
-    for pattern in exclude:
-        values = [
-            name for name in coupling.graph.initializers if fnmatch.fnmatchcase(name, pattern)
-        ]
-        for node in coupling.graph.nodes:
-            if fnmatch.fnmatchcase(node.name or node.key, pattern):
-                values += [*node.inputs, *node.outputs]
-        if not values:
-            raise RequestError(f"--exclude '{pattern}' matches no node and no initializer")
-        axes = (axis for name in values for axis in coupling.axes.get(name, ()))
-        whole.update(dim for axis in axes for dim in leaves(axis))
-    allowed = (g for g in coupling.groups if allow_inexact or g.inexact is None)
-    return [group for group in allowed if group.dim not in whole]
-
-
-def _check_feasible(coupling: Coupling, groups: Sequence[Group], budget: Budget) -> None:
+def _check_feasible(
+    coupling: Coupling, rooms: Sequence[Room], targets: Sequence[_Target], budget: Budget
+) -> None:
     """Remove all that may be removed, and compare."""
+    for target in targets:
+        if not target.cost.full:
+            unknown = f"; {len(coupling.unknown)} nodes have no rule" if coupling.unknown else ""
+            raise InfeasibleTargetError(f"the model has no {target.cost.label} to save{unknown}")
     equal = {group.name: np.zeros(group.size) for group in coupling.groups}
-    smallest = _without({}, _ranked(coupling, groups, equal, {}, replace(budget, ranking="global")))
-    full, least = coupling.macs({}), coupling.macs(smallest)
-    if not full:
-        unknown = f"; {len(coupling.unknown)} nodes have no rule" if coupling.unknown else ""
-        raise InfeasibleTargetError(
-            f"the model has no MACs to save: no Conv, Gemm or MatMul that is known{unknown}"
-        )
-    if least / full > budget.target_macs:
-        raise _infeasible(coupling, groups, smallest, budget)
+    smallest = _without({}, ranked(coupling, rooms, equal, {}, "global", [])[0])
+    _check_met(coupling, rooms, targets, smallest, budget)
+
+
+def _check_met(
+    coupling: Coupling,
+    rooms: Sequence[Room],
+    targets: Sequence[_Target],
+    keep: Keep,
+    budget: Budget,
+) -> None:
+    """Check the result: saliency may have protected units that had to go."""
+    for target in targets:
+        if not target.holds(keep):
+            raise _infeasible(coupling, len(rooms), target, keep, budget)
+    for room in rooms:
+        if room.is_too_wide(keep):
+            raise InfeasibleTargetError(
+                f"cannot cut '{room.group.name}' to its max of {room.most} units: axes that take "
+                f"positions of it would become empty"
+            )
 
 
 def _infeasible(
-    coupling: Coupling, groups: Sequence[Group], smallest: Keep, budget: Budget
+    coupling: Coupling, n_rooms: int, target: _Target, smallest: Keep, budget: Budget
 ) -> InfeasibleTargetError:
-    full, least = coupling.macs({}), coupling.macs(smallest)
-    costs = sorted(
-        ((coupling.node_macs(node, smallest), node.label) for node in coupling.costed),
-        reverse=True,
-    )
-    holders = "; ".join(f"{label} {100 * cost / full:.1f} %" for cost, label in costs[:3])
+    cost = target.cost
+    full, least = cost.full, cost.total(smallest)
+    parts = sorted(cost.parts(smallest), reverse=True)
+    holders = "; ".join(f"{label} {100 * part / full:.1f} %" for part, label in parts[:3])
     reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
     n_inexact = sum(group.inexact is not None for group in coupling.groups)
-    held = len(coupling.groups) - len(groups)
+    held = len(coupling.groups) - n_rooms
     hint = f", of which --allow-inexact prunes {n_inexact}" if not budget.allow_inexact else ""
-    return InfeasibleTargetError(
-        f"cannot reach {budget.target_macs:g} of the MACs: with the least width in each of "
-        f"{len(groups)} groups {least / full:.4g} are left ({held} more groups are excluded or "
-        f"inexact{hint if n_inexact else ''}). What holds it: {holders}. "
-        f"Frozen: {'; '.join(reasons[:5]) or 'nothing'}"
+    is_share = target.asked <= 1
+    asked = (
+        f"{target.asked:g} of the {cost.label}" if is_share else f"{target.asked:,.0f} {cost.label}"
     )
-
-
-def _ranked(
-    coupling: Coupling, groups: Sequence[Group], saliency: Saliency, keep: Keep, budget: Budget
-) -> list[Cut]:
-    """List what may go, least valuable first; each cut leaves a width that is allowed."""
-    protected = _protected(coupling, saliency, keep)
-    values: list[float] = []
-    cuts: list[Cut] = []
-    for group in groups:
-        left = np.flatnonzero(_units_left(group, keep))
-        cost = 1.0 if budget.ranking == "global" else _marginal_macs(coupling, group, keep, left)
-        own = saliency[group.name]
-        free = left[~np.isin(left, list(protected.get(group.dim, ())))]
-        order = free[np.argsort(own[free], kind="stable")]
-        for units in _chunks(order, left.size, budget.round_to):
-            values.append(float(own[units].mean()) / cost if cost else np.inf)
-            cuts.append((group, units))
-    return [cuts[i] for i in np.argsort(np.asarray(values), kind="stable")]
-
-
-def _chunks(order: NDArray[np.int64], width: int, round_to: int) -> Iterator[NDArray[np.int64]]:
-    """Cut units into runs whose removal leaves a multiple of `round_to`, but never nothing."""
-    start, size = 0, width % round_to or round_to
-    while start + size <= order.size and width - start - size >= round_to:
-        yield order[start : start + size]
-        start, size = start + size, round_to
-
-
-def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, set[int]]:
-    """Find units to protect so that no axis that takes positions of others becomes empty."""
-    by_dim = {
-        group.dim: saliency.get(group.name, np.zeros(group.size)) for group in coupling.groups
-    }
-    protected: dict[Dim, set[int]] = {}
-    for axis in coupling.tied_axes:
-        best: tuple[float, Dim, int] | None = None
-        for dim, scores in by_dim.items():
-            for unit in units_of(axis, dim):
-                if keep.get(dim) is not None and not keep[dim][unit]:
-                    continue
-                if best is None or scores[unit] > best[0]:
-                    best = (float(scores[unit]), dim, int(unit))
-        if best is not None:
-            protected.setdefault(best[1], set()).add(best[2])
-    return protected
-
-
-def _marginal_macs(coupling: Coupling, group: Group, keep: Keep, left: NDArray[np.int64]) -> float:
-    """Return the MACs that removing one more unit of a group saves."""
-    nodes = coupling.costed_by_dim.get(group.dim, ())
-    mask = _units_left(group, keep).copy()
-    mask[left[0]] = False
-    fewer = {**keep, group.dim: mask}
-    return float(
-        sum(coupling.node_macs(node, keep) - coupling.node_macs(node, fewer) for node in nodes)
+    left = f"{least / full:.4g}" if is_share else f"{least:,}"
+    return InfeasibleTargetError(
+        f"cannot reach {asked}: with the least width in each of {n_rooms} groups {left} are left "
+        f"({held} more groups are excluded or inexact{hint if n_inexact else ''}). What holds it: "
+        f"{holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}"
     )
 
 
 def _cut_until(
-    coupling: Coupling, order: Sequence[Cut], keep: Keep, share: float
+    order: Sequence[Cut], keep: Keep, n_due: int, targets: Sequence[_Target], done: float
 ) -> dict[Dim, NDArray[np.bool_]]:
-    """Apply the shortest prefix of `order` that leaves `share` of the MACs; found by bisection."""
-    full = coupling.macs({})
-    low, high = 0, len(order)
+    """Make the shortest prefix of cuts, those that are due at least, with which targets hold.
+
+    Found by bisection: all hold at its upper end, and not at its lower one.
+    """
+    low, high = n_due, len(order)
     while low < high:
         middle = (low + high) // 2
-        if coupling.macs(_without(keep, order[:middle])) / full <= share:
+        fewer = _without(keep, order[:middle])
+        if all(target.holds(fewer, done) for target in targets):
             high = middle
         else:
             low = middle + 1
@@ -253,22 +250,17 @@ def _without(keep: Keep, cuts: Sequence[Cut]) -> dict[Dim, NDArray[np.bool_]]:
     return result
 
 
-def _units_left(group: Group, keep: Keep) -> NDArray[np.bool_]:
-    """Say which units of a group are still there; do not write into the result."""
-    return keep.get(group.dim, np.ones(group.size, np.bool_))
-
-
 def _record(
-    coupling: Coupling, keep: Keep, budget: Budget, criterion: str, seed: int
+    coupling: Coupling, keep: Keep, budget: Budget, ranking: Ranking, criterion: str, seed: int
 ) -> PruningPlan:
-    kept = {group.name: np.flatnonzero(_units_left(group, keep)) for group in coupling.groups}
+    kept = {group.name: np.flatnonzero(units_left(group, keep)) for group in coupling.groups}
     initializers = kept_indices(coupling, keep)
     copies = coupling.graph.copies
     return PruningPlan(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
-        ranking=str(budget.ranking),
-        target_macs=budget.target_macs,
+        ranking=ranking,
+        targets=budget.targets,
         seed=seed,
         macs=(coupling.macs({}), coupling.macs(keep)),
         params=(coupling.params({}), coupling.params(keep)),

@@ -55,6 +55,13 @@ def check_array(array: NDArray[Any] | LazyArray, port: Port) -> None:
     _check_values(array, what)
 
 
+def classes_of(graph: Graph) -> int | None:
+    """Return how many classes the first output has, None where it is not [batch, classes]."""
+    shape = graph.outputs[0].shape or ()
+    n_classes = shape[-1] if len(shape) == _CLASSIFIER_RANK else None
+    return n_classes if isinstance(n_classes, int) else None
+
+
 def check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
     """Check class indices.
 
@@ -71,10 +78,8 @@ def check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
         )
     if len(labels) != n_samples:
         raise DataError(f"there are {len(labels)} labels for {n_samples} samples")
-    output = graph.outputs[0]
-    shape = output.shape or ()
-    n_classes = shape[-1] if len(shape) == _CLASSIFIER_RANK else None
-    if not isinstance(n_classes, int):
+    output, n_classes = graph.outputs[0], classes_of(graph)
+    if n_classes is None:
         raise DataError(
             f"labels are given, but the model's first output '{output.name}' is not of shape "
             f"[batch, classes]; leave '{LABELS}' out of the data"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from obc_onnx.costs import share_of
 from obc_onnx.errors import ModelError, UnsupportedOperatorError, VerificationError
 from obc_onnx.feeds import random_feed
 from obc_onnx.foreign import without_foreign
@@ -282,11 +283,19 @@ def check_twin(coupling: Coupling, feed: Feed) -> Check:
     return compare("twin equals ONNX Runtime", found, expected, graph)
 
 
-def check_budget(macs: int, full: int, target: float) -> Check:
-    """Compare recounted MACs with the target."""
-    share = macs / full if full else 0.0
-    detail = "" if share <= target else f"{share:.4g} of the MACs, allowed {target:g}"
-    return Check("MACs within the target", share <= target, share, target, detail)
+def check_budget(cost: int, full: int, target: float, label: str = "MACs") -> Check:
+    """Compare a recounted cost with its target.
+
+    Args:
+        cost: Of the result.
+        full: Of the original.
+        target: The share that may be left, in (0, 1], or the number above 1.
+        label: What is counted.
+    """
+    share = cost / full if full else 0.0
+    allowed = share_of(target, full)
+    detail = "" if share <= allowed else f"{share:.4g} of the {label}, allowed {allowed:.4g}"
+    return Check(f"{label} within the target", share <= allowed, share, allowed, detail)
 
 
 def verification_feed(

@@ -60,7 +60,8 @@ LAYERS = (
     ("processes", "loading"),
     ("saliency.options",),
     ("saliency.criterion", "saliency.members", "saliency.probes", "saliency.objective"),
-    ("saliency.taps", "saliency.sweep", "plan"),
+    ("costs",),
+    ("saliency.taps", "saliency.sweep", "plan", "limits", "ranking"),
     ("saliency.reads",),
     ("saliency.*",),
     ("saliency", "axis_maps"),
@@ -70,7 +71,7 @@ LAYERS = (
     ("recover.layers", "recover.norms", "recover.match", "recover.calibration"),
     ("recover.targets", "recover.fuse"),
     ("recover.refit",),
-    ("channel_start", "recover.stage"),
+    ("channel_start", "recover.stage", "sensitivity", "max_drop"),
     ("training.options", "training.fabric", "training.synced_norm"),
     ("training.loss", "training.mixing", "training.order", "training.optimise", "training.teacher", "training.sparse"),
     ("training.evaluation",),
@@ -78,15 +79,16 @@ LAYERS = (
     ("verify", "analysis"),
     ("report",),
     ("report.summary",),
-    ("report.terminal", "result"),
-    ("run_folder",),
+    ("report.terminal", "report.picture", "result"),
+    ("run_folder", "request"),
     ("training.keeper",),
     ("training.stage", "training"),
     ("compression",),
     ("pipeline", "program"),
     ("options",),
     ("augment_options", "score_options"),
-    ("train_options",),
+    ("train_options", "commands"),
+    ("plan_commands",),
     ("cli",),
     ("__main__",),
 )  # fmt: skip
@@ -315,8 +317,9 @@ def test_no_assert_stands_for_validation_and_nothing_prints(module: str) -> None
         assert not (called and node.func.id == "print"), node.lineno  # type: ignore[attr-defined]
 
 
-def test_the_public_names_are_five() -> None:
-    assert obc_onnx.__all__ == ["Result", "__version__", "compress", "inspect", "score"]
+def test_the_public_names_are_eight() -> None:
+    commands = ["apply", "compress", "inspect", "make_plan", "measure_sensitivity", "score"]
+    assert obc_onnx.__all__ == ["Result", "__version__", *commands]
     assert {*obc_onnx._DEFINED_IN, "__version__"} == set(obc_onnx.__all__)
     loose = {
         name

@@ -13,6 +13,7 @@ from conftest import ROOT
 from small import CHAIN, N_CLASSES, saved
 
 from obc_onnx.cli import cli
+from obc_onnx.limits import Limits, load_limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +87,12 @@ def test_the_check_of_the_readme_sees_a_changed_weight(folder: Path) -> None:
     run("obc-onnx compress model.onnx -o small.onnx --data samples.npz --epochs 1")
     with pytest.raises((AssertionError, KeyError, IndexError)):
         check_of_a_plan()
+
+
+def test_the_limits_of_the_readme_are_understood(tmp_path: Path) -> None:
+    (example,) = blocks("toml")
+    (tmp_path / "limits.toml").write_text(example)
+    limits = load_limits(tmp_path / "limits.toml")
+    assert limits["layer1.*"] == Limits(min=0.25, round_to=8)
+    assert limits["stem.weight:0"].max == 32
+    assert limits["head*"].keep

@@ -81,6 +81,6 @@ def transport(found: Numbers, kept: NDArray[np.bool_]) -> Numbers:
 
     cost = ot.dist(found, found[kept], metric="cityblock")
     units, targets = cost.shape
-    plan = ot.emd(np.full(units, 1 / units), np.full(targets, 1 / targets), cost)
-    found_plan: Numbers = np.divide(plan, plan.sum(1, keepdims=True)).transpose()
-    return found_plan
+    plan: Numbers = ot.emd(np.full(units, 1 / units), np.full(targets, 1 / targets), cost)
+    totals: Numbers = plan.sum(1, keepdims=True)
+    return (plan / totals).T

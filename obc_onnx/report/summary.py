@@ -93,6 +93,7 @@ class Report:
     """What a compression did and how it was verified.
 
     Attributes:
+        targets: What might be left of each cost, see `plan.PruningPlan`.
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
         latency_ms: Median of one run in ONNX Runtime, where it was asked for.
         recovery: The steps of repair without training, and whether they were kept.
@@ -105,7 +106,7 @@ class Report:
 
     model: str
     criterion: str
-    target_macs: float
+    targets: dict[str, float]
     macs: Change
     params: Change
     file_bytes: Change

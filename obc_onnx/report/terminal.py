@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from obc_onnx.report.summary import Change
+from obc_onnx.sensitivity import N_SHARES
 
-    from obc_onnx.report.summary import Change, GroupSummary, Inspection, Report
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from obc_onnx.plan import PruningPlan
+    from obc_onnx.report.summary import GroupSummary, Inspection, Report
+    from obc_onnx.sensitivity import Point, Sensitivity
     from obc_onnx.verify import Check
 
 _WIDTH = 100
@@ -84,6 +89,56 @@ def report_text(report: Report) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
+def plan_text(plan: PruningPlan, model: str) -> str:
+    """Render a plan: what would be left, in all and of each group."""
+    console = _console()
+    table = Table("", "before", "after", "change", title=model)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    _row(table, "MACs", Change(*plan.macs))
+    _row(table, "params", Change(*plan.params))
+    console.print(table)
+    widths = Table("group", "units", "kept")
+    for name, entry in plan.groups.items():
+        widths.add_row(name, str(entry["size"]), str(len(entry["kept"])))
+    console.print(widths)
+    console.print(
+        f"units were scored by '{plan.criterion}' and compared by ranking '{plan.ranking}'"
+    )
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def sensitivity_text(sensitivity: Sensitivity) -> str:
+    """Render what each share of each group is worth."""
+    longest = max((len(group.name) for group in sensitivity.groups), default=0)
+    console = _console(_WIDTH + longest)  # names are what one goes on with: none is cut off
+    console.print(
+        f"{sensitivity.model}: each group cut alone, least salient units by "
+        f"'{sensitivity.criterion}' first, on {sensitivity.n_samples} held-out samples\n"
+    )
+    console.print(_share_table(sensitivity, "output error", lambda point: f"{point.error:.3g}"))
+    if sensitivity.accuracy is not None:
+        title = f"accuracy, %; {100 * sensitivity.accuracy:.2f} with all units"
+        console.print(_share_table(sensitivity, title, _percent))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def _percent(point: Point) -> str:
+    return "" if point.accuracy is None else f"{100 * point.accuracy:.2f}"
+
+
+def _share_table(sensitivity: Sensitivity, title: str, show: Callable[[Point], str]) -> Table:
+    shares = [f"{eighth}/{N_SHARES}" for eighth in range(1, N_SHARES)]
+    table = Table("group", "units", *shares, title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for group in sensitivity.groups:
+        shown = {round(point.share * N_SHARES): show(point) for point in group.points}
+        cells = [shown.get(eighth, "") for eighth in range(1, N_SHARES)]
+        table.add_row(group.name, str(group.size), *cells)
+    return table
+
+
 def checks_text(checks: Sequence[Check]) -> str:
     """Render the outcome of checks."""
     console = _console()
@@ -148,7 +203,7 @@ def _si(number: float) -> str:
     return f"{number:g} "
 
 
-def _console() -> Console:
+def _console(width: int = _WIDTH) -> Console:
     import io
 
-    return Console(file=io.StringIO(), width=_WIDTH, highlight=False, markup=False, soft_wrap=True)
+    return Console(file=io.StringIO(), width=width, highlight=False, markup=False, soft_wrap=True)

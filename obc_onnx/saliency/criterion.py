@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
-    from obc_onnx.plan import Ranking
+    from obc_onnx.defaults import Ranking
 
     Saliency = dict[str, NDArray[np.float64]]
 

@@ -39,7 +39,7 @@ def test_plan_and_apply_write_the_bytes_that_compress_writes(tmp_path: Path) -> 
     assert (made.exit_code, made.stderr) == (0, "")
     applied = invoke("apply", model, "--plan", plan, "-o", small, *data)
     assert (applied.exit_code, applied.stderr) == (0, "")
-    assert "repair by norm statistics" in applied.stdout
+    assert "repair by" in applied.stdout
     assert small.read_bytes() == whole.read_bytes()
 
 

@@ -65,9 +65,9 @@ def features(coupling: Coupling, group: Group, arrays: dict[str, Numbers]) -> Nu
         counts = np.bincount(owners[owners >= 0], minlength=group.size)
         if counts.min() == counts.max() > 0:
             columns.append(moved[order].reshape(group.size, -1))
-    found = np.concatenate(columns, 1) if columns else np.eye(group.size)
+    found: Numbers = np.concatenate(columns, 1) if columns else np.eye(group.size)
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
-    return np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
+    return found / np.where(lengths > 0, lengths, 1.0)
 
 
 def transport(found: Numbers, kept: NDArray[np.bool_]) -> Numbers:

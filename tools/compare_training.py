@@ -12,7 +12,8 @@ A variant starts with one of
 - select: equivalent pruning from the kept units, as in the paper;
 - channel-ls: equivalent pruning from least squares;
 
-and goes on with fields of `TrainingOptions` that differ; terms of a loss are joined by `+`. A
+and goes on with fields of `TrainingOptions` that differ, and with `recover=METHOD`, the repair
+before training, where that is not `auto`; terms of a loss are joined by `+`. A
 repeat has a seed of its own, for the plan as for training, and all variants of a repeat share the
 plan. Training takes all samples and its result is the last epoch; the test samples choose nothing.
 Rows are added to the CSV as they come and those that are there already are skipped, so that a run
@@ -32,14 +33,17 @@ import torch
 from csv_rows import append, read
 from tqdm import tqdm
 
-from obc_onnx import compress
+from obc_onnx import compress, make_plan
 from obc_onnx.augmentation import Augmentation
 from obc_onnx.data import DataOptions, load_samples
 from obc_onnx.graph import Graph
+from obc_onnx.planning import Budget
+from obc_onnx.recover.methods import METHODS
 from obc_onnx.training.options import PRECISIONS, TrainingOptions, parse_loss
 
 if TYPE_CHECKING:
     from obc_onnx.plan import PruningPlan
+    from obc_onnx.recover.methods import Method
 
 STARTS: dict[str, dict[str, Any]] = {
     "plain": {"equivalent": False},
@@ -74,12 +78,15 @@ class Row:
     seconds: float
 
 
-def parse_variant(text: str, base: TrainingOptions) -> TrainingOptions:
-    """Read `start,field=value,...`."""
+def parse_variant(text: str, base: TrainingOptions) -> tuple[TrainingOptions, Method]:
+    """Read `start,field=value,...`, and the method of repair."""
     start, *rest = text.split(",")
-    changes = dict(STARTS[start])
+    changes, recover = dict(STARTS[start]), METHODS[0]
     for item in rest:
         name, value = item.split("=")
+        if name == "recover":
+            recover = next(method for method in METHODS if method == value)
+            continue
         kind = type(getattr(base, name))
         if name == "loss":
             changes[name] = parse_loss(value.replace("+", ","))
@@ -87,7 +94,7 @@ def parse_variant(text: str, base: TrainingOptions) -> TrainingOptions:
             changes[name] = value == "yes"
         else:
             changes[name] = kind(value)
-    return replace(base, **changes)
+    return replace(base, **changes), recover
 
 
 def run(options: argparse.Namespace) -> None:
@@ -122,9 +129,10 @@ def run(options: argparse.Namespace) -> None:
         if (name, variant, options.epochs, repeat, round(target, 3)) in done:
             continue
         if (repeat, target) not in plans:
-            plans[repeat, target] = compress(graph, data=data, budget=target, seed=repeat).plan
-        plan, training = plans[repeat, target], parse_variant(variant, base)
-        report = compress(graph, data=data, plan=plan, training=training, seed=repeat).report
+            plans[repeat, target] = make_plan(graph, data=data, budget=Budget(target), seed=repeat)
+        training, recover = parse_variant(variant, base)
+        asked = {"plan": plans[repeat, target], "training": training, "recover": recover}
+        report = compress(graph, data=data, seed=repeat, **asked).report
         found = Row(
             name,
             variant,

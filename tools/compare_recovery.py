@@ -1,0 +1,234 @@
+"""Repair a pruned classifier in every way, without training, and measure what is left.
+
+    python tools/compare_recovery.py run MODEL --data TRAIN.npz --eval-data TEST.npz --csv FILE
+        [--criterion jacobian] [--target 0.7] [--method refit] [--samples 1000] [--repeats 1]
+        [--eval-limit 4000] [--threads 2]
+    python tools/compare_recovery.py peer MODEL --data ... --eval-data ... --csv FILE
+    python tools/compare_recovery.py table FILE
+
+Units are scored and repaired on the same samples, of which the repair sees no labels; those of a
+repeat are drawn with its seed. Methods are those of `--recover`, but that `fuse` is fusion alone
+and is not judged; `fuse+stats` is what the command calls fuse. Rows are added to the CSV as they
+come and those that are there already are skipped, so that a run can be continued. `peer` prunes
+with onnxsim, at the least sparsity that meets the target, and says where none does; it needs
+
+    pip install onnxsim
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from csv_rows import append, read
+from tqdm import tqdm
+
+from obc_onnx.analysis import Clock, analyse
+from obc_onnx.data import load_samples
+from obc_onnx.graph import Graph
+from obc_onnx.measure import accuracy
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.planning import Budget, make_plan
+from obc_onnx.recover.fuse import fuse
+from obc_onnx.recover.stage import recover
+from obc_onnx.saliency import Scoring
+from obc_onnx.scoring import choose_criterion, make_scene
+from obc_onnx.surgery import remove_units
+
+if TYPE_CHECKING:
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.data import Samples
+
+Repair = Callable[["Coupling", "Keep", Graph, "Samples", int], Graph]
+
+METHODS: dict[str, Repair] = {
+    "none": lambda coupling, keep, pruned, samples, seed: pruned,  # noqa: ARG005
+    "stats": lambda *cut: recover(*cut[:4], "stats", cut[4]).graph,
+    "fuse": lambda coupling, keep, pruned, samples, seed: fuse(coupling, keep, pruned),  # noqa: ARG005
+    "fuse+stats": lambda *cut: recover(*cut[:4], "fuse", cut[4]).graph,
+    "refit": lambda *cut: recover(*cut[:4], "refit", cut[4]).graph,
+    "auto": lambda *cut: recover(*cut[:4], "auto", cut[4]).graph,
+}
+CRITERIA = ("jacobian", "taylor", "l2", "random")
+TARGETS = (0.7, 0.5, 0.35)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one repair gave.
+
+    Attributes:
+        target: Share of the MACs that was asked for.
+        macs: Share that is left.
+        before: Test accuracy of the original.
+        accuracy: Test accuracy of the repaired network.
+        seconds: Of the repair.
+    """
+
+    model: str
+    criterion: str
+    target: float
+    method: str
+    repeat: int
+    macs: float
+    before: float
+    accuracy: float
+    seconds: float
+
+
+def run(options: argparse.Namespace) -> None:
+    """Repair in every way that the file lacks."""
+    torch.set_num_threads(options.threads)
+    graph = Graph.load(options.model)
+    everything = load_samples(options.data, graph)
+    held = load_samples(options.eval_data, graph).part(slice(0, options.eval_limit))
+    coupling, _ = analyse(graph, None, DEFAULT_RULES, Clock())
+    name, before = options.model.stem, accuracy(graph, held)
+    done = {(r.model, r.criterion, r.target, r.method, r.repeat) for r in read(options.csv, Row)}
+    jobs = [
+        (repeat, criterion, target)
+        for repeat in range(options.repeats)
+        for criterion in options.criterion or CRITERIA
+        for target in options.target or TARGETS
+    ]
+    for repeat, criterion, target in tqdm(jobs):
+        methods = options.method or list(METHODS)
+        lacking = [m for m in methods if (name, criterion, target, m, repeat) not in done]
+        if not lacking:
+            continue
+        drawn = np.random.default_rng(repeat).permutation(len(everything))[: options.samples]
+        samples = everything.part(np.sort(drawn))
+        chosen = choose_criterion(criterion, samples, Scoring())
+        scene = make_scene(coupling, samples, Scoring(), repeat, "cpu")
+        plan = make_plan(
+            coupling,
+            partial(chosen.score, scene),
+            Budget(target),
+            criterion,
+            repeat,
+        )
+        keep = plan.keep(coupling)
+        pruned, bare = remove_units(coupling, keep), replace(samples, labels=None)
+        left = plan.macs[1] / plan.macs[0]
+        for method in lacking:
+            start = time.perf_counter()
+            repaired = METHODS[method](coupling, keep, pruned, bare, repeat)
+            seconds = time.perf_counter() - start
+            found = accuracy(repaired, held)
+            row = Row(name, criterion, target, method, repeat, left, before, found, seconds)
+            append(options.csv, [row])
+
+
+def prune_by_peer(
+    setting: tuple[Graph, Samples, float], target: float, criterion: str
+) -> tuple[Graph, float]:
+    """Prune with onnxsim, at the least of 64 sparsities that leaves no more than the target.
+
+    Returns:
+        The graph, pruned where some sparsity meets the target, and the share of the MACs that is
+        left.
+    """
+    import onnxsim
+
+    graph, samples, full = setting
+    model, low, high = graph.to_model(), 0, 64
+    best: tuple[Graph, float] = graph, 1.0
+    batches = [samples.feed(part) for part in samples.batches(64)]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if criterion == "onnxsim wanda":
+            pruned = onnxsim.apply_structured_wanda_pruning(model, batches, sparsity=middle / 64)
+        else:
+            pruned = onnxsim.apply_structured_pruning(model, sparsity=middle / 64)
+        found = Graph.from_model(pruned)
+        left = analyse(found, None, DEFAULT_RULES, Clock())[0].macs({}) / full
+        if left <= target:
+            high, best = middle, (found, left)
+        else:
+            low = middle
+    return best
+
+
+def run_peer(options: argparse.Namespace) -> None:
+    """Prune with onnxsim to every target that the file lacks."""
+    graph = Graph.load(options.model)
+    everything = load_samples(options.data, graph)
+    held = load_samples(options.eval_data, graph).part(slice(0, options.eval_limit))
+    full = analyse(graph, None, DEFAULT_RULES, Clock())[0].macs({})
+    samples = everything.part(slice(0, options.samples))
+    name, before = options.model.stem, accuracy(graph, held)
+    for target in tqdm(options.target or TARGETS):
+        for criterion in ("onnxsim l2", "onnxsim wanda"):
+            start = time.perf_counter()
+            found, left = prune_by_peer((graph, samples, full), target, criterion)
+            seconds = time.perf_counter() - start
+            if left > target:
+                print(f"{name}: {criterion} does not reach {target:g} of the MACs")
+                continue
+            share = accuracy(found, held)
+            row = Row(name, criterion, target, "none", 0, left, before, share, seconds)
+            append(options.csv, [row])
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print accuracy for each model, and the seconds of each repair, in Markdown."""
+    rows = read(options.csv, Row)
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        targets = sorted({row.target for row in own}, reverse=True)
+        print(f"\n**{model}**, {100 * own[0].before:.1f} % before\n")
+        print(f"| criterion | repair | {' | '.join(f'{t:g} of the MACs' for t in targets)} | s |")
+        print(f"|---|---|{'---:|' * (len(targets) + 1)}")
+        found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        for row in own:
+            found[row.criterion, row.method].append(row)
+        for (criterion, method), group in found.items():
+            cells = [_cell([100 * r.accuracy for r in group if r.target == t]) for t in targets]
+            seconds = statistics.mean(row.seconds for row in group)
+            print(f"| {criterion} | {method} | {' | '.join(cells)} | {seconds:.1f} |")
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    for name, function in (("run", run), ("peer", run_peer)):
+        command = commands.add_parser(name)
+        command.set_defaults(function=function)
+        command.add_argument("model", type=Path)
+        command.add_argument("--data", type=Path, required=True)
+        command.add_argument("--eval-data", type=Path, required=True)
+        command.add_argument("--csv", type=Path, required=True)
+        command.add_argument("--target", action="append", type=float, help="May be repeated.")
+        command.add_argument("--samples", type=int, default=1000)
+        command.add_argument("--eval-limit", type=int, default=10000)
+    command = commands.choices["run"]
+    command.add_argument("--criterion", action="append", help="May be repeated.")
+    command.add_argument("--method", action="append", choices=METHODS, help="May be repeated.")
+    command.add_argument("--repeats", type=int, default=1)
+    command.add_argument("--threads", type=int, default=2)
+    command = commands.add_parser("table")
+    command.set_defaults(function=table)
+    command.add_argument("csv", type=Path)
+    options = parser.parse_args()
+    options.function(options)
+
+
+if __name__ == "__main__":
+    main()

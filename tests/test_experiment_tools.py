@@ -1,0 +1,95 @@
+"""The tools that compare ways of training and of repair, and time a step of training."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from csv_rows import append, read
+from helpers import load_tool
+from nets import draw_samples, model_of
+
+from obc_onnx.graph import Graph
+from obc_onnx.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> dict[str, Any]:
+    """What both tools are run with."""
+    onnx.save(model_of("norm"), tmp_path / "net.onnx")
+    graph = Graph.load(tmp_path / "net.onnx")
+    for name, seed in (("train", 0), ("test", 1)):
+        samples = draw_samples(graph, 60, seed=seed, labelled=True)
+        np.savez(tmp_path / f"{name}.npz", **samples.inputs, labels=samples.labels)
+    return {
+        "model": tmp_path / "net.onnx",
+        "data": tmp_path / "train.npz",
+        "eval_data": tmp_path / "test.npz",
+        "csv": tmp_path / "rows.csv",
+        "target": [0.7],
+        "threads": 1,
+        "repeats": 2,
+    }
+
+
+def test_a_variant_is_a_start_fields_and_a_repair() -> None:
+    tool = load_tool("compare_training")
+    base = TrainingOptions(epochs=1)
+    text = "plain,loss=ce:0.5+kd:0.5,unfold_norms=yes,lr=0.5,recover=stats"
+    found, recover = tool.parse_variant(text, base)
+    assert recover == "stats"
+    assert (found.equivalent, found.unfold_norms, found.lr) == (False, True, 0.5)
+    assert dict(found.loss) == {"ce": 0.5, "kd": 0.5}
+    assert tool.parse_variant("select", base) == (base, "auto")
+
+
+def test_ways_of_training_share_plans_and_are_not_run_twice(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load_tool("compare_training")
+    more = {"variant": ["plain,loss=ce", "select,loss=ce"], "epochs": 1, "lr": 0.01, "limit": None}
+    more |= {"batch_size": 16, "first_repeat": 0, "precision": "float32"}
+    options = argparse.Namespace(**asked, **more)
+    tool.run(options)
+    rows = read(asked["csv"], tool.Row)
+    assert len(rows) == 4
+    assert {row.repeat for row in rows} == {0, 1}
+    assert len({row.macs for row in rows if row.repeat == 0}) == 1
+    tool.run(options)
+    assert read(asked["csv"], tool.Row) == rows
+    tool.table(argparse.Namespace(csv=asked["csv"]))
+    assert "| plain,loss=ce | 2 |" in capsys.readouterr().out
+
+
+def test_ways_of_repair_are_compared(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load_tool("compare_recovery")
+    more = {"criterion": ["l2"], "method": None, "samples": 50, "eval_limit": 40}
+    tool.run(argparse.Namespace(**asked, **more))
+    rows = read(asked["csv"], tool.Row)
+    assert {row.method for row in rows} == set(tool.METHODS)
+    assert all(row.macs <= 0.7 and 0 <= row.accuracy <= 1 for row in rows)
+    tool.table(argparse.Namespace(csv=asked["csv"]))
+    assert "| l2 | refit |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("net", ["resnet20", "vgg11"])
+def test_explicit_compressors_train_as_ours_do(net: str) -> None:
+    tool = load_tool("time_training")
+    coupling = tool.coupling_of(net)
+    tool.check_equal(coupling, tool.uniform(coupling, 0.25))
+
+
+def test_rows_survive_a_file(tmp_path: Path) -> None:
+    tool = load_tool("compare_recovery")
+    row = tool.Row("net", "l2", 0.5, "refit", 1, 0.25, 0.75, 0.5, 1.5)
+    append(tmp_path / "rows.csv", [row])
+    append(tmp_path / "rows.csv", [row])
+    assert read(tmp_path / "rows.csv", tool.Row) == [row, row]

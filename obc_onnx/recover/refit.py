@@ -94,7 +94,7 @@ def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, 
     graph = coupling.graph
     dense, cut = (build_twin(g, coupling.shapes, coupling.rules) for g in (graph, pruned))
     size = batch_size_of(graph)
-    batch = coupling.shapes[graph.inputs[0].name][0]
+    batch = next((s[0] for p in graph.inputs if (s := coupling.shapes[p.name])), 1)
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     count = max(count // size, 1) * size if graph.batch else count
     order = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.costs import COSTS
@@ -15,6 +15,7 @@ from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
+from obc_onnx.recover.methods import NEED_DATA
 from obc_onnx.report.summary import (
     Change,
     Report,
@@ -82,6 +83,24 @@ class Cut:
     original: Coupling
 
 
+class Opened(NamedTuple):
+    """A model and samples, as they were read.
+
+    Attributes:
+        coupling: Of the model, or of what sparse learning has made of it.
+        inputs: Sizes of its inputs.
+        samples: To score, repair and train on.
+        held: To measure on.
+        original: The model as it came.
+    """
+
+    coupling: Coupling
+    inputs: Mapping[str, Shape]
+    samples: Samples | None
+    held: Samples | None
+    original: Coupling
+
+
 @dataclass(frozen=True)
 class Compression:
     """One compression: its request, its time, and what the report has to say."""
@@ -93,12 +112,13 @@ class Compression:
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
         request = self.request
-        coupling, inputs, samples, held = self._open(model)
-        graph = coupling.graph
+        opened = self._open(model)
+        original, graph = opened.original, opened.original.graph
         folder = self._folder(graph)
-        original = coupling
-        coupling, sparse_epochs = self._sparsify(coupling, samples, folder)
-        plan = self._plan(coupling, inputs, samples, held, folder)
+        coupling, sparse_epochs = self._sparsify(original, opened.samples, folder)
+        opened = opened._replace(coupling=coupling)
+        _, inputs, samples, held, _ = opened
+        plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
         self.notes.extend(notes_on_inexact(coupling, keep))
         with self.clock("cut"):
@@ -126,23 +146,25 @@ class Compression:
 
     def decide(self, model: Model) -> PruningPlan:
         """Go through the stages up to the plan."""
-        return self._plan(*self._open(model), None)
+        return self._plan(self._open(model), None)
 
-    def _open(
-        self, model: Model
-    ) -> tuple[Coupling, Mapping[str, Shape], Samples | None, Samples | None]:
-        """Load and analyse; return the coupling, sizes of inputs, samples, and held-out ones."""
+    def _open(self, model: Model) -> Opened:
+        """Load and analyse, and check what the request asks for against the samples."""
         request = self.request
         with self.clock("load"):
             graph = load_model(model)
             samples, held = open_samples(request.data, graph)
         if request.training is not None and samples is None:
             raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
+        if request.recover in NEED_DATA and samples is None:
+            raise RequestError(
+                f"--recover {request.recover} needs samples: give --data, or use --recover fuse"
+            )
         if request.training is not None and samples is not None:
             check_labels(request.training, labelled=samples.labels is not None)
         shapes = {**shapes_of(graph, samples), **request.input_shape}
         coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
-        return coupling, inputs, samples, held
+        return Opened(coupling, inputs, samples, held, coupling)
 
     def _folder(self, graph: Graph) -> RunFolder | None:
         """Open the folder of the run, which has to have been asked for the same."""
@@ -167,40 +189,29 @@ class Compression:
         }
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
-    def _plan(
-        self,
-        coupling: Coupling,
-        inputs: Mapping[str, Shape],
-        samples: Samples | None,
-        held: Samples | None,
-        folder: RunFolder | None,
-    ) -> PruningPlan:
+    def _plan(self, opened: Opened, folder: RunFolder | None) -> PruningPlan:
         """Return the plan that was given or that a run has made already, or make one."""
-        request = self.request
+        request, coupling = self.request, opened.coupling
         made = request.plan or (None if folder is None else folder.plan())
         if made is not None:
             made.check_model(coupling.graph.sha256, request.name)
-            return replace(made, weights_sha256=None)
+            return made.recounted(coupling)
         with self.clock("score and plan"):
-            name, score = self._scorer(coupling, samples)
+            name, score = self._scorer(coupling, opened.samples)
             plan_of = partial(make_plan, coupling, score, criterion=name, seed=request.seed)
             if request.budget.max_drop is None:
                 plan = plan_of(request.budget)
             else:
-                plan = self._plan_within_drop(coupling, inputs, samples, held, plan_of)
+                plan = self._plan_within_drop(opened, plan_of)
         if folder is not None:
             folder.keep_plan(plan)
         return plan
 
     def _plan_within_drop(
-        self,
-        coupling: Coupling,
-        inputs: Mapping[str, Shape],
-        samples: Samples | None,
-        held: Samples | None,
-        plan_of: Callable[[Budget], PruningPlan],
+        self, opened: Opened, plan_of: Callable[[Budget], PruningPlan]
     ) -> PruningPlan:
         """Find the smallest plan whose result, repaired but not trained, is hardly worse."""
+        coupling, inputs, samples, held, original = opened
         if held is None:
             raise RequestError("--max-drop is measured on samples: give --data")
         feed = verification_feed(coupling.graph, held, inputs, self.request.seed)
@@ -209,10 +220,10 @@ class Compression:
         def result_of(plan: PruningPlan) -> Graph:
             keep = plan.keep(coupling)
             pruned = remove_units(coupling, keep)
-            tried = (coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), coupling)
+            tried = (coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
             return self._recover(Cut(*tried), samples)[0]
 
-        judge = Judge(coupling.graph, held)
+        judge = Judge(original.graph, held)
         plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         return plan

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from obc_onnx.planning import Budget
 
 
+_DIGITS = 9
+"""Of a share times a width: what lies behind them is rounding."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the groups of one pattern may become; None says nothing.
@@ -186,7 +190,7 @@ def _room(group: Group, limits: Limits, budget: Budget) -> Room:
 
 
 def _width(limit: float, size: int, rounded: Callable[[float], int]) -> int:
-    return limit if isinstance(limit, int) else rounded(limit * size)
+    return limit if isinstance(limit, int) else rounded(round(limit * size, _DIGITS))
 
 
 def _all_touched(coupling: Coupling, patterns: Sequence[str], option: str) -> set[Dim]:

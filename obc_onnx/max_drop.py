@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from obc_onnx.plan import PruningPlan
     from obc_onnx.planning import Budget
 
+_ROUNDING = 1e-9
+"""Of a difference of two shares."""
 GRID = 64
 """Targets are multiples of one part in so many: six plans are tried."""
 
@@ -103,11 +105,11 @@ def find_plan(
             drops[middle] = drop_of(result_of(plans[middle]))
         except InfeasibleTargetError:
             drops[middle] = np.inf
-        low, high = (low, middle) if drops[middle] <= max_drop else (middle, high)
+        low, high = (low, middle) if drops[middle] <= max_drop + _ROUNDING else (middle, high)
     plan = plans[high]
     if high == GRID and plan.initializers:  # limits of widths cut whatever the target is
         drops[GRID] = drop_of(result_of(plan))
-        if drops[GRID] > max_drop:
+        if drops[GRID] > max_drop + _ROUNDING:
             raise InfeasibleTargetError(
                 f"what the limits cut alone makes the model worse by {drops[GRID]:.4g}, and "
                 f"{max_drop:g} is allowed: widen the limits"

@@ -77,6 +77,21 @@ class PruningPlan:
                 f"but '{name}' has {sha256[:12]}..."
             )
 
+    def recounted(self, coupling: Coupling) -> PruningPlan:
+        """Return the plan as its groups say, which a person may have edited, before any repair.
+
+        Raises:
+            RequestError: It names a group or a unit that the model does not have.
+        """
+        keep = self._keep(coupling)
+        return replace(
+            self,
+            macs=(coupling.macs({}), coupling.macs(keep)),
+            params=(coupling.params({}), coupling.params(keep)),
+            initializers=kept_indices(coupling, keep),
+            weights_sha256=None,
+        )
+
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:
         """Read a plan file.
@@ -107,6 +122,16 @@ class PruningPlan:
             RequestError: The plan names a group or a unit that the model does not have, or its
                 initializers do not follow from its groups.
         """
+        keep = self._keep(coupling)
+        follow = kept_indices(coupling, keep)
+        for name in sorted(follow.keys() | self.initializers.keys()):
+            if follow.get(name) != self.initializers.get(name):
+                raise RequestError(
+                    f"the plan's indices of initializer '{name}' do not follow from its groups"
+                )
+        return keep
+
+    def _keep(self, coupling: Coupling) -> Keep:
         keep: dict[Dim, NDArray[np.bool_]] = {}
         for name, entry in self.groups.items():
             group = coupling.by_name.get(name)
@@ -117,12 +142,6 @@ class PruningPlan:
                 raise RequestError(f"the plan keeps no units, or none that exist, of '{name}'")
             if units.size < group.size:
                 keep[group.dim] = np.isin(np.arange(group.size), units)
-        follow = kept_indices(coupling, keep)
-        for name in sorted(follow.keys() | self.initializers.keys()):
-            if follow.get(name) != self.initializers.get(name):
-                raise RequestError(
-                    f"the plan's indices of initializer '{name}' do not follow from its groups"
-                )
         return keep
 
 

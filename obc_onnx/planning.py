@@ -75,6 +75,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         targets = (self.target_macs, self.target_params, self.target_size)
+        if self.max_drop is not None and not 0 <= self.max_drop < np.inf:
+            raise RequestError(f"max drop must be a number of at least 0, found {self.max_drop:g}")
         if self.max_drop is not None and targets != (None, None, None):
             raise RequestError("--max-drop finds how much may go: give it or targets, and not both")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.module import TorchTwin
     from obc_onnx.node import Node
+    from obc_onnx.ops import RuleSet
     from obc_onnx.ops.context import Role, Tap
 
 _MATRIX = 2
@@ -63,16 +64,27 @@ class Layer:
         parts = parts if self.first else parts.transpose(1, 2)
         return parts.reshape(shape)
 
-    def inputs(self, call: fx.Node, arguments: tuple[Any, ...], rules: Any) -> Tensor:
-        """Lay out what the weight multiplies, shape [samples, *positions, inputs, *kernel]."""
+    def inputs(
+        self, call: fx.Node, arguments: tuple[Any, ...], rules: RuleSet, together: int
+    ) -> Iterator[Tensor]:
+        """Lay out what the weight multiplies, shape [samples, *positions, inputs, *kernel].
+
+        Args:
+            call: Of the twin.
+            arguments: What it is given.
+            rules: What is known of operators.
+            together: Samples of a convolution at a time.
+        """
         own = call.meta["slots"].index(self.slot)
-        patches = rules.find(self.node).patches()
-        if patches is not None:
-            weight = arguments[1 - own]
-            found: Tensor = patches(arguments[own], weight, **call.kwargs)
-            return found
         x: Tensor = arguments[own]
-        return x.movedim(self.reads, -1)
+        rule = rules.find(self.node)
+        patches = None if rule is None else rule.patches()
+        if patches is None:
+            yield x.movedim(self.reads, -1)
+            return
+        for start in range(0, len(x), together):
+            part = x[start : start + together]
+            yield patches(part, arguments[1 - own], **call.kwargs)
 
     def outputs(self, y: Tensor) -> Tensor:
         """Lay out outputs, shape [samples, *positions, outputs]."""
@@ -94,7 +106,7 @@ def find_layers(coupling: Coupling, graph: Graph, twin: TorchTwin) -> Iterator[L
     for node in graph.nodes:
         for slot, name in enumerate(node.inputs):
             own = roles.get((node.key, slot), [])
-            alone = name in graph.initializers and len(graph.consumers[name]) == 1
+            alone = _is_alone(graph, name)
             if own and alone and parameter_name(name) in learned:
                 layer = _layer(coupling, graph, node, slot, own)
                 if layer is not None:
@@ -111,7 +123,8 @@ def _layer(
         return None
     read, written = reads[0], writes[0]
     rule, rank = coupling.rules.find(node), graph.initializers[node.inputs[slot]].ndim
-    if rule is None or (rank != _MATRIX and rule.patches() is None):
+    flat = len(coupling.shapes[node.key]) < _MATRIX
+    if flat or rule is None or (rank != _MATRIX and rule.patches() is None):
         return None
     if not _at(read.tap, "input") or not _at(written.tap, "output"):
         return None
@@ -136,4 +149,10 @@ def _at(tap: Tap | None, where: str) -> bool:
 def _flat_bias(graph: Graph, name: str) -> str | None:
     array = graph.initializers.get(name)
     flat = array is not None and array.ndim == 1 and array.size > 1
-    return name if flat and len(graph.consumers[name]) == 1 else None
+    return name if flat and _is_alone(graph, name) else None
+
+
+def _is_alone(graph: Graph, name: str) -> bool:
+    """Say whether a name is an initializer that one node reads and nothing else."""
+    one = name in graph.initializers and len(graph.consumers[name]) == 1
+    return one and not graph.escapes(name)

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 Method = Literal["auto", "none", "stats", "refit", "fuse"]
 METHODS: tuple[Method, ...] = get_args(Method)
+NEED_DATA: tuple[Method, ...] = ("stats", "refit")
+"""Those that make no sense without samples; `auto` is none then."""
 
 
 @dataclass(frozen=True)

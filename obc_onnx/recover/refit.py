@@ -41,8 +41,12 @@ _SAMPLES = 1024
 _ROWS = 65536
 """Of inputs and outputs, for each layer: positions of a picture are much alike."""
 _HELD_OUT = 0.2
-_UNCHANGED = 1e-10
-"""Share of the outputs' squares: a layer that errs no more is left alone."""
+_CHUNKS = 5
+"""Of the samples, at least, where there are as many."""
+_TOGETHER = 8
+"""Samples whose inputs are laid out at a time: a filter's own may be many times the input."""
+_UNCHANGED = 1e-6
+"""Share of the outputs' squares: a layer that errs no more, as rounding does, is left alone."""
 _LARGEST = 6144
 """Inputs times kernel of a layer, at most: the time to solve grows with the third power."""
 
@@ -93,9 +97,10 @@ def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, 
     """Build both networks, and draw the chunks of samples that they run on."""
     graph = coupling.graph
     dense, cut = (build_twin(g, coupling.shapes, coupling.rules) for g in (graph, pruned))
-    size = batch_size_of(graph)
     batch = next((s[0] for p in graph.inputs if (s := coupling.shapes[p.name])), 1)
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
+    # several chunks, so that there are some to hold out
+    size = graph.batch or max(min(batch_size_of(graph), count // _CHUNKS), 1)
     count = max(count // size, 1) * size if graph.batch else count
     order = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
     feeds = [samples.feed(order[start : start + size]) for start in range(0, count, size)]
@@ -104,8 +109,8 @@ def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, 
     layers = [
         (layer, target_of(layer, coupling, keep, pruned, right.places))
         for layer in find_layers(coupling, pruned, cut)
+        if layer.node.key in right.places
     ]
-    layers = [entry for entry in layers if entry[0].node.key in right.places]
     layers.sort(key=lambda entry: right.places[entry[0].node.key])
     left = Lockstep(dense, chunks, [target.value for _, target in layers])
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
@@ -138,7 +143,7 @@ def _solve(
     judge = held if pair.n_held else used
     total = float(judge.yy.sum())
     before = float(judge.error(matrix).sum())
-    if before <= _UNCHANGED * total:
+    if total == 0 or before <= _UNCHANGED * total:
         return None
     found = solver(used, judge, matrix, biased=bias is not None)
     weight.data.copy_(layer.weight_of(found[..., :inputs], tuple(weight.shape)))
@@ -163,16 +168,17 @@ class _Rows:
         layer = self._layer
         other = None if self._others is None else wide(self._others[i])
         y = self._target.outputs(layer, wide(self._wanted[i]), other)
-        x = layer.inputs(self._call, self._arguments[i], self._rules)
-        shape = y.shape[1:-1]
+        shape, n_samples = y.shape[1:-1], len(y)
         places = int(np.prod(shape))
-        wanted = max(_ROWS // (len(y) * self.n_chunks), 1)
+        wanted = max(_ROWS // (n_samples * self.n_chunks), 1)
+        own: Any = (slice(None),)
         if places > wanted:
             chosen = rng.choice(places, wanted, replace=False)
-            index = np.unravel_index(np.sort(chosen), shape)
-            own: Any = (slice(None), *map(torch.from_numpy, index))
-            x, y = x[own], y[own]
-        n_rows = len(y) * min(places, wanted)
-        x = wide(x).reshape(n_rows, layer.blocks, -1).transpose(0, 1)
+            own += tuple(map(torch.from_numpy, np.unravel_index(np.sort(chosen), shape)))
+            y = y[own]
+        inputs = layer.inputs(self._call, self._arguments[i], self._rules, _TOGETHER)
+        n_rows = n_samples * min(places, wanted)
+        x = torch.cat([wide(part[own]) for part in inputs])
+        x = x.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
         y = y.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
         return (torch.cat([x, x.new_ones(*x.shape[:2], 1)], -1) if biased else x), y

@@ -82,12 +82,13 @@ def target_of(
     width = len(graph.initializers[layer.weight]) if layer.first else 0
     width = width or graph.initializers[layer.weight].shape[1] * layer.blocks
     factor, shift = np.ones(width), np.zeros(width)
-    name, outputs = layer.node.key, {port.name for port in graph.outputs}
-    while name not in outputs and len(graph.consumers[name]) == 1:
+    name, shape = layer.node.key, coupling.shapes[layer.node.key]
+    while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
         node, slot = graph.consumers[name][0]
         other = node.inputs[1 - slot] if node.op_type == "Add" else ""
         if other and other not in graph.initializers:
-            if places.get(other, len(places)) < places[layer.node.key] and other != name:
+            there = places.get(other, len(places)) < places[layer.node.key]
+            if there and coupling.shapes[node.key] == shape:  # else the layer is broadcast
                 return Target(node.key, _kept(coupling, keep, node.key), other, factor, shift)
             break
         last = layer.writes == len(coupling.axes[node.key]) - 1

@@ -83,6 +83,23 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert [json.loads(line)["number"] for line in lines] == list(range(7))
 
 
+@pytest.mark.parametrize("saves", [2, 4])
+def test_a_run_killed_in_sparse_learning_goes_on_to_the_same_bytes(
+    files: tuple[Path, Path], tmp_path: Path, saves: int
+) -> None:
+    more = ("--sparse-epochs", "3", "--sparse-by", "jacobian", "--sparse-reg", "0.01")
+    whole, parts = tmp_path / "whole.onnx", tmp_path / "parts.onnx"
+    invoke(command(files, whole, *more))
+    arguments = command(files, parts, *more, "--run-dir", tmp_path / "run")
+    start = [sys.executable, "-c", KILLED, str(saves), "300.0", str(torch.get_num_threads())]
+    killed = subprocess.run([*start, *arguments], check=False, timeout=200, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    invoke([*arguments, "--resume"])
+    assert parts.read_bytes() == whole.read_bytes()
+    lines = (tmp_path / "run" / "sparse-metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [1, 2, 3]
+
+
 def test_a_run_is_gone_on_with_only_if_it_is_the_same(
     files: tuple[Path, Path], tmp_path: Path
 ) -> None:

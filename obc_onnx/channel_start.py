@@ -20,7 +20,7 @@ import torch
 
 from obc_onnx.axes import leaves
 from obc_onnx.equivalent import Start, find_parametrised
-from obc_onnx.saliency.members import owners_along
+from obc_onnx.saliency.members import member_of, owners_along
 from obc_onnx.saliency.reads import Watch, read_of, watch_reads
 from obc_onnx.tensors import wide
 
@@ -95,12 +95,9 @@ def _readers(coupling: Coupling, keep: Keep) -> dict[Read, _Reader]:
         expr = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
         along = {dim: _positions(expr, dim) for dim in leaves(expr) if dim in axes[role.axis]}
         found[read] = _Reader(role, {dim: p for dim, p in along.items() if p is not None})
-    uses = Counter((r.role.node.inputs[r.role.slot], r.role.axis) for r in found.values())
-    return {  # one matrix cannot fit what two nodes read
-        read: reader
-        for read, reader in found.items()
-        if uses[reader.role.node.inputs[reader.role.slot], reader.role.axis] == 1
-    }
+    uses = Counter(member_of(reader.role) for reader in found.values())
+    # one matrix cannot fit what two nodes read
+    return {read: reader for read, reader in found.items() if uses[member_of(reader.role)] == 1}
 
 
 def _positions(expr: Expr, dim: Dim) -> NDArray[np.int64] | None:

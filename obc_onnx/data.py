@@ -57,6 +57,11 @@ class DataOptions:
     evaluation: str | Path | Samples | None = None
     images: ImageOptions = field(default_factory=ImageOptions)
 
+    @classmethod
+    def of(cls, data: DataOptions | str | Path | Samples | None) -> DataOptions:
+        """Return options, or those of a source alone."""
+        return data if isinstance(data, DataOptions) else cls(data)
+
 
 @dataclass(frozen=True)
 class Samples:

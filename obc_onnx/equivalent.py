@@ -79,12 +79,12 @@ class EquivalentTwin(nn.Module):
         start: Start | None = None,
     ) -> None:
         super().__init__()
-        self._start = start or Start({}, _embedded(coupling, keep, pruned))
+        parametrised = find_parametrised(coupling, keep) if recombine else {}
+        self._start = start or Start({}, _embedded(coupling, keep, pruned, parametrised))
         self.twin: TorchTwin = build_twin(pruned, coupling.shapes, coupling.rules)
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
         self._targets: list[tuple[str, int, tuple[tuple[int, int], ...]]] = []
-        parametrised = find_parametrised(coupling, keep) if recombine else {}
         for name, axes in parametrised.items():
             self._add(coupling, keep, name, axes)
         learned = _find_learned(coupling)
@@ -123,8 +123,7 @@ class EquivalentTwin(nn.Module):
         for name, array in self._start.weights.items():
             key = parameter_name(name)
             if key not in copies:
-                kept = [np.flatnonzero(mask(expr, keep)) for expr in coupling.axes[name]]
-                own[key].data.copy_(to_tensor(array[np.ix_(*kept)]))
+                own[key].data.copy_(to_tensor(array[_kept(coupling, keep, name)]))
 
     def _full(self, coupling: Coupling, name: str) -> Tensor:
         return to_tensor(self._start.weights.get(name, coupling.graph.initializers[name]))
@@ -193,10 +192,19 @@ class EquivalentTwin(nn.Module):
         return self.twin.write_to(pruned)
 
 
-def _embedded(coupling: Coupling, keep: Keep, pruned: Graph) -> dict[str, NDArray[Any]]:
-    """Put the weights of a cut graph into the original's, where they differ."""
+def _kept(coupling: Coupling, keep: Keep, name: str) -> tuple[NDArray[np.int64], ...]:
+    """Return the index of what stays of an initializer."""
+    return np.ix_(*(np.flatnonzero(mask(expr, keep)) for expr in coupling.axes[name]))
+
+
+def _embedded(
+    coupling: Coupling,
+    keep: Keep,
+    pruned: Graph,
+    parametrised: Mapping[str, Mapping[int, frozenset[Dim]]],
+) -> dict[str, NDArray[Any]]:
+    """Put re-parametrised weights of a cut graph into the original's, where they differ."""
     found = {}
-    parametrised = find_parametrised(coupling, keep)
     biases = {
         bias
         for name, axes in parametrised.items()
@@ -205,7 +213,7 @@ def _embedded(coupling: Coupling, keep: Keep, pruned: Graph) -> dict[str, NDArra
     }
     for name in [*parametrised, *sorted(biases)]:
         array, own = coupling.graph.initializers[name], pruned.initializers[name]
-        kept = np.ix_(*(np.flatnonzero(mask(expr, keep)) for expr in coupling.axes[name]))
+        kept = _kept(coupling, keep, name)
         if array[kept].tobytes() != own.tobytes():
             found[name] = array.copy()
             found[name][kept] = own

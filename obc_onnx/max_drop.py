@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.errors import InfeasibleTargetError
-from obc_onnx.measure import accuracy, batch_size_of
-from obc_onnx.runtime import Session
+from obc_onnx.measure import accuracy, answers
 from obc_onnx.sample_checks import classes_of
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ class Judge:
             self.what = "error of the outputs"
             if classes_of(original) is not None:
                 self.what = "agreement with the original"
-                self._held = replace(held, labels=_answers(original, held))
+                self._held = replace(held, labels=answers(original, held))
         self._before = accuracy(original, self._held)
 
     def drop(self, graph: Graph) -> float:
@@ -147,10 +146,3 @@ class Judge:
 
             return output_error(self._original, graph, self._held)
         return self._before - (accuracy(graph, self._held) or 0.0)
-
-
-def _answers(graph: Graph, samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    session, name = Session(graph), graph.outputs[0].name
-    parts = samples.batches(batch_size_of(graph))
-    found = [session.run(samples.feed(part))[name].argmax(axis=-1) for part in parts]
-    return np.concatenate(found).astype(np.int64)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.errors import RequestError
+from obc_onnx.node import CLASSES_RANK, is_float
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
@@ -41,6 +43,26 @@ def accuracy(graph: Graph, samples: Samples) -> float | None:
         logits = session.run(samples.feed(part))[graph.outputs[0].name]
         correct += int((logits.argmax(axis=-1) == samples.labels[part]).sum())
     return correct / len(samples)
+
+
+def answers(graph: Graph, samples: Samples) -> NDArray[np.int64]:
+    """Return the class that a model itself gives each sample: the largest of its first output.
+
+    Raises:
+        RequestError: That is not of shape [batch, classes], in floats.
+    """
+    session, name = Session(graph), graph.outputs[0].name
+    found = []
+    for part in samples.batches(batch_size_of(graph)):
+        scores = session.run(samples.feed(part))[name]
+        classes = isinstance(scores, np.ndarray) and scores.ndim == CLASSES_RANK
+        if not classes or not is_float(scores.dtype):
+            raise RequestError(
+                f"the model's own answers are needed, but its first output '{name}' is no tensor "
+                f"of floats of shape [batch, classes]: use --objective output"
+            )
+        found.append(scores.argmax(axis=1).astype(np.int64))
+    return np.concatenate(found)
 
 
 def latencies_ms(

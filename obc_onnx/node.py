@@ -62,6 +62,10 @@ class Node:
         return slot < len(self.inputs) and self.inputs[slot] != ""
 
 
+CLASSES_RANK = 2
+"""Class scores have shape [batch, classes]."""
+
+
 @dataclass(frozen=True)
 class Port:
     """A graph input or output; a dynamic size is its symbolic name, or "" where it has none.

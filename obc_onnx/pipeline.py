@@ -130,7 +130,7 @@ def compress(
         raise RequestError("--resume goes on with a run: give its --run-dir")
     request = Request(
         name=model_name(model),
-        data=data if isinstance(data, DataOptions) else DataOptions(data),
+        data=DataOptions.of(data),
         budget=budget if isinstance(budget, Budget) else Budget(budget),
         criterion=criterion,
         scoring=scoring or Scoring(),
@@ -173,7 +173,7 @@ def make_plan(
     """
     request = Request(
         name=model_name(model),
-        data=data if isinstance(data, DataOptions) else DataOptions(data),
+        data=DataOptions.of(data),
         budget=budget if isinstance(budget, Budget) else Budget(budget),
         criterion=criterion,
         scoring=scoring or Scoring(),
@@ -246,7 +246,7 @@ def score(
     """
     _check_device(device)
     graph = load_model(model)
-    samples, _ = open_samples(data if isinstance(data, DataOptions) else DataOptions(data), graph)
+    samples, _ = open_samples(DataOptions.of(data), graph)
     shapes = {**shapes_of(graph, samples), **(input_shape or {})}
     coupling, _ = analyse(graph, shapes, rules, Clock())
     how = scoring or Scoring()
@@ -287,9 +287,7 @@ def measure_sensitivity(
     """
     _check_device(device)
     graph = load_model(model)
-    samples, held = open_samples(
-        data if isinstance(data, DataOptions) else DataOptions(data), graph
-    )
+    samples, held = open_samples(DataOptions.of(data), graph)
     if samples is None or held is None:
         raise RequestError("sensitivity is measured on samples: give --data")
     held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import DataError
-from obc_onnx.node import is_float
+from obc_onnx.node import CLASSES_RANK, is_float
 from obc_onnx.progress import track
 from obc_onnx.sources import LazyArray
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 LABELS = "labels"
 """What class indices are called among arrays."""
-_CLASSIFIER_RANK = 2
 _BLOCK_BYTES = 2**24
 """Values are looked at in blocks of about this size."""
 
@@ -58,7 +57,7 @@ def check_array(array: NDArray[Any] | LazyArray, port: Port) -> None:
 def classes_of(graph: Graph) -> int | None:
     """Return how many classes the first output has, None where it is not [batch, classes]."""
     shape = graph.outputs[0].shape or ()
-    n_classes = shape[-1] if len(shape) == _CLASSIFIER_RANK else None
+    n_classes = shape[-1] if len(shape) == CLASSES_RANK else None
     return n_classes if isinstance(n_classes, int) else None
 
 

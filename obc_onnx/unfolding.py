@@ -20,6 +20,7 @@ from obc_onnx.errors import DataError, InvariantError
 from obc_onnx.graph import Graph
 from obc_onnx.measure import batch_size_of
 from obc_onnx.node import is_float
+from obc_onnx.ops.norm import affine_of
 from obc_onnx.precision import is_quantised
 from obc_onnx.progress import track
 from obc_onnx.runtime import Session
@@ -221,7 +222,7 @@ def _folded(graph: Graph, conv: Node, norm: Node) -> dict[int, NDArray[Any]]:
     weight, scale, shift, mean, var = (
         graph.initializers[name].astype(np.float64) for name in (conv.inputs[1], *norm.inputs[1:])
     )
-    factor = scale / np.sqrt(var + norm.number("epsilon", EPSILON))
+    factor, offset = affine_of(scale, shift, mean, var, norm.number("epsilon", EPSILON))
     # W of Conv is [out, in / group, *kernel]; that of ConvTranspose is [in, out / group, *kernel],
     # where the inputs of a group lie one behind the other
     blocks = 1 if conv.op_type == "Conv" else conv.integer("group", 1)
@@ -229,7 +230,7 @@ def _folded(graph: Graph, conv: Node, norm: Node) -> dict[int, NDArray[Any]]:
     folded = weight.reshape(blocks, rows, len(factor) // blocks, -1)
     folded = (folded * factor.reshape(blocks, 1, -1, 1)).reshape(weight.shape).astype(dtype)
     own = graph.initializers[conv.inputs[2]].astype(np.float64) if conv.has_input(2) else 0.0
-    bias = (own - mean) * factor + shift
+    bias = own * factor + offset
     rounding = np.spacing(np.maximum(np.abs(mean * factor), np.abs(shift)).astype(dtype))
     if not conv.has_input(2) and (np.abs(bias) <= rounding.astype(np.float64)).all():
         return {1: folded}

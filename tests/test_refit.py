@@ -67,7 +67,7 @@ def test_the_matrix_of_a_layer_times_its_inputs_is_its_output(name: str) -> None
     (layer,) = find_layers(coupling, graph, twin)
     run = Lockstep(twin, [inputs])
     run.advance(run.places["y"])
-    parts = layer.inputs(run.call("y"), run.arguments("y")[0], coupling.rules, 4)
+    parts = layer.inputs(run.call("y"), run.arguments("y")[0], 4)
     x = torch.cat(list(parts))
     (y,) = run.preview("y")
     weight = twin.get_parameter(parameter_name("w")).detach()

@@ -26,18 +26,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from csv_rows import append, read
+from csv_rows import add_files, append, read
 from tqdm import tqdm
 
 from obc_onnx.analysis import Clock, analyse
 from obc_onnx.data import load_samples
 from obc_onnx.errors import InfeasibleTargetError
 from obc_onnx.graph import Graph
+from obc_onnx.measure import answers
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.runtime import Session
 from obc_onnx.saliency import CRITERIA, Scoring, make_criterion
-from obc_onnx.saliency.objective import answers
 from obc_onnx.scoring import make_scene
 from obc_onnx.surgery import remove_units
 
@@ -217,10 +217,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run")
     command.set_defaults(function=run)
-    command.add_argument("model", type=Path)
-    command.add_argument("--data", type=Path, required=True)
-    command.add_argument("--eval-data", type=Path, required=True)
-    command.add_argument("--csv", type=Path, required=True)
+    add_files(command)
     command.add_argument("--variant", action="append", help="May be repeated; all by default.")
     command.add_argument("--ranking", default="global")
     command.add_argument("--batches", type=int, default=50)

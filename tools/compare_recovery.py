@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from csv_rows import append, read
+from csv_rows import add_files, append, cell, read
 from tqdm import tqdm
 
 from obc_onnx.analysis import Clock, analyse
@@ -192,16 +192,9 @@ def table(options: argparse.Namespace) -> None:
         for row in own:
             found[row.criterion, row.method].append(row)
         for (criterion, method), group in found.items():
-            cells = [_cell([100 * r.accuracy for r in group if r.target == t]) for t in targets]
+            cells = [cell([100 * r.accuracy for r in group if r.target == t], 1) for t in targets]
             seconds = statistics.mean(row.seconds for row in group)
             print(f"| {criterion} | {method} | {' | '.join(cells)} | {seconds:.1f} |")
-
-
-def _cell(values: list[float]) -> str:
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def main() -> None:
@@ -211,10 +204,7 @@ def main() -> None:
     for name, function in (("run", run), ("peer", run_peer)):
         command = commands.add_parser(name)
         command.set_defaults(function=function)
-        command.add_argument("model", type=Path)
-        command.add_argument("--data", type=Path, required=True)
-        command.add_argument("--eval-data", type=Path, required=True)
-        command.add_argument("--csv", type=Path, required=True)
+        add_files(command)
         command.add_argument("--target", action="append", type=float, help="May be repeated.")
         command.add_argument("--samples", type=int, default=1000)
         command.add_argument("--eval-limit", type=int, default=10000)

@@ -23,14 +23,13 @@ can be continued.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from csv_rows import append, read
+from csv_rows import add_files, append, cell, read
 from tqdm import tqdm
 
 from obc_onnx import compress, make_plan
@@ -162,15 +161,8 @@ def table(options: argparse.Namespace) -> None:
         print(f"| variant | repeats | {' | '.join(heads)} |")
         print(f"|---|---:|{'---:|' * len(targets)}")
         for variant, by_target in variants.items():
-            cells = [_cell([100 * row.accuracy for row in by_target[t]]) for t in targets]
+            cells = [cell([100 * row.accuracy for row in by_target[t]], 2) for t in targets]
             print(f"| {variant} | {max(map(len, by_target.values()))} | {' | '.join(cells)} |")
-
-
-def _cell(values: list[float]) -> str:
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def main() -> None:
@@ -179,10 +171,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run")
     command.set_defaults(function=run)
-    command.add_argument("model", type=Path)
-    command.add_argument("--data", type=Path, required=True)
-    command.add_argument("--eval-data", type=Path, required=True)
-    command.add_argument("--csv", type=Path, required=True)
+    add_files(command)
     command.add_argument("--variant", action="append", help="May be repeated; all by default.")
     command.add_argument("--target", action="append", type=float, help="May be repeated.")
     command.add_argument("--epochs", type=int, default=2)

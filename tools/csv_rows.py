@@ -1,14 +1,16 @@
-"""Rows of measurements in a CSV file that grows, so that a run can be continued."""
+"""Rows of measurements in a CSV file that grows: a run goes on where it ends. And their cells."""
 
 from __future__ import annotations
 
 import csv
+import statistics
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
-    from pathlib import Path
 
 Row = TypeVar("Row")
 
@@ -25,6 +27,22 @@ def read(path: Path, kind: type[Row]) -> list[Row]:
             kind(**{name: types[name](value) for name, value in row.items()})
             for row in csv.DictReader(file)
         ]
+
+
+def cell(values: Sequence[float], digits: int) -> str:
+    """Write the mean of some repeats and their deviation; nothing of one, a dash for none."""
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def add_files(command: argparse.ArgumentParser) -> None:
+    """Add what every run is given: a model, samples to work on and to measure on, and the CSV."""
+    command.add_argument("model", type=Path)
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--eval-data", type=Path, required=True)
+    command.add_argument("--csv", type=Path, required=True)
 
 
 def append(path: Path, rows: Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from obc_onnx.tensors import parameter_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, fx
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.module import TorchTwin
     from obc_onnx.node import Node
-    from obc_onnx.ops import RuleSet
     from obc_onnx.ops.context import Role, Tap
 
 _MATRIX = 2
@@ -36,6 +35,7 @@ class Layer:
         writes: The axis of the output along which the weight's outputs lie.
         first: Whether these are along the first axis of the weight.
         blocks: In how many blocks inputs and outputs are apart, along the first axis.
+        patches: What lays out the inputs of a convolution, see `Rule.patches`.
     """
 
     node: Node
@@ -46,6 +46,7 @@ class Layer:
     writes: int
     first: bool
     blocks: int
+    patches: Callable[..., Tensor] | None
 
     def matrix(self, weight: Tensor) -> Tensor:
         """Bring a weight into the shape [blocks, outputs, inputs * kernel] of its block."""
@@ -64,27 +65,22 @@ class Layer:
         parts = parts if self.first else parts.transpose(1, 2)
         return parts.reshape(shape)
 
-    def inputs(
-        self, call: fx.Node, arguments: tuple[Any, ...], rules: RuleSet, together: int
-    ) -> Iterator[Tensor]:
+    def inputs(self, call: fx.Node, arguments: tuple[Any, ...], together: int) -> Iterator[Tensor]:
         """Lay out what the weight multiplies, shape [samples, *positions, inputs, *kernel].
 
         Args:
             call: Of the twin.
             arguments: What it is given.
-            rules: What is known of operators.
             together: Samples of a convolution at a time.
         """
         own = call.meta["slots"].index(self.slot)
         x: Tensor = arguments[own]
-        rule = rules.find(self.node)
-        patches = None if rule is None else rule.patches()
-        if patches is None:
+        if self.patches is None:
             yield x.movedim(self.reads, -1)
             return
         for start in range(0, len(x), together):
             part = x[start : start + together]
-            yield patches(part, arguments[1 - own], **call.kwargs)
+            yield self.patches(part, arguments[1 - own], **call.kwargs)
 
     def outputs(self, y: Tensor) -> Tensor:
         """Lay out outputs, shape [samples, *positions, outputs]."""
@@ -123,8 +119,9 @@ def _layer(
         return None
     read, written = reads[0], writes[0]
     rule, rank = coupling.rules.find(node), graph.initializers[node.inputs[slot]].ndim
+    patches = None if rule is None else rule.patches()
     flat = len(coupling.shapes[node.key]) < _MATRIX
-    if flat or rule is None or (rank != _MATRIX and rule.patches() is None):
+    if flat or (rank != _MATRIX and patches is None):
         return None
     if not _at(read.tap, "input") or not _at(written.tap, "output"):
         return None
@@ -137,9 +134,9 @@ def _layer(
         bias = _flat_bias(graph, node.inputs[written.bias])
         if bias is None:
             return None
-    blocks = node.integer("group", 1) if rule.patches() is not None else 1
+    blocks = 1 if patches is None else node.integer("group", 1)
     place = (read.tap.slot, read.tap.axis, written.tap.axis)
-    return Layer(node, node.inputs[slot], bias, *place, written.axis == 0, blocks)
+    return Layer(node, node.inputs[slot], bias, *place, written.axis == 0, blocks, patches)
 
 
 def _at(tap: Tap | None, where: str) -> bool:

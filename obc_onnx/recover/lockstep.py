@@ -46,9 +46,7 @@ class Lockstep:
             run.args_iter = iter(inputs)
         self.places = {name_of(node): i for i, node in enumerate(self._nodes) if name_of(node)}
         self._held = Counter(held)
-        self._last: dict[fx.Node, int] = {}
-        for i, node in enumerate(self._nodes):
-            self._last |= dict.fromkeys(node.all_input_nodes, i)
+        self._last = _last_uses(self._nodes)
         self._leave: dict[int, list[fx.Node]] = {}
         for node, i in self._last.items():
             self._leave.setdefault(i, []).append(node)
@@ -111,9 +109,7 @@ def affordable(twin: TorchTwin, shapes: Mapping[str, Shape], batch: int, wanted:
         wanted: No more than this are returned.
     """
     nodes = list(twin.graph.nodes)
-    last: dict[fx.Node, int] = {}
-    for i, node in enumerate(nodes):
-        last |= dict.fromkeys(node.all_input_nodes, i)
+    last = _last_uses(nodes)
     sizes = {
         node: math.prod(shapes[name_of(node)]) if name_of(node) in shapes else 0 for node in nodes
     }
@@ -127,3 +123,11 @@ def affordable(twin: TorchTwin, shapes: Mapping[str, Shape], batch: int, wanted:
         alive -= leave.pop(i, 0)
     per_sample = max(most * torch.float32.itemsize / batch, 1.0)
     return max(min(wanted, int(_BYTES / per_sample)), 1)
+
+
+def _last_uses(nodes: list[fx.Node]) -> dict[fx.Node, int]:
+    """Return for each node that others read the place of the last one."""
+    last: dict[fx.Node, int] = {}
+    for i, node in enumerate(nodes):
+        last |= dict.fromkeys(node.all_input_nodes, i)
+    return last

@@ -87,7 +87,7 @@ def refit(
     for layer, target in track(pair.layers, "refitting layers"):
         pair.cut.advance(pair.cut.places[layer.node.key])
         pair.dense.advance(pair.dense.places[target.value] + 1)
-        fit = _solve(coupling, pair, layer, target, rng, solver)
+        fit = _solve(pair, layer, target, rng, solver)
         fits += [] if fit is None else [fit]
         pair.dense.release(target.value)
     return pair.twin.write_to(pruned), fits
@@ -118,12 +118,7 @@ def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, 
 
 
 def _solve(
-    coupling: Coupling,
-    pair: _Pair,
-    layer: Layer,
-    target: Target,
-    rng: np.random.Generator,
-    solver: Solver,
+    pair: _Pair, layer: Layer, target: Target, rng: np.random.Generator, solver: Solver
 ) -> LayerFit | None:
     """Solve for one layer, and write what is found into the cut network; None leaves it."""
     weight = pair.twin.get_parameter(parameter_name(layer.weight))
@@ -136,7 +131,7 @@ def _solve(
         own = bias.detach().double().reshape(blocks, outputs, 1)
         matrix = torch.cat([matrix, own], -1)
     used, held = (Moments(blocks, outputs, matrix.shape[-1]) for _ in range(2))
-    rows = _Rows(coupling, pair, layer, target)
+    rows = _Rows(pair, layer, target)
     for i in range(rows.n_chunks):
         x, y = rows.of(i, rng, biased=bias is not None)
         (held if i >= rows.n_chunks - pair.n_held else used).add(x, y)
@@ -155,8 +150,8 @@ def _solve(
 class _Rows:
     """The inputs of a layer and its wanted outputs, at positions drawn by chance."""
 
-    def __init__(self, coupling: Coupling, pair: _Pair, layer: Layer, target: Target) -> None:
-        self._layer, self._target, self._rules = layer, target, coupling.rules
+    def __init__(self, pair: _Pair, layer: Layer, target: Target) -> None:
+        self._layer, self._target = layer, target
         self._call = pair.cut.call(layer.node.key)
         self._arguments = pair.cut.arguments(layer.node.key)
         self._wanted = pair.dense.values(target.value)
@@ -176,7 +171,7 @@ class _Rows:
             chosen = rng.choice(places, wanted, replace=False)
             own += tuple(map(torch.from_numpy, np.unravel_index(np.sort(chosen), shape)))
             y = y[own]
-        inputs = layer.inputs(self._call, self._arguments[i], self._rules, _TOGETHER)
+        inputs = layer.inputs(self._call, self._arguments[i], _TOGETHER)
         n_rows = n_samples * min(places, wanted)
         x = torch.cat([wide(part[own]) for part in inputs])
         x = x.reshape(n_rows, layer.blocks, -1).transpose(0, 1)

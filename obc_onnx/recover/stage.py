@@ -25,8 +25,7 @@ _STEPS: dict[Method, tuple[str, ...]] = {
     "refit": ("refit",),
     "fuse": ("fuse", "stats"),
 }
-_FREE = ("fuse",)
-"""Steps that look at no data; without any they cannot be judged, and stay."""
+_NAMES = {"refit": "least-squares refit", "stats": "statistics", "fuse": "fusion"}
 
 
 class Recovered(NamedTuple):
@@ -86,13 +85,6 @@ def recover(
     return Recovered(graph, steps, notes)
 
 
-_NAMES = {
-    "refit": "least-squares refit",
-    "stats": "statistics",
-    "fuse": "fusion",
-}
-
-
 def _try(
     step: str, coupling: Coupling, keep: Keep, graph: Graph, used: Samples, seed: int
 ) -> tuple[Graph, list[LayerFit], str]:
@@ -119,7 +111,8 @@ def _statistics(
 
 
 def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method) -> Recovered:
-    if method not in _FREE:
+    """Take the one step that looks at no data; it cannot be judged, and stays."""
+    if method != "fuse":
         return Recovered(pruned, [], [])
     note = "units were fused by optimal transport: there is no data to judge that by"
     return Recovered(fuse(coupling, keep, pruned), [], [note])

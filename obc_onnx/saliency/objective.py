@@ -11,9 +11,8 @@ from torch.nn import functional
 
 from obc_onnx.errors import DataError, RequestError
 from obc_onnx.logits import ends_in_softmax, logits_of
-from obc_onnx.measure import batch_size_of
-from obc_onnx.node import is_float
-from obc_onnx.runtime import Session
+from obc_onnx.measure import answers
+from obc_onnx.node import CLASSES_RANK, is_float
 from obc_onnx.tensors import wide
 from obc_onnx.user_code import load_function
 
@@ -23,16 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.options import Objective as Kind
     from obc_onnx.saliency.options import Rows
 
     UserLoss = Callable[[dict[str, Tensor], Tensor | None], Tensor]
-
-_CLASSES_RANK = 2
-"""Class scores have shape [batch, classes]."""
 
 
 class Objective(ABC):
@@ -162,7 +157,7 @@ def kind_of(scene: Scene) -> Kind:
         return "output"
     if scene.data().labels is not None:
         return "labels"
-    classes = len(graph.outputs[0].shape or ()) == _CLASSES_RANK and ends_in_softmax(graph)
+    classes = len(graph.outputs[0].shape or ()) == CLASSES_RANK and ends_in_softmax(graph)
     return "pseudo" if classes else "output"
 
 
@@ -170,26 +165,6 @@ def rows_of(scene: Scene) -> Rows:
     """Return what makes a row: see `Scoring`."""
     projected = scene.scoring.loss is None and kind_of(scene) == "output"
     return scene.scoring.rows or ("sample" if projected else "batch")
-
-
-def answers(graph: Graph, samples: Samples) -> NDArray[np.int64]:
-    """Return the class that a model itself gives each sample: the largest of its first output.
-
-    Raises:
-        RequestError: That is not of shape [batch, classes], in floats.
-    """
-    session, name = Session(graph), graph.outputs[0].name
-    found = []
-    for part in samples.batches(batch_size_of(graph)):
-        scores = session.run(samples.feed(part))[name]
-        classes = isinstance(scores, np.ndarray) and scores.ndim == _CLASSES_RANK
-        if not classes or not is_float(scores.dtype):
-            raise RequestError(
-                f"the model's own answers are needed, but its first output '{name}' is no tensor "
-                f"of floats of shape [batch, classes]: use --objective output"
-            )
-        found.append(scores.argmax(axis=1).astype(np.int64))
-    return np.concatenate(found)
 
 
 def check_loss(loss: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from obc_onnx.errors import RequestError
 from obc_onnx.logits import class_axis, ends_in_softmax, logits_of
+from obc_onnx.node import CLASSES_RANK
 from obc_onnx.tensors import wide
 from obc_onnx.training.options import LABELS_AND_TEACHER, check_labels
 from obc_onnx.user_code import load_function
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.node import Port
     from obc_onnx.training.options import TrainingOptions
-
-
-_CLASSES_RANK = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class TrainingLoss:
         return len(self._names) > 1 or set(self.terms) != {"ce"}
 
     def _usual(self, *, labelled: bool) -> tuple[tuple[str, float], ...]:
-        if labelled and self._rank == _CLASSES_RANK:
+        if labelled and self._rank == CLASSES_RANK:
             return LABELS_AND_TEACHER
         told = self._probabilities and self._axis is not None
         return (("kd" if told else "mse", 1.0),)
@@ -89,7 +87,7 @@ class TrainingLoss:
     def _check_output(self, port: Port) -> None:
         """Check that the first output holds what the losses look for."""
         shape = list(port.shape or ())
-        if "ce" in self.terms and self._rank != _CLASSES_RANK:
+        if "ce" in self.terms and self._rank != CLASSES_RANK:
             raise RequestError(
                 f"loss 'ce' takes an output [samples, classes], but '{port.name}' has shape {shape}"
             )

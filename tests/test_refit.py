@@ -43,6 +43,10 @@ FLAT = {
     "gemm": ("float[N,6]", "float[4,6] w, float[4] b> { y = Gemm<transB=1>(x, w, b) }"),
     "gemm right": ("float[N,6]", "float[6,4] w> { y = Gemm(x, w) }"),
     "tokens": ("float[N,5,6]", "float[6,4] w> { y = MatMul(x, w) }"),
+    "tokens and a sum": (
+        "float[N,5,6]",
+        "float[6,4] w, float[4] b> { h = MatMul(x, w) y = Add(b, h) }",
+    ),
     "left": ("float[N,5,6]", "float[4,5] w> { y = MatMul(w, x) }"),
     "line": ("float[N,3,9]", "float[4,3,3] w> { y = Conv<pads=[1,1]>(x, w) }"),
     "volume": ("float[N,2,5,4,6]", "float[4,2,2,1,3] w> { y = Conv<strides=[1,2,1]>(x, w) }"),
@@ -66,10 +70,14 @@ def test_the_matrix_of_a_layer_times_its_inputs_is_its_output(name: str) -> None
     coupling, twin, graph, inputs = layer_case(name)
     (layer,) = find_layers(coupling, graph, twin)
     run = Lockstep(twin, [inputs])
-    run.advance(run.places["y"])
-    parts = layer.inputs(run.call("y"), run.arguments("y")[0], 4)
+    key = layer.node.key
+    run.advance(run.places[key])
+    parts = layer.inputs(run.call(key), run.arguments(key)[0], 4)
     x = torch.cat(list(parts))
+    run.advance(run.places["y"])
     (y,) = run.preview("y")
+    assert layer.output == "y"
+    assert (" b>" in ALL[name][1]) == (layer.bias == "b")
     weight = twin.get_parameter(parameter_name("w")).detach()
     matrix = layer.matrix(weight)
     assert torch.equal(layer.weight_of(matrix, tuple(weight.shape)), weight)

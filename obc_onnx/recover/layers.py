@@ -1,4 +1,7 @@
-"""Layers that are linear in a weight: what it multiplies, and the weight as a matrix."""
+"""Layers that are linear in a weight: what it multiplies, and the weight as a matrix.
+
+The bias of a product may be a node behind it.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,14 @@ _MATRIX = 2
 
 @dataclass(frozen=True)
 class Layer:
-    """A node whose output is linear in a weight that no other node uses.
+    """A node whose output is linear in a weight.
 
     Attributes:
         node: In the cut graph.
+        output: What it gives, with its bias.
         weight: Its initializer.
-        bias: The initializer of its bias, of shape [outputs]; None where there is none.
+        own: Whether no other node uses the weight, so that it may change.
+        bias: The initializer of its bias, of shape [outputs]; None where there is none of its own.
         slot: Where the input enters.
         reads: The axis of the input that is contracted.
         writes: The axis of the output along which the weight's outputs lie.
@@ -39,7 +44,9 @@ class Layer:
     """
 
     node: Node
+    output: str
     weight: str
+    own: bool
     bias: str | None
     slot: int
     reads: int
@@ -88,7 +95,7 @@ class Layer:
 
 
 def find_layers(coupling: Coupling, graph: Graph, twin: TorchTwin) -> Iterator[Layer]:
-    """Find the layers of a cut graph, in its order.
+    """Find the layers of a cut graph of which weight or bias may change, in its order.
 
     Args:
         coupling: Of the original.
@@ -102,10 +109,9 @@ def find_layers(coupling: Coupling, graph: Graph, twin: TorchTwin) -> Iterator[L
     for node in graph.nodes:
         for slot, name in enumerate(node.inputs):
             own = roles.get((node.key, slot), [])
-            alone = _is_alone(graph, name)
-            if own and alone and parameter_name(name) in learned:
+            if own and name in graph.initializers and parameter_name(name) in learned:
                 layer = _layer(coupling, graph, node, slot, own)
-                if layer is not None:
+                if layer is not None and (layer.own or layer.bias is not None):
                     yield layer
 
 
@@ -129,24 +135,42 @@ def _layer(
         return None
     assert read.tap is not None
     assert written.tap is not None
-    bias = None
+    weight, output, bias = node.inputs[slot], node.key, ""
+    width = graph.initializers[weight].shape[written.axis]
     if written.bias is not None and node.has_input(written.bias):
-        bias = _flat_bias(graph, node.inputs[written.bias])
-        if bias is None:
+        bias = node.inputs[written.bias]
+        if not _is_bias(graph, bias):
             return None
+    elif written.tap.axis == len(coupling.shapes[output]) - 1:
+        bias, output = _bias_behind(graph, output, width)
     blocks = 1 if patches is None else node.integer("group", 1)
     place = (read.tap.slot, read.tap.axis, written.tap.axis)
-    return Layer(node, node.inputs[slot], bias, *place, written.axis == 0, blocks, patches)
+    matrix = (*place, written.axis == 0, blocks, patches)
+    return Layer(node, output, weight, _is_alone(graph, weight), bias or None, *matrix)
 
 
 def _at(tap: Tap | None, where: str) -> bool:
     return tap is not None and tap.at == where
 
 
-def _flat_bias(graph: Graph, name: str) -> str | None:
+def _bias_behind(graph: Graph, output: str, width: int) -> tuple[str, str]:
+    """Return a constant along the last axis that is added to a value, and the sum; else the value.
+
+    Exporters write a fully connected layer on tokens as a product and a sum.
+    """
+    readers = graph.consumers.get(output, ())
+    if graph.escapes(output) or len(readers) != 1 or readers[0][0].op_type != "Add":
+        return "", output
+    node, slot = readers[0]
+    bias = node.inputs[1 - slot]
+    fits = _is_bias(graph, bias) and graph.initializers[bias].size == width
+    return (bias, node.key) if fits else ("", output)
+
+
+def _is_bias(graph: Graph, name: str) -> bool:
     array = graph.initializers.get(name)
     flat = array is not None and array.ndim == 1 and array.size > 1
-    return name if flat and _is_alone(graph, name) else None
+    return flat and _is_alone(graph, name)
 
 
 def _is_alone(graph: Graph, name: str) -> bool:

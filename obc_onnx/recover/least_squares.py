@@ -22,6 +22,11 @@ class Moments:
         blocks: How many.
         outputs: Of each.
         inputs: Of each; with a bias, one more that is always 1.
+
+    Attributes:
+        xx: Products of inputs, shape [blocks, inputs, inputs].
+        xy: Of inputs with outputs, shape [blocks, inputs, outputs].
+        yy: Squares of outputs, shape [blocks, outputs].
     """
 
     def __init__(self, blocks: int, outputs: int, inputs: int) -> None:
@@ -37,9 +42,13 @@ class Moments:
             x: Shape [blocks, rows, inputs].
             y: Shape [blocks, rows, outputs].
         """
-        self.xx += (x.mT @ x).double().cpu()
-        self.xy += (x.mT @ y).double().cpu()
-        self.yy += y.square().sum(1).double().cpu()
+        self.add_sums(x.mT @ x, x.mT @ y, y.square().sum(1))
+
+    def add_sums(self, xx: Tensor, xy: Tensor, yy: Tensor) -> None:
+        """Add sums over rows, of the shapes of the attributes."""
+        self.xx += xx.double().cpu()
+        self.xy += xy.double().cpu()
+        self.yy += yy.double().cpu()
 
     def __add__(self, other: Moments) -> Moments:
         """Return the sums over the rows of both."""

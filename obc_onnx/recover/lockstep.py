@@ -79,6 +79,13 @@ class Lockstep:
         node = self._nodes[self.places[name]]
         return [run.run_node(node) for run in self._runs]
 
+    def replace(self, name: str, slot: int, values: Iterable[Tensor]) -> None:
+        """Put other values in the place of an argument of an ONNX node that has not run."""
+        node = self.call(name).args[slot]
+        assert isinstance(node, fx.Node)
+        for run, value in zip(self._runs, values, strict=True):
+            run.env[node] = value
+
     def call(self, name: str) -> fx.Node:
         """Return the call of an ONNX node."""
         node: fx.Node = self._nodes[self.places[name]]

@@ -1,7 +1,9 @@
 """Refit of every layer by least squares, in the order of the graph, through what is repaired.
 
 A layer's input has changed since units are gone, before it and in it. Its weight and bias are
-solved for anew, towards what the original gives there.
+solved for anew, towards what the original gives there. Where a weight cannot change, since other
+nodes use it too, or is too large to solve for, the bias takes the mean of what is missing. Products
+of two values have no weight: one of the layers in front repairs them.
 
 Sources: Luo et al., ThiNet, arXiv 1707.06342, and He et al., Channel Pruning, arXiv 1707.06168, for
 the least squares; going through the repaired network, and sums as targets, are recipes of their
@@ -10,6 +12,8 @@ own. Every output keeps its weights unless samples that were held out say that o
 
 from __future__ import annotations
 
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +25,15 @@ from obc_onnx.recover.layers import Layer, find_layers
 from obc_onnx.recover.least_squares import Moments, solve
 from obc_onnx.recover.lockstep import Lockstep, affordable
 from obc_onnx.recover.methods import LayerFit
-from obc_onnx.recover.targets import Target, target_of
+from obc_onnx.recover.scores import (
+    Products,
+    Scores,
+    find_scores,
+    fit_scores,
+    put_into_layer,
+    recombine,
+)
+from obc_onnx.recover.targets import Target, take, target_of
 from obc_onnx.tensors import as_inputs, parameter_name, wide
 from obc_onnx.twin import build_twin
 
@@ -52,13 +64,31 @@ _LARGEST = 6144
 
 
 class _Pair(NamedTuple):
-    """The original and the cut network, side by side."""
+    """The original and the cut network, side by side.
+
+    Attributes:
+        layers: Of the cut network, and the outputs that they should have.
+        scores: Products of the cut network.
+        n_held: How many chunks, the last ones, are held out.
+    """
 
     dense: Lockstep
     cut: Lockstep
     twin: TorchTwin
     layers: list[tuple[Layer, Target]]
+    scores: list[Scores]
     n_held: int
+
+    def wanted(self, layer: Layer, target: Target) -> Callable[[int], Tensor]:
+        """Return what gives the outputs that a layer should have for a chunk."""
+        values = self.dense.values(target.value)
+        others = None if target.other is None else self.cut.values(target.other)
+
+        def of(i: int) -> Tensor:
+            other = None if others is None else wide(others[i])
+            return target.outputs(layer, wide(values[i]), other)
+
+        return of
 
 
 def refit(
@@ -83,14 +113,18 @@ def refit(
         The repaired graph, and what was done to each layer that was changed.
     """
     pair = _make_pair(coupling, keep, pruned, samples, seed)
-    rng, fits = np.random.default_rng(seed), []
-    for layer, target in track(pair.layers, "refitting layers"):
-        pair.cut.advance(pair.cut.places[layer.node.key])
-        pair.dense.advance(pair.dense.places[target.value] + 1)
-        fit = _solve(pair, layer, target, rng, solver)
-        fits += [] if fit is None else [fit]
-        pair.dense.release(target.value)
-    return pair.twin.write_to(pruned), fits
+    rng, places = np.random.default_rng(seed), pair.cut.places
+    steps: list[tuple[int, Callable[[], LayerFit | None]]] = [
+        (places[layer.node.key], partial(_repair_layer, pair, layer, target, rng, solver))
+        for layer, target in pair.layers
+    ]
+    steps += [
+        (places[product.key], partial(_repair_scores, pair, product, rng))
+        for product in (pair.scores if solver is solve else ())
+    ]
+    ordered = [step for _, step in sorted(steps, key=itemgetter(0))]
+    fits = [step() for step in track(ordered, "refitting layers")]
+    return pair.twin.write_to(pruned), [fit for fit in fits if fit is not None]
 
 
 def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, seed: int) -> _Pair:
@@ -99,34 +133,48 @@ def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, 
     dense, cut = (build_twin(g, coupling.shapes, coupling.rules) for g in (graph, pruned))
     batch = next((s[0] for p in graph.inputs if (s := coupling.shapes[p.name])), 1)
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
-    # several chunks, so that there are some to hold out
+    # several chunks, so that there are some to hold out, of one size, as some graphs need it
     size = graph.batch or max(min(batch_size_of(graph), count // _CHUNKS), 1)
-    count = max(count // size, 1) * size if graph.batch else count
+    count = max(count // size, 1) * size
     order = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
     feeds = [samples.feed(order[start : start + size]) for start in range(0, count, size)]
     chunks = [as_inputs(graph.inputs, feed) for feed in feeds]
     right = Lockstep(cut, chunks)
-    layers = [
-        (layer, target_of(layer, coupling, keep, pruned, right.places))
-        for layer in find_layers(coupling, pruned, cut)
-        if layer.node.key in right.places
+    found = [
+        layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.places
     ]
-    layers.sort(key=lambda entry: right.places[entry[0].node.key])
-    left = Lockstep(dense, chunks, [target.value for _, target in layers])
+    layers = [(layer, target_of(layer, coupling, keep, pruned, right.places)) for layer in found]
+    scores = find_scores(coupling, keep, pruned, cut, found, chunks[0])
+    held = [target.value for _, target in layers] + [
+        key for product in scores for key in (product.key, product.softmax) if key
+    ]
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
-    return _Pair(left, right, cut, layers, n_held)
+    return _Pair(Lockstep(dense, chunks, held), right, cut, layers, scores, n_held)
+
+
+def _repair_layer(
+    pair: _Pair, layer: Layer, target: Target, rng: np.random.Generator, solver: Solver
+) -> LayerFit | None:
+    """Write what is found for one layer into the cut network; None leaves it."""
+    pair.cut.advance(pair.cut.places[layer.node.key])
+    pair.dense.advance(pair.dense.places[target.value] + 1)
+    weight = pair.twin.get_parameter(parameter_name(layer.weight))
+    if layer.own and layer.matrix(weight.detach()).shape[-1] <= _LARGEST:
+        fit = _solve(pair, layer, target, rng, solver)
+    else:
+        fit = _shift(pair, layer, target)
+    pair.dense.release(target.value)
+    return fit
 
 
 def _solve(
     pair: _Pair, layer: Layer, target: Target, rng: np.random.Generator, solver: Solver
 ) -> LayerFit | None:
-    """Solve for one layer, and write what is found into the cut network; None leaves it."""
+    """Solve for weight and bias."""
     weight = pair.twin.get_parameter(parameter_name(layer.weight))
     bias = None if layer.bias is None else pair.twin.get_parameter(parameter_name(layer.bias))
     matrix = layer.matrix(weight.detach()).double()
     blocks, outputs, inputs = matrix.shape
-    if inputs > _LARGEST:
-        return None
     if bias is not None:
         own = bias.detach().double().reshape(blocks, outputs, 1)
         matrix = torch.cat([matrix, own], -1)
@@ -147,22 +195,65 @@ def _solve(
     return LayerFit(layer.weight, before / total, float(judge.error(found).sum()) / total)
 
 
+def _shift(pair: _Pair, layer: Layer, target: Target) -> LayerFit | None:
+    """Add the mean of what is missing to a bias, wherever that brings an output nearer."""
+    if layer.bias is None:
+        return None
+    pair.cut.advance(pair.cut.places[layer.output])
+    bias = pair.twin.get_parameter(parameter_name(layer.bias))
+    used, held = (Moments(1, len(bias), 1) for _ in range(2))
+    judge, total = held if pair.n_held else used, 0.0
+    previews = pair.cut.preview(layer.output)
+    wanted = pair.wanted(layer, target)
+    for i, given in enumerate(previews):
+        y, found = (rows.flatten(0, -2) for rows in (wanted(i), layer.outputs(wide(given))))
+        moments = held if i >= len(previews) - pair.n_held else used
+        moments.add(y.new_ones(1, len(y), 1), (y - found)[None])
+        total += float(y.double().square().sum()) if moments is judge else 0.0
+    nothing = torch.zeros(1, len(bias), 1, dtype=torch.float64)
+    before = float(judge.error(nothing).sum())
+    if total == 0 or before <= _UNCHANGED * total:
+        return None
+    shift = solve(used, judge, nothing, biased=True)
+    bias.data += shift[0, :, 0].to(bias)
+    return LayerFit(layer.weight, before / total, float(judge.error(shift).sum()) / total)
+
+
+def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> LayerFit | None:
+    """Recombine the units of a product's factor, in its layer and in what that has given."""
+    pair.cut.advance(pair.cut.places[scores.key])
+    keys = [key for key in (scores.key, scores.softmax) if key]
+    pair.dense.advance(max(pair.dense.places[key] for key in keys) + 1)
+    wanted, *weights = ([take(v, scores.kept) for v in pair.dense.values(key)] for key in keys)
+    factors = pair.cut.arguments(scores.key)
+    chunks = [
+        Products(left, right, wanted[i], weights[0][i] if weights else None)
+        for i, (left, right) in enumerate(factors)
+    ]
+    matrices, fit = fit_scores(scores, chunks, pair.n_held, rng)
+    if fit.after < fit.before:
+        put_into_layer(scores, matrices, pair.twin)
+        changed = [recombine(scores, matrices, given[scores.slot]) for given in factors]
+        pair.cut.replace(scores.key, scores.slot, changed)
+    for key in keys:
+        pair.dense.release(key)
+    return fit if fit.after < fit.before else None
+
+
 class _Rows:
     """The inputs of a layer and its wanted outputs, at positions drawn by chance."""
 
     def __init__(self, pair: _Pair, layer: Layer, target: Target) -> None:
-        self._layer, self._target = layer, target
+        self._layer = layer
         self._call = pair.cut.call(layer.node.key)
         self._arguments = pair.cut.arguments(layer.node.key)
-        self._wanted = pair.dense.values(target.value)
-        self._others = None if target.other is None else pair.cut.values(target.other)
-        self.n_chunks = len(self._wanted)
+        self._wanted = pair.wanted(layer, target)
+        self.n_chunks = len(self._arguments)
 
     def of(self, i: int, rng: np.random.Generator, *, biased: bool) -> tuple[Tensor, Tensor]:
         """Return inputs [blocks, rows, inputs] and outputs [blocks, rows, outputs] of a chunk."""
         layer = self._layer
-        other = None if self._others is None else wide(self._others[i])
-        y = self._target.outputs(layer, wide(self._wanted[i]), other)
+        y = self._wanted(i)
         shape, n_samples = y.shape[1:-1], len(y)
         places = int(np.prod(shape))
         wanted = max(_ROWS // (n_samples * self.n_chunks), 1)

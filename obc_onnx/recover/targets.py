@@ -58,8 +58,7 @@ class Target:
             wanted: The original's value.
             other: What the cut network adds.
         """
-        for axis, positions in self.kept.items():
-            wanted = wanted.index_select(axis, torch.from_numpy(positions).to(wanted.device))
+        wanted = take(wanted, self.kept)
         rest = wanted if other is None else wanted - other
         alive = np.abs(self.factor) > _DEAD * np.abs(self.factor).max()
         inverse = np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=alive)
@@ -82,14 +81,14 @@ def target_of(
     width = len(graph.initializers[layer.weight]) if layer.first else 0
     width = width or graph.initializers[layer.weight].shape[1] * layer.blocks
     factor, shift = np.ones(width), np.zeros(width)
-    name, shape = layer.node.key, coupling.shapes[layer.node.key]
+    name, shape = layer.output, coupling.shapes[layer.output]
     while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
         node, slot = graph.consumers[name][0]
         other = node.inputs[1 - slot] if node.op_type == "Add" else ""
         if other and other not in graph.initializers:
             there = places.get(other, len(places)) < places[layer.node.key]
             if there and coupling.shapes[node.key] == shape:  # else the layer is broadcast
-                return Target(node.key, _kept(coupling, keep, node.key), other, factor, shift)
+                return Target(node.key, kept_along(coupling, keep, node.key), other, factor, shift)
             break
         last = layer.writes == len(coupling.axes[node.key]) - 1
         affine = _affine(node, graph, layer, other if last else "")
@@ -98,7 +97,7 @@ def target_of(
         factor, shift = factor * affine[0], shift * affine[0] + affine[1]
         name = node.key
     plain = np.ones(width), np.zeros(width)
-    return Target(layer.node.key, _kept(coupling, keep, layer.node.key), None, *plain)
+    return Target(layer.output, kept_along(coupling, keep, layer.output), None, *plain)
 
 
 def _affine(
@@ -124,6 +123,14 @@ def _affine(
     return None
 
 
-def _kept(coupling: Coupling, keep: Keep, name: str) -> dict[int, NDArray[np.int64]]:
+def kept_along(coupling: Coupling, keep: Keep, name: str) -> dict[int, NDArray[np.int64]]:
+    """Return for each axis of a value that shrinks which positions stay."""
     masks: dict[int, Any] = {i: mask(expr, keep) for i, expr in enumerate(coupling.axes[name])}
     return {i: np.flatnonzero(own) for i, own in masks.items() if not own.all()}
+
+
+def take(value: Tensor, kept: Mapping[int, NDArray[np.int64]]) -> Tensor:
+    """Return the positions of a value that stay, along each axis."""
+    for axis, positions in kept.items():
+        value = value.index_select(axis, torch.from_numpy(positions).to(value.device))
+    return value

@@ -1,0 +1,279 @@
+"""Repair of products of two values, such as attention scores Q K^T whose units were cut.
+
+What the units that are left give of a score is Q M K^T with M the identity. The M that brings it
+nearest to the original's is found by least squares, one for each head, and goes into the outputs of
+the layer that Q comes from.
+
+Where a softmax follows, what counts is the divergence of its outputs p, which to second order is
+the variance of the scores' error under p, query by query. Then the second moments of vec(M) are the
+sum of q q^T (x) Cov_p(k) over queries, else that of Q^T Q (x) K^T K over samples.
+
+Source: CORP fits M to scores whose factors are pooled over samples; the weights of the softmax, and
+the moments without pooling, are this project's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from obc_onnx.axes import mask
+from obc_onnx.recover.least_squares import Moments, solve
+from obc_onnx.recover.methods import LayerFit
+from obc_onnx.recover.origins import Origins
+from obc_onnx.recover.targets import kept_along
+from obc_onnx.tensors import parameter_name, wide
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.graph import Graph
+    from obc_onnx.module import TorchTwin
+    from obc_onnx.node import Node
+    from obc_onnx.recover.layers import Layer
+    from obc_onnx.recover.origins import Origin
+
+_MOST_UNITS = 48
+"""Of a head that are left: moments have the fourth power of it, solving the sixth."""
+_MATRIX = 2
+_KEEP_ORDER = frozenset({"Add", "Div", "Identity", "Mul", "Where"})
+"""What stands between scores and their softmax."""
+_QUERIES = 16384
+"""Of each head that are looked at where a softmax follows: each has moments of its own."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A product of two values whose common axis was cut, one of which a layer gives.
+
+    Attributes:
+        key: Of its node.
+        slot: 0 where the layer gives the left factor, 1 the right one.
+        layer: It; its outputs are used in no other way.
+        columns: Which outputs make each unit of each head, shape [heads, units].
+        head: Of each matrix in the factor, shape of its axes before the last two.
+        kept: For each axis of the product that shrinks, which positions stay.
+        softmax: The key of the softmax that follows, empty where none does.
+    """
+
+    key: str
+    slot: int
+    layer: Layer
+    columns: Tensor
+    head: Tensor
+    kept: Mapping[int, NDArray[np.int64]]
+    softmax: str
+
+
+def find_scores(
+    coupling: Coupling,
+    keep: Keep,
+    graph: Graph,
+    twin: TorchTwin,
+    layers: Sequence[Layer],
+    inputs: list[Tensor],
+) -> list[Scores]:
+    """Find the products of a cut graph that can be repaired through a layer.
+
+    Args:
+        coupling: Of the original.
+        keep: What stays.
+        graph: The cut one.
+        twin: Of the cut one.
+        layers: Whose weights may change.
+        inputs: Of one run.
+    """
+    products = [node for node in graph.nodes if _is_cut(coupling, keep, graph, node)]
+    if not products:
+        return []
+    fit = [layer for layer in layers if layer.own and layer.blocks == 1]
+    run = Origins(twin, graph, fit)
+    run.follow(inputs)
+    calls = {node.meta["onnx"][0]: node for node in twin.graph.nodes if "slots" in node.meta}
+    found = []
+    for node in products:
+        call = calls[node.key]
+        for slot in (0, 1):
+            operand = call.args[slot]
+            origin = run.of.get(operand)
+            if origin is None or not _used_once(run, origin):
+                continue
+            heads = _heads(origin.outputs if slot == 0 else origin.outputs.mT)
+            if heads is not None:
+                kept = kept_along(coupling, keep, node.key)
+                softmax = _softmax_of(coupling, graph, node)
+                found.append(Scores(node.key, slot, origin.layer, *heads, kept, softmax))
+                break
+    return found
+
+
+def _is_cut(coupling: Coupling, keep: Keep, graph: Graph, node: Node) -> bool:
+    """Say whether a node multiplies two computed values along an axis that has lost units."""
+    if node.op_type != "MatMul" or node.domain or set(node.inputs) & graph.initializers.keys():
+        return False
+    axes = coupling.axes[node.inputs[0]]
+    return len(axes) > _MATRIX and not mask(axes[-1], keep).all()
+
+
+def _softmax_of(coupling: Coupling, graph: Graph, node: Node) -> str:
+    """Follow a product to the softmax over its last axis, past scales, masks and biases."""
+    shape, name = coupling.shapes[node.key], node.key
+    while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
+        node = graph.consumers[name][0][0]
+        if node.domain or coupling.shapes[node.key] != shape:
+            return ""
+        if node.op_type == "Softmax":
+            last = node.integer("axis", -1) in (-1, len(shape) - 1)
+            return node.key if last else ""
+        if node.op_type not in _KEEP_ORDER:
+            return ""
+        name = node.key
+    return ""
+
+
+def _used_once(run: Origins, origin: Origin) -> bool:
+    """Say whether one computation alone uses the outputs that a value is made of."""
+    return sum(use.shares(origin) for use in run.uses) == 1
+
+
+def _heads(outputs: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Say which outputs make which unit of which head; None where heads share outputs.
+
+    Args:
+        outputs: That a factor is made of, shape [..., rows, units].
+    Returns:
+        `columns` and `head` of `Scores`.
+    """
+    rows = outputs[..., 0, :]
+    if not torch.equal(outputs, rows[..., None, :].expand_as(outputs)):
+        return None
+    columns, head = torch.unique(rows.reshape(-1, rows.shape[-1]), dim=0, return_inverse=True)
+    if len(torch.unique(columns)) != columns.numel() or columns.shape[-1] > _MOST_UNITS:
+        return None
+    return columns, head.reshape(rows.shape[:-1])
+
+
+class Products(NamedTuple):
+    """What a product of one chunk is made of, and what it should be.
+
+    Attributes:
+        left: Shape [..., queries, units].
+        right: Shape [..., units, keys].
+        wanted: The original's product, shape [..., queries, keys].
+        weights: Of the original's softmax, of the same shape; None where there is none.
+    """
+
+    left: Tensor
+    right: Tensor
+    wanted: Tensor
+    weights: Tensor | None
+
+    def of(self, here: Tensor, queries: Tensor | None) -> Products:
+        """Return the matrices of one head in one row, and some of their queries."""
+        lead = self.wanted.shape[:-2]
+        left, right, wanted, weights = (
+            None if value is None else wide(value.expand(*lead, *value.shape[-2:])[here])
+            for value in self
+        )
+        assert left is not None
+        assert right is not None
+        assert wanted is not None
+        if weights is None or queries is None:
+            return Products(left, right, wanted, weights)
+        return Products(left[:, queries], right, wanted[:, queries], weights[:, queries])
+
+
+def fit_scores(
+    scores: Scores,
+    chunks: Sequence[Products],
+    n_held: int,
+    rng: np.random.Generator,
+) -> tuple[Tensor, LayerFit]:
+    """Find the matrix of every head.
+
+    Args:
+        scores: What is repaired.
+        chunks: What it is given and should be.
+        n_held: How many of the last chunks judge.
+        rng: For the choice of queries.
+    Returns:
+        The matrices, shape [heads, units, units], and what they do.
+    """
+    heads, units = scores.columns.shape
+    start = torch.eye(units, dtype=torch.float64).reshape(1, 1, -1)
+    matrices, total, before, after = [], 0.0, 0.0, 0.0
+    for number in range(heads):
+        used, held = Moments(1, 1, units**2), Moments(1, 1, units**2)
+        for i, products in enumerate(chunks):
+            here = scores.head.broadcast_to(products.wanted.shape[:-2]) == number
+            queries = _queries(products, int(here.sum()) * len(chunks), rng)
+            own = products.of(here, queries)
+            (held if i >= len(chunks) - n_held else used).add_sums(*_sums(own))
+        judge = held if n_held else used
+        found = solve(used, judge, start, biased=False)
+        matrices.append(found.reshape(units, units))
+        total += float(judge.yy.sum())
+        before += float(judge.error(start).sum())
+        after += float(judge.error(found).sum())
+    scale = total or 1.0
+    fit = LayerFit(scores.layer.weight, before / scale, after / scale)
+    return torch.stack(matrices), fit
+
+
+def _queries(products: Products, n_matrices: int, rng: np.random.Generator) -> Tensor | None:
+    """Draw which queries of every matrix are looked at; None takes all."""
+    there, wanted = products.wanted.shape[-2], max(_QUERIES // max(n_matrices, 1), 1)
+    if products.weights is None or there <= wanted:
+        return None
+    return torch.from_numpy(np.sort(rng.choice(there, wanted, replace=False)))
+
+
+def _sums(products: Products) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the moments of the rows vec(q k^T), with the wanted scores as outputs."""
+    left, right, wanted, weights = products
+    units = left.shape[-1]
+    if weights is None:
+        a, b = left.mT @ left, right @ right.mT
+        crossed = left.mT @ wanted @ right.mT
+        square = wanted.double().square().sum()
+    else:
+        keys = right.mT
+        mean, expected = weights @ keys, (weights * wanted).sum(-1, keepdim=True)
+        a = left[..., :, None] * left[..., None, :]
+        b = (weights[..., None] * keys[:, None]).mT @ keys[:, None]
+        b = b - mean[..., :, None] * mean[..., None, :]
+        crossed = left.mT @ ((weights * wanted) @ keys - expected * mean)
+        square = (weights * (wanted - expected).square()).double().sum()
+    a, b = (x.reshape(-1, units**2).double() for x in (a, b))
+    pairs = (a.T @ b).reshape(units, units, units, units).transpose(1, 2)
+    xy = crossed.double().sum(0).reshape(1, -1, 1)
+    return pairs.reshape(1, units**2, units**2), xy, square.reshape(1, 1)
+
+
+def put_into_layer(scores: Scores, matrices: Tensor, twin: TorchTwin) -> None:
+    """Let the layer give what the matrices make of its outputs."""
+    layer, first = scores.layer, scores.slot == 0
+    names = [name for name in (layer.weight, layer.bias) if name is not None]
+    for name in names:
+        parameter = twin.get_parameter(parameter_name(name))
+        whole = parameter.detach().double()
+        rows = layer.matrix(whole)[0] if name == layer.weight else whole.reshape(-1, 1)
+        rows = rows.clone()
+        for columns, matrix in zip(scores.columns, matrices, strict=True):
+            rows[columns] = (matrix.T if first else matrix) @ rows[columns]
+        shape = tuple(parameter.shape)
+        made = layer.weight_of(rows[None], shape) if name == layer.weight else rows.reshape(shape)
+        parameter.data.copy_(made)
+
+
+def recombine(scores: Scores, matrices: Tensor, operand: Tensor) -> Tensor:
+    """Return what becomes of the factor that the layer gives."""
+    own = matrices[scores.head].to(operand)
+    return operand @ own if scores.slot == 0 else own @ operand

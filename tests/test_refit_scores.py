@@ -1,0 +1,203 @@
+"""Repair of attention scores: which outputs of which layer, and the best matrix for each head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import analyse, build
+from nets import draw_samples
+
+from obc_onnx.recover import refit as module
+from obc_onnx.recover.error import output_error
+from obc_onnx.recover.layers import find_layers
+from obc_onnx.recover.lockstep import Lockstep
+from obc_onnx.recover.refit import refit
+from obc_onnx.recover.scores import Products, find_scores, fit_scores, put_into_layer, recombine
+from obc_onnx.recover.targets import take
+from obc_onnx.surgery import remove_units
+from obc_onnx.tensors import as_inputs
+from obc_onnx.twin import build_twin
+
+if TYPE_CHECKING:
+    from obc_onnx.recover.scores import Scores
+
+WEIGHTS = "float[6,8] wq, float[8] bq, float[6,8] wk, float[8] bk, float[6,6] wv, float[6,4] wo"
+SEPARATE = (
+    " q0 = MatMul(x, wq) q1 = Add(bq, q0) q2 = Reshape(q1, cut) q = Transpose<perm=[0,2,1,3]>(q2)"
+    " k0 = MatMul(x, wk) k1 = Add(k0, bk) k2 = Reshape(k1, cut) k = Transpose<perm=[0,2,3,1]>(k2)"
+)
+VALUES = (
+    " v0 = MatMul(x, wv) v1 = Reshape(v0, cut) v = Transpose<perm=[0,2,1,3]>(v1)"
+    " p = Softmax(s) a0 = MatMul(p, v) a1 = Transpose<perm=[0,2,1,3]>(a0)"
+    " a = Reshape(a1, join) y = MatMul(a, wo) }"
+)
+FUSED = "float[6,24] w, float[24] b, float[8,4] wo"
+FUSED_END = (
+    " p = Softmax(s) a0 = MatMul(p, v) a1 = Transpose<perm=[0,2,1,3]>(a0)"
+    " a = Reshape(a1, join) y = MatMul(a, wo) }"
+)
+NETS = {
+    "separate": f"{WEIGHTS}> {{{SEPARATE} s0 = MatMul(q, k) s = Mul(s0, half){VALUES}",
+    "scaled before": f"{WEIGHTS}> {{{SEPARATE} c = Mul(q, half) s0 = MatMul(c, k)"
+    f" s = Identity(s0){VALUES}",
+    "keys alone can be changed": f"{WEIGHTS}> {{{SEPARATE} c = Tanh(q) s0 = MatMul(c, k)"
+    f" s = Identity(s0){VALUES}",
+    "split": f"{FUSED}> {{ h = MatMul(x, w) h1 = Add(h, b) h2 = Reshape(h1, three)"
+    " h3 = Transpose<perm=[2,0,3,1,4]>(h2) f, g, e = Split<axis=0>(h3, ones) q = Squeeze(f, zero)"
+    " k0 = Squeeze(g, zero) v = Squeeze(e, zero) k = Transpose<perm=[0,1,3,2]>(k0)"
+    f" s0 = MatMul(q, k) s = Div(s0, half){FUSED_END}",
+    "gather": f"{FUSED}> {{ h = MatMul(x, w) h1 = Add(h, b) h2 = Reshape(h1, three)"
+    " h3 = Transpose<perm=[2,0,3,1,4]>(h2) q = Gather(h3, i) k0 = Gather(h3, j)"
+    " v = Gather(h3, l) k = Transpose<perm=[0,1,3,2]>(k0)"
+    f" s0 = MatMul(q, k) s = Div(s0, half){FUSED_END}",
+}
+CONSTANTS: dict[str, Any] = {
+    "cut": [0, 5, 2, -1],
+    "join": [0, 5, -1],
+    "three": [0, 5, 3, 2, -1],
+    "ones": [1, 1, 1],
+    "zero": [0],
+    "half": np.float32(0.5),
+    "i": np.int64(0),
+    "j": np.int64(1),
+    "l": np.int64(2),
+}
+
+
+def net(body: str) -> Any:
+    used = {name: value for name, value in CONSTANTS.items() if f"{name})" in body}
+    return build(f"net (float[N,5,6] x) => (float[N,5,4] y) <{body}", used)
+
+
+class Cut:
+    """A net that has lost units of its scores, and both networks run up to these."""
+
+    def __init__(self, body: str, n_kept: int = 2) -> None:
+        graph, _, self.coupling = analyse(net(body))
+        axis = self.coupling.axes["q"][-1]
+        self.keep = {axis: np.arange(4) < n_kept}  # type: ignore[dict-item]
+        self.graph = remove_units(self.coupling, self.keep)
+        self.samples = draw_samples(graph, 60)
+        self.inputs = as_inputs(graph.inputs, self.samples.feed(slice(0, 60)))
+        shapes, rules = self.coupling.shapes, self.coupling.rules
+        self.twin = build_twin(self.graph, shapes, rules)
+        self.dense = Lockstep(build_twin(graph, shapes, rules), [self.inputs], ["s0", "p"])
+        self.dense.advance(self.dense.places["p"] + 1)
+        self.cut = self.run()
+        self.layers = list(find_layers(self.coupling, self.graph, self.twin))
+
+    def run(self) -> Lockstep:
+        run = Lockstep(self.twin, [self.inputs])
+        run.advance(run.places["s0"])
+        return run
+
+    def scores(self) -> list[Scores]:
+        return find_scores(
+            self.coupling, self.keep, self.graph, self.twin, self.layers, self.inputs
+        )
+
+
+def rows_of(
+    left: np.ndarray, right: np.ndarray, wanted: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay every pair of positions of a head out as a row; with a softmax, weighted and centred."""
+    rows = np.einsum("nti,njs->ntsij", left, right)
+    rows = rows.reshape(*wanted.shape, -1)
+    if weights is not None:
+        rows = rows - (weights[..., None] * rows).sum(2, keepdims=True)
+        wanted = wanted - (weights * wanted).sum(2, keepdims=True)
+        rows, wanted = rows * np.sqrt(weights)[..., None], wanted * np.sqrt(weights)
+    return rows.reshape(wanted.size, -1), wanted.reshape(-1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NETS)
+def test_scores_come_as_near_as_any_matrix_between_the_factors(name: str, weighted: bool) -> None:
+    case = Cut(NETS[name])
+    (scores,) = case.scores()
+    assert scores.slot == (1 if name.startswith("keys") else 0)
+    assert scores.softmax == "p"
+    wanted = take(case.dense.values("s0")[0], scores.kept)
+    weights = take(case.dense.values("p")[0], scores.kept) if weighted else None
+    (factors,) = case.cut.arguments("s0")
+    chunk = Products(*factors, wanted, weights)
+    matrices, fit = fit_scores(scores, [chunk], 0, np.random.default_rng(0))
+    total = before = after = least = 0.0
+    for head in range(2):
+        own = [None if v is None else v[:, head].double().numpy() for v in chunk]
+        rows, y = rows_of(*own)  # type: ignore[arg-type]
+        best = np.linalg.lstsq(rows, y, rcond=None)[0]
+        found = matrices[int(scores.head.reshape(-1)[head])].reshape(-1).numpy()
+        total += (y**2).sum()
+        before += ((rows @ np.eye(2).reshape(-1) - y) ** 2).sum()
+        after += ((rows @ found - y) ** 2).sum()
+        least += ((rows @ best - y) ** 2).sum()
+    assert after < 0.97 * before
+    assert after == pytest.approx(least, rel=2e-3)
+    assert fit.before == pytest.approx(before / total, rel=1e-4)
+    assert fit.after == pytest.approx(after / total, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_the_layer_has_given_becomes_what_it_would_give(name: str) -> None:
+    case = Cut(NETS[name])
+    (scores,) = case.scores()
+    (factors,) = case.cut.arguments("s0")
+    rng = np.random.default_rng(0)
+    matrices = torch.from_numpy(rng.standard_normal((2, 2, 2)))
+    case.cut.replace("s0", scores.slot, [recombine(scores, matrices, factors[scores.slot])])
+    (replaced,) = case.cut.preview("s0")
+    put_into_layer(scores, matrices, case.twin)
+    (again,) = case.run().preview("s0")
+    torch.testing.assert_close(again, replaced, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["split", "gather"])
+def test_values_of_a_fused_projection_stay(name: str) -> None:
+    case = Cut(NETS[name])
+    (scores,) = case.scores()
+    key = case.twin.graph
+    run = Lockstep(case.twin, [case.inputs], ["v", "k"])
+    run.advance(len(key.nodes))
+    before = run.values("v") + run.values("k")
+    put_into_layer(scores, torch.full((2, 2, 2), 2.0, dtype=torch.float64), case.twin)
+    run = Lockstep(case.twin, [case.inputs], ["v", "k"])
+    run.advance(len(key.nodes))
+    for old, new in zip(before, run.values("v") + run.values("k"), strict=True):
+        assert torch.equal(old, new)
+
+
+REFUSED = {
+    "both are bent": f"{WEIGHTS}> {{{SEPARATE} c = Tanh(q) d = Tanh(k) s0 = MatMul(c, d)"
+    f" s = Identity(s0){VALUES}",
+    "queries and keys serve a second product": f"{WEIGHTS}> {{{SEPARATE} s0 = MatMul(q, k)"
+    f" t = MatMul(q, k) s = Add(s0, t){VALUES}",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_scores_without_a_layer_of_their_own_are_left_alone(name: str) -> None:
+    assert Cut(REFUSED[name]).scores() == []
+
+
+def test_scores_that_lost_no_unit_are_left_alone() -> None:
+    assert Cut(NETS["separate"], n_kept=4).scores() == []
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_refit_repairs_scores_with_everything_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs come nearer than with every layer refit and the scores left alone."""
+    case = Cut(NETS[name])
+    samples, held = (draw_samples(case.coupling.graph, 400, seed=seed) for seed in (0, 1))
+    found, fits = refit(case.coupling, case.keep, case.graph, samples, 0)
+    (scores,) = case.scores()
+    assert any(fit.layer == scores.layer.weight for fit in fits)
+    monkeypatch.setattr(module, "find_scores", lambda *_: [])
+    without, _ = refit(case.coupling, case.keep, case.graph, samples, 0)
+    original = case.coupling.graph
+    assert output_error(original, found, held) < 0.98 * output_error(original, without, held)

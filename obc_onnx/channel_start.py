@@ -49,42 +49,67 @@ def channel_start(scene: Scene, keep: Keep) -> Start:
         scene: The original, and samples; labels are not used.
         keep: The units that stay.
     """
-    coupling = scene.coupling
-    readers = _readers(coupling, keep)
+    readers = find_readers(scene.coupling, keep)
 
     def watch(_: fx.Node, role: Role, tap: Tap) -> Watch:
         read = read_of(role)
         positions = readers[read].positions.values() if read in readers else ()
         return _Moments(tap.axis, list(positions))
 
-    moments = watch_reads(scene, {}, watch)
-    matrices: dict[tuple[str, int], dict[Dim, Tensor]] = {}
-    weights: dict[str, Numbers] = {}
+    totals = watch_reads(scene, {}, watch)
+    moments: dict[tuple[Read, Dim], Numbers] = {}
     for read, reader in readers.items():
-        role, total, start = reader.role, moments[read], 0
-        bias, name = _bias_beside(coupling, role), role.node.inputs[role.slot]
+        start = 0
         for dim, positions in reader.positions.items():
             size = len(positions) + 1
-            own = total[start : start + size**2].reshape(size, size)
+            own = totals[read][start : start + size**2]
+            moments[read, dim] = own.reshape(size, size)
             start += size**2
-            matrix, constants = _solve(own, keep[dim], centred=bias is not None)
-            matrices.setdefault((name, role.axis), {})[dim] = torch.from_numpy(matrix).float()
-            if bias is not None:
-                array = weights.get(bias[0], coupling.graph.initializers[bias[0]])
-                weights[bias[0]] = array + _shift(coupling, role, dim, constants, bias[1])
+    return start_from(scene.coupling, keep, readers, moments)
+
+
+def start_from(
+    coupling: Coupling,
+    keep: Keep,
+    readers: Mapping[Read, Reader],
+    moments: Mapping[tuple[Read, Dim], Numbers],
+) -> Start:
+    """Solve for every reading weight.
+
+    Args:
+        coupling: Of the original.
+        keep: The units that stay.
+        readers: From `find_readers`.
+        moments: Of what a reader is given along a dim: products of all its units and of a one,
+            shape [units + 1, units + 1]. Where they are not known, the weight is sliced.
+    """
+    matrices: dict[tuple[str, int], dict[Dim, Tensor]] = {}
+    weights: dict[str, Numbers] = {}
+    for (read, dim), own in moments.items():
+        role = readers[read].role
+        bias, name = _bias_beside(coupling, role), role.node.inputs[role.slot]
+        matrix, constants = _solve(own, keep[dim], centred=bias is not None)
+        matrices.setdefault((name, role.axis), {})[dim] = torch.from_numpy(matrix).float()
+        if bias is not None:
+            array = weights.get(bias[0], coupling.graph.initializers[bias[0]])
+            weights[bias[0]] = array + _shift(coupling, role, dim, constants, bias[1])
     graph = coupling.graph
     kinds = {name: graph.initializers[name].dtype for name in weights}
     return Start(matrices, {name: array.astype(kinds[name]) for name, array in weights.items()})
 
 
-class _Reader(NamedTuple):
-    """A weight that gets a decompressor, and where the units of each dim lie in what it reads."""
+class Reader(NamedTuple):
+    """A weight that gets a decompressor, and where the units of each dim lie in what it reads.
+
+    Attributes:
+        positions: By dim, shape [units, times].
+    """
 
     role: Role
     positions: Mapping[Dim, NDArray[np.int64]]
 
 
-def _readers(coupling: Coupling, keep: Keep) -> dict[Read, _Reader]:
+def find_readers(coupling: Coupling, keep: Keep) -> dict[Read, Reader]:
     """Find the weights that get a decompressor, by what they read."""
     parametrised = find_parametrised(coupling, keep)
     found = {}
@@ -94,7 +119,7 @@ def _readers(coupling: Coupling, keep: Keep) -> dict[Read, _Reader]:
             continue
         expr = coupling.axes[role.node.inputs[role.tap.slot]][role.tap.axis]
         along = {dim: _positions(expr, dim) for dim in leaves(expr) if dim in axes[role.axis]}
-        found[read] = _Reader(role, {dim: p for dim, p in along.items() if p is not None})
+        found[read] = Reader(role, {dim: p for dim, p in along.items() if p is not None})
     uses = Counter(member_of(reader.role) for reader in found.values())
     # one matrix cannot fit what two nodes read
     return {read: reader for read, reader in found.items() if uses[member_of(reader.role)] == 1}

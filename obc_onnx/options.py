@@ -212,8 +212,8 @@ recover_option = click.option(
     type=click.Choice(METHODS),
     default="auto",
     show_default=True,
-    help="Repair without training: layers solved anew, statistics matched, or units fused, which "
-    "needs no data; auto is the first two, with data.",
+    help="Repair without training: layers solved anew, statistics matched, or what needs no data, "
+    "from norms or by fusing units; auto is the first two, with data.",
 )
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
 

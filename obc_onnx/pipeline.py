@@ -113,8 +113,9 @@ def compress(
         run_dir: A folder for the plan, checkpoints and metrics of the run.
         resume: Whether to go on with the run that is there.
         recover: How to repair the cut network without training: "refit" solves every layer anew,
-            "stats" measures norms anew or matches statistics, "fuse" merges units and needs no
-            data, "auto" is the first two, as far as they help on held-out samples.
+            "stats" measures norms anew or matches statistics, "fuse" makes up from norms or
+            merges units and needs no data, "auto" is the first two, as far as they help on
+            held-out samples.
         input_shape: Sizes of dynamic inputs, by input name.
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch scores and trains.

@@ -68,10 +68,11 @@ LAYERS = (
     ("planning",),
     ("scoring", "unfolding"),
     ("equivalent", "recover.methods", "recover", "recover.error", "recover.lockstep", "recover.least_squares"),
-    ("recover.layers", "recover.norms", "recover.match", "recover.calibration"),
-    ("recover.targets", "recover.fuse"),
+    ("channel_start", "recover.layers", "recover.norms", "recover.match", "recover.calibration"),
+    ("recover.targets", "recover.origins", "recover.norm_moments"),
+    ("recover.scores", "recover.fuse"),
     ("recover.refit",),
-    ("channel_start", "recover.stage", "sensitivity", "max_drop"),
+    ("recover.stage", "sensitivity", "max_drop"),
     ("training.options", "training.fabric", "training.synced_norm"),
     ("training.loss", "training.mixing", "training.order", "training.optimise", "training.teacher", "training.sparse"),
     ("training.evaluation",),
@@ -99,7 +100,7 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "folding", "graph", "node"}
-TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "logits", "axis_maps", "channel_start", "equivalent", "loading", "recover.fuse", "recover.least_squares", "recover.lockstep", "recover.match", "recover.norms", "recover.refit", "recover.targets", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.sparse", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
+TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "logits", "axis_maps", "channel_start", "equivalent", "loading", "recover.fuse", "recover.least_squares", "recover.lockstep", "recover.match", "recover.norm_moments", "recover.norms", "recover.origins", "recover.refit", "recover.scores", "recover.targets", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.sparse", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
          "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes", "saliency.reads",
          "saliency.sweep", "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""

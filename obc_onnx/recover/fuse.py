@@ -1,9 +1,12 @@
-"""Fusion of units by optimal transport, without data.
+"""Repair without data: fusion of units by optimal transport, or what batch norms tell.
 
 The units that go are not dropped but added to those that stay and are most like them. A unit's
 features are its weights in every member of its group, brought to length 1. The plan T that carries
 the mass of all units to the kept ones at the least cost, columns scaled to 1, then stands for the
 selection: producers become T W, consumers W T^T.
+
+Where a group has batch norms, filters that were added up would not fit them. There producers are
+cut, and consumers make up by least squares for what is gone, wherever a norm tells its moments.
 
 Source: Theus et al., Towards Meta-Pruning via Optimal Transport (Intra-Fusion), arXiv 2402.07839,
 with every group of the coupling in place of one chain.
@@ -17,13 +20,14 @@ import numpy as np
 import torch
 
 from obc_onnx.axes import leaves
+from obc_onnx.channel_start import find_readers, start_from
 from obc_onnx.equivalent import EquivalentTwin, Start, find_parametrised
+from obc_onnx.recover.norm_moments import norm_moments
 from obc_onnx.saliency.members import member_of, operands, owners_along
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.axes import Dim
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.graph import Graph
 
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def fuse(coupling: Coupling, keep: Keep, pruned: Graph) -> Graph:
-    """Fuse the units of every group that is cut, wherever its weights are dense.
+    """Repair every group that is cut, wherever its weights are dense.
 
     Args:
         coupling: Of the original.
@@ -42,14 +46,20 @@ def fuse(coupling: Coupling, keep: Keep, pruned: Graph) -> Graph:
     plans = {
         group.dim: torch.from_numpy(transport(features(coupling, group, arrays), keep[group.dim]))
         for group in coupling.groups
-        if group.dim in keep
+        if group.dim in keep and not _is_normed(group)
     }
-    matrices: dict[tuple[str, int], dict[Dim, torch.Tensor]] = {}
+    readers = find_readers(coupling, keep)
+    start = start_from(coupling, keep, readers, norm_moments(coupling, readers))
+    matrices = {place: dict(own) for place, own in start.matrices.items()}
     for name, axes in find_parametrised(coupling, keep).items():
         for axis, dims in axes.items():
-            own = set(leaves(coupling.axes[name][axis]))
-            matrices[name, axis] = {dim: plans[dim].float() for dim in dims & own}
-    return EquivalentTwin(coupling, keep, pruned, start=Start(matrices, {})).fold(pruned)
+            for dim in dims & set(leaves(coupling.axes[name][axis])) & plans.keys():
+                matrices.setdefault((name, axis), {})[dim] = plans[dim].float()
+    return EquivalentTwin(coupling, keep, pruned, start=Start(matrices, start.weights)).fold(pruned)
+
+
+def _is_normed(group: Group) -> bool:
+    return any(role.node.op_type == "BatchNormalization" for role in group.members)
 
 
 def features(coupling: Coupling, group: Group, arrays: dict[str, Numbers]) -> Numbers:

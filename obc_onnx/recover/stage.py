@@ -25,7 +25,7 @@ _STEPS: dict[Method, tuple[str, ...]] = {
     "refit": ("refit",),
     "fuse": ("fuse", "stats"),
 }
-_NAMES = {"refit": "least-squares refit", "stats": "statistics", "fuse": "fusion"}
+_NAMES = {"refit": "least-squares refit", "stats": "statistics", "fuse": "repair without data"}
 
 
 class Recovered(NamedTuple):
@@ -114,5 +114,8 @@ def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method)
     """Take the one step that looks at no data; it cannot be judged, and stays."""
     if method != "fuse":
         return Recovered(pruned, [], [])
-    note = "units were fused by optimal transport: there is no data to judge that by"
+    note = (
+        "units were fused by optimal transport, or made up for by what batch norms tell of them: "
+        "there is no data to judge that by"
+    )
     return Recovered(fuse(coupling, keep, pruned), [], [note])

@@ -1,0 +1,91 @@
+"""Moments that batch norms tell, against those of real activations where inputs are white."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from helpers import analyse, build
+from nets import draw_samples
+
+from obc_onnx.channel_start import find_readers
+from obc_onnx.recover.error import output_error
+from obc_onnx.recover.fuse import fuse
+from obc_onnx.recover.norm_moments import norm_moments
+from obc_onnx.runtime import Session
+from obc_onnx.surgery import remove_units
+
+if TYPE_CHECKING:
+    from obc_onnx.coupling import Coupling, Keep
+
+N_UNITS = 6
+HEAD = (
+    "net (float[N,5,2,2] x) => (float[N,4] y) <float[6,5,1,1] w1, float[6] scale, float[6] shift,"
+    " float[6] mean, float[6] var, float[4,6,1,1] w2, float[4] b2, float[6,1,1,1] dw,"
+    " float low, float high> { c1 = Conv(x, w1) n1 = BatchNormalization(c1, scale, shift, mean, var)"
+)
+TAIL = " c2 = Conv(t, w2, b2) g = GlobalAveragePool(c2) y = Flatten(g) }"
+FORMS = {
+    "relu": "t = Relu(n1)",
+    "none": "t = Identity(n1)",
+    "clipped": "t = Clip(n1, low, high)",
+    "two": "a = LeakyRelu<alpha=0.3>(n1) t = Tanh(a)",
+}
+UNKNOWN = {
+    "a sum": "a = Relu(n1) t = Add(a, c1)",
+    "a gate": "a = Sigmoid(n1) t = Mul(a, n1)",
+    "filters of one channel": "a = Relu(n1) t = Conv<group=6>(a, dw)",
+    "a largest": "a = Relu(n1) t = MaxPool<kernel_shape=[2,2]>(a)",
+}
+
+
+def case(form: str) -> tuple[Coupling, Keep]:
+    """A net whose first filters are alike in pairs, with the norm that normal inputs give."""
+    model = build(f"{HEAD} {form} {TAIL}", {"low": np.float32(-0.5), "high": np.float32(1.0)})
+    graph = analyse(model).graph
+    rng = np.random.default_rng(0)
+    w1 = rng.standard_normal((N_UNITS, 5)).astype(np.float32)
+    w1[4:] = w1[:2] + 0.3 * w1[4:]
+    arrays = {
+        "w1": w1.reshape(N_UNITS, 5, 1, 1),
+        "mean": np.zeros(N_UNITS, np.float32),
+        "var": (w1**2).sum(1),
+        "scale": rng.uniform(-1.5, 1.5, N_UNITS).astype(np.float32),
+        "shift": rng.standard_normal(N_UNITS).astype(np.float32),
+    }
+    coupling = analyse(graph.edit(arrays).to_model()).coupling
+    return coupling, {coupling.by_name["w1:0"].dim: np.arange(N_UNITS) < 4}
+
+
+def moments_of(coupling: Coupling, keep: Keep) -> Any:
+    readers = find_readers(coupling, keep)
+    return {read[0][0]: own for (read, _), own in norm_moments(coupling, readers).items()}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_moments_are_those_of_activations_where_inputs_are_white(name: str) -> None:
+    coupling, keep = case(FORMS[name])
+    found = moments_of(coupling, keep)["c2"]
+    feed = draw_samples(coupling.graph, 8000).feed(slice(0, 8000))
+    t = Session(coupling.graph, outputs=["t"]).run(feed)["t"]
+    rows = np.moveaxis(t, 1, -1).reshape(-1, N_UNITS).astype(np.float64)
+    rows = np.concatenate([rows, np.ones((len(rows), 1))], 1)
+    np.testing.assert_allclose(found / found[-1, -1], rows.T @ rows / len(rows), atol=0.06)
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_a_norm_does_not_tell_is_left_alone(name: str) -> None:
+    assert "c2" not in moments_of(*case(UNKNOWN[name]))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_consumers_make_up_for_what_is_gone_without_data(name: str) -> None:
+    coupling, keep = case(FORMS[name])
+    cut = remove_units(coupling, keep)
+    repaired = fuse(coupling, keep, cut)
+    samples = draw_samples(coupling.graph, 500)
+    before, after = (output_error(coupling.graph, g, samples) for g in (cut, repaired))
+    assert after < before / 2
+    for norm in ("w1", "scale", "shift", "mean", "var"):
+        assert np.array_equal(cut.initializers[norm], repaired.initializers[norm])

@@ -214,7 +214,7 @@ def fold_batch_norms(model: Classifier) -> Classifier:
     return folded
 
 
-def export(model: Classifier, path: Path) -> None:
+def export(model: nn.Module, path: Path) -> None:
     """Writes the model as ONNX, batch normalisation kept, and checks the file."""
     torch.onnx.export(model, (torch.zeros(2, 1, 28, 28),), path, **EXPORT_OPTIONS)
     file = onnx.load(path)
@@ -225,7 +225,7 @@ def export(model: Classifier, path: Path) -> None:
         raise click.ClickException(f"{path}: not {expected} BatchNormalization nodes")
 
 
-def measure(model: Classifier, path: Path, test: Images) -> float:
+def measure(model: nn.Module, path: Path, test: Images) -> float:
     """Returns the file's accuracy with ONNX Runtime; its logits must be the model's."""
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     parts = np.array_split(test.pixels.astype(np.float32), 20)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from obc_onnx.sensitivity import Point, Sensitivity
 
 _CELL, _ROW, _MARGIN, _LETTER = 56, 22, 12, 6.7
-_DARK = 0.5
-"""Share of the darkest colour above which text is white."""
+_DARK = 0.75
+"""Share of the darkest colour above which white text is easier to read than black."""
 
 
 def sensitivity_svg(sensitivity: Sensitivity) -> str:

@@ -6,11 +6,12 @@
    do not count as such.
 3. Weights that are computed from others by a norm or a contraction (weight standardisation, merged
    adapters) are initializers too: their channels could not be removed exactly otherwise.
-4. A vector that several nodes use is copied for each but the first, also through Identity. Equal
+4. Weights that a Transpose alone reads are stored as it lays them out, under their own name.
+5. A vector that several nodes use is copied for each but the first, also through Identity. Equal
    vectors, such as biases of zeros, are merged by exporters, which would tie layers together that
    have nothing else in common.
-5. Recurrent layers do without initial states that are zeros: one tensor for all would tie them.
-6. Nodes are in topological order.
+6. Recurrent layers do without initial states that are zeros: one tensor for all would tie them.
+7. Nodes are in topological order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from obc_onnx.folding import drop_zero_states, fold_numbers, fold_statistics, replace
+from obc_onnx.folding import (
+    drop_zero_states,
+    fold_numbers,
+    fold_statistics,
+    fold_transposes,
+    replace,
+)
 from obc_onnx.node import domain_of, holds_weights
 
 if TYPE_CHECKING:
@@ -60,6 +67,7 @@ def canonical(model: onnx.ModelProto) -> tuple[gs.Graph, dict[str, str]]:
     defaults = listed if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
     fold_numbers(surgeon, defaults)
     fold_statistics(surgeon, defaults)
+    fold_transposes(surgeon, defaults)
     drop_zero_states(surgeon, defaults)
     return surgeon, _give_copies(surgeon, listed)
 

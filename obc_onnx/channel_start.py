@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _RIDGE = 1e-3
 """Added to the diagonal of a covariance, as a share of its mean."""
+_ROUNDING = 1e-9
+"""At least, as a share of the mean square: the covariance of constant units is rounding alone."""
 
 
 def channel_start(scene: Scene, keep: Keep) -> Start:
@@ -161,7 +163,9 @@ def _solve(moments: Numbers, kept: NDArray[np.bool_], *, centred: bool) -> tuple
     mean = moments[-1, :-1] / count if centred else np.zeros(len(kept))
     cov = moments[:-1, :-1] / count - np.outer(mean, mean)
     inner = cov[np.ix_(kept, kept)]
-    ridge = max(_RIDGE * np.trace(inner) / len(inner), np.finfo(np.float64).tiny)
+    power = np.trace(moments[:-1, :-1][np.ix_(kept, kept)]) / count
+    ridge = max(_RIDGE * np.trace(inner), _ROUNDING * power) / len(inner)
+    ridge = max(ridge, np.finfo(np.float64).tiny)
     solved = np.linalg.solve(inner + ridge * np.eye(len(inner)), cov[np.ix_(kept, ~kept)])
     matrix = np.eye(len(kept))[kept]
     matrix[:, ~kept] = solved
@@ -182,7 +186,7 @@ def _bias_beside(coupling: Coupling, role: Role) -> tuple[str, int] | None:
         one = node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
         plain = one and blocks == 1  # the outputs of a block are not those along the weight's axis
         flat = bias in graph.initializers and graph.initializers[bias].ndim == 1
-        if plain and flat and len(graph.consumers[bias]) == 1:
+        if plain and flat and len(graph.consumers[bias]) == 1 and not graph.escapes(bias):
             return bias, other.axis
     return None
 

@@ -103,6 +103,46 @@ def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
             _drop_idle(surgeon, tensor, outputs)
 
 
+def fold_transposes(surgeon: gs.Graph, overridable: Collection[str]) -> None:
+    """Store weights as the nodes behind a Transpose want them, where nothing else reads them.
+
+    Exporters that fold no constants write a fully connected layer so. The name stays.
+
+    Args:
+        surgeon: The graph; it is changed in place.
+        overridable: Initializers that a caller may set, which are no constants.
+    """
+    outputs = {tensor.name for tensor in surgeon.outputs}
+    for node in list(surgeon.nodes):
+        if node.op != "Transpose" or domain_of(node.domain):
+            continue
+        weight, value = node.inputs[0], node.outputs[0]
+        if value.name in outputs or not _is_private_weight(weight, outputs, overridable):
+            continue
+        weight.values = np.ascontiguousarray(weight.values.transpose(node.attrs.get("perm")))
+        node.inputs.clear()
+        for user in list(value.outputs):
+            for slot, tensor in enumerate(user.inputs):
+                if tensor is value:
+                    user.inputs[slot] = weight
+        node.outputs.clear()
+        surgeon.nodes.remove(node)
+
+
+def _is_private_weight(
+    tensor: gs.Tensor, outputs: Collection[str], overridable: Collection[str]
+) -> bool:
+    """Say whether a value is a constant of floats that one node reads and nobody else."""
+    return (
+        isinstance(tensor, gs.Constant)
+        and not isinstance(tensor.dtype, int)  # graphsurgeon's word for types that numpy lacks
+        and np.issubdtype(tensor.dtype, np.floating)
+        and len(tensor.outputs) == 1
+        and tensor.name not in outputs
+        and tensor.name not in overridable
+    )
+
+
 def drop_zero_states(surgeon: gs.Graph, overridable: Collection[str]) -> None:
     """Leave out the initial states of recurrent layers that are zeros, as the operators take then.
 

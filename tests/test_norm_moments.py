@@ -36,6 +36,8 @@ UNKNOWN = {
     "a sum": "a = Relu(n1) t = Add(a, c1)",
     "a gate": "a = Sigmoid(n1) t = Mul(a, n1)",
     "filters of one channel": "a = Relu(n1) t = Conv<group=6>(a, dw)",
+    "an average in front of the activation": "a = GlobalAveragePool(n1) t = Relu(a)",
+    "a function that draws leave": "a = Sqrt(n1) t = Identity(a)",
     "a largest": "a = Relu(n1) t = MaxPool<kernel_shape=[2,2]>(a)",
 }
 
@@ -89,3 +91,29 @@ def test_consumers_make_up_for_what_is_gone_without_data(name: str) -> None:
     assert after < before / 2
     for norm in ("w1", "scale", "shift", "mean", "var"):
         assert np.array_equal(cut.initializers[norm], repaired.initializers[norm])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_units_that_are_constant_give_finite_weights(seed: int) -> None:
+    """Their covariance is rounding alone, which says nothing of others."""
+    coupling, keep = case(FORMS["relu"])
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "scale": np.array([0, 0, 0, 0, 1, 1], np.float32),
+        "shift": rng.standard_normal(N_UNITS).astype(np.float32),
+    }
+    graph = coupling.graph.edit(arrays)
+    coupling = analyse(graph.to_model()).coupling
+    keep = {coupling.by_name["w1:0"].dim: np.arange(N_UNITS) < 4}
+    repaired = fuse(coupling, keep, remove_units(coupling, keep)).initializers["w2"]
+    assert np.abs(repaired).max() < 2 * np.abs(coupling.graph.initializers["w2"]).max()
+
+
+def test_a_bias_that_is_an_output_stays() -> None:
+    text = f"{HEAD} {FORMS['relu']} {TAIL}".replace("(float[N,4] y)", "(float[N,4] y, float[4] b2)")
+    coupling = analyse(build(text)).coupling
+    keep = {coupling.by_name["w1:0"].dim: np.arange(N_UNITS) < 4}
+    cut = remove_units(coupling, keep)
+    assert np.array_equal(
+        fuse(coupling, keep, cut).initializers["b2"], coupling.graph.initializers["b2"]
+    )

@@ -89,6 +89,17 @@ def test_the_matrix_of_a_layer_times_its_inputs_is_its_output(name: str) -> None
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("order", "count"), [("bto", 1), ("tbo", 0)])
+def test_rows_of_inputs_and_outputs_are_in_one_order(order: str, count: int) -> None:
+    model = build(
+        "net (float[3,5,6] x) => (float y) <float[4,6] w>"
+        f'{{ y = Einsum<equation="bti,oi->{order}">(x, w) }}'
+    )
+    graph, _, coupling = analyse(model)
+    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    assert len(list(find_layers(coupling, graph, twin))) == count
+
+
 def moments_of(x: np.ndarray, y: np.ndarray) -> Moments:
     found = Moments(1, y.shape[1], x.shape[1])
     found.add(torch.from_numpy(x)[None], torch.from_numpy(y)[None])

@@ -11,6 +11,7 @@ from helpers import analyse, build
 from nets import draw_samples
 
 from obc_onnx.recover import refit as module
+from obc_onnx.recover import scores as module_of_scores
 from obc_onnx.recover.error import output_error
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.lockstep import Lockstep
@@ -201,3 +202,116 @@ def test_a_refit_repairs_scores_with_everything_else(
     without, _ = refit(case.coupling, case.keep, case.graph, samples, 0)
     original = case.coupling.graph
     assert output_error(original, found, held) < 0.98 * output_error(original, without, held)
+
+
+VALUES_OF_KEYS = VALUES.replace("MatMul(x, wv)", "MatMul(k1, wv)")
+KEYS_ONLY = f"{WEIGHTS}> {{{SEPARATE} c = Tanh(q) s0 = MatMul(c, k) s = Identity(s0)"
+LEFT_ALONE = {
+    "values are made of the same keys": KEYS_ONLY.replace("[6,6] wv", "[8,6] wv") + VALUES_OF_KEYS,
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_outputs_with_another_use_are_left_alone(name: str) -> None:
+    assert Cut(LEFT_ALONE[name]).scores() == []
+
+
+def test_a_square_is_no_scaling_by_a_number() -> None:
+    """Queries are squared, so that keys are what can be changed."""
+    body = f"{WEIGHTS}> {{{SEPARATE} c = Mul(q, q) s0 = MatMul(c, k) s = Identity(s0){VALUES}"
+    (scores,) = Cut(body).scores()
+    assert scores.slot == 1
+
+
+def test_a_product_with_itself_is_left_alone() -> None:
+    body = (
+        "float[6,8] w, float[8] b> { h = MatMul(x, w) q = Add(h, b) k = Transpose<perm=[0,2,1]>(q)"
+        " s0 = MatMul(q, k) y = Softmax(s0) }"
+    )
+    graph, _, coupling = analyse(build(f"net (float[N,5,6] x) => (float[N,5,5] y) <{body}"))
+    keep = {coupling.by_name["w:1"].dim: np.arange(8) < 5}
+    cut, samples = remove_units(coupling, keep), draw_samples(graph, 100)
+    found, fits = refit(coupling, keep, cut, samples, 0)
+    assert np.array_equal(found.initializers["w"], cut.initializers["w"])
+    assert fits == []
+
+
+def test_a_softmax_of_old_that_runs_over_all_axes_gives_no_weights() -> None:
+    text = f"net (float[N,5,6] x) => (float[N,5,4] y) <{NETS['separate']}"
+    used = {name: value for name, value in CONSTANTS.items() if f"{name})" in text}
+    coupling = analyse(build(text, used, opset=11)).coupling
+    assert (
+        module_of_scores._softmax_of(coupling, coupling.graph, coupling.graph.producers["s0"]) == ""
+    )
+    coupling = analyse(build(text, used, opset=13)).coupling
+    assert (
+        module_of_scores._softmax_of(coupling, coupling.graph, coupling.graph.producers["s0"])
+        == "p"
+    )
+
+
+def test_a_query_that_is_masked_whole_does_not_count() -> None:
+    mask = np.zeros((5, 5), np.float32)
+    mask[2] = -np.inf
+    body = NETS["separate"].replace("s = Mul(s0, half)", "s1 = Mul(s0, half) s = Add(s1, mask)")
+    body = body.replace("p = Softmax(s)", "p0 = Softmax(s) n = IsNaN(p0) p = Where(n, nothing, p0)")
+    used = {name: value for name, value in CONSTANTS.items() if f"{name})" in body}
+    more = {"mask": mask, "nothing": np.float32(0.0)}
+    graph, _, coupling = analyse(
+        build(f"net (float[N,5,6] x) => (float[N,5,4] y) <{body}", used | more)
+    )
+    keep = {coupling.axes["q"][-1]: np.arange(4) < 2}
+    cut = remove_units(coupling, keep)  # type: ignore[arg-type]
+    _, fits = refit(coupling, keep, cut, draw_samples(graph, 200), 0)  # type: ignore[arg-type]
+    (fit,) = (fit for fit in fits if fit.layer == "wq")
+    assert fit.after < fit.before
+
+
+def test_a_vector_on_the_right_has_no_scores_to_repair() -> None:
+    model = build(
+        "net (float[N,5,6] x, float[1,6] z) => (float[N,5] y) <float[6,8] wq, float[6,8] wk>"
+        "{ q0 = MatMul(x, wq) q = Tanh(q0) k0 = MatMul(z, wk) k = Squeeze(k0, zero)"
+        " y = MatMul(q, k) }",
+        {"zero": [0]},
+    )
+    graph, _, coupling = analyse(model)
+    keep = {coupling.by_name["wq:1"].dim: np.arange(8) < 5}
+    samples = draw_samples(graph, 1)
+    assert refit(coupling, keep, remove_units(coupling, keep), samples, 0)[0]
+
+
+def test_a_bias_behind_a_shared_weight_waits_for_its_siblings() -> None:
+    """The products run one after the other, and the sums after them all."""
+    model = build(
+        "net (float[N,5,6] x) => (float[N,5,6] y) <float[6,8] w, float[8] bq, float[8] bk,"
+        " float[6,6] wv> { q0 = MatMul(x, w) q = Add(q0, bq) k0 = MatMul(x, w) k1 = Add(k0, bk)"
+        " k = Transpose<perm=[0,2,1]>(k1) v = MatMul(x, wv) s = MatMul(q, k) p = Softmax(s)"
+        " y = MatMul(p, v) }"
+    )
+    graph, _, coupling = analyse(model)
+    keep = {coupling.axes["q"][-1]: np.arange(8) < 4}
+    cut = remove_units(coupling, keep)  # type: ignore[arg-type]
+    assert refit(coupling, keep, cut, draw_samples(graph, 50), 0)[0]  # type: ignore[arg-type]
+
+
+def test_what_goes_where_data_says_is_not_followed() -> None:
+    body = NETS["keys alone can be changed"].replace(
+        "s0 = MatMul(c, k)",
+        "g = ArgMax<axis=3,keepdims=0>(k) h = Gather<axis=1>(k, two) s0 = MatMul(c, h)",
+    )
+    chosen = body.replace("Gather<axis=1>(k, two)", "Gather<axis=1>(k, two2)").replace(
+        " g = ArgMax<axis=3,keepdims=0>(k)",
+        " m = ReduceMax<axes=[0,1,2],keepdims=0>(x) z = Less(m, m) g = Cast<to=7>(z)"
+        " two2 = Add(two, g)",
+    )
+    for text, n_found in ((body.replace(" g = ArgMax<axis=3,keepdims=0>(k)", ""), 1), (chosen, 0)):
+        used = {name: value for name, value in CONSTANTS.items() if f"{name})" in text}
+        model = build(f"net (float[N,5,6] x) => (float[N,5,4] y) <{text}", used | {"two": [0, 1]})
+        graph, _, coupling = analyse(model)
+        keep = {coupling.axes["q"][-1]: np.arange(4) < 2}
+        cut = remove_units(coupling, keep)  # type: ignore[arg-type]
+        twin = build_twin(cut, coupling.shapes, coupling.rules)
+        inputs = as_inputs(graph.inputs, draw_samples(graph, 4).feed(slice(0, 4)))
+        layers = list(find_layers(coupling, cut, twin))
+        found = find_scores(coupling, keep, cut, twin, layers, inputs)  # type: ignore[arg-type]
+        assert len(found) == n_found

@@ -38,6 +38,7 @@ class Layer:
         slot: Where the input enters.
         reads: The axis of the input that is contracted.
         writes: The axis of the output along which the weight's outputs lie.
+        inputs_per_output: Numbers that make one output, over a kernel too.
         first: Whether these are along the first axis of the weight.
         blocks: In how many blocks inputs and outputs are apart, along the first axis.
         patches: What lays out the inputs of a convolution, see `Rule.patches`.
@@ -51,6 +52,7 @@ class Layer:
     slot: int
     reads: int
     writes: int
+    inputs_per_output: int
     first: bool
     blocks: int
     patches: Callable[..., Tensor] | None
@@ -127,14 +129,15 @@ def _layer(
     rule, rank = coupling.rules.find(node), graph.initializers[node.inputs[slot]].ndim
     patches = None if rule is None else rule.patches()
     flat = len(coupling.shapes[node.key]) < _MATRIX
-    if flat or (rank != _MATRIX and patches is None):
-        return None
-    if not _at(read.tap, "input") or not _at(written.tap, "output"):
+    placed = _at(read.tap, "input") and _at(written.tap, "output")
+    if flat or not placed or (rank != _MATRIX and patches is None):
         return None
     if node.number("alpha", 1.0) != 1.0 or node.number("beta", 1.0) != 1.0:
         return None
     assert read.tap is not None
     assert written.tap is not None
+    if patches is None and not _same_rows(coupling, node, read.tap, written.tap):
+        return None
     weight, output, bias = node.inputs[slot], node.key, ""
     width = graph.initializers[weight].shape[written.axis]
     if written.bias is not None and node.has_input(written.bias):
@@ -145,12 +148,21 @@ def _layer(
         bias, output = _bias_behind(graph, output, width)
     blocks = 1 if patches is None else node.integer("group", 1)
     place = (read.tap.slot, read.tap.axis, written.tap.axis)
-    matrix = (*place, written.axis == 0, blocks, patches)
+    size = graph.initializers[weight].size
+    outputs = width if written.axis == 0 else width * blocks
+    matrix = (*place, size // outputs, written.axis == 0, blocks, patches)
     return Layer(node, output, weight, _is_alone(graph, weight), bias or None, *matrix)
 
 
 def _at(tap: Tap | None, where: str) -> bool:
     return tap is not None and tap.at == where
+
+
+def _same_rows(coupling: Coupling, node: Node, read: Tap, written: Tap) -> bool:
+    """Say whether input and output have their other axes in the same order."""
+    inputs, outputs = list(coupling.axes[node.inputs[read.slot]]), list(coupling.axes[node.key])
+    del inputs[read.axis], outputs[written.axis]
+    return inputs == outputs
 
 
 def _bias_behind(graph: Graph, output: str, width: int) -> tuple[str, str]:
@@ -169,11 +181,9 @@ def _bias_behind(graph: Graph, output: str, width: int) -> tuple[str, str]:
 
 def _is_bias(graph: Graph, name: str) -> bool:
     array = graph.initializers.get(name)
-    flat = array is not None and array.ndim == 1 and array.size > 1
-    return flat and _is_alone(graph, name)
+    return array is not None and array.ndim == 1 and array.size > 1 and _is_alone(graph, name)
 
 
 def _is_alone(graph: Graph, name: str) -> bool:
-    """Say whether a name is an initializer that one node reads and nothing else."""
-    one = name in graph.initializers and len(graph.consumers[name]) == 1
-    return one and not graph.escapes(name)
+    """Say whether an initializer is what one node reads and nothing else."""
+    return len(graph.consumers[name]) == 1 and not graph.escapes(name)

@@ -4,7 +4,8 @@ A norm that was trained says how its outputs are spread: z_i has mean beta_i and
 Units whose filters are alike see alike inputs, so that the correlation of two is taken to be the
 cosine of their filters. What an activation makes of such z is measured on draws.
 
-Averages over positions are passed over: they keep means, and lessen all variances.
+Averages over positions behind the activation are passed over: they keep its means, and lessen all
+variances. What an activation gives of an average is not known.
 
 Source: least squares from these moments, as in CORP from data; the means alone are the data-free
 bias correction of Nagel et al., arXiv 1906.04721.
@@ -88,7 +89,7 @@ def _source(coupling: Coupling, value: str, dim: Dim) -> _Source | None:
         if isinstance(coupling.rules.find(node), PositionByPosition) and len(computed) == 1:
             activations.append(node)
             value = computed[0]
-        elif node.op_type in _PASSED and not node.domain:
+        elif node.op_type in _PASSED and not node.domain and not activations:
             value = node.inputs[0]
         else:
             return None
@@ -129,7 +130,7 @@ def _activated(coupling: Coupling, source: _Source, twin: TorchTwin) -> Numbers 
             return None
         z = made
     rows: Numbers = z.reshape(_DRAWS, -1).double().numpy()
-    return np.concatenate([rows, np.ones((_DRAWS, 1))], 1)
+    return np.concatenate([rows, np.ones((_DRAWS, 1))], 1) if np.isfinite(rows).all() else None
 
 
 @torch.no_grad()

@@ -1,11 +1,12 @@
 """Which outputs of a layer a value is made of, position by position.
 
-A run of the twin carries, beside the values, the number of the output that each position came
-from, through every node that only moves positions. Whatever else reads an output uses it.
+A run of the twin carries, beside the values, the number of the position in a layer's output that
+each came from, through every node that only moves positions. Whatever else reads them uses them.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,19 +33,36 @@ _SIZES = frozenset({"Shape", "Size"})
 
 
 class Origin(NamedTuple):
-    """What a value is made of: outputs of a layer, each times one number for the whole value."""
+    """What a value is made of: positions of what a layer gives, each times one and the same number.
+
+    Attributes:
+        layer: It.
+        shape: Of what it gives.
+        positions: Flat, of the shape of the value.
+    """
 
     layer: Layer
-    outputs: Tensor
-    """Their numbers, of the shape of the value."""
+    shape: tuple[int, ...]
+    positions: Tensor
+
+    @property
+    def outputs(self) -> Tensor:
+        """Which output of the layer is at each position, such as a channel."""
+        stride = math.prod(self.shape[self.layer.writes + 1 :])
+        return self.positions // stride % self.shape[self.layer.writes]
+
+    @property
+    def places(self) -> Tensor:
+        """Where in a sample it is that the layer gives this output, such as a token."""
+        return self.positions - self.outputs * math.prod(self.shape[self.layer.writes + 1 :])
 
     def shares(self, other: Origin) -> bool:
         """Say whether both are made of some same output."""
         if self.layer is not other.layer:
             return False
-        many = max(int(origin.outputs.max()) for origin in (self, other)) + 1
-        own, there = (origin.outputs.flatten().bincount(minlength=many) for origin in (self, other))
-        return bool(((own > 0) & (there > 0)).any())
+        many = self.shape[self.layer.writes]
+        own, there = (o.outputs.flatten().bincount(minlength=many) > 0 for o in (self, other))
+        return bool((own & there).any())
 
 
 class Origins(fx.Interpreter):
@@ -64,7 +82,7 @@ class Origins(fx.Interpreter):
         super().__init__(twin)
         self._graph = graph
         self._starts = {layer.output: layer for layer in layers}
-        self._moved: dict[fx.Node, tuple[Layer, Any]] = {}
+        self._moved: dict[fx.Node, tuple[Layer, tuple[int, ...], Any]] = {}
         self.of: dict[fx.Node, Origin] = {}
         self.uses: list[Origin] = []
 
@@ -78,38 +96,43 @@ class Origins(fx.Interpreter):
         value = super().run_node(n)
         sources = [node for node in n.all_input_nodes if node in self._moved]
         layer = self._starts.get(name_of(n))
-        if layer is not None and isinstance(value, Tensor):
-            size = value.shape[layer.writes]
-            shape = [size if i == layer.writes else 1 for i in range(value.ndim)]
-            self._note(n, layer, torch.arange(size).reshape(shape).expand(value.shape))
-        elif len(sources) == 1 and self._moves(n, sources[0]):
-            own, numbers = self._moved[sources[0]]
-            self._note(n, own, self._move(n, sources[0], numbers))
-        elif self._op_type(n) not in _SIZES:
+        if layer is None and len(sources) == 1 and self._moves(n, sources[0], value):
+            own, shape, positions = self._moved[sources[0]]
+            self._note(n, own, shape, self._move(n, sources[0], positions))
+            return value
+        if self._op_type(n) not in _SIZES:
             self.uses += [self.of[node] for node in sources if node in self.of]
+        if layer is not None and isinstance(value, Tensor):
+            positions = torch.arange(value.numel()).reshape(value.shape)
+            self._note(n, layer, tuple(value.shape), positions)
         return value
 
-    def _note(self, n: fx.Node, layer: Layer, numbers: Any) -> None:
-        self._moved[n] = layer, numbers
-        if isinstance(numbers, Tensor):
-            self.of[n] = Origin(layer, numbers)
+    def _note(self, n: fx.Node, layer: Layer, shape: tuple[int, ...], positions: Any) -> None:
+        self._moved[n] = layer, shape, positions
+        if isinstance(positions, Tensor):
+            self.of[n] = Origin(layer, shape, positions)
 
-    def _moves(self, n: fx.Node, source: fx.Node) -> bool:
+    def _moves(self, n: fx.Node, source: fx.Node, value: Any) -> bool:
         """Say whether a node does nothing to the values of `source` but move and scale them."""
         if n.target is operator.getitem:
             return True
         op_type = self._op_type(n)
+        others = [node for node in n.all_input_nodes if node is not source]
         if op_type in _SCALES:
-            others = [self.env[other] for other in n.all_input_nodes if other is not source]
-            divides = op_type == "Div" and n.args[0] is not source
-            return not divides and all(torch.as_tensor(other).numel() == 1 for other in others)
-        return op_type in _MOVES and n.args[0] is source
+            numbers = [torch.as_tensor(self.env[node]).numel() for node in others]
+            same = isinstance(value, Tensor) and value.ndim == self._moved[source][2].ndim
+            return same and numbers == [1] and (op_type == "Mul" or n.args[0] is source)
+        # by constants and sizes, so that all samples move alike
+        fixed = all(
+            node.op == "get_attr" or not isinstance(self.env[node], Tensor) for node in others
+        )
+        return op_type in _MOVES and n.args[0] is source and fixed
 
-    def _move(self, n: fx.Node, source: fx.Node, numbers: Any) -> Any:
+    def _move(self, n: fx.Node, source: fx.Node, positions: Any) -> Any:
         if self._op_type(n) in _SCALES:
-            return numbers
+            return positions
         arguments = fx.node.map_arg(
-            n.args, lambda node: numbers if node is source else self.env[node]
+            n.args, lambda node: positions if node is source else self.env[node]
         )
         assert callable(n.target)
         return n.target(*arguments, **n.kwargs)

@@ -108,26 +108,34 @@ def refit(
         samples: To measure on; labels are not used.
         seed: Of the choice of samples and positions.
         solver: Finds the matrix of a layer from moments of used and held-out rows, what is there,
-            and whether it holds a bias.
+            and whether it holds a bias. Products are repaired with the default alone.
     Returns:
         The repaired graph, and what was done to each layer that was changed.
     """
-    pair = _make_pair(coupling, keep, pruned, samples, seed)
+    pair = _make_pair(coupling, keep, pruned, samples, seed, products=solver is solve)
     rng, places = np.random.default_rng(seed), pair.cut.places
     steps: list[tuple[int, Callable[[], LayerFit | None]]] = [
-        (places[layer.node.key], partial(_repair_layer, pair, layer, target, rng, solver))
+        (places[_turn(layer)], partial(_repair_layer, pair, layer, target, rng, solver))
         for layer, target in pair.layers
     ]
     steps += [
         (places[product.key], partial(_repair_scores, pair, product, rng))
-        for product in (pair.scores if solver is solve else ())
+        for product in pair.scores
     ]
     ordered = [step for _, step in sorted(steps, key=itemgetter(0))]
     fits = [step() for step in track(ordered, "refitting layers")]
     return pair.twin.write_to(pruned), [fit for fit in fits if fit is not None]
 
 
-def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, seed: int) -> _Pair:
+def _make_pair(
+    coupling: Coupling,
+    keep: Keep,
+    pruned: Graph,
+    samples: Samples,
+    seed: int,
+    *,
+    products: bool = True,
+) -> _Pair:
     """Build both networks, and draw the chunks of samples that they run on."""
     graph = coupling.graph
     dense, cut = (build_twin(g, coupling.shapes, coupling.rules) for g in (graph, pruned))
@@ -144,7 +152,7 @@ def _make_pair(coupling: Coupling, keep: Keep, pruned: Graph, samples: Samples, 
         layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.places
     ]
     layers = [(layer, target_of(layer, coupling, keep, pruned, right.places)) for layer in found]
-    scores = find_scores(coupling, keep, pruned, cut, found, chunks[0])
+    scores = find_scores(coupling, keep, pruned, cut, found, chunks[0]) if products else []
     held = [target.value for _, target in layers] + [
         key for product in scores for key in (product.key, product.softmax) if key
     ]
@@ -156,15 +164,24 @@ def _repair_layer(
     pair: _Pair, layer: Layer, target: Target, rng: np.random.Generator, solver: Solver
 ) -> LayerFit | None:
     """Write what is found for one layer into the cut network; None leaves it."""
-    pair.cut.advance(pair.cut.places[layer.node.key])
+    pair.cut.advance(pair.cut.places[_turn(layer)])
     pair.dense.advance(pair.dense.places[target.value] + 1)
-    weight = pair.twin.get_parameter(parameter_name(layer.weight))
-    if layer.own and layer.matrix(weight.detach()).shape[-1] <= _LARGEST:
+    if _is_solved(layer):
         fit = _solve(pair, layer, target, rng, solver)
     else:
         fit = _shift(pair, layer, target)
     pair.dense.release(target.value)
     return fit
+
+
+def _is_solved(layer: Layer) -> bool:
+    """Say whether a layer's weight is solved for; else its bias alone changes."""
+    return layer.own and layer.inputs_per_output <= _LARGEST
+
+
+def _turn(layer: Layer) -> str:
+    """Return the value in front of which a layer is repaired: of its product, or of its bias."""
+    return layer.node.key if _is_solved(layer) else layer.output
 
 
 def _solve(
@@ -199,7 +216,6 @@ def _shift(pair: _Pair, layer: Layer, target: Target) -> LayerFit | None:
     """Add the mean of what is missing to a bias, wherever that brings an output nearer."""
     if layer.bias is None:
         return None
-    pair.cut.advance(pair.cut.places[layer.output])
     bias = pair.twin.get_parameter(parameter_name(layer.bias))
     used, held = (Moments(1, len(bias), 1) for _ in range(2))
     judge, total = held if pair.n_held else used, 0.0

@@ -14,6 +14,7 @@ the moments without pooling, are this project's own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from obc_onnx.axes import mask
+from obc_onnx.ops.reduce import span_of
 from obc_onnx.recover.least_squares import Moments, solve
 from obc_onnx.recover.methods import LayerFit
 from obc_onnx.recover.origins import Origins
@@ -46,7 +48,7 @@ _MATRIX = 2
 _KEEP_ORDER = frozenset({"Add", "Div", "Identity", "Mul", "Where"})
 """What stands between scores and their softmax."""
 _QUERIES = 16384
-"""Of each head that are looked at where a softmax follows: each has moments of its own."""
+"""Of each head that are looked at where a softmax follows, one of each matrix at least."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Scores:
     Attributes:
         key: Of its node.
         slot: 0 where the layer gives the left factor, 1 the right one.
-        layer: It; its outputs are used in no other way.
+        layer: It; those of its outputs that are in `columns` are used in no other way.
         columns: Which outputs make each unit of each head, shape [heads, units].
         head: Of each matrix in the factor, shape of its axes before the last two.
         kept: For each axis of the product that shrinks, which positions stay.
@@ -101,11 +103,10 @@ def find_scores(
     for node in products:
         call = calls[node.key]
         for slot in (0, 1):
-            operand = call.args[slot]
-            origin = run.of.get(operand)
-            if origin is None or not _used_once(run, origin):
+            origin = run.of.get(call.args[slot])
+            if origin is None or call.args[0] is call.args[1] or not _used_once(run, origin):
                 continue
-            heads = _heads(origin.outputs if slot == 0 else origin.outputs.mT)
+            heads = _heads(origin, slot)
             if heads is not None:
                 kept = kept_along(coupling, keep, node.key)
                 softmax = _softmax_of(coupling, graph, node)
@@ -118,8 +119,9 @@ def _is_cut(coupling: Coupling, keep: Keep, graph: Graph, node: Node) -> bool:
     """Say whether a node multiplies two computed values along an axis that has lost units."""
     if node.op_type != "MatMul" or node.domain or set(node.inputs) & graph.initializers.keys():
         return False
-    axes = coupling.axes[node.inputs[0]]
-    return len(axes) > _MATRIX and not mask(axes[-1], keep).all()
+    left, right = (coupling.axes[name] for name in node.inputs)
+    matrices = len(left) > _MATRIX and len(right) >= _MATRIX
+    return matrices and not mask(left[-1], keep).all()
 
 
 def _softmax_of(coupling: Coupling, graph: Graph, node: Node) -> str:
@@ -130,8 +132,7 @@ def _softmax_of(coupling: Coupling, graph: Graph, node: Node) -> str:
         if node.domain or coupling.shapes[node.key] != shape:
             return ""
         if node.op_type == "Softmax":
-            last = node.integer("axis", -1) in (-1, len(shape) - 1)
-            return node.key if last else ""
+            return node.key if span_of(node)["axis"] in (-1, len(shape) - 1) else ""
         if node.op_type not in _KEEP_ORDER:
             return ""
         name = node.key
@@ -143,20 +144,23 @@ def _used_once(run: Origins, origin: Origin) -> bool:
     return sum(use.shares(origin) for use in run.uses) == 1
 
 
-def _heads(outputs: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Say which outputs make which unit of which head; None where heads share outputs.
+def _heads(origin: Origin, slot: int) -> tuple[Tensor, Tensor] | None:
+    """Say which outputs make which unit of which head; None where that differs between rows.
 
     Args:
-        outputs: That a factor is made of, shape [..., rows, units].
+        origin: Of a factor.
+        slot: Which one it is.
     Returns:
         `columns` and `head` of `Scores`.
     """
+    outputs, places = (v if slot == 0 else v.mT for v in (origin.outputs, origin.places))
     rows = outputs[..., 0, :]
-    if not torch.equal(outputs, rows[..., None, :].expand_as(outputs)):
+    alike = torch.equal(outputs, rows[..., None, :].expand_as(outputs))
+    if not alike or not torch.equal(places, places[..., :1].expand_as(places)):
         return None
     columns, head = torch.unique(rows.reshape(-1, rows.shape[-1]), dim=0, return_inverse=True)
     if len(torch.unique(columns)) != columns.numel() or columns.shape[-1] > _MOST_UNITS:
-        return None
+        return None  # heads that share outputs
     return columns, head.reshape(rows.shape[:-1])
 
 
@@ -178,16 +182,16 @@ class Products(NamedTuple):
     def of(self, here: Tensor, queries: Tensor | None) -> Products:
         """Return the matrices of one head in one row, and some of their queries."""
         lead = self.wanted.shape[:-2]
-        left, right, wanted, weights = (
-            None if value is None else wide(value.expand(*lead, *value.shape[-2:])[here])
-            for value in self
+        left, right, wanted = (
+            wide(value.expand(*lead, *value.shape[-2:])[here])
+            for value in (self.left, self.right, self.wanted)
         )
-        assert left is not None
-        assert right is not None
-        assert wanted is not None
-        if weights is None or queries is None:
-            return Products(left, right, wanted, weights)
-        return Products(left[:, queries], right, wanted[:, queries], weights[:, queries])
+        if self.weights is None:
+            return Products(left, right, wanted, None)
+        own = slice(None) if queries is None else queries
+        # a query that is masked whole has no weights
+        weights = wide(self.weights[here]).nan_to_num(0.0)
+        return Products(left[:, own], right, wanted[:, own], weights[:, own])
 
 
 def fit_scores(
@@ -210,14 +214,14 @@ def fit_scores(
     start = torch.eye(units, dtype=torch.float64).reshape(1, 1, -1)
     matrices, total, before, after = [], 0.0, 0.0, 0.0
     for number in range(heads):
-        used, held = Moments(1, 1, units**2), Moments(1, 1, units**2)
+        used, held = list[_Sums](), list[_Sums]()
         for i, products in enumerate(chunks):
             here = scores.head.broadcast_to(products.wanted.shape[:-2]) == number
             queries = _queries(products, int(here.sum()) * len(chunks), rng)
-            own = products.of(here, queries)
-            (held if i >= len(chunks) - n_held else used).add_sums(*_sums(own))
-        judge = held if n_held else used
-        found = solve(used, judge, start, biased=False)
+            sums = _sums(products.of(here, queries))
+            (held if i >= len(chunks) - n_held else used).append(sums)
+        known, judge = _moments(used), _moments(held or used)
+        found = solve(known, judge, start, biased=False)
         matrices.append(found.reshape(units, units))
         total += float(judge.yy.sum())
         before += float(judge.error(start).sum())
@@ -235,26 +239,56 @@ def _queries(products: Products, n_matrices: int, rng: np.random.Generator) -> T
     return torch.from_numpy(np.sort(rng.choice(there, wanted, replace=False)))
 
 
-def _sums(products: Products) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the moments of the rows vec(q k^T), with the wanted scores as outputs."""
+class _Sums(NamedTuple):
+    """What one chunk adds to the moments of the rows vec(q k^T).
+
+    Attributes:
+        left: Products of units of the left factor, shape [many, units^2].
+        right: As many of the right one, of those that belong to each of them.
+        crossed: Rows times wanted scores, shape [units^2].
+        square: Of wanted scores.
+    """
+
+    left: Tensor
+    right: Tensor
+    crossed: Tensor
+    square: Tensor
+
+
+def _sums(products: Products) -> _Sums:
     left, right, wanted, weights = products
-    units = left.shape[-1]
+    keys = right.mT
     if weights is None:
-        a, b = left.mT @ left, right @ right.mT
-        crossed = left.mT @ wanted @ right.mT
-        square = wanted.double().square().sum()
-    else:
-        keys = right.mT
-        mean, expected = weights @ keys, (weights * wanted).sum(-1, keepdim=True)
-        a = left[..., :, None] * left[..., None, :]
-        b = (weights[..., None] * keys[:, None]).mT @ keys[:, None]
-        b = b - mean[..., :, None] * mean[..., None, :]
-        crossed = left.mT @ ((weights * wanted) @ keys - expected * mean)
-        square = (weights * (wanted - expected).square()).double().sum()
-    a, b = (x.reshape(-1, units**2).double() for x in (a, b))
-    pairs = (a.T @ b).reshape(units, units, units, units).transpose(1, 2)
-    xy = crossed.double().sum(0).reshape(1, -1, 1)
-    return pairs.reshape(1, units**2, units**2), xy, square.reshape(1, 1)
+        pairs = left.mT @ left, right @ keys
+        crossed, square = left.mT @ wanted @ keys, wanted.double().square().sum()
+    else:  # neither sums nor covariances know of what all keys have, which rounding does
+        keys = keys - keys.mean(1, keepdim=True)
+        wanted = wanted - (weights * wanted).sum(-1, keepdim=True)
+        mean = weights @ keys
+        second = (weights[..., None] * keys[:, None]).mT @ keys[:, None]
+        covariance = second - mean[..., :, None] * mean[..., None, :]
+        pairs = left[..., :, None] * left[..., None, :], covariance
+        crossed = left.mT @ ((weights * wanted) @ keys)
+        square = (weights * wanted.square()).double().sum()
+    many = crossed.shape[-1] ** 2
+    own, there = (pair.reshape(-1, many) for pair in pairs)
+    return _Sums(own, there, crossed.double().sum(0).flatten(), square)
+
+
+def _moments(parts: Sequence[_Sums]) -> Moments:
+    """Add the chunks up; the products of all pairs are made once."""
+    left, right = (torch.cat([p[i] for p in parts]).double() for i in (0, 1))
+    crossed, square = sum(p.crossed for p in parts), sum(p.square for p in parts)
+    many = left.shape[-1]
+    units = math.isqrt(many)
+    found = Moments(1, 1, many)
+    pairs = (left.T @ right).reshape(units, units, units, units).transpose(1, 2)
+    found.add_sums(
+        pairs.reshape(1, many, many),
+        torch.as_tensor(crossed).reshape(1, many, 1),
+        torch.as_tensor(square).reshape(1, 1),
+    )
+    return found
 
 
 def put_into_layer(scores: Scores, matrices: Tensor, twin: TorchTwin) -> None:

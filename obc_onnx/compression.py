@@ -267,7 +267,10 @@ class Compression:
     def _recover(self, cut: Cut, samples: Samples | None) -> tuple[Graph, list[Recovery]]:
         """Repair without training, where there is anything to do it with."""
         method = self.request.recover
-        if method == "none" or (samples is None and method == "auto"):
+        if method == "none":
+            return cut.pruned, []
+        if samples is None and method == "auto":
+            self.notes.append("nothing was repaired: give --data, or --recover fuse, without any")
             return cut.pruned, []
         if cut.no_twin:
             self.notes.append(f"nothing was repaired: {cut.no_twin}")

@@ -62,7 +62,9 @@ def test_a_start_that_is_worse_than_the_sliced_network_is_not_taken() -> None:
             graph,
             data=samples,
             budget=Budget(0.6),
-            training=TrainingOptions(epochs=1, batch_size=8, start=start, validation=0.3),
+            training=TrainingOptions(
+                epochs=1, batch_size=8, start=start, validation=0.3, loss=parse_loss("mse")
+            ),
         ).report.epochs[0]
         for start in ("select", "channel-ls")
     ]

@@ -10,6 +10,7 @@ from obc_onnx.analysis import Clock, analyse
 from obc_onnx.channel_start import channel_start
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.recover.error import output_error, split
+from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover as repair
 from obc_onnx.saliency import Scoring
 from obc_onnx.scoring import make_scene
@@ -144,11 +145,12 @@ def _student(
     start = channel_start(scene, net.keep)
     cut = remove_units(net.coupling, net.keep)  # what a refit gave stands for other matrices
     pruned = EquivalentTwin(net.coupling, net.keep, cut, start=start).fold(cut)
-    if recover != "none":  # norms only: a refit would solve for weights that C and D make
+    # norms only: anything else would change weights that C and D make
+    if recover != "none" and not why_no_norms(net.coupling, pruned, samples):
         pruned = _repaired(net, pruned, samples, options, "stats")
     student = EquivalentTwin(net.coupling, net.keep, pruned, start=start)
-    original = net.coupling.graph
-    before, after = (output_error(original, graph, held) for graph in (net.pruned, pruned))
+    original, folded = net.coupling.graph, student.fold(pruned)
+    before, after = (output_error(original, graph, held) for graph in (net.pruned, folded))
     logger.info("start from least squares: error %g instead of %g", after, before)
     return student if after < before else sliced
 

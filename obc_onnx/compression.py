@@ -270,7 +270,9 @@ class Compression:
         if method == "none":
             return cut.pruned, []
         if samples is None and method == "auto":
-            self.notes.append("nothing was repaired: give --data, or --recover fuse, without any")
+            norms = any(node.op_type == "BatchNormalization" for node in cut.pruned.nodes)
+            way = "--data, or --recover fuse, for which batch norms do" if norms else "--data"
+            self.notes.append(f"nothing was repaired: give {way}")
             return cut.pruned, []
         if cut.no_twin:
             self.notes.append(f"nothing was repaired: {cut.no_twin}")

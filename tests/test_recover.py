@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import analyse, build
-from nets import draw_keep, draw_samples, make_static
+from nets import draw_keep, draw_samples, make_static, model_of
 
 from obc_onnx.data import Samples
+from obc_onnx.graph import Graph
+from obc_onnx.pipeline import compress
+from obc_onnx.planning import Budget
 from obc_onnx.recover.error import output_error, spread_of
 from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.graph import Graph
     from obc_onnx.recover.methods import Recovery
 
 HELD_OUT = 0.2
@@ -204,3 +206,10 @@ def test_a_spread_is_never_rounding_or_zero() -> None:
     assert spread_of(1.0, 5.0) == 4.0
     assert spread_of(3.0, 9.0 + 1e-14) == pytest.approx(9.0)
     assert spread_of(0.0, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("name", ["norm", "dense"])
+def test_without_data_the_report_says_how_to_repair(name: str) -> None:
+    report = compress(Graph.from_model(model_of(name)), budget=Budget(0.6)).report
+    (note,) = (note for note in report.notes if "repaired" in note)
+    assert ("fuse" in note) == (name == "norm")

@@ -280,7 +280,8 @@ class Compression:
         from obc_onnx.recover.stage import recover
 
         with self.clock("recover"):
-            found = recover(cut.coupling, cut.keep, cut.pruned, samples, method, self.request.seed)
+            where = self.request.seed, self.request.device
+            found = recover(cut.coupling, cut.keep, cut.pruned, samples, method, *where)
         self.notes.extend(found.notes)
         return found.graph, found.steps
 

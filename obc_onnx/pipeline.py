@@ -118,7 +118,7 @@ def compress(
             held-out samples.
         input_shape: Sizes of dynamic inputs, by input name.
         seed: Of every random choice: equal seeds give equal bytes.
-        device: Where torch scores and trains.
+        device: Where torch scores, repairs and trains.
         latency: Whether to time both models.
         rules: What is known of operators.
     Returns:

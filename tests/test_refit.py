@@ -329,3 +329,17 @@ def test_noise_is_told_from_pictures() -> None:
     assert not looks_like_noise(graph, Samples({"x": smooth}, None, dtypes))
     result = compress(graph, data=Samples({"x": noise}, None, dtypes), budget=Budget(0.6))
     assert any("looks like noise" in note for note in result.report.notes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("method", ["refit", "stats"])
+def test_a_gpu_repairs_as_a_cpu_does(method: Any) -> None:
+    graph, _, coupling = analyse(model_of("norm"))
+    keep = draw_keep(coupling)
+    pruned, samples = remove_units(coupling, keep), draw_samples(graph, 200)
+    found = [
+        recover(coupling, keep, pruned, samples, method, 0, device).graph
+        for device in ("cpu", "cuda")
+    ]
+    for name, array in found[0].initializers.items():
+        np.testing.assert_allclose(found[1].initializers[name], array, rtol=1e-3, atol=1e-3)

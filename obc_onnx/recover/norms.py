@@ -42,7 +42,9 @@ def why_no_norms(coupling: Coupling, pruned: Graph, samples: Samples) -> str:
     return ""
 
 
-def reestimate_norms(coupling: Coupling, pruned: Graph, samples: Samples, seed: int) -> Graph:
+def reestimate_norms(
+    coupling: Coupling, pruned: Graph, samples: Samples, seed: int, device: str = "cpu"
+) -> Graph:
     """Measure the statistics of batch norms on the pruned network.
 
     The mean over all batches of each batch's mean and variance becomes the stored one.
@@ -52,9 +54,10 @@ def reestimate_norms(coupling: Coupling, pruned: Graph, samples: Samples, seed: 
         pruned: The graph to repair; `why_no_norms` must have found nothing.
         samples: To measure on; labels are not used.
         seed: Of the choice of samples.
+        device: Where the network runs.
     Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
     """
-    twin = build_twin(pruned, coupling.shapes, coupling.rules)
+    twin = build_twin(pruned, coupling.shapes, coupling.rules).to(device)
     size = min(batch_size_of(pruned), len(samples))
     order = np.random.default_rng(seed).permutation(len(samples))[:MEASURED]
     starts = range(0, len(order) - size + 1, size)
@@ -62,7 +65,7 @@ def reestimate_norms(coupling: Coupling, pruned: Graph, samples: Samples, seed: 
         for number, start in enumerate(track(starts, "re-estimating norms"), start=1):
             _measure_norms(twin, number)
             feed = samples.feed(np.sort(order[start : start + size]))
-            twin(*as_inputs(pruned.inputs, feed))
+            twin(*as_inputs(pruned.inputs, feed, device))
     return twin.write_to(pruned)
 
 

@@ -103,7 +103,7 @@ class Origins(fx.Interpreter):
         if self._op_type(n) not in _SIZES:
             self.uses += [self.of[node] for node in sources if node in self.of]
         if layer is not None and isinstance(value, Tensor):
-            positions = torch.arange(value.numel()).reshape(value.shape)
+            positions = torch.arange(value.numel(), device=value.device).reshape(value.shape)
             self._note(n, layer, tuple(value.shape), positions)
         return value
 

@@ -98,6 +98,7 @@ def refit(
     samples: Samples,
     seed: int,
     solver: Solver = solve,
+    device: str = "cpu",
 ) -> tuple[Graph, list[LayerFit]]:
     """Solve for the weights of every layer whose input has changed.
 
@@ -109,10 +110,11 @@ def refit(
         seed: Of the choice of samples and positions.
         solver: Finds the matrix of a layer from moments of used and held-out rows, what is there,
             and whether it holds a bias. Products are repaired with the default alone.
+        device: Where both networks run; moments are gathered and solved in the host's memory.
     Returns:
         The repaired graph, and what was done to each layer that was changed.
     """
-    pair = _make_pair(coupling, keep, pruned, samples, seed, products=solver is solve)
+    pair = _make_pair(coupling, keep, pruned, samples, seed, device, products=solver is solve)
     rng, places = np.random.default_rng(seed), pair.cut.places
     steps: list[tuple[int, Callable[[], LayerFit | None]]] = [
         (places[_turn(layer)], partial(_repair_layer, pair, layer, target, rng, solver))
@@ -133,12 +135,15 @@ def _make_pair(
     pruned: Graph,
     samples: Samples,
     seed: int,
+    device: str = "cpu",
     *,
     products: bool = True,
 ) -> _Pair:
     """Build both networks, and draw the chunks of samples that they run on."""
     graph = coupling.graph
-    dense, cut = (build_twin(g, coupling.shapes, coupling.rules) for g in (graph, pruned))
+    dense, cut = (
+        build_twin(g, coupling.shapes, coupling.rules).to(device) for g in (graph, pruned)
+    )
     batch = next((s[0] for p in graph.inputs if (s := coupling.shapes[p.name])), 1)
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it
@@ -146,7 +151,7 @@ def _make_pair(
     count = max(count // size, 1) * size
     order = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
     feeds = [samples.feed(order[start : start + size]) for start in range(0, count, size)]
-    chunks = [as_inputs(graph.inputs, feed) for feed in feeds]
+    chunks = [as_inputs(graph.inputs, feed, device) for feed in feeds]
     right = Lockstep(cut, chunks)
     found = [
         layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.places
@@ -190,10 +195,10 @@ def _solve(
     """Solve for weight and bias."""
     weight = pair.twin.get_parameter(parameter_name(layer.weight))
     bias = None if layer.bias is None else pair.twin.get_parameter(parameter_name(layer.bias))
-    matrix = layer.matrix(weight.detach()).double()
+    matrix = layer.matrix(weight.detach()).double().cpu()
     blocks, outputs, inputs = matrix.shape
     if bias is not None:
-        own = bias.detach().double().reshape(blocks, outputs, 1)
+        own = bias.detach().double().cpu().reshape(blocks, outputs, 1)
         matrix = torch.cat([matrix, own], -1)
     used, held = (Moments(blocks, outputs, matrix.shape[-1]) for _ in range(2))
     rows = _Rows(pair, layer, target)

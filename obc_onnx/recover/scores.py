@@ -161,7 +161,7 @@ def _heads(origin: Origin, slot: int) -> tuple[Tensor, Tensor] | None:
     columns, head = torch.unique(rows.reshape(-1, rows.shape[-1]), dim=0, return_inverse=True)
     if len(torch.unique(columns)) != columns.numel() or columns.shape[-1] > _MOST_UNITS:
         return None  # heads that share outputs
-    return columns, head.reshape(rows.shape[:-1])
+    return columns.cpu(), head.reshape(rows.shape[:-1]).cpu()
 
 
 class Products(NamedTuple):
@@ -297,7 +297,7 @@ def put_into_layer(scores: Scores, matrices: Tensor, twin: TorchTwin) -> None:
     names = [name for name in (layer.weight, layer.bias) if name is not None]
     for name in names:
         parameter = twin.get_parameter(parameter_name(name))
-        whole = parameter.detach().double()
+        whole = parameter.detach().double().cpu()
         rows = layer.matrix(whole)[0] if name == layer.weight else whole.reshape(-1, 1)
         rows = rows.clone()
         for columns, matrix in zip(scores.columns, matrices, strict=True):

@@ -48,6 +48,7 @@ def recover(
     samples: Samples | None,
     method: Method,
     seed: int,
+    device: str = "cpu",
 ) -> Recovered:
     """Repair a cut graph.
 
@@ -58,6 +59,7 @@ def recover(
         samples: To measure and to judge on, labels are not used; None has no data.
         method: Which steps.
         seed: Of every random choice.
+        device: Where torch runs.
     """
     if samples is None:
         return _without_data(coupling, keep, pruned, method)
@@ -74,7 +76,7 @@ def recover(
     graph, steps = pruned, list[Recovery]()
     before = output_error(coupling.graph, pruned, held) if _STEPS[method] else 0.0
     for step in _STEPS[method]:
-        found, layers, reason = _try(step, coupling, keep, graph, used, seed)
+        found, layers, reason = _try(step, coupling, keep, graph, used, seed, device)
         if reason:
             notes.append(reason)
             continue
@@ -86,27 +88,33 @@ def recover(
 
 
 def _try(
-    step: str, coupling: Coupling, keep: Keep, graph: Graph, used: Samples, seed: int
+    step: str,
+    coupling: Coupling,
+    keep: Keep,
+    graph: Graph,
+    used: Samples,
+    seed: int,
+    device: str,
 ) -> tuple[Graph, list[LayerFit], str]:
     """Take one step; say why where there is nothing to take it on."""
     if step == "refit":
-        found, layers = refit(coupling, keep, graph, used, seed)
+        found, layers = refit(coupling, keep, graph, used, seed, device=device)
         return found, layers, "" if layers else "no layer was refit: none has an input that changed"
     if step == "fuse":
         return fuse(coupling, keep, graph), [], ""
-    return _statistics(coupling, keep, graph, used, seed)
+    return _statistics(coupling, keep, graph, used, seed, device)
 
 
 def _statistics(
-    coupling: Coupling, keep: Keep, graph: Graph, used: Samples, seed: int
+    coupling: Coupling, keep: Keep, graph: Graph, used: Samples, seed: int, device: str
 ) -> tuple[Graph, list[LayerFit], str]:
     """Measure norms anew, or where there are none, match the layers' own statistics."""
     reason = why_no_norms(coupling, graph, used)
     if not reason:
-        return reestimate_norms(coupling, graph, used, seed), [], ""
+        return reestimate_norms(coupling, graph, used, seed, device), [], ""
     if any(node.op_type == "BatchNormalization" for node in graph.nodes):
         return graph, [], f"norms stay as they are: {reason}"
-    found, layers = refit(coupling, keep, graph, used, seed, match)
+    found, layers = refit(coupling, keep, graph, used, seed, match, device)
     return found, layers, "" if layers else "no layer has statistics to match"
 
 

@@ -158,4 +158,5 @@ def _student(
 def _repaired(
     net: _Net, graph: Graph, samples: Samples, options: TrainingOptions, method: Method
 ) -> Graph:
-    return repair(net.coupling, net.keep, graph, samples, method, options.seed).graph
+    where = options.seed, options.device
+    return repair(net.coupling, net.keep, graph, samples, method, *where).graph

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _MAX_MESSAGE_BYTES = 2**31 - 2**24
 _FATAL_SEVERITY = 4
 """Errors come as exceptions; ONNX Runtime would print them on stderr too."""
+_SPINNING = "session.intra_op.allow_spinning"
+"""Whether threads wait for the next run by looking for it all the time."""
 
 
 class Session:
@@ -33,6 +35,7 @@ class Session:
         providers: Execution providers, first choice first. Ask for CUDA only where there is one.
         optimize: Whether ONNX Runtime may rewrite the graph; off where values are compared.
         outputs: Values to return instead of the graph's outputs.
+        takes_turns: Whether torch runs in between: then idle threads do not hold the cores.
     Raises:
         ModelError: ONNX Runtime refuses the model.
     """
@@ -44,6 +47,7 @@ class Session:
         *,
         optimize: bool = True,
         outputs: Sequence[str] | None = None,
+        takes_turns: bool = False,
     ) -> None:
         model = graph.to_model()
         if outputs is not None:
@@ -51,7 +55,10 @@ class Session:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         self.output_names = list(outputs or (port.name for port in graph.outputs))
         try:
-            self._session = _load(model, _options(optimize=optimize), list(providers))
+            options = _options(optimize=optimize)
+            if takes_turns:
+                options.add_session_config_entry(_SPINNING, "0")
+            self._session = _load(model, options, list(providers))
         except _refusals() as error:
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
 

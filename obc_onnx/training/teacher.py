@@ -47,7 +47,8 @@ class Teacher:
         self, coupling: Coupling, samples: Samples, device: torch.device, *, varies: bool
     ) -> None:
         graph = coupling.graph
-        self._session, self._device, self._samples = Session(graph), device, samples
+        self._session = Session(graph, takes_turns=True)
+        self._device, self._samples = device, samples
         self._ports = graph.inputs
         self._names = [port.name for port in graph.outputs]
         self._size = batch_size_of(graph)

@@ -135,8 +135,7 @@ def _is_private_weight(
     """Say whether a value is a constant of floats that one node reads and nobody else."""
     return (
         isinstance(tensor, gs.Constant)
-        and not isinstance(tensor.dtype, int)  # graphsurgeon's word for types that numpy lacks
-        and np.issubdtype(tensor.dtype, np.floating)
+        and _holds(tensor, np.floating)
         and len(tensor.outputs) == 1
         and tensor.name not in outputs
         and tensor.name not in overridable
@@ -234,6 +233,10 @@ def _is_small_integer(tensor: gs.Tensor) -> bool:
     return (
         isinstance(tensor, gs.Constant)
         and np.prod(tensor.shape) <= _MAX_NUMBERS
-        and not isinstance(tensor.dtype, int)  # graphsurgeon's word for types that numpy lacks
-        and np.issubdtype(tensor.dtype, np.integer)
+        and _holds(tensor, np.integer)
     )
+
+
+def _holds(tensor: gs.Constant, kind: Any) -> bool:
+    lacking = isinstance(tensor.dtype, int)  # graphsurgeon's word for types that numpy lacks
+    return not lacking and np.issubdtype(tensor.dtype, kind)

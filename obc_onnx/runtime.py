@@ -55,9 +55,7 @@ class Session:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         self.output_names = list(outputs or (port.name for port in graph.outputs))
         try:
-            options = _options(optimize=optimize)
-            if takes_turns:
-                options.add_session_config_entry(_SPINNING, "0")
+            options = _options(optimize=optimize, spins=not takes_turns)
             self._session = _load(model, options, list(providers))
         except _refusals() as error:
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
@@ -122,9 +120,10 @@ def _made_by(item: onnx.NodeProto | onnx.TensorProto) -> set[str]:
     return {item.name} if isinstance(item, onnx.TensorProto) else set(item.output)
 
 
-def _options(*, optimize: bool) -> onnxruntime.SessionOptions:
+def _options(*, optimize: bool, spins: bool = True) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_SEVERITY
+    options.add_session_config_entry(_SPINNING, str(int(spins)))
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options

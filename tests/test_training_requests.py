@@ -62,9 +62,7 @@ def test_a_start_that_is_worse_than_the_sliced_network_is_not_taken() -> None:
             graph,
             data=samples,
             budget=Budget(0.6),
-            training=TrainingOptions(
-                epochs=1, batch_size=8, start=start, validation=0.3, loss=parse_loss("mse")
-            ),
+            training=TrainingOptions(epochs=1, batch_size=8, start=start, validation=0.3),
         ).report.epochs[0]
         for start in ("select", "channel-ls")
     ]

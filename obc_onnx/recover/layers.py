@@ -38,8 +38,9 @@ class Layer:
         slot: Where the input enters.
         reads: The axis of the input that is contracted.
         writes: The axis of the output along which the weight's outputs lie.
-        inputs_per_output: Numbers that make one output, over a kernel too.
         first: Whether these are along the first axis of the weight.
+        width: How many outputs there are.
+        reach: How many numbers make one output, over a kernel too.
         blocks: In how many blocks inputs and outputs are apart, along the first axis.
         patches: What lays out the inputs of a convolution, see `Rule.patches`.
     """
@@ -52,8 +53,9 @@ class Layer:
     slot: int
     reads: int
     writes: int
-    inputs_per_output: int
     first: bool
+    width: int
+    reach: int
     blocks: int
     patches: Callable[..., Tensor] | None
 
@@ -148,9 +150,10 @@ def _layer(
         bias, output = _bias_behind(graph, output, width)
     blocks = 1 if patches is None else node.integer("group", 1)
     place = (read.tap.slot, read.tap.axis, written.tap.axis)
-    size = graph.initializers[weight].size
-    outputs = width if written.axis == 0 else width * blocks
-    matrix = (*place, size // outputs, written.axis == 0, blocks, patches)
+    first = written.axis == 0
+    width = width if first else width * blocks
+    reach = graph.initializers[weight].size // width
+    matrix = (*place, first, width, reach, blocks, patches)
     return Layer(node, output, weight, _is_alone(graph, weight), bias or None, *matrix)
 
 

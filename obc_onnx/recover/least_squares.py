@@ -68,6 +68,25 @@ class Moments:
         return (self.yy - 2 * crossed + squared).clamp_min(0)
 
 
+class Halves:
+    """Moments of the chunks to solve with, and of the last ones, which judge what is found.
+
+    Args:
+        n_chunks: How many there are.
+        n_held: How many of them judge; with none, all do both.
+        shape: What `Moments` takes.
+    """
+
+    def __init__(self, n_chunks: int, n_held: int, shape: tuple[int, int, int]) -> None:
+        self._n_used = n_chunks - n_held
+        self.used = Moments(*shape)
+        self.judge = Moments(*shape) if n_held else self.used
+
+    def of(self, i: int) -> Moments:
+        """Return where the rows of a chunk belong."""
+        return self.used if i < self._n_used else self.judge
+
+
 def solve(used: Moments, held: Moments, matrix: Tensor, *, biased: bool) -> Tensor:
     """Find the best matrix for each output, shape [blocks, outputs, inputs].
 

@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from obc_onnx.ops.elementwise import PositionByPosition
+from obc_onnx.saliency.probes import calls_of
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _activated(coupling: Coupling, source: _Source, twin: TorchTwin) -> Numbers 
     noise = np.random.default_rng(0).standard_normal((_DRAWS, len(root)))
     z = torch.from_numpy(beta + gamma * (noise @ root.T)).float()
     z = z.reshape(*z.shape, *[1] * (len(coupling.shapes[norm.key]) - z.ndim))
-    calls = {node.meta["onnx"][0]: node for node in twin.graph.nodes if "slots" in node.meta}
+    calls = calls_of(twin)
     for node in source.activations:
         made = _apply(calls[node.key], z, twin)
         if made is None or made.shape != z.shape:

@@ -22,7 +22,7 @@ import torch
 from obc_onnx.measure import batch_size_of
 from obc_onnx.progress import track
 from obc_onnx.recover.layers import Layer, find_layers
-from obc_onnx.recover.least_squares import Moments, solve
+from obc_onnx.recover.least_squares import Halves, solve
 from obc_onnx.recover.lockstep import Lockstep, affordable
 from obc_onnx.recover.methods import LayerFit
 from obc_onnx.recover.scores import (
@@ -158,9 +158,8 @@ def _make_pair(
     ]
     layers = [(layer, target_of(layer, coupling, keep, pruned, right.places)) for layer in found]
     scores = find_scores(coupling, keep, pruned, cut, found, chunks[0]) if products else []
-    held = [target.value for _, target in layers] + [
-        key for product in scores for key in (product.key, product.softmax) if key
-    ]
+    held = [target.value for _, target in layers]
+    held += [value for product in scores for value in product.values]
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
     return _Pair(Lockstep(dense, chunks, held), right, cut, layers, scores, n_held)
 
@@ -181,7 +180,7 @@ def _repair_layer(
 
 def _is_solved(layer: Layer) -> bool:
     """Say whether a layer's weight is solved for; else its bias alone changes."""
-    return layer.own and layer.inputs_per_output <= _LARGEST
+    return layer.own and layer.reach <= _LARGEST
 
 
 def _turn(layer: Layer) -> str:
@@ -200,21 +199,19 @@ def _solve(
     if bias is not None:
         own = bias.detach().double().cpu().reshape(blocks, outputs, 1)
         matrix = torch.cat([matrix, own], -1)
-    used, held = (Moments(blocks, outputs, matrix.shape[-1]) for _ in range(2))
     rows = _Rows(pair, layer, target)
+    halves = Halves(rows.n_chunks, pair.n_held, (blocks, outputs, matrix.shape[-1]))
     for i in range(rows.n_chunks):
-        x, y = rows.of(i, rng, biased=bias is not None)
-        (held if i >= rows.n_chunks - pair.n_held else used).add(x, y)
-    judge = held if pair.n_held else used
-    total = float(judge.yy.sum())
-    before = float(judge.error(matrix).sum())
-    if total == 0 or before <= _UNCHANGED * total:
+        halves.of(i).add(*rows.of(i, rng, biased=bias is not None))
+    total, biased = float(halves.judge.yy.sum()), bias is not None
+    better = _better(layer, halves, matrix, total, solver, biased=biased)
+    if better is None:
         return None
-    found = solver(used, judge, matrix, biased=bias is not None)
+    found, fit = better
     weight.data.copy_(layer.weight_of(found[..., :inputs], tuple(weight.shape)))
     if bias is not None:
         bias.data.copy_(found[..., -1].reshape(-1))
-    return LayerFit(layer.weight, before / total, float(judge.error(found).sum()) / total)
+    return fit
 
 
 def _shift(pair: _Pair, layer: Layer, target: Target) -> LayerFit | None:
@@ -222,30 +219,51 @@ def _shift(pair: _Pair, layer: Layer, target: Target) -> LayerFit | None:
     if layer.bias is None:
         return None
     bias = pair.twin.get_parameter(parameter_name(layer.bias))
-    used, held = (Moments(1, len(bias), 1) for _ in range(2))
-    judge, total = held if pair.n_held else used, 0.0
-    previews = pair.cut.preview(layer.output)
+    previews, total = pair.cut.preview(layer.output), 0.0
+    halves = Halves(len(previews), pair.n_held, (1, len(bias), 1))
     wanted = pair.wanted(layer, target)
     for i, given in enumerate(previews):
         y, found = (rows.flatten(0, -2) for rows in (wanted(i), layer.outputs(wide(given))))
-        moments = held if i >= len(previews) - pair.n_held else used
+        moments = halves.of(i)
         moments.add(y.new_ones(1, len(y), 1), (y - found)[None])
-        total += float(y.double().square().sum()) if moments is judge else 0.0
+        total += float(y.double().square().sum()) if moments is halves.judge else 0.0
     nothing = torch.zeros(1, len(bias), 1, dtype=torch.float64)
-    before = float(judge.error(nothing).sum())
+    better = _better(layer, halves, nothing, total, solve, biased=True)
+    if better is None:
+        return None
+    shift, fit = better
+    bias.data += shift[0, :, 0].to(bias)
+    return fit
+
+
+def _better(
+    layer: Layer, halves: Halves, start: Tensor, total: float, solver: Solver, *, biased: bool
+) -> tuple[Tensor, LayerFit] | None:
+    """Solve for a matrix, unless the outputs err by no more than rounding.
+
+    Args:
+        layer: Whose it is.
+        halves: Moments of all chunks.
+        start: What is there.
+        total: Squares of the wanted outputs, over the chunks that judge.
+        solver: See `refit`.
+        biased: Whether the last input is always 1.
+    """
+    before = float(halves.judge.error(start).sum())
     if total == 0 or before <= _UNCHANGED * total:
         return None
-    shift = solve(used, judge, nothing, biased=True)
-    bias.data += shift[0, :, 0].to(bias)
-    return LayerFit(layer.weight, before / total, float(judge.error(shift).sum()) / total)
+    found = solver(halves.used, halves.judge, start, biased=biased)
+    after = float(halves.judge.error(found).sum())
+    return found, LayerFit(layer.weight, before / total, after / total)
 
 
 def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> LayerFit | None:
     """Recombine the units of a product's factor, in its layer and in what that has given."""
     pair.cut.advance(pair.cut.places[scores.key])
-    keys = [key for key in (scores.key, scores.softmax) if key]
-    pair.dense.advance(max(pair.dense.places[key] for key in keys) + 1)
-    wanted, *weights = ([take(v, scores.kept) for v in pair.dense.values(key)] for key in keys)
+    pair.dense.advance(max(pair.dense.places[value] for value in scores.values) + 1)
+    wanted, *weights = (
+        [take(v, scores.kept) for v in pair.dense.values(value)] for value in scores.values
+    )
     factors = pair.cut.arguments(scores.key)
     chunks = [
         Products(left, right, wanted[i], weights[0][i] if weights else None)
@@ -256,8 +274,8 @@ def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> Lay
         put_into_layer(scores, matrices, pair.twin)
         changed = [recombine(scores, matrices, given[scores.slot]) for given in factors]
         pair.cut.replace(scores.key, scores.slot, changed)
-    for key in keys:
-        pair.dense.release(key)
+    for value in scores.values:
+        pair.dense.release(value)
     return fit if fit.after < fit.before else None
 
 

@@ -28,6 +28,7 @@ from obc_onnx.recover.least_squares import Moments, solve
 from obc_onnx.recover.methods import LayerFit
 from obc_onnx.recover.origins import Origins
 from obc_onnx.recover.targets import kept_along
+from obc_onnx.saliency.probes import calls_of
 from obc_onnx.tensors import parameter_name, wide
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class Scores:
     kept: Mapping[int, NDArray[np.int64]]
     softmax: str
 
+    @property
+    def values(self) -> list[str]:
+        """The original's values that are looked at: the product, and the softmax behind it."""
+        return [value for value in (self.key, self.softmax) if value]
+
 
 def find_scores(
     coupling: Coupling,
@@ -98,13 +104,15 @@ def find_scores(
     fit = [layer for layer in layers if layer.own and layer.blocks == 1]
     run = Origins(twin, graph, fit)
     run.follow(inputs)
-    calls = {node.meta["onnx"][0]: node for node in twin.graph.nodes if "slots" in node.meta}
+    calls = calls_of(twin)
     found = []
     for node in products:
-        call = calls[node.key]
-        for slot in (0, 1):
-            origin = run.of.get(call.args[slot])
-            if origin is None or call.args[0] is call.args[1] or not _used_once(run, origin):
+        factors = calls[node.key].all_input_nodes
+        if len(factors) == 1:  # of a value and itself, one cannot change alone
+            continue
+        for slot, factor in enumerate(factors):
+            origin = run.of.get(factor)
+            if origin is None or not _used_once(run, origin):
                 continue
             heads = _heads(origin, slot)
             if heads is not None:
@@ -214,13 +222,13 @@ def fit_scores(
     start = torch.eye(units, dtype=torch.float64).reshape(1, 1, -1)
     matrices, total, before, after = [], 0.0, 0.0, 0.0
     for number in range(heads):
-        used, held = list[_Sums](), list[_Sums]()
-        for i, products in enumerate(chunks):
+        sums = []
+        for products in chunks:
             here = scores.head.broadcast_to(products.wanted.shape[:-2]) == number
             queries = _queries(products, int(here.sum()) * len(chunks), rng)
-            sums = _sums(products.of(here, queries))
-            (held if i >= len(chunks) - n_held else used).append(sums)
-        known, judge = _moments(used), _moments(held or used)
+            sums.append(_sums(products.of(here, queries)))
+        n_used = len(chunks) - n_held
+        known, judge = _moments(sums[:n_used]), _moments(sums[n_used:] or sums)
         found = solve(known, judge, start, biased=False)
         matrices.append(found.reshape(units, units))
         total += float(judge.yy.sum())
@@ -293,18 +301,21 @@ def _moments(parts: Sequence[_Sums]) -> Moments:
 
 def put_into_layer(scores: Scores, matrices: Tensor, twin: TorchTwin) -> None:
     """Let the layer give what the matrices make of its outputs."""
-    layer, first = scores.layer, scores.slot == 0
-    names = [name for name in (layer.weight, layer.bias) if name is not None]
-    for name in names:
-        parameter = twin.get_parameter(parameter_name(name))
-        whole = parameter.detach().double().cpu()
-        rows = layer.matrix(whole)[0] if name == layer.weight else whole.reshape(-1, 1)
-        rows = rows.clone()
-        for columns, matrix in zip(scores.columns, matrices, strict=True):
-            rows[columns] = (matrix.T if first else matrix) @ rows[columns]
-        shape = tuple(parameter.shape)
-        made = layer.weight_of(rows[None], shape) if name == layer.weight else rows.reshape(shape)
-        parameter.data.copy_(made)
+    layer = scores.layer
+    weight = twin.get_parameter(parameter_name(layer.weight))
+    rows = _recombined(scores, matrices, layer.matrix(weight.detach())[0])
+    weight.data.copy_(layer.weight_of(rows[None], tuple(weight.shape)))
+    if layer.bias is not None:
+        bias = twin.get_parameter(parameter_name(layer.bias))
+        bias.data.copy_(_recombined(scores, matrices, bias.detach()))
+
+
+def _recombined(scores: Scores, matrices: Tensor, rows: Tensor) -> Tensor:
+    """Recombine what makes the outputs of the layer, along the first axis."""
+    rows = rows.double().cpu().clone()
+    for columns, matrix in zip(scores.columns, matrices, strict=True):
+        rows[columns] = (matrix.T if scores.slot == 0 else matrix) @ rows[columns]
+    return rows
 
 
 def recombine(scores: Scores, matrices: Tensor, operand: Tensor) -> Tensor:

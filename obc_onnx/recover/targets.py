@@ -78,9 +78,7 @@ def target_of(
         graph: The cut one.
         places: In which order the values of the cut graph are computed.
     """
-    width = len(graph.initializers[layer.weight]) if layer.first else 0
-    width = width or graph.initializers[layer.weight].shape[1] * layer.blocks
-    factor, shift = np.ones(width), np.zeros(width)
+    factor, shift = np.ones(layer.width), np.zeros(layer.width)
     name, shape = layer.output, coupling.shapes[layer.output]
     while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
         node, slot = graph.consumers[name][0]
@@ -96,7 +94,7 @@ def target_of(
             break
         factor, shift = factor * affine[0], shift * affine[0] + affine[1]
         name = node.key
-    plain = np.ones(width), np.zeros(width)
+    plain = np.ones(layer.width), np.zeros(layer.width)
     return Target(layer.output, kept_along(coupling, keep, layer.output), None, *plain)
 
 

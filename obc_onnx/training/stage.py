@@ -145,12 +145,12 @@ def _student(
     start = channel_start(scene, net.keep)
     cut = remove_units(net.coupling, net.keep)  # what a refit gave stands for other matrices
     pruned = EquivalentTwin(net.coupling, net.keep, cut, start=start).fold(cut)
-    # norms only: anything else would change weights that C and D make
+    # norms only: anything else would change weights that C and D make, and so what is judged here
     if recover != "none" and not why_no_norms(net.coupling, pruned, samples):
         pruned = _repaired(net, pruned, samples, options, "stats")
     student = EquivalentTwin(net.coupling, net.keep, pruned, start=start)
-    original, folded = net.coupling.graph, student.fold(pruned)
-    before, after = (output_error(original, graph, held) for graph in (net.pruned, folded))
+    original = net.coupling.graph
+    before, after = (output_error(original, graph, held) for graph in (net.pruned, pruned))
     logger.info("start from least squares: error %g instead of %g", after, before)
     return student if after < before else sliced
 

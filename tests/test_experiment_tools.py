@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from helpers import load_tool
 from nets import draw_samples, model_of
 
 from obc_onnx.graph import Graph
+from obc_onnx.ops.norm import batch_norm
 from obc_onnx.training.options import TrainingOptions
+from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +49,7 @@ def test_a_variant_is_a_start_fields_and_a_repair() -> None:
     assert recover == "stats"
     assert (found.equivalent, found.unfold_norms, found.lr) == (False, True, 0.5)
     assert dict(found.loss) == {"ce": 0.5, "kd": 0.5}
-    assert tool.parse_variant("select", base) == (base, "auto")
+    assert tool.parse_variant("select", base) == (replace(base, equivalent=True), "auto")
 
 
 def test_ways_of_training_share_plans_and_are_not_run_twice(
@@ -83,8 +86,10 @@ def test_ways_of_repair_are_compared(
 @pytest.mark.parametrize("net", ["resnet20", "vgg11"])
 def test_explicit_compressors_train_as_ours_do(net: str) -> None:
     tool = load_tool("time_training")
-    coupling = tool.coupling_of(net)
-    tool.check_equal(coupling, tool.uniform(coupling, 0.25))
+    coupling = tool.coupling_of(net, 32)
+    twin = build_twin(coupling.graph, coupling.shapes, coupling.rules)
+    assert any(node.target is batch_norm for node in twin.graph.nodes)  # and not one of training
+    tool.check_equal(coupling, tool.uniform(coupling, 0.25), 32)
 
 
 def test_rows_survive_a_file(tmp_path: Path) -> None:

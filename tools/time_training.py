@@ -1,7 +1,7 @@
 """Time a step of fine-tuning and measure its memory, against explicit compressors.
 
     python tools/time_training.py [--net resnet20] [--net vgg11] [--target 0.5] [--target 0.25]
-        [--batch-size 128] [--steps 10] [--rounds 3] [--json FILE]
+        [--size 32] [--batch-size 128] [--steps 10] [--rounds 3] [--json FILE]
 
 `turns` says how it measures. Nets have random weights, and every width shrinks alike. The ways are:
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Keep
 
 WAYS = ("ours", "plain", "explicit", "original")
-SIZE, N_CLASSES = 32, 10
+N_CLASSES = 10
 VGG_WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 EXPORT_OPTIONS: dict[str, Any] = {
     "input_names": ["input"],
@@ -83,8 +83,8 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[n
     ]
 
 
-def resnet20() -> nn.Module:
-    """Make ResNet-20 for pictures of 32x32."""
+def resnet20(size: int) -> nn.Module:  # noqa: ARG001 - its head is behind a mean over positions
+    """Make ResNet-20 of the CIFAR kind."""
     layers: list[nn.Module] = [*conv_norm(3, 16, 3), nn.ReLU()]
     inputs = 16
     for outputs in (16, 32, 64):
@@ -96,8 +96,8 @@ def resnet20() -> nn.Module:
     )
 
 
-def vgg11() -> nn.Module:
-    """Make VGG-11 with norms for pictures of 32x32."""
+def vgg11(size: int) -> nn.Module:
+    """Make VGG-11 with norms and one linear layer, for pictures of size x size."""
     layers: list[nn.Module] = []
     inputs = 3
     for widths in VGG_WIDTHS:
@@ -105,20 +105,22 @@ def vgg11() -> nn.Module:
             layers += [*conv_norm(inputs, outputs, 3), nn.ReLU()]
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs, N_CLASSES))
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(inputs * (size >> len(VGG_WIDTHS)) ** 2, N_CLASSES)
+    )
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {"resnet20": resnet20, "vgg11": vgg11}
+NETS: dict[str, Callable[[int], nn.Module]] = {"resnet20": resnet20, "vgg11": vgg11}
 
 
-def coupling_of(net: str) -> Coupling:
-    """Export a net with random weights, and analyse it."""
+def coupling_of(net: str, size: int) -> Coupling:
+    """Export a net with random weights as it is deployed, norms kept, and analyse it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)  # noqa: TID251 - layers draw their first weights globally
-        module, stream = NETS[net]().train(), io.BytesIO()
-    with warnings.catch_warnings():  # of the exporter, about itself and counters
+        module, stream = NETS[net](size).eval(), io.BytesIO()
+    with warnings.catch_warnings():  # of the exporter, about itself
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (torch.zeros(2, 3, SIZE, SIZE),), stream, **EXPORT_OPTIONS)
+        torch.onnx.export(module, (torch.zeros(2, 3, size, size),), stream, **EXPORT_OPTIONS)
     graph = Graph.from_model(onnx.load_from_string(stream.getvalue()))
     return analyse(graph, None, DEFAULT_RULES, Clock())[0]
 
@@ -198,7 +200,7 @@ def make(way: str, coupling: Coupling, keep: Keep) -> nn.Module:
     return student_of(coupling, keep, recombine=way == "ours")
 
 
-def check_equal(coupling: Coupling, keep: Keep) -> None:
+def check_equal(coupling: Coupling, keep: Keep, size: int) -> None:
     """Compare outputs and gradients of ours with those of explicit layers.
 
     Raises:
@@ -206,7 +208,7 @@ def check_equal(coupling: Coupling, keep: Keep) -> None:
     """
     ours = student_of(coupling, keep)
     other = explicit(student_of(coupling, keep))
-    x, labels = batch(8)
+    x, labels = batch(8, size)
     for module in (ours, other):
         module.double().train()
         functional.cross_entropy(module(x.double())[0], labels).backward()
@@ -220,16 +222,16 @@ def check_equal(coupling: Coupling, keep: Keep) -> None:
             raise ValueError(message)
 
 
-def batch(size: int) -> tuple[Tensor, Tensor]:
+def batch(n: int, size: int) -> tuple[Tensor, Tensor]:
     """Draw pictures and labels."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(size, 3, SIZE, SIZE, generator=generator)
-    return x, torch.randint(0, N_CLASSES, (size,), generator=generator)
+    x = torch.randn(n, 3, size, size, generator=generator)
+    return x, torch.randint(0, N_CLASSES, (n,), generator=generator)
 
 
-def run_steps(module: nn.Module, size: int, steps: int) -> None:
+def run_steps(module: nn.Module, pictures: tuple[Tensor, Tensor], steps: int) -> None:
     """Train for some steps."""
-    x, labels = batch(size)
+    x, labels = pictures
     learned = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learned, 1e-3, momentum=0.9)
     module.train()
@@ -256,6 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", action="append", choices=NETS, help="May be repeated.")
     parser.add_argument("--target", action="append", type=float, help="May be repeated.")
+    parser.add_argument("--size", type=int, default=32, help="Of pictures, in pixels.")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -264,15 +267,16 @@ def main() -> None:
     options = parser.parse_args()
     nets, targets = options.net or list(NETS), options.target or [0.5, 0.25]
     if options.measure:
-        coupling = coupling_of(nets[-1])
+        coupling = coupling_of(nets[-1], options.size)
         module = make(options.measure, coupling, uniform(coupling, targets[-1]))
-        run_steps(module, 2, WARM_UP)
-        measure(lambda: run_steps(module, options.batch_size, options.steps))
+        run_steps(module, batch(2, options.size), WARM_UP)
+        pictures = batch(options.batch_size, options.size)
+        measure(lambda: run_steps(module, pictures, options.steps))
         return
     for net in nets:
         for target in targets:
-            coupling = coupling_of(net)
-            check_equal(coupling, uniform(coupling, target))
+            coupling = coupling_of(net, options.size)
+            check_equal(coupling, uniform(coupling, target), options.size)
     print("| net | MACs | way | ms per step | over plain | MiB above the start |")
     print("|---|---:|---|---:|---:|---:|")
     found = {f"{net} {target}": compare(net, target, options) for net in nets for target in targets}

@@ -203,12 +203,12 @@ def batch_norm_of_run(
         The output, and what is left of old statistics with the new ones; variances are those of a
         population. Source: the ONNX operator page of BatchNormalization.
     """
+    import torch
+
     others = [axis for axis in range(x.ndim) if axis != 1]
-    shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
-    centred = x - x.mean(others, keepdim=True)
-    spread = (centred.square().mean(others, keepdim=True) + epsilon).sqrt()
-    y = centred / spread * scale.reshape(shape) + bias.reshape(shape)
-    new_mean, new_var = x.mean(others), x.var(others, correction=0)
+    new_var, new_mean = torch.var_mean(x, others, correction=0)
+    # torch.nn.functional refuses one number per channel, which ONNX allows
+    y = torch.batch_norm(x, scale, bias, None, None, True, 0.0, epsilon, False)  # noqa: FBT003
     kept, fresh = momentum, 1.0 - momentum
     return y, mean * kept + new_mean * fresh, var * kept + new_var * fresh
 

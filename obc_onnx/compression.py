@@ -310,6 +310,11 @@ class Compression:
             trained = run_module(tuned.student, graph, cut.feed)
             found = Session(tuned.graph, optimize=False).run(cut.feed)
         check = compare("folded equals trained network", found, trained, graph)
+        if request.training.equivalent is None and not request.training.recombines:
+            self.notes.append(
+                "sliced weights were trained: compressors and decompressors gain where labels "
+                "alone teach; --equivalent trains them too"
+            )
         return tuned.graph, tuned.epochs, [check]
 
     def _report(

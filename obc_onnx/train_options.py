@@ -89,7 +89,7 @@ _HOW = combined(
     click.option(
         "--equivalent/--no-equivalent",
         default=None,
-        help="Whether compressors and decompressors learn, or sliced weights alone. [yes]",
+        help="Whether compressors and decompressors learn. [with --loss ce]",
     ),
     _number("--ep-init", "start", click.Choice(STARTS), "What decompressors start from."),
     _number("--matrix-lr", "matrix_lr", _AMOUNT, "Rate of compressors and decompressors."),

@@ -150,6 +150,16 @@ def test_the_json_names_every_check_with_its_error_and_every_stage(tmp_path: Pat
     assert all(seconds >= 0 for seconds in report["seconds"].values())
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"), [((), 1), (("--loss", "ce"), 0), (("--equivalent",), 0)]
+)
+def test_the_report_says_where_compressors_did_not_learn(
+    tmp_path: Path, asked: tuple[str, ...], told: int
+) -> None:
+    report = compressed_report(tmp_path, "--epochs", "1", *asked)
+    assert sum(note.startswith("sliced weights were trained") for note in report["notes"]) == told
+
+
 def test_the_json_says_nothing_of_accuracy_without_labels(tmp_path: Path) -> None:
     data = archive(tmp_path, x=images())
     command = ("compress", saved(tmp_path), "-o", tmp_path / "small.onnx", "--data", data)
@@ -273,7 +283,17 @@ def test_equal_seeds_write_equal_files(tmp_path: Path) -> None:
     written = []
     for _ in range(2):
         small, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
-        options = ("--plan-out", plan, "--data", data, "--epochs", "2", "--seed", "5")
+        options = (
+            "--plan-out",
+            plan,
+            "--data",
+            data,
+            "--epochs",
+            "2",
+            "--seed",
+            "5",
+            "--equivalent",
+        )
         assert invoke("compress", model, "-o", small, *options).exit_code == 0
         written.append((small.read_bytes(), plan.read_bytes()))
     assert written[0] == written[1]

@@ -340,7 +340,26 @@ def test_a_unit_that_repeats_others_is_made_up_for_exactly() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_one_of_options(preset: str) -> None:
-    assert TrainingOptions(epochs=1, **PRESETS[preset]).epochs == 1
+    assert TrainingOptions(epochs=1, **PRESETS[preset]).recombines
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, False),
+        ({"loss": (("ce", 2.0),)}, True),
+        ({"loss": (("kd", 1.0),)}, False),
+        ({"loss": (("ce", 0.5), ("kd", 0.5))}, False),
+        ({"start": "channel-ls"}, True),
+        ({"matrix_lr": 0.1}, True),
+        ({"equivalent": True}, True),
+        ({"equivalent": False, "loss": (("ce", 1.0),)}, False),
+    ],
+)
+def test_compressors_learn_where_labels_alone_teach_or_where_asked_for(
+    changes: dict[str, Any], expected: bool
+) -> None:
+    assert TrainingOptions(epochs=1, **changes).recombines == expected
 
 
 # Arithmetic of half the width.

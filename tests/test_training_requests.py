@@ -49,7 +49,7 @@ def ask(model: Path, command: str, *more: object, data: str = "data.npz") -> Any
 def test_unfolded_norms_may_leave_a_bias_where_there_was_none(net: str) -> None:
     graph = Graph.from_model(model_of(net))
     samples = draw_samples(graph, 40, labelled=True)
-    training = TrainingOptions(epochs=1, batch_size=8, unfold_norms=True)
+    training = TrainingOptions(epochs=1, batch_size=8, unfold_norms=True, equivalent=True)
     result = compress(graph, data=samples, budget=Budget(0.6), training=training)
     assert all(check.passed for check in verify(graph, result.model, result.plan))
 
@@ -62,7 +62,9 @@ def test_a_start_that_is_worse_than_the_sliced_network_is_not_taken() -> None:
             graph,
             data=samples,
             budget=Budget(0.6),
-            training=TrainingOptions(epochs=1, batch_size=8, start=start, validation=0.3),
+            training=TrainingOptions(
+                epochs=1, batch_size=8, equivalent=True, start=start, validation=0.3
+            ),
         ).report.epochs[0]
         for start in ("select", "channel-ls")
     ]

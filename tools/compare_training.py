@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 STARTS: dict[str, dict[str, Any]] = {
     "plain": {"equivalent": False},
-    "select": {"start": "select"},
-    "channel-ls": {"start": "channel-ls"},
+    "select": {"equivalent": True},
+    "channel-ls": {"equivalent": True, "start": "channel-ls"},
 }
 LOSSES = ("ce", "kd", "ce:0.5+kd:0.5")
 TARGETS = (1 / 2, 1 / 3, 1 / 6)

@@ -34,6 +34,8 @@ _AMOUNTS = (
     *("sparse_epochs", "sparse_reg"),
 )
 """Fields that may be 0."""
+_OF_MATRICES = ("start", "matrix_lr", "matrix_decay")
+"""Fields that say something about compressors and decompressors."""
 _LARGEST = 3.4028235e38
 """What float32 holds."""
 
@@ -55,7 +57,8 @@ class TrainingOptions:
         momentum: Of SGD; the first beta of AdamW.
         weight_decay: Of weights with more than one axis.
         clip: Largest norm of the gradient of all parameters; None lets it be.
-        equivalent: Whether compressors and decompressors learn; otherwise weights are sliced.
+        equivalent: Whether compressors and decompressors learn; otherwise weights are sliced. None
+            lets them learn where labels alone teach, or where something is said about them.
         start: What decompressors start from: the kept units, or least squares (`channel_start`).
         matrix_lr: Learning rate of compressors and decompressors over that of weights.
         matrix_decay: Their weight decay.
@@ -93,7 +96,7 @@ class TrainingOptions:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clip: float | None = None
-    equivalent: bool = True
+    equivalent: bool | None = None
     start: StartName = "select"
     matrix_lr: float = 0.5
     matrix_decay: float = 0.0
@@ -154,8 +157,20 @@ class TrainingOptions:
             raise RequestError(
                 "patience looks at samples that do not train: set a validation share above 0"
             )
-        if self.start != "select" and not self.equivalent:
+        if self.start != "select" and self.equivalent is False:
             raise RequestError("decompressors start from something only where there are any")
+
+    @property
+    def recombines(self) -> bool:
+        """Whether compressors and decompressors learn.
+
+        They gain where labels alone teach, and make no difference or lose where the original's
+        outputs do, as `docs/training.md` shows.
+        """
+        if self.equivalent is not None:
+            return self.equivalent
+        spoken_of = any(getattr(self, f) != getattr(TrainingOptions, f) for f in _OF_MATRICES)
+        return spoken_of or set(dict(self.loss)) == {"ce"}
 
 
 PRESETS: dict[str, dict[str, float | str]] = {

@@ -137,8 +137,8 @@ def _student(
 
     Another start counts only where it is nearer to the original on samples that did not make it.
     """
-    sliced = EquivalentTwin(net.coupling, net.keep, net.pruned, recombine=options.equivalent)
-    if not options.equivalent or options.start == "select":
+    sliced = EquivalentTwin(net.coupling, net.keep, net.pruned, recombine=options.recombines)
+    if not options.recombines or options.start == "select":
         return sliced
     used, held = split(samples, net.coupling.graph.batch or 1)
     scene = make_scene(net.coupling, used, Scoring(), options.seed, options.device)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from obc_onnx.axes import Concat, Dim, Product, leaves, mask
 
@@ -53,9 +54,18 @@ class Mix(AxisMap):
         self.matrix = nn.Parameter(selection)
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
-        """Multiply the axis by the matrix."""
-        mixed: Tensor = torch.tensordot(x, self.matrix, dims=([axis], [1]))
-        return mixed.movedim(-1, axis)
+        """Multiply the axis by the matrix.
+
+        Weights of convolutions lie in memory with axis 1 last where training wants speed
+        (channels last); then neither way copies anything, and the result lies so too.
+        """
+        if axis:
+            return functional.linear(x.movedim(axis, -1), self.matrix).movedim(-1, axis)
+        if x.ndim == 1:
+            return self.matrix @ x
+        rest = x.movedim(1, -1)
+        mixed = self.matrix @ rest.flatten(1)
+        return mixed.reshape(-1, *rest.shape[1:]).movedim(-1, 1)
 
 
 class ProductMap(AxisMap):

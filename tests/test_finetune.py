@@ -86,6 +86,26 @@ def batch_sizes(task: Task, **options: Any) -> list[int]:
     return sizes
 
 
+@pytest.mark.parametrize("recombine", [False, True])
+def test_convolutions_train_channels_last(*, recombine: bool) -> None:
+    task = Task("norm")
+    if not recombine:
+        keep = draw_keep(task.coupling)
+        task.student = EquivalentTwin(task.coupling, keep, task.pruned, recombine=False)
+    layouts: list[bool] = []
+    for net in (task.student, task.student.twin):
+        net.register_forward_pre_hook(
+            lambda net, _: layouts.extend(
+                weight.is_contiguous(memory_format=torch.channels_last)
+                for weight in net.parameters()
+                if weight.ndim == 4
+            )
+        )
+    task.train(epochs=1)
+    assert layouts
+    assert all(layouts)
+
+
 def test_the_loss_of_class_logits_mixes_labels_and_distillation() -> None:
     rng = np.random.default_rng(0)
     y, t = rng.standard_normal((2, 6, 4))

@@ -269,6 +269,7 @@ def main() -> None:
     if options.measure:
         coupling = coupling_of(nets[-1], options.size)
         module = make(options.measure, coupling, uniform(coupling, targets[-1]))
+        module.to(memory_format=torch.channels_last)  # as training does on a CPU
         run_steps(module, batch(2, options.size), WARM_UP)
         pictures = batch(options.batch_size, options.size)
         measure(lambda: run_steps(module, pictures, options.steps))

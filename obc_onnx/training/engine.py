@@ -127,6 +127,9 @@ class _Training:
         self._was_finite = self.student.finite()
         if world_size() > 1:
             share_statistics(self.student.twin)
+        if self._fabric.device.type == "cpu" or options.precision != "float32":
+            # convolutions are faster so; torch's stubs do not know the argument
+            self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._net, self._optimizer = self._fabric.setup(
             self.student, make_optimizer(self.student, options)
         )

@@ -11,6 +11,7 @@ from explicit import BLOCKED, EXPLICIT, Parts, copy_of, parts_of
 from helpers import build, random_keep
 from nets import NETS, Case, case_of, draw_inputs, draw_keep, error_of, prune, sine_loss
 from torch.nn import functional as fn
+from torch.utils.flop_counter import FlopCounterMode
 
 from obc_onnx.axes import leaves
 from obc_onnx.axis_maps import Mix
@@ -101,6 +102,26 @@ def test_a_matrix_multiplies_any_axis_and_keeps_channels_last(shape: tuple[int, 
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
         if len(shape) > 1 and axis < 2:
             assert found.movedim(1, -1).is_contiguous()
+
+
+def flops_of_weights(twin: EquivalentTwin) -> int:
+    with FlopCounterMode(display=False) as counter:
+        twin.effective_weights()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize(("read", "written"), [(1, 5), (4, 1), (3, 3), (5, 2)])
+def test_axes_are_mapped_in_the_order_of_fewest_multiplications(read: int, written: int) -> None:
+    case = case_of("dense")
+    sizes = {"w1:0": read, "w2:0": written}
+    groups = [group for group in case.coupling.groups if group.name in sizes]
+    keep = {group.dim: np.arange(group.size) < sizes[group.name] for group in groups}
+    twin = EquivalentTwin(case.coupling, keep, prune(case, keep))
+    found, targets = flops_of_weights(twin), twin._targets
+    twin._targets = [(target, i, placed[::-1]) for target, i, placed in targets]
+    other = flops_of_weights(twin)
+    assert 0 < found <= other
+    assert found < other or (read, written) == (3, 3)
 
 
 @pytest.mark.parametrize("name", NETS)

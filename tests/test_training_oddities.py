@@ -182,7 +182,7 @@ def test_weights_that_the_last_step_breaks_are_named(monkeypatch: pytest.MonkeyP
     def overflow(optimizer: torch.optim.SGD) -> None:
         step(optimizer)
         with torch.no_grad():
-            optimizer.param_groups[0]["params"][0].view(-1)[0] = float("nan")
+            optimizer.param_groups[0]["params"][0][0] = float("nan")
 
     monkeypatch.setattr(torch.optim.SGD, "step", overflow)
     text = f"{IMAGE} <{WEIGHTS}> {{ n = Conv(x, w) {TAIL}"

@@ -234,9 +234,10 @@ def _cheapest_order(
     """
 
     def key(axis: int) -> float:
+        if axis not in mixable:
+            return -math.inf
         kept = mask(exprs[axis], keep)
-        mixes = not mixable.get(axis, frozenset()).isdisjoint(leaves(exprs[axis]))
-        return 1 / kept.size - 1 / int(kept.sum()) if mixes else -math.inf
+        return 1 / kept.size - 1 / int(kept.sum())
 
     return sorted(range(len(exprs)), key=key)
 

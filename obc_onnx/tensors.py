@@ -79,6 +79,16 @@ def as_inputs(
     return [torch.from_numpy(feed[port.name]).to(device) for port in ports]
 
 
+def lay_channels_last(network: nn.Module) -> None:
+    """Let weights of four axes lie channels last in memory, where convolutions are faster.
+
+    Module.to refuses networks that have weights of five axes.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim == 4:  # noqa: PLR2004 - outputs, inputs, height, width
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """Return floats of at least 32 bits, in which sums do not overflow."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -93,10 +93,11 @@ def explicit_outputs(name: str, parts: Parts, student: Student, x: Tensor) -> Te
 
 @pytest.mark.parametrize("shape", [(6,), (6, 5), (6, 5, 3), (6, 5, 3, 2), (6, 5, 3, 2, 2)])
 def test_a_matrix_multiplies_any_axis_and_keeps_channels_last(shape: tuple[int, ...]) -> None:
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
     last = weight.movedim(1, -1).contiguous().movedim(-1, 1) if len(shape) > 1 else weight
     for axis, size in enumerate(shape):
-        mix = Mix(torch.randn(2, size, dtype=torch.float64))
+        mix = Mix(torch.randn(2, size, generator=generator, dtype=torch.float64))
         expected = torch.tensordot(weight, mix.matrix, ([axis], [1])).movedim(-1, axis)
         found = mix(last, axis)
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)

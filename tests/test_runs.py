@@ -35,8 +35,17 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def command(files: tuple[Path, Path], output: Path, *more: object) -> list[str]:
     model, data = files
     usual = ["--target-macs", "0.7", "--epochs", "6", "--batch-size", "8", "--validation", "0.2"]
-    usual.append("--equivalent")
-    return ["compress", str(model), "--data", str(data), "-o", str(output), *usual, *map(str, more)]
+    return [
+        "compress",
+        str(model),
+        "--data",
+        str(data),
+        "-o",
+        str(output),
+        "--equivalent",
+        *usual,
+        *map(str, more),
+    ]
 
 
 def invoke(arguments: list[str]) -> None:

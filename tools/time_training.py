@@ -36,6 +36,7 @@ from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.conv import conv
 from obc_onnx.surgery import remove_units
+from obc_onnx.tensors import lay_channels_last
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[n
     ]
 
 
-def resnet20(size: int) -> nn.Module:  # noqa: ARG001 - its head is behind a mean over positions
+def resnet20() -> nn.Module:
     """Make ResNet-20 of the CIFAR kind."""
     layers: list[nn.Module] = [*conv_norm(3, 16, 3), nn.ReLU()]
     inputs = 16
@@ -96,8 +97,8 @@ def resnet20(size: int) -> nn.Module:  # noqa: ARG001 - its head is behind a mea
     )
 
 
-def vgg11(size: int) -> nn.Module:
-    """Make VGG-11 with norms and one linear layer, for pictures of size x size."""
+def vgg11() -> nn.Module:
+    """Make VGG-11 with norms and one linear layer."""
     layers: list[nn.Module] = []
     inputs = 3
     for widths in VGG_WIDTHS:
@@ -106,18 +107,18 @@ def vgg11(size: int) -> nn.Module:
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(inputs * (size >> len(VGG_WIDTHS)) ** 2, N_CLASSES)
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, N_CLASSES)
     )
 
 
-NETS: dict[str, Callable[[int], nn.Module]] = {"resnet20": resnet20, "vgg11": vgg11}
+NETS: dict[str, Callable[[], nn.Module]] = {"resnet20": resnet20, "vgg11": vgg11}
 
 
 def coupling_of(net: str, size: int) -> Coupling:
     """Export a net with random weights as it is deployed, norms kept, and analyse it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)  # noqa: TID251 - layers draw their first weights globally
-        module, stream = NETS[net](size).eval(), io.BytesIO()
+        module, stream = NETS[net]().eval(), io.BytesIO()
     with warnings.catch_warnings():  # of the exporter, about itself
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (torch.zeros(2, 3, size, size),), stream, **EXPORT_OPTIONS)
@@ -269,7 +270,7 @@ def main() -> None:
     if options.measure:
         coupling = coupling_of(nets[-1], options.size)
         module = make(options.measure, coupling, uniform(coupling, targets[-1]))
-        module.to(memory_format=torch.channels_last)  # as training does on a CPU
+        lay_channels_last(module)  # as training does on a CPU
         run_steps(module, batch(2, options.size), WARM_UP)
         pictures = batch(options.batch_size, options.size)
         measure(lambda: run_steps(module, pictures, options.steps))

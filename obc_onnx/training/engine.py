@@ -16,7 +16,7 @@ from obc_onnx.errors import DivergedError, RequestError
 from obc_onnx.loading import Loader
 from obc_onnx.processes import add_up, own_part, rank, world_size
 from obc_onnx.progress import Progress
-from obc_onnx.tensors import as_inputs
+from obc_onnx.tensors import as_inputs, lay_channels_last
 from obc_onnx.training.evaluation import Judge, parts_of
 from obc_onnx.training.fabric import make_fabric
 from obc_onnx.training.loss import Labels, TrainingLoss
@@ -128,7 +128,7 @@ class _Training:
         if world_size() > 1:
             share_statistics(self.student.twin)
         if self._fabric.device.type == "cpu" or options.precision != "float32":
-            _lay_out(self.student)
+            lay_channels_last(self.student)
         self._net, self._optimizer = self._fabric.setup(
             self.student, make_optimizer(self.student, options)
         )
@@ -318,13 +318,6 @@ class _Training:
             self._average.restore(*state["average"])
         if self._penalty is not None:
             self._penalty.load_state_dict(state["penalty"])
-
-
-def _lay_out(student: EquivalentTwin) -> None:
-    """Let weights of pictures lie channels last, where convolutions are faster."""
-    for parameter in student.parameters():
-        if parameter.ndim == 4:  # noqa: PLR2004 - outputs, inputs, height, width
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _or_infinite(loss: float | None) -> float:

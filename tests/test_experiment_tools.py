@@ -89,7 +89,20 @@ def test_explicit_compressors_train_as_ours_do(net: str) -> None:
     coupling = tool.coupling_of(net, 32)
     twin = build_twin(coupling.graph, coupling.shapes, coupling.rules)
     assert any(node.target is batch_norm for node in twin.graph.nodes)  # and not one of training
-    tool.check_equal(coupling, tool.uniform(coupling, 0.25), 32)
+    tool.check_equal(coupling, tool.uniform(coupling, 0.25, 1), 32)
+
+
+@pytest.mark.parametrize("step", [1, 8])
+def test_a_step_at_the_pruned_width_does_less_work_than_explicit_layers(step: int) -> None:
+    tool = load_tool("time_training")
+    coupling = tool.coupling_of("resnet20", 32)
+    keep = tool.uniform(coupling, 0.5, step)
+    assert 0.4 < coupling.macs(keep) / coupling.macs({}) <= 0.5
+    assert all(int(kept.sum()) % step == 0 for kept in keep.values())
+    options = argparse.Namespace(size=32, round_to=step, batch_size=8)
+    work = {way: tool.work_of_step(way, "resnet20", 0.5, options) for way in tool.WAYS}
+    assert work["plain"] < work["ours"] < 1.2 * work["plain"]
+    assert work["explicit"] > 1.1 * work["original"] > 2.2 * work["plain"]
 
 
 def test_rows_survive_a_file(tmp_path: Path) -> None:

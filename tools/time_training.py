@@ -1,9 +1,10 @@
 """Time a step of fine-tuning and measure its memory, against explicit compressors.
 
     python tools/time_training.py [--net resnet20] [--net vgg11] [--target 0.5] [--target 0.25]
-        [--size 32] [--batch-size 128] [--steps 10] [--rounds 3] [--json FILE]
+        [--size 32] [--round-to 8] [--batch-size 128] [--steps 10] [--rounds 3] [--json FILE]
 
-`turns` says how it measures. Nets have random weights, and every width shrinks alike. The ways are:
+`turns` says how it measures. Nets have random weights, and every width shrinks alike, to a multiple
+of what `--round-to` says. The ways are:
 
 - ours: equivalent pruning in weight space, at the pruned width;
 - plain: the pruned network without compressors;
@@ -12,6 +13,8 @@
 - original: the network before pruning.
 
 Before any timing, ours and explicit have to give equal outputs and equal gradients of all weights.
+Besides seconds there are the multiplications and additions of a step, forward and backward, as
+torch counts them: they depend neither on the machine nor on its load.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 from turns import FLAG, best, measure, take_turns
 
 from obc_onnx.analysis import Clock, analyse
@@ -126,11 +130,17 @@ def coupling_of(net: str, size: int) -> Coupling:
     return analyse(graph, None, DEFAULT_RULES, Clock())[0]
 
 
-def uniform(coupling: Coupling, target: float) -> Keep:
-    """Keep the same share of every group, the largest at which the MACs are within the target."""
+def uniform(coupling: Coupling, target: float, step: int) -> Keep:
+    """Keep the same share of every group, the largest at which the MACs are within the target.
+
+    Widths are the nearest multiples of `step`.
+    """
     full = coupling.macs({})
     for share in np.arange(1.0, 0.0, -0.01):
-        keep = {g.dim: np.arange(g.size) < max(round(share * g.size), 1) for g in coupling.groups}
+        keep = {
+            g.dim: np.arange(g.size) < step * max(round(share * g.size / step), 1)
+            for g in coupling.groups
+        }
         if coupling.macs(keep) <= target * full:
             return keep
     message = f"no uniform width leaves {target:g} of the MACs"
@@ -247,11 +257,25 @@ def compare(net: str, target: float, options: argparse.Namespace) -> dict[str, A
     more = ["--net", net, "--target", str(target)]
     found = take_turns(WAYS, options.rounds, more)
     least = best(found)
+    counts = {way: work_of_step(way, net, target, options) for way in WAYS}
     for way, figures in least.items():
         ratio = figures["seconds"] / least["plain"]["seconds"]
         each = 1e3 * figures["seconds"] / options.steps
-        print(f"| {net} | {target:g} | {way} | {each:.0f} | {ratio:.2f} | {figures['mib']:.0f} |")
+        work = counts[way] / counts["plain"]
+        print(
+            f"| {net} | {target:g} | {way} | {each:.0f} | {ratio:.2f} | {work:.2f} "
+            f"| {figures['mib']:.0f} |"
+        )
     return found
+
+
+def work_of_step(way: str, net: str, target: float, options: argparse.Namespace) -> int:
+    """Count the multiplications and additions of a step."""
+    coupling = coupling_of(net, options.size)
+    module = make(way, coupling, uniform(coupling, target, options.round_to))
+    with FlopCounterMode(display=False) as counter:
+        run_steps(module, batch(options.batch_size, options.size), 1)
+    return int(counter.get_total_flops())
 
 
 def main() -> None:
@@ -260,6 +284,7 @@ def main() -> None:
     parser.add_argument("--net", action="append", choices=NETS, help="May be repeated.")
     parser.add_argument("--target", action="append", type=float, help="May be repeated.")
     parser.add_argument("--size", type=int, default=32, help="Of pictures, in pixels.")
+    parser.add_argument("--round-to", type=int, default=1, help="Widths are multiples of this.")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -269,7 +294,7 @@ def main() -> None:
     nets, targets = options.net or list(NETS), options.target or [0.5, 0.25]
     if options.measure:
         coupling = coupling_of(nets[-1], options.size)
-        module = make(options.measure, coupling, uniform(coupling, targets[-1]))
+        module = make(options.measure, coupling, uniform(coupling, targets[-1], options.round_to))
         lay_channels_last(module)  # as training does on a CPU
         run_steps(module, batch(2, options.size), WARM_UP)
         pictures = batch(options.batch_size, options.size)
@@ -278,9 +303,9 @@ def main() -> None:
     for net in nets:
         for target in targets:
             coupling = coupling_of(net, options.size)
-            check_equal(coupling, uniform(coupling, target), options.size)
-    print("| net | MACs | way | ms per step | over plain | MiB above the start |")
-    print("|---|---:|---|---:|---:|---:|")
+            check_equal(coupling, uniform(coupling, target, options.round_to), options.size)
+    print("| net | MACs left | way | ms per step | over plain | its MACs | MiB above the start |")
+    print("|---|---:|---|---:|---:|---:|---:|")
     found = {f"{net} {target}": compare(net, target, options) for net in nets for target in targets}
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equivalent prun
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,7 @@ class EquivalentTwin(nn.Module):
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
         self._targets: list[tuple[str, int, tuple[tuple[int, int], ...]]] = []
+        self._held: dict[str, Tensor] | None = None
         for name, axes in parametrised.items():
             self._add(coupling, keep, name, axes)
         learned = _find_learned(coupling)
@@ -154,9 +156,27 @@ class EquivalentTwin(nn.Module):
         return weights
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run the pruned network with the weights of this step."""
-        outputs: tuple[Tensor, ...] = functional_call(self.twin, self.effective_weights(), inputs)
+        """Run the pruned network with the weights that are held, or of this moment."""
+        weights = self.effective_weights() if self._held is None else self._held
+        outputs: tuple[Tensor, ...] = functional_call(self.twin, weights, inputs)
         return outputs
+
+    @contextmanager
+    def hold_weights(self) -> Iterator[None]:
+        """Compute W' = C W D once for all passes in the block.
+
+        They add up gradients of W', which reach C, W and D at the end of the block.
+        """
+        made = self.effective_weights()
+        held = {t: w.detach().requires_grad_(w.requires_grad) for t, w in made.items()}
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+        reached = {t: leaf.grad for t, leaf in held.items() if leaf.grad is not None}
+        if reached:
+            torch.autograd.backward([made[t] for t in reached], list(reached.values()))
 
     def matrices(self) -> Iterator[nn.Parameter]:
         """Yield compressors and decompressors; they have a learning rate of their own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import onnx
     from torch import Tensor, fx
 
@@ -123,6 +126,60 @@ def test_axes_are_mapped_in_the_order_of_fewest_multiplications(read: int, writt
     other = flops_of_weights(twin)
     assert 0 < found <= other
     assert found < other or (read, written) == (3, 3)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_held_weights_give_the_gradients_of_passes_that_make_their_own(name: str) -> None:
+    student = student_of(name)
+    disturb(student)
+    feeds = [draw_inputs(student.case.graph, 4, seed=seed) for seed in (1, 2)]
+
+    def grads_and_work(block: AbstractContextManager[None]) -> tuple[dict[str, Tensor], int]:
+        student.twin.zero_grad()
+        with FlopCounterMode(display=False) as counter, block:
+            for feed in feeds:
+                sine_loss(student.twin(*feed)).backward()
+        found = {
+            n: p.grad.clone() for n, p in student.twin.named_parameters() if p.grad is not None
+        }
+        return found, int(counter.get_total_flops())
+
+    own, work = grads_and_work(nullcontext())
+    held, less = grads_and_work(student.twin.hold_weights())
+    assert own.keys() == held.keys()
+    for key, grad in own.items():
+        torch.testing.assert_close(held[key], grad, rtol=EXACT, atol=EXACT)
+    assert less < work
+
+
+def test_weights_are_held_to_the_end_of_the_block_and_no_longer() -> None:
+    student = student_of("dense")
+    inputs = draw_inputs(student.case.graph, 4, seed=1)
+
+    def output() -> Tensor:
+        return student.twin(*inputs)[0].detach()
+
+    def break_off() -> None:
+        with student.twin.hold_weights():
+            sine_loss(student.twin(*inputs)).backward()
+            disturb(student)
+            assert torch.equal(output(), before)
+            raise KeyError
+
+    before = output()
+    with pytest.raises(KeyError):
+        break_off()
+    assert all(parameter.grad is None for parameter in student.twin.full)
+    assert error_of(output(), before) > 0.01
+
+
+def test_nothing_is_differentiated_where_weights_are_held_for_judging() -> None:
+    student = student_of("norm")
+    inputs = draw_inputs(student.case.graph, 4, seed=1)
+    with torch.no_grad(), student.twin.eval().hold_weights():
+        held = student.twin(*inputs)[0]
+    assert not held.requires_grad
+    assert torch.equal(held, student.twin(*inputs)[0])
 
 
 @pytest.mark.parametrize("name", NETS)

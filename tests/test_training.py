@@ -81,6 +81,22 @@ def test_several_passes_make_the_step_of_their_whole_batch() -> None:
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_weights_are_made_once_for_all_passes_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    make = EquivalentTwin.effective_weights
+
+    def spy(student: EquivalentTwin) -> dict[str, torch.Tensor]:
+        calls[-1] += 1
+        return make(student)
+
+    monkeypatch.setattr(EquivalentTwin, "effective_weights", spy)
+    for batch_size, accumulate in ((12, 1), (4, 3), (4, 1)):
+        calls.append(0)
+        task = Task("dense", 32, labelled=True)
+        task.train(epochs=1, batch_size=batch_size, accumulate=accumulate, validation=0.25)
+    assert calls[0] == calls[1] == calls[2] - 4
+
+
 def test_a_long_gradient_is_cut_to_length(monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     step = torch.optim.SGD.step

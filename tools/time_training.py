@@ -1,7 +1,8 @@
 """Time a step of fine-tuning and measure its memory, against explicit compressors.
 
     python tools/time_training.py [--net resnet20] [--net vgg11] [--target 0.5] [--target 0.25]
-        [--size 32] [--round-to 8] [--batch-size 128] [--steps 10] [--rounds 3] [--json FILE]
+        [--size 32] [--round-to 8] [--batch-size 128] [--accumulate 4] [--steps 10] [--rounds 3]
+        [--json FILE]
 
 `turns` says how it measures. Nets have random weights, and every width shrinks alike, to a multiple
 of what `--round-to` says. The ways are:
@@ -23,6 +24,7 @@ import argparse
 import io
 import json
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,15 +242,19 @@ def batch(n: int, size: int) -> tuple[Tensor, Tensor]:
     return x, torch.randint(0, N_CLASSES, (n,), generator=generator)
 
 
-def run_steps(module: nn.Module, pictures: tuple[Tensor, Tensor], steps: int) -> None:
-    """Train for some steps."""
+def run_steps(
+    module: nn.Module, pictures: tuple[Tensor, Tensor], steps: int, accumulate: int = 1
+) -> None:
+    """Train for some steps of so many passes, as the engine does."""
     x, labels = pictures
     learned = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learned, 1e-3, momentum=0.9)
     module.train()
     for _ in range(steps):
         optimizer.zero_grad()
-        functional.cross_entropy(module(x)[0], labels).backward()
+        with module.hold_weights() if isinstance(module, EquivalentTwin) else nullcontext():
+            for _ in range(accumulate):
+                (functional.cross_entropy(module(x)[0], labels) / accumulate).backward()
         optimizer.step()
 
 
@@ -274,7 +280,7 @@ def work_of_step(way: str, net: str, target: float, options: argparse.Namespace)
     coupling = coupling_of(net, options.size)
     module = make(way, coupling, uniform(coupling, target, options.round_to))
     with FlopCounterMode(display=False) as counter:
-        run_steps(module, batch(options.batch_size, options.size), 1)
+        run_steps(module, batch(options.batch_size, options.size), 1, options.accumulate)
     return int(counter.get_total_flops())
 
 
@@ -286,6 +292,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="Of pictures, in pixels.")
     parser.add_argument("--round-to", type=int, default=1, help="Widths are multiples of this.")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--accumulate", type=int, default=1, help="Passes of a step.")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="Also write the figures to this file.")
@@ -298,7 +305,7 @@ def main() -> None:
         lay_channels_last(module)  # as training does on a CPU
         run_steps(module, batch(2, options.size), WARM_UP)
         pictures = batch(options.batch_size, options.size)
-        measure(lambda: run_steps(module, pictures, options.steps))
+        measure(lambda: run_steps(module, pictures, options.steps, options.accumulate))
         return
     for net in nets:
         for target in targets:

@@ -209,19 +209,28 @@ class _Training:
         n_samples = sum(map(len, group))
         found = torch.zeros((), dtype=torch.float64, device=self._fabric.device)
         self._optimizer.zero_grad(set_to_none=True)
-        for i in range(len(group)):
-            which, feed, labels = next(stream)
-            with self._without_sync(i < len(group) - 1):
-                loss = self._loss_of(which, feed, labels, rng)
-                share = len(which) / n_samples
-                self._fabric.backward(loss * (share * world_size()))  # gradients are averaged
-            found += loss.detach().double() * share
+        with self._held_weights():
+            for i in range(len(group)):
+                which, feed, labels = next(stream)
+                with self._without_sync(i < len(group) - 1):
+                    loss = self._loss_of(which, feed, labels, rng)
+                    share = len(which) / n_samples
+                    self._fabric.backward(loss * (share * world_size()))  # gradients are averaged
+                found += loss.detach().double() * share
         if self._penalty is not None:
             self._penalty.add_gradients()
         if self.options.clip is not None:
             self._fabric.clip_gradients(self._net, self._optimizer, max_norm=self.options.clip)
         self._optimizer.step()
         return float(add_up({"loss": found})["loss"])
+
+    def _held_weights(self) -> AbstractContextManager[None]:
+        """Make weights once for all passes of a step.
+
+        Several processes make them for each pass: what torch does not find behind the outputs, it
+        takes to have no gradient.
+        """
+        return self.student.hold_weights() if world_size() == 1 else nullcontext()
 
     def _without_sync(self, enabled: bool) -> AbstractContextManager[Any]:  # noqa: FBT001
         if world_size() == 1:

@@ -46,20 +46,25 @@ class Judge:
     def __call__(self, student: EquivalentTwin) -> tuple[float, float | None]:
         """Return the mean loss, and the accuracy; the student is left in evaluation mode."""
         student.eval()
-        device, labels = self._fabric.device, self._samples.labels
-        sums = torch.zeros(3, dtype=torch.float64, device=device)
-        for part in own_share(list(self._samples.batches(self._size))):
-            feed, which = self._samples.feed(part), np.arange(part.start, part.stop)
-            known = None if labels is None else Labels(torch.from_numpy(labels[part]).to(device))
-            inputs = as_inputs(self._ports, feed, device)
-            with torch.no_grad(), self._fabric.autocast():
-                outputs = student(*inputs)
-                wanted = self._teacher.outputs(which, feed) if self._loss.needs_original else []
-                loss = self._loss(outputs, wanted, known)
-            right = 0.0 if known is None else float((outputs[0].argmax(-1) == known.own).sum())
-            sums += sums.new_tensor([float(loss) * len(which), right, len(which)])
+        sums = torch.zeros(3, dtype=torch.float64, device=self._fabric.device)
+        with torch.no_grad(), student.hold_weights():
+            for part in own_share(list(self._samples.batches(self._size))):
+                sums += sums.new_tensor(self._sums_of(student, part))
         total, right, count = add_up({"sums": sums})["sums"].tolist()
-        return total / count, None if labels is None else right / count
+        return total / count, None if self._samples.labels is None else right / count
+
+    def _sums_of(self, student: EquivalentTwin, part: slice) -> tuple[float, float, int]:
+        """Return the loss of a batch, the number that is right, and its size."""
+        device, labels = self._fabric.device, self._samples.labels
+        feed, which = self._samples.feed(part), np.arange(part.start, part.stop)
+        known = None if labels is None else Labels(torch.from_numpy(labels[part]).to(device))
+        inputs = as_inputs(self._ports, feed, device)
+        with self._fabric.autocast():
+            outputs = student(*inputs)
+            wanted = self._teacher.outputs(which, feed) if self._loss.needs_original else []
+            loss = self._loss(outputs, wanted, known)
+        right = 0.0 if known is None else float((outputs[0].argmax(-1) == known.own).sum())
+        return float(loss) * len(which), right, len(which)
 
 
 def parts_of(

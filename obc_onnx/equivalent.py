@@ -2,8 +2,8 @@
 
 The paper puts a linear compressor C behind every producer and a decompressor D in front of every
 consumer, trains all of it and merges. The same function with the same gradients is had in weight
-space: W' = C W D and b' = C b, computed once per step, so the network runs at its pruned width
-while every original weight still learns.
+space: W' = C W D and b' = C b, computed before a pass, or once for several of a step, so the
+network runs at its pruned width while every original weight still learns.
 
 C acts on written axes and D on read axes of dense weights; D has no bias, since zero padding would
 not pass through it. Depthwise weights, norms and other parameters are sliced. The members of a

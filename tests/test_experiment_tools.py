@@ -99,8 +99,8 @@ def test_a_step_at_the_pruned_width_does_less_work_than_explicit_layers(step: in
     keep = tool.uniform(coupling, 0.5, step)
     assert 0.4 < coupling.macs(keep) / coupling.macs({}) <= 0.5
     assert all(int(kept.sum()) % step == 0 for kept in keep.values())
-    options = argparse.Namespace(size=32, round_to=step, batch_size=8, accumulate=1)
-    work = {way: tool.work_of_step(way, "resnet20", 0.5, options) for way in tool.WAYS}
+    options = argparse.Namespace(size=32, batch_size=8, accumulate=1)
+    work = {way: tool.work_of_step(tool.make(way, coupling, keep), options) for way in tool.WAYS}
     assert work["plain"] < work["ours"] < 1.2 * work["plain"]
     assert work["explicit"] > 1.1 * work["original"] > 2.2 * work["plain"]
 

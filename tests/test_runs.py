@@ -35,17 +35,8 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def command(files: tuple[Path, Path], output: Path, *more: object) -> list[str]:
     model, data = files
     usual = ["--target-macs", "0.7", "--epochs", "6", "--batch-size", "8", "--validation", "0.2"]
-    return [
-        "compress",
-        str(model),
-        "--data",
-        str(data),
-        "-o",
-        str(output),
-        "--equivalent",
-        *usual,
-        *map(str, more),
-    ]
+    given = ["--data", str(data), "-o", str(output), "--equivalent", *usual]
+    return ["compress", str(model), *given, *map(str, more)]
 
 
 def invoke(arguments: list[str]) -> None:

@@ -258,12 +258,15 @@ def run_steps(
         optimizer.step()
 
 
-def compare(net: str, target: float, options: argparse.Namespace) -> dict[str, Any]:
+def compare(
+    net: str, target: float, coupling: Coupling, options: argparse.Namespace
+) -> dict[str, Any]:
     """Measure all ways for one net and target, and print a row for each."""
     more = ["--net", net, "--target", str(target)]
     found = take_turns(WAYS, options.rounds, more)
     least = best(found)
-    counts = {way: work_of_step(way, net, target, options) for way in WAYS}
+    keep = uniform(coupling, target, options.round_to)
+    counts = {way: work_of_step(make(way, coupling, keep), options) for way in WAYS}
     for way, figures in least.items():
         ratio = figures["seconds"] / least["plain"]["seconds"]
         each = 1e3 * figures["seconds"] / options.steps
@@ -275,10 +278,8 @@ def compare(net: str, target: float, options: argparse.Namespace) -> dict[str, A
     return found
 
 
-def work_of_step(way: str, net: str, target: float, options: argparse.Namespace) -> int:
+def work_of_step(module: nn.Module, options: argparse.Namespace) -> int:
     """Count the multiplications and additions of a step."""
-    coupling = coupling_of(net, options.size)
-    module = make(way, coupling, uniform(coupling, target, options.round_to))
     with FlopCounterMode(display=False) as counter:
         run_steps(module, batch(options.batch_size, options.size), 1, options.accumulate)
     return int(counter.get_total_flops())
@@ -307,13 +308,17 @@ def main() -> None:
         pictures = batch(options.batch_size, options.size)
         measure(lambda: run_steps(module, pictures, options.steps, options.accumulate))
         return
-    for net in nets:
+    couplings = {net: coupling_of(net, options.size) for net in nets}
+    for coupling in couplings.values():
         for target in targets:
-            coupling = coupling_of(net, options.size)
             check_equal(coupling, uniform(coupling, target, options.round_to), options.size)
     print("| net | MACs left | way | ms per step | over plain | its MACs | MiB above the start |")
     print("|---|---:|---|---:|---:|---:|---:|")
-    found = {f"{net} {target}": compare(net, target, options) for net in nets for target in targets}
+    found = {
+        f"{net} {target}": compare(net, target, coupling, options)
+        for net, coupling in couplings.items()
+        for target in targets
+    }
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

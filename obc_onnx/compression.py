@@ -108,6 +108,7 @@ class Compression:
     request: Request
     clock: Clock = field(default_factory=Clock)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
@@ -350,6 +351,7 @@ class Compression:
             unknown=list(cut.coupling.unknown),
             recovery=recovery,
             notes=self.notes,
+            warnings=self.warnings,
             sparse_epochs=epochs[0],
             epochs=epochs[1],
             verification=checks,

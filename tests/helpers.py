@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from onnx import numpy_helper
 
@@ -235,3 +236,11 @@ def load_tool(name: str) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def public_model(name: str) -> Path:
+    """Return a model that `tools/fetch_public_models.py` downloads; skip where it is missing."""
+    path = load_tool("fetch_public_models").FOLDER / name
+    if not path.is_file():
+        pytest.skip(f"'{path}' is missing: python tools/fetch_public_models.py")
+    return path

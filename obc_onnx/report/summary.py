@@ -98,6 +98,7 @@ class Report:
         latency_ms: Median of one run in ONNX Runtime, where it was asked for.
         recovery: The steps of repair without training, and whether they were kept.
         notes: What was decided or left out, each with its reason.
+        warnings: What makes the result doubtful, each with its likely cause; empty where all is good.
         sparse_epochs: Loss of each epoch of sparse learning.
         epochs: Loss of each epoch of fine-tuning.
         verification: Each check with its measured error.
@@ -117,6 +118,7 @@ class Report:
     unknown: list[str]
     recovery: list[Recovery]
     notes: list[str]
+    warnings: list[str]
     sparse_epochs: list[Epoch]
     epochs: list[Epoch]
     verification: list[Check]

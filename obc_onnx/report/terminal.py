@@ -86,6 +86,8 @@ def report_text(report: Report) -> str:
     for note in report.notes:
         console.print(f"note: {note}")
     console.print(_seconds(report.seconds))
+    for warning in report.warnings:
+        console.print(f"warning: {warning}")
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

@@ -98,7 +98,8 @@ class Report:
         latency_ms: Median of one run in ONNX Runtime, where it was asked for.
         recovery: The steps of repair without training, and whether they were kept.
         notes: What was decided or left out, each with its reason.
-        warnings: What makes the result doubtful, each with its likely cause; empty where all is good.
+        warnings: What makes the result doubtful, each with its likely cause; empty where
+            all is good.
         sparse_epochs: Loss of each epoch of sparse learning.
         epochs: Loss of each epoch of fine-tuning.
         verification: Each check with its measured error.

@@ -236,6 +236,26 @@ def units_of(expr: Expr, dim: Dim) -> NDArray[np.int64]:
     return found[found >= 0]
 
 
+def runs_of(expr: Expr, dim: Dim) -> set[int]:
+    """Say how many neighbouring positions one unit of `dim` owns, wherever it occurs in an axis.
+
+    In `heads x 64` a head owns 64, and in `64 x head_dim` a position of a head owns 1.
+    """
+    match expr:
+        case Dim():
+            return {1} if expr is dim else set()
+        case Product(factors=factors):
+            found, inner = set[int](), 1
+            for factor in reversed(factors):
+                found |= {run * inner for run in runs_of(factor, dim)}
+                inner *= factor.size
+            return found
+        case Concat(parts=parts):
+            return set[int]().union(*(runs_of(part, dim) for part in parts))
+        case Take(base=base):
+            return runs_of(base, dim)
+
+
 def describe(expr: Expr, names: Mapping[Dim, str]) -> str:
     """Write an axis expression for people, as `heads(12) x head_dim(64)` or `64 ++ 32`.
 

@@ -11,14 +11,17 @@ from obc_onnx.costs import COSTS
 from obc_onnx.data import Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
 from obc_onnx.feeds import random_feed
+from obc_onnx.latency import race
 from obc_onnx.max_drop import Judge, plan_within_drop
-from obc_onnx.measure import accuracy, latencies_ms
+from obc_onnx.measure import accuracy
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
 from obc_onnx.recover.methods import NEED_DATA
+from obc_onnx.report.doubts import doubts_of_quality, doubts_of_speed, doubts_of_widths
 from obc_onnx.report.summary import (
     Change,
     Report,
+    note_on_blocks,
     notes_on_inexact,
     summarise_frozen,
     summarise_groups,
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.graph import Graph
+    from obc_onnx.latency import Race
     from obc_onnx.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.request import Request
@@ -204,6 +208,8 @@ class Compression:
                 plan = plan_of(request.budget)
             else:
                 plan = self._plan_within_drop(opened, plan_of)
+        if request.budget.round_to is None and plan.round_to is not None:
+            self.notes.append(note_on_blocks(plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)
         return plan
@@ -270,11 +276,6 @@ class Compression:
         method = self.request.recover
         if method == "none":
             return cut.pruned, []
-        if samples is None and method == "auto":
-            norms = any(node.op_type == "BatchNormalization" for node in cut.pruned.nodes)
-            way = "--data, or --recover fuse, for which batch norms do" if norms else "--data"
-            self.notes.append(f"nothing was repaired: give {way}")
-            return cut.pruned, []
         if cut.no_twin:
             self.notes.append(f"nothing was repaired: {cut.no_twin}")
             return cut.pruned, []
@@ -328,15 +329,16 @@ class Compression:
         recovery: list[Recovery],
     ) -> Report:
         graph, plan = cut.original.graph, cut.plan
-        scores, times = Change(None, None), Change(None, None)
+        scores = Change(None, None)
         with self.clock("measure"):
             if held is not None and held.labels is not None:
                 scores = Change(accuracy(graph, held), accuracy(result, held))
-            if self.request.latency:
-                one = {name: (graph.batch or 1, *shape[1:]) for name, shape in cut.inputs.items()}
-                feed = random_feed(graph, one, self.request.seed)
-                measured = latencies_ms({"before": graph, "after": result}, feed)
-                times = Change(measured["before"], measured["after"])
+            times = self._race(cut, result)
+        doubts = [
+            *doubts_of_quality(measured=held is not None),
+            *doubts_of_widths(cut.coupling, cut.keep),
+            *doubts_of_speed(times),
+        ]
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
@@ -345,18 +347,31 @@ class Compression:
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
             accuracy=scores,
-            latency_ms=times,
+            latency_ms=Change(None, None) if times is None else Change(*times.medians_ms),
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),
             unknown=list(cut.coupling.unknown),
             recovery=recovery,
             notes=self.notes,
-            warnings=self.warnings,
+            warnings=[*self.warnings, *doubts],
             sparse_epochs=epochs[0],
             epochs=epochs[1],
             verification=checks,
             seconds=self.clock.seconds,
         )
+
+    def _race(self, cut: Cut, result: Graph) -> Race | None:
+        """Time both models, where that was asked for or costs little."""
+        asked = self.request.latency
+        if asked is False:
+            return None
+        graph = cut.original.graph
+        one = {name: (graph.batch or 1, *shape[1:]) for name, shape in cut.inputs.items()}
+        feed = random_feed(graph, one, self.request.seed)
+        times = race(graph, result, feed, asked=asked is True)
+        if times is None:
+            self.notes.append("speed was not measured, since a run takes long: --latency does it")
+        return times
 
 
 def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:

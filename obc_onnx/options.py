@@ -80,6 +80,18 @@ def parse_target(
     return float(found)
 
 
+def parse_width(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a width: a whole number is units, any other number a share."""
+    try:
+        return None if value is None else int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"'{value}' is neither a number of units such as 8 nor a share such as 0.25"
+        ) from None
+
+
 def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Make one decorator of several, so that commands share groups of options."""
 
@@ -99,6 +111,11 @@ input_shape_option = click.option(
     help="Size of a dynamic input; may be given several times.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+latency_option = click.option(
+    "--latency/--no-latency",
+    default=None,
+    help="Time of both models in ONNX Runtime. [measured where it takes a few seconds at most]",
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
 )
@@ -189,16 +206,15 @@ plan_options = combined(
     click.option(
         "--round-to",
         type=click.IntRange(1),
-        default=defaults.ROUND_TO,
-        show_default=True,
-        help="Make widths that shrink a multiple of this, as runtimes like 8 or 16.",
+        help="Multiple of channels for widths that shrink, as runtimes like 8 or 16. "
+        f"[{defaults.BLOCKS[0]}, or less where the targets cannot be met with it]",
     ),
     click.option(
         "--min-channels",
-        type=click.IntRange(1),
-        default=defaults.MIN_CHANNELS,
-        show_default=True,
-        help="Leave no group that shrinks narrower than this.",
+        metavar="UNITS|SHARE",
+        callback=parse_width,
+        help="Least width of a group that shrinks: units such as 8, or a share such as 0.25. "
+        f"[{defaults.MIN_CHANNELS:g}]",
     ),
     group_options,
     click.option(
@@ -213,7 +229,7 @@ recover_option = click.option(
     default="auto",
     show_default=True,
     help="Repair without training: layers solved anew, statistics matched, or what needs no data, "
-    "from norms or by fusing units; auto is the first two, with data.",
+    "from norms or by fusing units; auto is the first two, and without data the norms alone.",
 )
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
 

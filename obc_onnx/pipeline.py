@@ -96,7 +96,7 @@ def compress(
     input_shape: Mapping[str, Shape] | None = None,
     seed: int = 0,
     device: str = "cpu",
-    latency: bool = False,
+    latency: bool | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Make a smaller model with the same inputs and outputs, and prove it.
@@ -115,11 +115,11 @@ def compress(
         recover: How to repair the cut network without training: "refit" solves every layer anew,
             "stats" measures norms anew or matches statistics, "fuse" makes up from norms or
             merges units and needs no data, "auto" is the first two, as far as they help on
-            held-out samples.
+            held-out samples, and without data what norms tell, where there are norms.
         input_shape: Sizes of dynamic inputs, by input name.
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch scores, repairs and trains.
-        latency: Whether to time both models.
+        latency: Whether to time both models; None does where it takes a few seconds at most.
         rules: What is known of operators.
     Returns:
         The model, its plan and its report. Nothing is written.
@@ -198,7 +198,7 @@ def apply(
     input_shape: Mapping[str, Shape] | None = None,
     seed: int = 0,
     device: str = "cpu",
-    latency: bool = False,
+    latency: bool | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Cut by a plan, repair with data, and prove the result: the second half of `compress`.

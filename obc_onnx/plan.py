@@ -45,6 +45,7 @@ class PruningPlan:
         initializers: For each initializer that shrinks, for each axis, the kept indices.
         copies: What those of them are copies of that the file does not hold: a vector that it holds
             once is cut apart where layers keep other units.
+        round_to: Of how many channels widths that shrank are a multiple.
         weights_sha256: Digest of the written weights, where repair or training changed them.
     """
 
@@ -59,6 +60,7 @@ class PruningPlan:
     initializers: dict[str, dict[str, list[int]]]
     copies: dict[str, str]
     weights_sha256: str | None = None
+    round_to: int | None = None
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -209,5 +211,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "initializers": _are_slices,
     "copies": _are_names,
     "weights_sha256": lambda value: value is None or isinstance(value, str),
+    "round_to": lambda value: value is None or _is_count(value),
 }
 """What a plan file has to hold, since people may have edited it."""

@@ -88,6 +88,7 @@ def report_text(report: Report) -> str:
     console.print(_seconds(report.seconds))
     for warning in report.warnings:
         console.print(f"warning: {warning}")
+    console.print(report.verdict)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

@@ -47,7 +47,7 @@ def widths(plan: PruningPlan) -> dict[str, int]:
 
 
 def last_line(text: str) -> str:
-    return text.rstrip().splitlines()[-1]
+    return text.splitlines()[-1]
 
 
 @pytest.mark.parametrize("target", [0.8, 0.5, 0.3])

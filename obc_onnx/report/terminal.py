@@ -89,7 +89,7 @@ def report_text(report: Report) -> str:
     for warning in report.warnings:
         console.print(f"warning: {warning}")
     console.print(report.verdict)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
 
 def plan_text(plan: PruningPlan, model: str) -> str:

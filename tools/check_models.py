@@ -94,7 +94,8 @@ def check(path: Path, n_plans: int) -> Row:
     exact = [group for group in coupling.groups if group.inexact is None]
     share, note = None, ""
     try:
-        report = compress(graph, budget=Budget(TARGET, min_channels=1), latency=False, criterion="l2").report
+        budget = Budget(TARGET, min_channels=1)
+        report = compress(graph, budget=budget, latency=False, criterion="l2").report
         share = (report.macs.after or 0) / (report.macs.before or 1)
     except InfeasibleTargetError as error:
         note = str(error)

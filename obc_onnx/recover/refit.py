@@ -142,6 +142,8 @@ def _make_pair(
     """Build both networks, and draw the chunks of samples that they run on."""
     graph = coupling.graph
     dense, cut = (derived_twin(g, coupling).to(device) for g in (graph, pruned))
+    for twin in (dense, cut):  # weights that are operands, too, reach sums
+        twin.requires_grad_(False)  # noqa: FBT003 - torch's own
     batch = next((s[0] for p in graph.inputs if (s := coupling.shapes[p.name])), 1)
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it

@@ -128,7 +128,7 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
     Args:
         expr: A resolved axis expression.
         keep: For each dim that loses units, which units stay, shape [n_units]. A dim that is
-            not named stays whole.
+            not named stays whole. One that no `Take` picks from may have another size here.
     Returns:
         Shape [expr.size], True where the position stays.
     """

@@ -115,6 +115,23 @@ class Coupling:
         inexact = {group.dim for group in self.groups if group.inexact is not None}
         return {dim: mask for dim, mask in keep.items() if dim not in inexact}
 
+    def at_batch(self, keep: Keep, size: int) -> Keep | None:
+        """Return what `keep` says of a batch of `size` samples, for `mask` and `count`.
+
+        Some axes hold the batch and units too, such as the heads of all samples. None where their
+        positions are known for the batch of the analysis alone: where some operator hides it, the
+        graph splits it, or picks from it.
+        """
+        if self.batch is None or self.batch.size == size:
+            return keep
+        if self.loses_batch or not isinstance(self.batch, Dim):
+            return None
+        cut = {dim for dim, own in keep.items() if not own.all()}
+        exprs = {expr for axes in self.axes.values() for expr in axes}
+        if any(_picks(expr, self.batch) for expr in exprs if not cut.isdisjoint(leaves(expr))):
+            return None
+        return {**keep, self.batch: np.ones(size, np.bool_)}
+
     def kept_positions(self, keep: Keep) -> dict[str, dict[int, NDArray[np.int64]]]:
         """List what stays of every initializer that shrinks.
 
@@ -213,6 +230,16 @@ def constant_sources(graph: Graph, values: Mapping[str, Value], name: str) -> li
 
 def _ports(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return node.inputs, node.outputs
+
+
+def _picks(expr: Expr, dim: Dim) -> bool:
+    """Say whether positions are picked from an axis that holds a dim."""
+    match expr:
+        case Product(factors=children) | Concat(parts=children):
+            return any(_picks(child, dim) for child in children)
+        case Take(base=base):
+            return dim in leaves(base)
+    return False
 
 
 def _holds_take(expr: Expr) -> bool:

@@ -266,10 +266,10 @@ def check_runs(result: Graph, feed: Feed) -> Check:
 
 def why_no_twin(coupling: Coupling) -> str:
     """Return why torch cannot compute a graph, or nothing where it can."""
-    from obc_onnx.twin import build_twin
+    from obc_onnx.twin import derived_twin
 
     try:
-        build_twin(coupling.graph, coupling.shapes, coupling.rules)
+        derived_twin(coupling.graph, coupling)
     except UnsupportedOperatorError as error:
         return str(error)
     return ""
@@ -277,10 +277,10 @@ def why_no_twin(coupling: Coupling) -> str:
 
 def check_twin(coupling: Coupling, feed: Feed) -> Check:
     """Compare the twin of the analysed graph with ONNX Runtime."""
-    from obc_onnx.twin import build_twin, run_module
+    from obc_onnx.twin import derived_twin, run_module
 
     graph = coupling.graph
-    found = run_module(build_twin(graph, coupling.shapes, coupling.rules), graph, feed)
+    found = run_module(derived_twin(graph, coupling), graph, feed)
     expected = Session(graph, optimize=False).run(feed)
     return compare("twin equals ONNX Runtime", found, expected, graph)
 

@@ -216,6 +216,15 @@ def level(module: str) -> int:
     return places[module if module in places else f"{module.rpartition('.')[0]}.*"]
 
 
+def test_shapes_for_a_twin_are_never_handed_around() -> None:
+    """Those of the original are wrong for what was cut: `derived_twin` finds a graph's own."""
+    names = {
+        module: {node.id for node in ast.walk(tree(module)) if isinstance(node, ast.Name)}
+        for module in PATHS
+    }
+    assert {m for m, used in names.items() if "build_twin" in used} == {"twin", "program"}
+
+
 def test_every_layer_is_there_and_every_module_has_one() -> None:
     listed = [name for layer in LAYERS for name in layer]
     assert len(listed) == len(set(listed))

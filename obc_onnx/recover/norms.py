@@ -16,7 +16,7 @@ from obc_onnx.ops.norm import batch_norm
 from obc_onnx.progress import track
 from obc_onnx.recover.error import MEASURED
 from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from torch import fx
@@ -57,7 +57,7 @@ def reestimate_norms(
         device: Where the network runs.
     Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
     """
-    twin = build_twin(pruned, coupling.shapes, coupling.rules).to(device)
+    twin = derived_twin(pruned, coupling).to(device)
     size = min(batch_size_of(pruned), len(samples))
     order = np.random.default_rng(seed).permutation(len(samples))[:MEASURED]
     starts = range(0, len(order) - size + 1, size)

@@ -35,7 +35,7 @@ from obc_onnx.recover.scores import (
 )
 from obc_onnx.recover.targets import Target, take, target_of
 from obc_onnx.tensors import as_inputs, parameter_name, wide
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,13 +115,13 @@ def refit(
         The repaired graph, and what was done to each layer that was changed.
     """
     pair = _make_pair(coupling, keep, pruned, samples, seed, device, products=solver is solve)
-    rng, places = np.random.default_rng(seed), pair.cut.places
+    rng = np.random.default_rng(seed)
     steps: list[tuple[int, Callable[[], LayerFit | None]]] = [
-        (places[_turn(layer)], partial(_repair_layer, pair, layer, target, rng, solver))
+        (_turn(pair.cut, layer), partial(_repair_layer, pair, layer, target, rng, solver))
         for layer, target in pair.layers
     ]
     steps += [
-        (places[product.key], partial(_repair_scores, pair, product, rng))
+        (pair.cut.calls[product.key], partial(_repair_scores, pair, product, rng))
         for product in pair.scores
     ]
     ordered = [step for _, step in sorted(steps, key=itemgetter(0))]
@@ -141,22 +141,22 @@ def _make_pair(
 ) -> _Pair:
     """Build both networks, and draw the chunks of samples that they run on."""
     graph = coupling.graph
-    dense, cut = (
-        build_twin(g, coupling.shapes, coupling.rules).to(device) for g in (graph, pruned)
-    )
+    dense, cut = (derived_twin(g, coupling).to(device) for g in (graph, pruned))
+    for twin in (dense, cut):  # weights that are operands, too, reach sums
+        twin.requires_grad_(False)  # noqa: FBT003 - torch's own
     batch = next((s[0] for p in graph.inputs if (s := coupling.shapes[p.name])), 1)
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it
     size = graph.batch or max(min(batch_size_of(graph), count // _CHUNKS), 1)
+    keep, size = _at_batch(coupling, keep, size)
     count = max(count // size, 1) * size
-    order = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
+    order = np.random.default_rng(seed).permutation(len(samples))[:count]
+    order = np.sort(np.resize(order, count))  # a batch may take more than there are
     feeds = [samples.feed(order[start : start + size]) for start in range(0, count, size)]
     chunks = [as_inputs(graph.inputs, feed, device) for feed in feeds]
     right = Lockstep(cut, chunks)
-    found = [
-        layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.places
-    ]
-    layers = [(layer, target_of(layer, coupling, keep, pruned, right.places)) for layer in found]
+    found = [layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.calls]
+    layers = [(layer, target_of(layer, coupling, keep, pruned, right)) for layer in found]
     scores = find_scores(coupling, keep, pruned, cut, found, chunks[0]) if products else []
     held = [target.value for _, target in layers]
     held += [value for product in scores for value in product.values]
@@ -164,11 +164,19 @@ def _make_pair(
     return _Pair(Lockstep(dense, chunks, held), right, cut, layers, scores, n_held)
 
 
+def _at_batch(coupling: Coupling, keep: Keep, size: int) -> tuple[Keep, int]:
+    """Return what stays at a batch, and the batch: another where only the analysis' is known."""
+    found = coupling.at_batch(keep, size)
+    if found is not None or coupling.batch is None:
+        return found or keep, size
+    return keep, coupling.batch.size
+
+
 def _repair_layer(
     pair: _Pair, layer: Layer, target: Target, rng: np.random.Generator, solver: Solver
 ) -> LayerFit | None:
     """Write what is found for one layer into the cut network; None leaves it."""
-    pair.cut.advance(pair.cut.places[_turn(layer)])
+    pair.cut.advance(_turn(pair.cut, layer))
     pair.dense.advance(pair.dense.places[target.value] + 1)
     if _is_solved(layer):
         fit = _solve(pair, layer, target, rng, solver)
@@ -183,9 +191,9 @@ def _is_solved(layer: Layer) -> bool:
     return layer.own and layer.reach <= _LARGEST
 
 
-def _turn(layer: Layer) -> str:
-    """Return the value in front of which a layer is repaired: of its product, or of its bias."""
-    return layer.node.key if _is_solved(layer) else layer.output
+def _turn(run: Lockstep, layer: Layer) -> int:
+    """Return the place in front of which a layer is repaired: of its product, or of its bias."""
+    return run.calls[layer.node.key] if _is_solved(layer) else run.places[layer.output]
 
 
 def _solve(
@@ -259,7 +267,7 @@ def _better(
 
 def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> LayerFit | None:
     """Recombine the units of a product's factor, in its layer and in what that has given."""
-    pair.cut.advance(pair.cut.places[scores.key])
+    pair.cut.advance(pair.cut.calls[scores.key])
     pair.dense.advance(max(pair.dense.places[value] for value in scores.values) + 1)
     wanted, *weights = (
         [take(v, scores.kept) for v in pair.dense.values(value)] for value in scores.values

@@ -11,7 +11,7 @@ from obc_onnx.costs import COSTS, Cost, share_of, units_left
 from obc_onnx.defaults import FORMER_RANKINGS, MIN_CHANNELS, RANKINGS, ROUND_TO, STEPS, TARGET_MACS
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.limits import Limits, rooms_of
-from obc_onnx.plan import PruningPlan, kept_indices
+from obc_onnx.plan import PruningPlan, slices_of
 from obc_onnx.ranking import ranked
 from obc_onnx.saliency import CRITERIA, make_criterion
 
@@ -116,6 +116,8 @@ def make_plan(
     budget: Budget,
     criterion: str,
     seed: int,
+    *,
+    splits: bool = False,
 ) -> PruningPlan:
     """Remove the least salient units until the budget holds.
 
@@ -125,6 +127,7 @@ def make_plan(
         budget: What to meet.
         criterion: Its name, for the record and for the usual ranking.
         seed: For the record.
+        splits: Whether repair or training comes after, see `Cost`.
     Raises:
         RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
             units has no score.
@@ -136,7 +139,10 @@ def make_plan(
         raise RequestError("steps, the least width and the multiple of widths must be at least 1")
     ranking = _ranking(budget, criterion)
     rooms = rooms_of(coupling, budget)
-    targets = [_Target.of(COSTS[name](coupling), asked) for name, asked in budget.targets.items()]
+    targets = [
+        _Target.of(COSTS[name](coupling, splits=splits), asked)
+        for name, asked in budget.targets.items()
+    ]
     _check_feasible(coupling, rooms, targets, budget)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     for step in range(1, budget.steps + 1):
@@ -256,8 +262,6 @@ def _record(
     coupling: Coupling, keep: Keep, budget: Budget, ranking: Ranking, criterion: str, seed: int
 ) -> PruningPlan:
     kept = {group.name: np.flatnonzero(units_left(group, keep)) for group in coupling.groups}
-    initializers = kept_indices(coupling, keep)
-    copies = coupling.graph.copies
     return PruningPlan(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
@@ -270,6 +274,5 @@ def _record(
             group.name: {"size": group.size, "kept": kept[group.name].tolist()}
             for group in coupling.groups
         },
-        initializers=initializers,
-        copies={name: copies[name] for name in initializers if name in copies},
+        **slices_of(coupling, keep, coupling.merged(keep)),
     )

@@ -155,13 +155,15 @@ def _first_output(node: onnx.NodeProto) -> str:
 
 def tensor_notes(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Yield what is said of constants: by their tensors, or by the nodes that hold them."""
-    for tensor in graph.initializer:
+    sparse = [tensor.values for tensor in graph.sparse_initializer]
+    for tensor in (*graph.initializer, *sparse):
         yield tensor.name, _note(tensor)
     for node in graph.node:
         if node.op_type == "Constant":
             note = _note(node)
             for entry in node.attribute:
                 note.MergeFrom(_note(entry.t))
+                note.MergeFrom(_note(entry.sparse_tensor.values))
             yield node.output[0], note
 
 

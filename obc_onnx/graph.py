@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 
 from obc_onnx.canonical import canonical
 from obc_onnx.copies import merge_copies
-from obc_onnx.dense import without_sparse
+from obc_onnx.dense import make_sparse_again, without_sparse
 from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.export import export, export_nodes, header_of, kept_aside, tensor_notes
 from obc_onnx.files import external_bytes, file_sha256, replacing
@@ -98,9 +98,8 @@ class Graph:
         if not model.graph.node:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
         inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-        dense = without_sparse(inlined)
-        surgeon, copies = canonical(dense)
-        return cls(surgeon, dense, sha256, copies)
+        surgeon, copies = canonical(without_sparse(inlined))
+        return cls(surgeon, inlined, sha256, copies)
 
     @property
     def sha256(self) -> str:
@@ -327,8 +326,10 @@ class Graph:
         return export(self._surgeon, self._original, self.copies, {})
 
     def written(self) -> onnx.ModelProto:
-        """Export as `save` writes it: equal copies of an initializer are merged."""
-        return export(self._surgeon, self._original, self.copies, self.merged)
+        """Export as `save` writes it: equal copies are merged, sparse constants are so again."""
+        model = export(self._surgeon, self._original, self.copies, self.merged)
+        make_sparse_again(model, self._original)
+        return model
 
     def size_bytes(self, *, apart: bool = False) -> int:
         """Size of the file that `save` would write, external data included.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from obc_onnx.node import holds_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -92,6 +95,25 @@ def kept_aside(model: onnx.ModelProto, held: Collection[str]) -> list[onnx.Tenso
     return [tensor for tensor in found if tensor.name not in held]
 
 
+def inner_weights(node: onnx.NodeProto) -> int:
+    """Count the elements of the weights that the subgraphs of a node hold, single numbers aside."""
+    total = 0
+    for graph in _subgraphs(node):
+        held = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
+        for inner in graph.node:
+            if inner.op_type == "Constant":
+                held += [entry.t for entry in inner.attribute if entry.HasField("t")]
+            total += inner_weights(inner)
+        sizes = [math.prod(t.dims) for t in held if is_weight(t)]
+        total += sum(size for size in sizes if size > 1)
+    return total
+
+
+def is_weight(tensor: onnx.TensorProto) -> bool:
+    """Say whether a constant is of a type that holds weights."""
+    return holds_weights(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+
+
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
     copy = onnx.TensorProto()
     copy.CopyFrom(tensor)
@@ -136,9 +158,9 @@ def _encode(surgeon: gs.Graph) -> None:
 
 def _restore_nodes(nodes: Any, original: onnx.ModelProto) -> None:
     """Put back what graphsurgeon does not carry of nodes, and their subgraphs as they were."""
-    sources = {_first_output(node): node for node in original.graph.node}
+    sources = {first_output(node): node for node in original.graph.node}
     for node in nodes:
-        source = sources.get(_first_output(node))
+        source = sources.get(first_output(node))
         if source is None:
             continue
         node.doc_string = source.doc_string
@@ -149,7 +171,8 @@ def _restore_nodes(nodes: Any, original: onnx.ModelProto) -> None:
                 entry.CopyFrom(whole[entry.name])
 
 
-def _first_output(node: onnx.NodeProto) -> str:
+def first_output(node: onnx.NodeProto) -> str:
+    """Return what `Node.key` is."""
     return next(filter(None, node.output), "")
 
 

@@ -24,7 +24,16 @@ from obc_onnx.canonical import canonical
 from obc_onnx.copies import merge_copies
 from obc_onnx.dense import make_sparse_again, without_sparse
 from obc_onnx.errors import InvariantError, ModelError
-from obc_onnx.export import export, export_nodes, header_of, kept_aside, tensor_notes
+from obc_onnx.export import (
+    export,
+    export_nodes,
+    first_output,
+    header_of,
+    inner_weights,
+    is_weight,
+    kept_aside,
+    tensor_notes,
+)
 from obc_onnx.files import external_bytes, file_sha256, replacing
 from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
 from obc_onnx.reading import read_model
@@ -162,9 +171,18 @@ class Graph:
     @property
     def params_aside(self) -> int:
         """Those of the weights that no node of the graph uses, such as those of subgraphs alone."""
-        kinds = onnx.helper.tensor_dtype_to_np_dtype
-        held = [t for t in self.aside.values() if holds_weights(kinds(t.data_type))]
-        return sum(math.prod(tensor.dims) for tensor in held)
+        return sum(math.prod(t.dims) for t in self.aside.values() if is_weight(t))
+
+    @cached_property
+    def enclosed(self) -> dict[str, int]:
+        """How many elements of weights subgraphs alone use, by the labels of their nodes."""
+        messages = {first_output(message): message for message in self._original.graph.node}
+        found = {}
+        for node in self.nodes:
+            inner = inner_weights(messages[node.key]) if node.key in messages else 0
+            outer = [self.aside[name] for name in self.aside.keys() & set(node.captures)]
+            found[node.label] = inner + sum(math.prod(t.dims) for t in outer if is_weight(t))
+        return {label: count for label, count in found.items() if count}
 
     @cached_property
     def aside(self) -> dict[str, onnx.TensorProto]:

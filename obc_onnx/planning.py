@@ -183,7 +183,9 @@ def _check_feasible(
     for target in targets:
         if not target.cost.full:
             unknown = f"; {len(coupling.unknown)} nodes have no rule" if coupling.unknown else ""
-            raise InfeasibleTargetError(f"the model has no {target.cost.label} to save{unknown}")
+            raise InfeasibleTargetError(
+                f"the model has no {target.cost.label} to save{unknown}{_enclosed(coupling)}"
+            )
     equal = {group.name: np.zeros(group.size) for group in coupling.groups}
     smallest = _without({}, ranked(coupling, rooms, equal, {}, "global", [])[0])
     _check_met(coupling, rooms, targets, smallest, budget)
@@ -227,8 +229,14 @@ def _infeasible(
     return InfeasibleTargetError(
         f"cannot reach {asked}: with the least width in each of {n_rooms} groups {left} are left "
         f"({held} more groups are excluded or inexact{hint if n_inexact else ''}). What holds it: "
-        f"{holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}"
+        f"{holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}{_enclosed(coupling)}"
     )
+
+
+def _enclosed(coupling: Coupling) -> str:
+    """Say which nodes hold weights in subgraphs, which nothing is cut from."""
+    found = [f"{label} ({count:,})" for label, count in coupling.graph.enclosed.items()]
+    return f"; weights inside of subgraphs stay as they are: {', '.join(found)}" if found else ""
 
 
 def _cut_until(

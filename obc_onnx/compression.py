@@ -123,7 +123,7 @@ class Compression:
         _, inputs, samples, held, _ = opened
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
-        self.notes += [*notes_on_graph(graph), *notes_on_inexact(coupling, keep)]
+        self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         with self.clock("cut"):
             pruned = remove_units(coupling, keep)
         feed = verification_feed(graph, held, inputs, request.seed)

@@ -263,8 +263,9 @@ def twin(
     from obc_onnx.program import TwinProgram
 
     program = TwinProgram.of(model, input_shape)
-    if output is not None:
-        program.save(output)
+    note = "" if output is None else program.save(output)
+    if note:
+        click.echo(note, err=True)
     if print_code:
         click.echo(program.twin.code)
 

@@ -11,6 +11,7 @@ from obc_onnx.costs import COSTS
 from obc_onnx.data import Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
 from obc_onnx.feeds import random_feed
+from obc_onnx.graph import Graph
 from obc_onnx.latency import race
 from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy
@@ -22,6 +23,7 @@ from obc_onnx.report.summary import (
     Change,
     Report,
     note_on_blocks,
+    notes_on_graph,
     notes_on_inexact,
     summarise_frozen,
     summarise_groups,
@@ -34,6 +36,7 @@ from obc_onnx.training.options import check_labels
 from obc_onnx.verify import (
     Check,
     check_budget,
+    check_description,
     check_format,
     check_interface,
     check_masked,
@@ -56,7 +59,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.graph import Graph
     from obc_onnx.latency import Race
     from obc_onnx.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
@@ -125,7 +127,7 @@ class Compression:
         _, inputs, samples, held, _ = opened
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
-        self.notes.extend(notes_on_inexact(coupling, keep))
+        self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         with self.clock("cut"):
             pruned = remove_units(coupling, keep)
         feed = verification_feed(graph, held, inputs, request.seed)
@@ -135,11 +137,13 @@ class Compression:
             require(checks)
         result, recovery = self._recover(cut, samples)
         result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
+        written = Graph.from_model(result.written())
+        plan = plan.written_as(coupling, result)
         if result is not pruned or coupling is not original:
-            plan = replace(plan, weights_sha256=digest_of(result.initializers))
-            cut = replace(cut, plan=plan)
+            plan = replace(plan, weights_sha256=digest_of(written.stored))
+        cut = replace(cut, plan=plan)
         with self.clock("verify"):
-            checks += [*folded, *check_result(cut, result, self.clock)]
+            checks += [*folded, *check_result(cut, written, self.clock)]
             if cut.no_twin:
                 self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
@@ -203,7 +207,9 @@ class Compression:
             return made.recounted(coupling)
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, opened.samples)
-            plan_of = partial(make_plan, coupling, score, criterion=name, seed=request.seed)
+            repairs = opened.samples is not None or request.recover != "none"
+            scored = partial(make_plan, coupling, score, criterion=name)
+            plan_of = partial(scored, seed=request.seed, splits=repairs)
             if request.budget.max_drop is None:
                 plan = plan_of(request.budget)
             else:
@@ -375,12 +381,14 @@ class Compression:
 
 
 def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
-    """Check everything that must hold of a result, trained or not."""
-    original = cut.coupling.graph
+    """Check everything that must hold of a result as it is read back, trained or not."""
+    original = cut.original.graph
+    planned = Graph.from_model(cut.pruned.to_model())  # on loading, more may turn out constant
     checks = [
         check_plan(original, result, cut.plan),
         check_weights(original, result, cut.plan),
-        check_structure(cut.pruned, result),
+        check_structure(planned, result, cut.plan.merged),
+        check_description(original, result, cut.plan.copies),
         check_interface(original, result),
         *check_format(original, result, cut.inputs),
         check_runs(result, cut.feed),

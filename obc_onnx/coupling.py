@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves, mask, only_position
+from obc_onnx.copies import merge_copies
 from obc_onnx.node import holds_weights
 
 if TYPE_CHECKING:
@@ -152,14 +153,25 @@ class Coupling:
         return sum(self.node_macs(node, keep) for node in self.costed)
 
     def params(self, keep: Keep) -> int:
-        """Count the elements of weights once only the kept units are left."""
-        return sum(
+        """Count the elements of weights that are written once only the kept units are left."""
+        merged = self.merged(keep)
+        return self.graph.params_aside + sum(
             int(np.prod([count(axis, keep) for axis in self.axes[name]], dtype=np.int64))
             if name in self.axes
             else array.size
             for name, array in self.graph.initializers.items()
-            if holds_weights(array.dtype)
+            if holds_weights(array.dtype) and name not in merged
         )
+
+    def merged(self, keep: Keep) -> dict[str, str]:
+        """Say what `Graph.merged` will be once only the kept units are left."""
+        copies, arrays = self.graph.copies, self.graph.initializers
+        left = {}
+        for name in {*copies, *copies.values()} & arrays.keys():
+            axes = self.axes.get(name)
+            kept = None if axes is None else np.ix_(*(mask(axis, keep) for axis in axes))
+            left[name] = arrays[name] if kept is None else arrays[name][kept]
+        return merge_copies(copies, left)
 
     def node_macs(self, node: Node, keep: Keep) -> int:
         """Count the multiply-accumulates of one node for one sample."""

@@ -18,6 +18,7 @@ from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.planning import Budget
 from obc_onnx.report.summary import (
     Inspection,
+    notes_on_graph,
     summarise_frozen,
     summarise_groups,
     summarise_scores,
@@ -77,6 +78,7 @@ def inspect(
         explained=[] if explained is None else explain(coupling, explained),
         salient=[] if scores is None else summarise_scores(scores.groups),
         seconds=clock.seconds,
+        notes=notes_on_graph(graph),
     )
 
 

@@ -12,7 +12,7 @@ from obc_onnx.costs import COSTS, Cost, share_of, units_left
 from obc_onnx.defaults import BLOCKS, FORMER_RANKINGS, RANKINGS, STEPS, TARGET_MACS
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.limits import Limits, rooms_of
-from obc_onnx.plan import PruningPlan, kept_indices
+from obc_onnx.plan import PruningPlan, slices_of
 from obc_onnx.ranking import ranked
 from obc_onnx.saliency import CRITERIA, make_criterion
 
@@ -122,6 +122,8 @@ def make_plan(
     budget: Budget,
     criterion: str,
     seed: int,
+    *,
+    splits: bool = False,
 ) -> PruningPlan:
     """Remove the least salient units until the budget holds.
 
@@ -131,6 +133,7 @@ def make_plan(
         budget: What to meet.
         criterion: Its name, for the record and for the usual ranking.
         seed: For the record.
+        splits: Whether repair or training comes after, see `Cost`.
     Raises:
         RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
             units has no score.
@@ -139,7 +142,10 @@ def make_plan(
     if budget.max_drop is not None:
         raise RequestError("a plan alone drops nothing that could be measured: give targets")
     ranking = _ranking(budget, criterion)
-    targets = [_Target.of(COSTS[name](coupling), asked) for name, asked in budget.targets.items()]
+    targets = [
+        _Target.of(COSTS[name](coupling, splits=splits), asked)
+        for name, asked in budget.targets.items()
+    ]
     budget, rooms = _with_blocks(coupling, targets, budget)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     for step in range(1, budget.steps + 1):
@@ -200,7 +206,9 @@ def _check_feasible(
     for target in targets:
         if not target.cost.full:
             unknown = f"; {len(coupling.unknown)} nodes have no rule" if coupling.unknown else ""
-            raise InfeasibleTargetError(f"the model has no {target.cost.label} to save{unknown}")
+            raise InfeasibleTargetError(
+                f"the model has no {target.cost.label} to save{unknown}{_enclosed(coupling)}"
+            )
     equal = {group.name: np.zeros(group.size) for group in coupling.groups}
     smallest = _without({}, ranked(coupling, rooms, equal, {}, "global", [])[0])
     _check_met(coupling, rooms, targets, smallest, budget)
@@ -246,8 +254,14 @@ def _infeasible(
         f"cannot reach {asked}: with the least width in each of {n_rooms} groups {left} are left "
         f"({held} more groups are excluded or inexact{hint if n_inexact else ''}{narrower}). "
         f"What holds it: "
-        f"{holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}"
+        f"{holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}{_enclosed(coupling)}"
     )
+
+
+def _enclosed(coupling: Coupling) -> str:
+    """Say which nodes hold weights in subgraphs, which nothing is cut from."""
+    found = [f"{label} ({count:,})" for label, count in coupling.graph.enclosed.items()]
+    return f"; weights inside of subgraphs stay as they are: {', '.join(found)}" if found else ""
 
 
 def _cut_until(
@@ -281,8 +295,6 @@ def _record(
     coupling: Coupling, keep: Keep, budget: Budget, ranking: Ranking, criterion: str, seed: int
 ) -> PruningPlan:
     kept = {group.name: np.flatnonzero(units_left(group, keep)) for group in coupling.groups}
-    initializers = kept_indices(coupling, keep)
-    copies = coupling.graph.copies
     return PruningPlan(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
@@ -296,6 +308,5 @@ def _record(
             group.name: {"size": group.size, "kept": kept[group.name].tolist()}
             for group in coupling.groups
         },
-        initializers=initializers,
-        copies={name: copies[name] for name in initializers if name in copies},
+        **slices_of(coupling, keep, coupling.merged(keep)),
     )

@@ -23,10 +23,12 @@ LAYERS = (
     ("files", "axes", "sources", "user_code"),
     ("boundaries", "sizes", "ties"),
     ("unification",),
-    ("foreign", "node"),
-    ("folding",),
+    ("foreign", "node", "dense"),
+    ("export", "folding", "reading"),
+    ("copies",),
     ("canonical",),
     ("graph",),
+    ("contents",),
     ("runtime",),
     ("feeds",),
     ("shapes",),
@@ -99,7 +101,7 @@ A star stands for the modules of a folder that are not listed: operator families
 """
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
-SURGEON = {"canonical", "folding", "graph", "node"}
+SURGEON = {"canonical", "copies", "export", "folding", "graph", "node"}
 TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "logits", "axis_maps", "channel_start", "equivalent", "loading", "recover.fuse", "recover.least_squares", "recover.lockstep", "recover.match", "recover.norm_moments", "recover.norms", "recover.origins", "recover.refit", "recover.scores", "recover.targets", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.sparse", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
          "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes", "saliency.reads",
          "saliency.sweep", "saliency.taps"}  # fmt: skip

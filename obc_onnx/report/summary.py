@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.explain import AxisExplanation
+    from obc_onnx.graph import Graph
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.training.engine import Epoch
     from obc_onnx.verify import Check
@@ -63,6 +64,7 @@ class Inspection:
         explained: What an axis is tied to, where that was asked for.
         salient: The units that matter least and most, where scores were given.
         seconds: Of each stage.
+        notes: What lies outside of what was analysed.
     """
 
     model: str
@@ -75,6 +77,7 @@ class Inspection:
     explained: list[AxisExplanation]
     salient: list[Extremes]
     seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Write one JSON object."""
@@ -183,6 +186,17 @@ def note_on_blocks(block: int) -> str:
     return (
         f"widths that shrink are multiples of {block} channels, for speed{larger}: see --round-to"
     )
+
+
+def notes_on_graph(graph: Graph) -> list[str]:
+    """Say what of a model stays as it is, whatever is cut."""
+    notes = [
+        f"{label} has {count:,} weights in subgraphs, which stay as they are and have no MACs here"
+        for label, count in graph.enclosed.items()
+    ]
+    if graph.header.training_info:
+        notes.append("its training_info stays as it is, and may not fit weights that are cut")
+    return notes
 
 
 def notes_on_inexact(coupling: Coupling, keep: Keep) -> list[str]:

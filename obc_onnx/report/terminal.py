@@ -39,6 +39,8 @@ def inspection_text(inspection: Inspection) -> str:
     for frozen in inspection.frozen:
         console.print(f"  {frozen['where']}({frozen['size']})   frozen: {frozen['reason']}")
     _print_unknown(console, inspection.unknown)
+    for note in inspection.notes:
+        console.print(f"note: {note}")
     console.print(_seconds(inspection.seconds))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
+from obc_onnx.baseline import examine
 from obc_onnx.costs import COSTS
 from obc_onnx.data import Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
@@ -139,7 +140,9 @@ class Compression:
             if cut.no_twin:
                 self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
-        report = self._report(cut, result, held, checks, (sparse_epochs, epochs), recovery)
+        report = self._report(
+            cut, result, (samples, held), checks, (sparse_epochs, epochs), recovery
+        )
         found = Result(result, plan, report)
         if folder is not None:
             folder.keep_result(found)
@@ -322,16 +325,17 @@ class Compression:
         self,
         cut: Cut,
         result: Graph,
-        held: Samples | None,
+        samples: tuple[Samples | None, Samples | None],
         checks: list[Check],
         epochs: tuple[list[Epoch], list[Epoch]],
         recovery: list[Recovery],
     ) -> Report:
         graph, plan = cut.original.graph, cut.plan
-        scores, times = Change(None, None), Change(None, None)
+        times = Change(None, None)
         with self.clock("measure"):
-            if held is not None and held.labels is not None:
-                scores = Change(accuracy(graph, held), accuracy(result, held))
+            baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
+            self.warnings.extend(baseline.doubts)
+            after = None if samples[1] is None else accuracy(result, samples[1])
             if self.request.latency:
                 one = {name: (graph.batch or 1, *shape[1:]) for name, shape in cut.inputs.items()}
                 feed = random_feed(graph, one, self.request.seed)
@@ -344,7 +348,9 @@ class Compression:
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
-            accuracy=scores,
+            accuracy=Change(baseline.accuracy, after),
+            held_out=0 if samples[1] is None else len(samples[1]),
+            fed=baseline.fed,
             latency_ms=times,
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
+from obc_onnx.baseline import examine
 from obc_onnx.costs import COSTS
 from obc_onnx.data import Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
@@ -147,7 +148,9 @@ class Compression:
             if cut.no_twin:
                 self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
-        report = self._report(cut, result, held, checks, (sparse_epochs, epochs), recovery)
+        report = self._report(
+            cut, result, (samples, held), checks, (sparse_epochs, epochs), recovery
+        )
         found = Result(result, plan, report)
         if folder is not None:
             folder.keep_result(found)
@@ -329,19 +332,19 @@ class Compression:
         self,
         cut: Cut,
         result: Graph,
-        held: Samples | None,
+        samples: tuple[Samples | None, Samples | None],
         checks: list[Check],
         epochs: tuple[list[Epoch], list[Epoch]],
         recovery: list[Recovery],
     ) -> Report:
         graph, plan = cut.original.graph, cut.plan
-        scores = Change(None, None)
         with self.clock("measure"):
-            if held is not None and held.labels is not None:
-                scores = Change(accuracy(graph, held), accuracy(result, held))
+            baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
+            after = None if samples[1] is None else accuracy(result, samples[1])
             times = self._race(cut, result)
         doubts = [
-            *doubts_of_quality(measured=held is not None),
+            *baseline.doubts,
+            *doubts_of_quality(measured=samples[1] is not None),
             *doubts_of_widths(cut.coupling, cut.keep),
             *doubts_of_speed(times),
         ]
@@ -352,7 +355,9 @@ class Compression:
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
-            accuracy=scores,
+            accuracy=Change(baseline.accuracy, after),
+            held_out=0 if samples[1] is None else len(samples[1]),
+            fed=baseline.fed,
             latency_ms=Change(None, None) if times is None else Change(*times.medians_ms),
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),

@@ -7,6 +7,15 @@ RANKINGS: tuple[str, ...] = get_args(Ranking)
 FORMER_RANKINGS: dict[str, Ranking] = {"per-mac": "per-cost"}
 """Names that recorded experiments use; with a target of MACs alone they order units alike."""
 
+ImageLayout = Literal["NCHW", "NHWC"]
+IMAGE_LAYOUTS: tuple[str, ...] = get_args(ImageLayout)
+ImageColor = Literal["rgb", "bgr", "gray"]
+IMAGE_COLORS: tuple[str, ...] = get_args(ImageColor)
+ImageResize = Literal["stretch", "crop", "letterbox"]
+IMAGE_RESIZES: tuple[str, ...] = get_args(ImageResize)
+PIXEL_SCALE = 1 / 255
+"""What pixel values are multiplied by where the model takes floats."""
+
 TARGET_MACS = 0.5
 """Where no other target is given."""
 STEPS = 4

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,23 @@ def parse_shapes(
 
 
 def parse_numbers(
-    _context: click.Context, _parameter: click.Parameter, value: str
-) -> tuple[float, ...]:
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
     """Read `0.485,0.456,0.406`."""
     try:
-        return tuple(float(number) for number in value.split(","))
+        return None if value is None else tuple(float(number) for number in value.split(","))
     except ValueError:
         raise click.BadParameter(f"'{value}' is not a list of numbers") from None
+
+
+def parse_factor(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a number such as `0.5`, or a fraction such as `1/255`."""
+    try:
+        return None if value is None else float(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"'{value}' is neither a number nor one as 1/255") from None
 
 
 def parse_target(
@@ -121,6 +132,56 @@ seed_option = click.option(
 )
 
 
+image_options = combined(
+    click.option(
+        "--image-scale",
+        metavar="FACTOR",
+        callback=parse_factor,
+        help="Factor of pixel values, which are 0 to 255; 1 for a model that takes those. A model "
+        "of integers is fed them as they are.  [default: 1/255]",
+    ),
+    click.option(
+        "--image-mean",
+        metavar="A,B,C",
+        callback=parse_numbers,
+        help="Means that are subtracted after scaling, by channel or one for all.  [default: 0]",
+    ),
+    click.option(
+        "--image-std",
+        metavar="A,B,C",
+        callback=parse_numbers,
+        help="Deviations that scaled values less the mean are divided by, likewise.  [default: 1]",
+    ),
+    click.option(
+        "--image-layout",
+        type=click.Choice(defaults.IMAGE_LAYOUTS),
+        help="Place of the channels; told from the input's shape by default.",
+    ),
+    click.option(
+        "--image-color",
+        type=click.Choice(defaults.IMAGE_COLORS),
+        help="Order of the channels; rgb for 3 and gray for 1 by default.",
+    ),
+    click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
+    click.option(
+        "--image-resize",
+        type=click.Choice(defaults.IMAGE_RESIZES),
+        help="Way to fit pictures of other sizes: height and width apart, the short side with the "
+        "ends of the long one cut off, or the long side with the rest padded.  [default: stretch]",
+    ),
+    click.option(
+        "--image-crop",
+        metavar="SHARE",
+        type=float,
+        help="Share of the short side that crop leaves: 0.875 takes 224 of 256.  [default: 1]",
+    ),
+    click.option(
+        "--image-pad",
+        metavar="0..255",
+        type=int,
+        help="Pixel value that letterbox pads with.  [default: 0]",
+    ),
+)
 data_options = combined(
     click.option(
         "--data",
@@ -135,15 +196,9 @@ data_options = combined(
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=defaults.HOLDOUT,
         show_default=True,
-        help="Share of the data, from its end, that is only measured on.",
+        help="Share of the data, drawn from all classes, that is only measured on.",
     ),
-    click.option(
-        "--image-mean", metavar="A,B,C", callback=parse_numbers, default="0", show_default=True
-    ),
-    click.option(
-        "--image-std", metavar="A,B,C", callback=parse_numbers, default="1", show_default=True
-    ),
-    click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
+    image_options,
 )
 
 
@@ -243,7 +298,9 @@ def data_of(options: dict[str, Any]) -> DataOptions:
         source=options["data"],
         holdout=options["holdout"],
         evaluation=options["eval_data"],
-        images=ImageOptions(options["image_mean"], options["image_std"], options["image_size"]),
+        images=ImageOptions(
+            **{field.name: options[f"image_{field.name}"] for field in fields(ImageOptions)}
+        ),
     )
 
 

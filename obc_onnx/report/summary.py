@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.baseline import Fed
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.explain import AxisExplanation
     from obc_onnx.graph import Graph
@@ -100,6 +101,8 @@ class Report:
         targets: What might be left of each cost, see `plan.PruningPlan`.
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
         latency_ms: Median of one run in ONNX Runtime, where it was measured.
+        held_out: How many samples it was measured on.
+        fed: What the inputs were fed, where there is data.
         recovery: The steps of repair without training, and whether they were kept.
         notes: What was decided or left out, each with its reason.
         warnings: What makes the result doubtful, each as `what: its likely cause`; empty where all
@@ -117,6 +120,8 @@ class Report:
     params: Change
     file_bytes: Change
     accuracy: Change
+    held_out: int
+    fed: list[Fed]
     latency_ms: Change
     groups: list[GroupSummary]
     frozen: list[dict[str, Any]]

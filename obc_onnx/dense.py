@@ -86,7 +86,7 @@ def _zeros(array: NDArray[Any]) -> float:
 
 
 def _empty(sparse: onnx.SparseTensorProto) -> float:
-    return 1 - math.prod(sparse.values.dims) / max(math.prod(sparse.dims), 1)
+    return float(1 - math.prod(sparse.values.dims) / max(math.prod(sparse.dims), 1))
 
 
 def _sparse(array: NDArray[Any], tensor: onnx.TensorProto) -> onnx.SparseTensorProto:

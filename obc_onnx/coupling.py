@@ -121,17 +121,23 @@ class Coupling:
 
         Some axes hold the batch and units too, such as the heads of all samples. None where their
         positions are known for the batch of the analysis alone: where some operator hides it, the
-        graph splits it, or picks from it.
+        graph splits it or picks from it, or a weight is as long as it.
         """
         if self.batch is None or self.batch.size == size:
             return keep
-        if self.loses_batch or not isinstance(self.batch, Dim):
+        batch = set(leaves(self.batch))
+        cut = {dim for dim, kept in keep.items() if not kept.all()}
+        lasting = cut.union(*(self._dims(name) for name in self.graph.initializers))
+        if not batch.isdisjoint(lasting):
             return None
-        cut = {dim for dim, own in keep.items() if not own.all()}
-        exprs = {expr for axes in self.axes.values() for expr in axes}
-        if any(_picks(expr, self.batch) for expr in exprs if not cut.isdisjoint(leaves(expr))):
-            return None
-        return {**keep, self.batch: np.ones(size, np.bool_)}
+        for expr in {expr for axes in self.axes.values() for expr in axes}:
+            own = set(leaves(expr))
+            hides = self.loses_batch and not own <= lasting | batch
+            holds = not own.isdisjoint(batch)
+            if not own.isdisjoint(cut) and (hides or (holds and not _grows(expr, self.batch))):
+                return None
+        grown = {self.batch: np.ones(size, np.bool_)} if isinstance(self.batch, Dim) else {}
+        return {**keep, **grown}
 
     def kept_positions(self, keep: Keep) -> dict[str, dict[int, NDArray[np.int64]]]:
         """List what stays of every initializer that shrinks.
@@ -244,14 +250,15 @@ def _ports(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return node.inputs, node.outputs
 
 
-def _picks(expr: Expr, dim: Dim) -> bool:
-    """Say whether positions are picked from an axis that holds a dim."""
+def _grows(expr: Expr, batch: Expr) -> bool:
+    """Say whether the positions of an axis that holds the batch are known whatever its size."""
     match expr:
         case Product(factors=children) | Concat(parts=children):
-            return any(_picks(child, dim) for child in children)
+            return all(_grows(child, batch) for child in children)
         case Take(base=base):
-            return dim in leaves(base)
-    return False
+            return set(leaves(base)).isdisjoint(leaves(batch))
+        case Dim():
+            return expr is batch or expr not in leaves(batch)
 
 
 def _holds_take(expr: Expr) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import onnx
 from helpers import build
 from nets import make_static
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import onnx
 
 RNG = np.random.default_rng(3)
 
@@ -135,9 +136,7 @@ TOKENS = (
 def recurrent(op_type: str, gates: int, output: int, first: str = "Y") -> Row:
     """Let an output of a recurrent layer be `r`: all states, the last one, or the last cell."""
     names = [first, "Yh", "Yc"][: 3 if op_type == "LSTM" else 2]
-    text = (
-        f"xt = Transpose<perm=[1,0,2]>(x) {', '.join(names)} = {op_type}<hidden_size=8>(xt, W, R, B)"
-    )
+    text = f"xt = Transpose<perm=[1,0,2]>(x) {', '.join(names)} = {op_type}<hidden_size=8>(xt, W, R, B)"
     text += (
         " a = Squeeze(Y, one) r = Transpose<perm=[1,0,2]>(a)"
         if output == 0
@@ -166,30 +165,65 @@ SUMS = {name: row.model(IMAGE) for name, row in IMAGES.items()} | {
 }
 
 FOLDED_WEIGHTS = "float[6,8] wq, float[6,8] wk, float[6,8] wv, float[8,4] wo"
-SPREAD = {
-    "batch first": (
+
+
+class Layout(NamedTuple):
+    """Attention whose heads are folded into the batch.
+
+    Attributes:
+        spread: Text that makes each of `q`, `k` and `v` of `x`, shape [batch and heads, tokens, 4].
+        gather: Text that brings `a` back into the shape [batch, tokens, heads * 4], as `a3`.
+        constants: By name.
+        before: Text in front of all.
+    """
+
+    spread: str
+    gather: str
+    constants: Mapping[str, Any]
+    before: str = ""
+
+
+LAYOUTS = {
+    "batch first": Layout(
         "{0}0 = MatMul(x, w{0}) {0}1 = Reshape({0}0, cut) {0}2 = Transpose<perm=[0,2,1,3]>({0}1)"
         " {0} = Reshape({0}2, fold)",
         "a1 = Reshape(a, back) a2 = Transpose<perm=[0,2,1,3]>(a1) a3 = Reshape(a2, join)",
         {"cut": [0, 4, 2, 4], "fold": [-1, 4, 4], "back": [-1, 2, 4, 4], "join": [0, 4, -1]},
     ),
-    "sequence first": (
+    "sequence first": Layout(
         "{0}z = Transpose<perm=[1,0,2]>(x) {0}0 = MatMul({0}z, w{0}) {0}1 = Reshape({0}0, fold)"
         " {0} = Transpose<perm=[1,0,2]>({0}1)",
         "a1 = Transpose<perm=[1,0,2]>(a) a2 = Reshape(a1, join) a3 = Transpose<perm=[1,0,2]>(a2)",
         {"fold": [4, -1, 4], "join": [4, -1, 8]},
     ),
-    "heads before the batch": (
+    "heads before the batch": Layout(
         "{0}0 = MatMul(x, w{0}) {0}1 = Reshape({0}0, cut) {0}2 = Transpose<perm=[2,0,1,3]>({0}1)"
         " {0} = Reshape({0}2, fold)",
         "a1 = Reshape(a, back) a2 = Transpose<perm=[1,2,0,3]>(a1) a3 = Reshape(a2, join)",
         {"cut": [0, 4, 2, 4], "fold": [-1, 4, 4], "back": [2, -1, 4, 4], "join": [0, 4, -1]},
     ),
-    "windows": (
+    "windows": Layout(
         "{0}0 = MatMul(x, w{0}) {0}1 = Reshape({0}0, cut) {0}2 = Transpose<perm=[0,1,3,2,4]>({0}1)"
         " {0} = Reshape({0}2, fold)",
         "a1 = Reshape(a, back) a2 = Transpose<perm=[0,1,3,2,4]>(a1) a3 = Reshape(a2, join)",
         {"cut": [0, 2, 2, 2, 4], "fold": [-1, 2, 4], "back": [-1, 2, 2, 2, 4], "join": [0, 4, -1]},
+    ),
+    "computed sizes": Layout(
+        "{0}z = Transpose<perm=[1,0,2]>(x) {0}0 = MatMul({0}z, w{0}) {0}1 = Reshape({0}0, to)"
+        " {0} = Transpose<perm=[1,0,2]>({0}1)",
+        "a1 = Transpose<perm=[1,0,2]>(a) b1 = Unsqueeze(n, zero) back = Concat<axis=0>(l, b1, rest)"
+        " a2 = Reshape(a1, back) a3 = Transpose<perm=[1,0,2]>(a2)",
+        {"first": np.int64(0), "heads": np.int64(2), "zero": [0], "l": [4], "d": [4], "rest": [-1]},
+        "sizes = Shape(x) n = Gather(sizes, first) nh = Mul(n, heads) n1 = Unsqueeze(nh, zero)"
+        " to = Concat<axis=0>(l, n1, d)",
+    ),
+    "samples turned round": Layout(
+        "{0}0 = MatMul(xs, w{0}) {0}1 = Reshape({0}0, cut) {0}2 = Transpose<perm=[0,2,1,3]>({0}1)"
+        " {0} = Reshape({0}2, fold)",
+        "a1 = Reshape(a, back) a2 = Transpose<perm=[0,2,1,3]>(a1) a3 = Reshape(a2, join)",
+        {"cut": [0, 4, 2, 4], "fold": [-1, 4, 4], "back": [-1, 2, 4, 4], "join": [0, 4, -1],
+         "last": [-1], "far": [-1000], "zero": [0]},
+        "xs = Slice(x, last, far, zero, last)",
     ),
 }  # fmt: skip
 INSIDE = {
@@ -202,8 +236,8 @@ INSIDE = {
 
 def folded(layout: str, inside: str, batch: int | None) -> onnx.ModelProto:
     """Write attention whose heads are folded into the batch."""
-    spread, gather, constants = SPREAD[layout]
-    body = " ".join(spread.format(name) for name in "qkv")
+    spread, gather, constants, before = LAYOUTS[layout]
+    body = " ".join([before, *(spread.format(name) for name in "qkv")])
     more = ", float[4,6] wd, float[6] bd, float[6,4] we" if "wd" in INSIDE[inside] else ""
     row = Row(
         f"{body} kt = Transpose<perm=[0,2,1]>(k) s = MatMul(q, kt) p = Softmax(s)"
@@ -217,10 +251,8 @@ def folded(layout: str, inside: str, batch: int | None) -> onnx.ModelProto:
 
 
 FOLDED = {
-    f"{layout}{inside}": folded(layout, inside, None)
-    for layout in SPREAD
-    for inside in INSIDE
-} | {f"{layout} of one sample": folded(layout, "", 1) for layout in SPREAD}
+    f"{layout}{inside}": folded(layout, inside, None) for layout in LAYOUTS for inside in INSIDE
+} | {f"{layout} of one sample": folded(layout, "", 1) for layout in LAYOUTS}
 
 TWO = "net (float[N,3,6,6] x, float[N,3,6,6] z) => (float[N,4] y)"
 END = "pool = GlobalAveragePool(last) flat = Flatten(pool) y = Gemm<transB=1>(flat, fc)"
@@ -263,4 +295,11 @@ SHARED_TEXTS = {
 SHARED = {
     name: build(text, ZERO if "branch" in name else {}) for name, text in SHARED_TEXTS.items()
 }
+PAIRS = build(
+    "net (float[N,4,6] x) => (float y) <float[6,8] w, float[8] b, float[64,5] v, float[5,4] u> {"
+    " h0 = MatMul(x, w) h = Add(h0, b) t = Tanh(h) p = Reshape(t, pairs) d = MatMul(p, v)"
+    " e = Tanh(d) y = MatMul(e, u) }",
+    {"pairs": [-1, 64]},
+)
+"""Two samples make one row."""
 GRAPHS = SUMS | FOLDED | SHARED

@@ -5,24 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import onnx
 import pytest
 from helpers import analyse
 from nets import draw_keep, draw_samples
-from repair_graphs import GRAPHS, IMAGES, SUMS
+from repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SUMS
 
-from obc_onnx.axes import mask
+from obc_onnx.axes import count, mask
 from obc_onnx.pipeline import compress, verify
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import split
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
+from obc_onnx.recover.targets import kept_along
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import onnx
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 N_SAMPLES = 60
+HIDDEN = "samples turned round"
+"""A layout in which the analysis does not see where the batch goes."""
 
 
 class Cut(NamedTuple):
@@ -120,6 +123,45 @@ def test_what_is_compressed_verifies(name: str) -> None:
     samples = draw_samples(graph, N_SAMPLES)
     result = compress(graph, data=samples, budget=Budget(0.9))
     assert all(check.passed for check in verify(graph, result.model, result.plan))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 6])
+@pytest.mark.parametrize("name", [name for name in FOLDED if HIDDEN not in name])
+def test_what_stays_of_a_batch_is_what_an_analysis_of_that_batch_says(
+    name: str, batch: int
+) -> None:
+    coupling, keep = cut_of(name)[:2]
+    if coupling.graph.batch is not None:
+        assert coupling.at_batch(keep, batch) is keep
+        return
+    other = analyse(GRAPHS[name], batch).coupling
+    same = {other.by_name[group.name].dim: keep[group.dim] for group in coupling.groups}
+    found = coupling.at_batch(keep, batch)
+    assert found is not None
+    for value, axes in coupling.axes.items():
+        kept, wanted = kept_along(coupling, found, value), kept_along(other, same, value)
+        assert kept.keys() == wanted.keys()
+        assert all(np.array_equal(kept[axis], wanted[axis]) for axis in kept)
+        sizes = [count(axis, found) for axis in axes]
+        assert sizes == [count(axis, same) for axis in other.axes[value]]
+
+
+@pytest.mark.parametrize("name", [HIDDEN, f"{HIDDEN}, layers on heads"])
+def test_where_a_batch_that_is_hidden_went_is_known_at_its_own_size_alone(name: str) -> None:
+    coupling, keep = cut_of(name)[:2]
+    assert coupling.at_batch(keep, 3) is None
+    assert coupling.at_batch(keep, 2) is keep
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_a_weight_that_is_as_long_as_the_batch_is_for_one_batch(batch: int) -> None:
+    graph, _, coupling = analyse(PAIRS, batch)
+    keep: Any = draw_keep(coupling)
+    assert coupling.at_batch(keep, 6) is None
+    samples = draw_samples(graph, 3)  # fewer than a batch of 4
+    found, fits = refit(coupling, keep, remove_units(coupling, keep), samples, 0)
+    assert {fit.layer for fit in fits} == {"u"}
+    assert np.isfinite(found.initializers["u"]).all()
 
 
 def outputs_of(graph: Graph, samples: Samples, *names: str) -> list[Numbers]:

@@ -7,6 +7,7 @@ how many samples there are, since `affordable` says how many are taken.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,11 @@ class Lockstep:
             self._leave.setdefault(i, []).append(node)
         self._done = 0
 
+    @property
+    def n_chunks(self) -> int:
+        """How many chunks there are."""
+        return len(self._runs)
+
     @torch.no_grad()
     def advance(self, stop: int) -> None:
         """Run all nodes before place `stop` that have not run."""
@@ -71,6 +77,14 @@ class Lockstep:
                 for node in left:
                     del run.env[node]
         self._done = max(self._done, stop)
+
+    def fork(self) -> Lockstep:
+        """Return a run that goes on from here by itself: what it computes is not seen here."""
+        other, runs = copy.copy(self), [copy.copy(run) for run in self._runs]
+        for run in runs:
+            run.env = dict(run.env)
+        vars(other).update(_held=Counter(self._held), _runs=runs)
+        return other
 
     def values(self, name: str) -> list[Tensor]:
         """Return what each chunk has for an ONNX value whose node has run."""

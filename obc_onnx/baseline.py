@@ -197,9 +197,11 @@ def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def _doubts(answers: _Answers, fed: list[Fed]) -> list[str]:
     """Say why what is measured on held-out samples may mean little."""
     values = ", ".join(one.values for one in fed)
+    pictures = any(one.preparation for one in fed)
+    change = ": see --image-scale, --image-mean, --image-std, --image-color" if pictures else ""
     prepared = (
         f"the inputs differ from what it was trained on in range, mean and std, or order of "
-        f"channels (it was fed {values})"
+        f"channels (it was fed {values}{change})"
     )
     if answers.labels is not None:
         few = _doubts_about_number(answers.n_samples)

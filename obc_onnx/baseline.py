@@ -269,9 +269,9 @@ def _missing_classes(used: Samples, held: Samples) -> list[str]:
         missing = np.setdiff1d(others, own)
         if len(missing):
             found.append(
-                f"the {len(own):,} {name} hold none of {_listed(missing)}, which the others hold: "
-                f"too few samples of these were given, or too few are held out; give more, another "
-                f"--holdout, or --eval-data of every class"
+                f"the {name} ({len(own):,}) hold none of {_listed(missing)}, which the others hold:"
+                f" too few samples of these were given, or too few are held out; give more, another"
+                f" --holdout, or --eval-data of every class"
             )
     return found
 

@@ -121,9 +121,9 @@ def test_a_single_class_tells_nothing() -> None:
 def test_classes_that_one_part_lacks_are_named() -> None:
     held, used = answering(even(200) // 2, even(200) // 2), answering(even(400), even(400))
     (found,) = doubts(held, used)
-    assert "the 200 held-out samples hold none of classes 2, 3, which" in found
+    assert "the held-out samples (200) hold none of classes 2, 3, which" in found
     (found,) = doubts(used, held)
-    assert "the 200 samples to score, repair and train on hold none of classes 2, 3" in found
+    assert "the samples to score, repair and train on (200) hold none of classes 2, 3" in found
 
 
 def test_one_answer_without_labels_is_doubted_where_the_model_gives_probabilities() -> None:
@@ -196,7 +196,7 @@ def test_a_shipped_model_that_is_fed_another_range_is_doubted_in_the_last_line(
     shown = lines(model, tmp_path, "--data", pictures, "--image-scale", "1")
     assert not any("warning" in line for line in shown)
     assert any("fed: 'input' 0 to 255, float32 of 1 x 28 x 28" in line for line in shown)
-    assert any("accuracy on 120 held-out samples" in line for line in shown)
+    assert any("accuracy on 120 held out, %" in line for line in shown)
 
 
 def test_shuffled_labels_of_a_shipped_model_are_doubted(models: Path, tmp_path: Path) -> None:

@@ -197,9 +197,11 @@ def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def _doubts(answers: _Answers, fed: list[Fed]) -> list[str]:
     """Say why what is measured on held-out samples may mean little."""
     values = ", ".join(one.values for one in fed)
+    pictures = any(one.preparation for one in fed)
+    change = ": see --image-scale, --image-mean, --image-std, --image-color" if pictures else ""
     prepared = (
         f"the inputs differ from what it was trained on in range, mean and std, or order of "
-        f"channels (it was fed {values})"
+        f"channels (it was fed {values}{change})"
     )
     if answers.labels is not None:
         few = _doubts_about_number(answers.n_samples)
@@ -267,9 +269,9 @@ def _missing_classes(used: Samples, held: Samples) -> list[str]:
         missing = np.setdiff1d(others, own)
         if len(missing):
             found.append(
-                f"the {len(own):,} {name} hold none of {_listed(missing)}, which the others hold: "
-                f"too few samples of these were given, or too few are held out; give more, another "
-                f"--holdout, or --eval-data of every class"
+                f"the {name} ({len(own):,}) hold none of {_listed(missing)}, which the others hold:"
+                f" too few samples of these were given, or too few are held out; give more, another"
+                f" --holdout, or --eval-data of every class"
             )
     return found
 

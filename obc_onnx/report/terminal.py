@@ -75,7 +75,7 @@ def report_text(report: Report) -> str:
         _row(table, "latency, ms", report.latency_ms, digits=3)
     if report.accuracy.before is not None and report.accuracy.after is not None:
         before, after = 100 * report.accuracy.before, 100 * report.accuracy.after
-        name = f"accuracy on {report.held_out:,} held-out samples, %"
+        name = f"accuracy on {report.held_out:,} held out, %"
         table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
     console.print(table)
     console.print(_group_table(report.groups))
@@ -104,9 +104,8 @@ def _fed_text(fed: Fed) -> str:
     text = f"fed: {fed.values}, {fed.dtype} of {shape}"
     if fed.mean is not None and fed.std is not None:
         text += f", mean {fed.mean:.4g}, std {fed.std:.4g}"
-    return (
-        f"{text}, over {fed.n_samples:,} {fed.samples}; {fed.preparation or 'arrays, as they are'}"
-    )
+    how = fed.preparation or "arrays, as they are"
+    return f"{text} ({fed.n_samples:,} of the {fed.samples}); {how}"
 
 
 def plan_text(plan: PruningPlan, model: str) -> str:

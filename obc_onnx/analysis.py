@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from obc_onnx.errors import ModelError
+from obc_onnx.batch_guesses import check_named
+from obc_onnx.batching import batch_of_shapes
+from obc_onnx.errors import ModelError, RequestError
 from obc_onnx.graph import Graph
 from obc_onnx.inference import find_coupling
 from obc_onnx.shapes import infer_shapes, input_shapes
@@ -18,6 +20,7 @@ from obc_onnx.shapes import infer_shapes, input_shapes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from obc_onnx.batch_axes import Axes
     from obc_onnx.coupling import Coupling
     from obc_onnx.ops import RuleSet
 
@@ -54,17 +57,23 @@ def model_name(model: Model) -> str:
 
 
 def analyse(
-    graph: Graph, given: Mapping[str, Shape] | None, rules: RuleSet, clock: Clock
+    graph: Graph,
+    given: Mapping[str, Shape] | None,
+    rules: RuleSet,
+    clock: Clock,
+    named: Axes | None = None,
 ) -> tuple[Coupling, dict[str, Shape]]:
     """Find the coupling of a graph, and the input shapes that it holds for.
 
     Args:
-        graph: The model.
+        graph: The model; where its batch is not proven yet, that comes first.
         given: Sizes of dynamic inputs, by input name.
         rules: What is known of operators.
         clock: Keeps the seconds of "shapes" and "coupling".
+        named: The batch axis of inputs, where a user names it.
     """
     with clock("shapes"):
+        graph = settled(graph, given, named or {})
         inputs = input_shapes(graph, given)
         shapes = infer_shapes(graph, inputs)
     with clock("coupling"):
@@ -75,14 +84,33 @@ def analyse(
     return coupling, inputs
 
 
+def settled(graph: Graph, given: Mapping[str, Shape] | None, named: Axes) -> Graph:
+    """Return a graph whose batch is proven, by random inputs where no samples have proven it.
+
+    Raises:
+        RequestError: A name or an axis is not of the model, or a size contradicts the batch.
+    """
+    if not graph.batch_axes.proven:
+        check_named(graph, named)
+        declared = graph.batch_axes
+        likely = graph.with_batch(replace(declared, inputs={**declared.inputs, **named}))
+        graph = graph.with_batch(batch_of_shapes(likely, input_shapes(likely, given), named))
+    batch = graph.batch_axes
+    for name, shape in (given or {}).items():
+        axis = batch.inputs.get(name)
+        if batch.note and axis is not None and shape[axis] != batch.size:
+            raise RequestError(
+                f"input '{name}' cannot hold {shape[axis]} samples on axis {axis}, but "
+                f"{batch.size}: {batch.note}"
+            )
+    return graph
+
+
 def _shapes_of_one(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, Shape] | None:
     """Find shapes for a batch of one; None where the model does not take one."""
-    static = {p.name for p in graph.inputs if p.shape and isinstance(p.shape[0], int)}
-    one = {
-        name: shape if name in static or not shape else (1, *shape[1:])
-        for name, shape in inputs.items()
-    }
+    if graph.batch is not None:
+        return None
     try:
-        return infer_shapes(graph, one)
+        return infer_shapes(graph, graph.batch_axes.resized(inputs, 1))
     except ModelError:
         return None

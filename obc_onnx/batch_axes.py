@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from obc_onnx.node import Port
 
     Shape = tuple[int, ...]
@@ -46,17 +44,12 @@ class BatchAxes:
 
     def count(self, feed: Mapping[str, Any]) -> int:
         """Return how many samples a feed of arrays or tensors holds; 1 without a batch axis."""
-        sizes = (
-            feed[name].shape[axis]
-            for name, axis in self.inputs.items()
-            if axis is not None and name in feed
-        )
-        return next(sizes, 1)
+        return self.count_of({name: value.shape for name, value in feed.items()})
 
-    def of_output(self, array: NDArray[Any], name: str) -> int | None:
-        """Return the batch axis of an output's value, None where it has none."""
-        axis = self.outputs.get(name)
-        return axis if axis is not None and axis < array.ndim else None
+    def count_of(self, shapes: Mapping[str, Shape]) -> int:
+        """Return how many samples inputs of these shapes hold; 1 without a batch axis."""
+        sizes = (shapes[name][axis] for name, axis in self.inputs.items() if axis is not None)
+        return next(sizes, 1)
 
 
 def resized(shape: Shape, axis: int | None, count: int) -> Shape:

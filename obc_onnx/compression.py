@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.costs import COSTS
-from obc_onnx.data import Samples, open_samples, shapes_of
+from obc_onnx.data import Samples, known_by, open_samples, shapes_of
 from obc_onnx.errors import RequestError
-from obc_onnx.feeds import random_feed
 from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.planning import Budget, make_plan
@@ -41,6 +40,7 @@ from obc_onnx.verify import (
     check_weights,
     compare,
     digest_of,
+    latency_feed,
     require,
     verification_feed,
     why_no_twin,
@@ -154,7 +154,8 @@ class Compression:
         request = self.request
         with self.clock("load"):
             graph = load_model(model)
-            samples, held = open_samples(request.data, graph)
+            samples, held = open_samples(request.data, graph, request.batch_axes)
+            graph = known_by(graph, samples)
         if request.training is not None and samples is None:
             raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
         if request.recover in NEED_DATA and samples is None:
@@ -163,8 +164,11 @@ class Compression:
             )
         if request.training is not None and samples is not None:
             check_labels(request.training, labelled=samples.labels is not None)
-        shapes = {**shapes_of(graph, samples), **request.input_shape}
-        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
+        shapes = {**shapes_of(samples), **request.input_shape}
+        named = request.batch_axes
+        coupling, inputs = analyse(graph, shapes, request.rules, self.clock, named)
+        if coupling.graph.batch_axes.note:
+            self.notes.append(coupling.graph.batch_axes.note)
         return Opened(coupling, inputs, samples, held, coupling)
 
     def _folder(self, graph: Graph) -> RunFolder | None:
@@ -187,6 +191,7 @@ class Compression:
             "training": None if request.training is None else asdict(request.training),
             "recover": request.recover,
             "seed": request.seed,
+            "batch axes": dict(request.batch_axes),
         }
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
@@ -333,8 +338,7 @@ class Compression:
             if held is not None and held.labels is not None:
                 scores = Change(accuracy(graph, held), accuracy(result, held))
             if self.request.latency:
-                one = {name: (graph.batch or 1, *shape[1:]) for name, shape in cut.inputs.items()}
-                feed = random_feed(graph, one, self.request.seed)
+                feed = latency_feed(graph, held, cut.inputs, self.request.seed)
                 measured = latencies_ms({"before": graph, "after": result}, feed)
                 times = Change(measured["before"], measured["after"])
         return Report(

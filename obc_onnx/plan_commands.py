@@ -19,6 +19,7 @@ from obc_onnx.commands import (
 )
 from obc_onnx.options import (
     FILE,
+    batch_axis_option,
     budget_of,
     data_of,
     data_options,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @recover_option
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -79,6 +81,7 @@ def plan_command(
             scores=load_scores(scores),
             recover=options["recover"],
             input_shape=input_shape,
+            batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
         )
@@ -98,6 +101,7 @@ def plan_command(
 @recover_option
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -145,6 +149,7 @@ def apply_command(
 @group_options
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -177,6 +182,7 @@ def sensitivity_command(
         budget=groups_of(options),
         n_samples=n_samples,
         input_shape=input_shape,
+        batch_axes=options["batch_axes"],
         seed=seed,
         device=options["device"],
     )

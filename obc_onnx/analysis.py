@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -20,10 +20,13 @@ from obc_onnx.shapes import infer_shapes, input_shapes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from numpy.typing import NDArray
+
     from obc_onnx.batch_axes import Axes
     from obc_onnx.coupling import Coupling
     from obc_onnx.ops import RuleSet
 
+    Feed = Mapping[str, NDArray[Any]]
     Shape = tuple[int, ...]
 
 Model = str | Path | onnx.ModelProto | Graph
@@ -62,6 +65,7 @@ def analyse(
     rules: RuleSet,
     clock: Clock,
     named: Axes | None = None,
+    feed: Feed | None = None,
 ) -> tuple[Coupling, dict[str, Shape]]:
     """Find the coupling of a graph, and the input shapes that it holds for.
 
@@ -71,16 +75,17 @@ def analyse(
         rules: What is known of operators.
         clock: Keeps the seconds of "shapes" and "coupling".
         named: The batch axis of inputs, where a user names it.
+        feed: Samples, for shapes that only a run tells; random ones are tried without.
     """
     with clock("shapes"):
         graph = settled(graph, given, named or {})
         inputs = input_shapes(graph, given)
-        shapes = infer_shapes(graph, inputs)
+        shapes = infer_shapes(graph, inputs, _feed_of(graph, inputs, feed))
     with clock("coupling"):
         coupling = find_coupling(graph, shapes, rules)
     if coupling.loses_batch:
         with clock("shapes"):
-            coupling = replace(coupling, single=_shapes_of_one(graph, inputs))
+            coupling = replace(coupling, single=_shapes_of_one(graph, inputs, feed))
     return coupling, inputs
 
 
@@ -106,11 +111,26 @@ def settled(graph: Graph, given: Mapping[str, Shape] | None, named: Axes) -> Gra
     return graph
 
 
-def _shapes_of_one(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, Shape] | None:
+def _feed_of(
+    graph: Graph, shapes: Mapping[str, Shape], feed: Feed | None
+) -> dict[str, NDArray[Any]] | None:
+    """Return samples as inputs of the given shapes; None where they are of other sizes."""
+    if feed is None:
+        return None
+    batch = graph.batch_axes
+    places = [place % batch.count(feed) for place in range(batch.count_of(shapes))]
+    chosen = batch.chosen(feed, places)
+    return chosen if all(chosen[name].shape == shape for name, shape in shapes.items()) else None
+
+
+def _shapes_of_one(
+    graph: Graph, inputs: Mapping[str, Shape], feed: Feed | None
+) -> dict[str, Shape] | None:
     """Find shapes for a batch of one; None where the model does not take one."""
     if graph.batch is not None:
         return None
+    one = graph.batch_axes.resized(inputs, 1)
     try:
-        return infer_shapes(graph, graph.batch_axes.resized(inputs, 1))
+        return infer_shapes(graph, one, _feed_of(graph, one, feed))
     except ModelError:
         return None

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from obc_onnx.node import Port
 
+    Feed = dict[str, NDArray[Any]]
     Shape = tuple[int, ...]
     Axes = Mapping[str, int | None]
 
@@ -50,6 +53,13 @@ class BatchAxes:
         """Return how many samples inputs of these shapes hold; 1 without a batch axis."""
         sizes = (shapes[name][axis] for name, axis in self.inputs.items() if axis is not None)
         return next(sizes, 1)
+
+    def chosen(self, feed: Mapping[str, NDArray[Any]], places: Sequence[int]) -> Feed:
+        """Take samples out of a feed; one may be taken several times."""
+        return {
+            name: array if (axis := self.inputs[name]) is None else array.take(places, axis)
+            for name, array in feed.items()
+        }
 
 
 def resized(shape: Shape, axis: int | None, count: int) -> Shape:

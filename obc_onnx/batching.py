@@ -44,15 +44,15 @@ def random_pair(graph: Graph, guess: BatchAxes, shapes: Mapping[str, Shape], see
     except ModelError:
         pass
     try:
-        return pair_of(_chosen(random_feed(graph, one, seed), guess, [0, 0]), guess)
+        return pair_of(guess.chosen(random_feed(graph, one, seed), [0, 0]), guess)
     except ModelError:
         return pair_of(next(candidates(graph, two, seed)), guess)
 
 
 def pair_of(together: Feed, guess: BatchAxes) -> Pair:
     """Make a pair of a feed of two samples."""
-    first, second = (_chosen(together, guess, [place]) for place in range(2))
-    firsts, seconds = (_chosen(together, guess, [place] * 2) for place in range(2))
+    first, second = (guess.chosen(together, [place]) for place in range(2))
+    firsts, seconds = (guess.chosen(together, [place] * 2) for place in range(2))
     rng = np.random.default_rng(0)
     shaken = {
         name: (array * (1 + SHAKE * rng.standard_normal(array.shape))).astype(array.dtype)
@@ -61,14 +61,6 @@ def pair_of(together: Feed, guess: BatchAxes) -> Pair:
         for name, array in first.items()
     }
     return Pair(together, (first, second), (firsts, seconds), shaken)
-
-
-def _chosen(feed: Feed, guess: BatchAxes, places: Sequence[int]) -> Feed:
-    """Take samples out of a feed; one may be taken several times."""
-    return {
-        name: array if (axis := guess.inputs[name]) is None else array.take(places, axis)
-        for name, array in feed.items()
-    }
 
 
 def find_batch(
@@ -172,7 +164,7 @@ def _written_size(
     pair = pair_for(guess)
     for size in (2, *_spelled(graph)):
         try:
-            session.run(_chosen(pair.together, guess, [place % 2 for place in range(size)]))
+            session.run(guess.chosen(pair.together, [place % 2 for place in range(size)]))
         except ModelError:
             continue
         note = f"a run takes {size} samples, since that number is written inside the model"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.costs import COSTS
-from obc_onnx.data import Samples, known_by, open_samples, shapes_of
+from obc_onnx.data import Samples, first_of, known_by, open_samples, shapes_of
 from obc_onnx.errors import RequestError
 from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy, latencies_ms
@@ -166,7 +166,9 @@ class Compression:
             check_labels(request.training, labelled=samples.labels is not None)
         shapes = {**shapes_of(samples), **request.input_shape}
         named = request.batch_axes
-        coupling, inputs = analyse(graph, shapes, request.rules, self.clock, named)
+        coupling, inputs = analyse(
+            graph, shapes, request.rules, self.clock, named, first_of(samples)
+        )
         if coupling.graph.batch_axes.note:
             self.notes.append(coupling.graph.batch_axes.note)
         return Opened(coupling, inputs, samples, held, coupling)
@@ -251,7 +253,7 @@ class Compression:
         with self.clock("sparse learning"):
             graph, epochs = sparsify(coupling, samples, request.training, folder)
         shapes = {port.name: coupling.shapes[port.name] for port in coupling.graph.inputs}
-        return analyse(graph, shapes, request.rules, self.clock)[0], epochs
+        return analyse(graph, shapes, request.rules, self.clock, feed=first_of(samples))[0], epochs
 
     def _scorer(
         self, coupling: Coupling, samples: Samples | None
@@ -376,7 +378,7 @@ def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
     ]
     if not all(check.passed for check in checks):
         return checks  # what follows would only stumble over the same fault
-    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock)
+    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock, feed=cut.feed)
     for name, target in cut.plan.targets.items():
         cost = COSTS[name]
         full = cost(cut.coupling).full

@@ -258,11 +258,19 @@ def known_by(graph: Graph, samples: Samples | None) -> Graph:
     return graph.with_batch(samples.batch_axes)
 
 
+def first_of(samples: Samples | None) -> dict[str, NDArray[Any]] | None:
+    """Return as many samples as a run takes at least; None without any."""
+    if samples is None:
+        return None
+    return samples.feed(slice(0, samples.batch_axes.size or 1 if samples.batch_axes else 1))
+
+
 def shapes_of(samples: Samples | None) -> dict[str, tuple[int, ...]]:
     """Take input sizes besides the batch from the samples, which the model may leave open."""
-    if samples is None or samples.batch_axes is None:
+    first = first_of(samples)
+    if first is None or samples is None or samples.batch_axes is None:
         return {}
-    shapes = {name: array.shape for name, array in samples.feed(slice(0, 1)).items()}
+    shapes = {name: array.shape for name, array in first.items()}
     return samples.batch_axes.resized(shapes, samples.batch_axes.size or ANALYSIS_BATCH)
 
 

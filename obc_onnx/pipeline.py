@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.compression import Compression, Cut, check_result
-from obc_onnx.data import DataOptions, Samples, known_by, open_samples, shapes_of
+from obc_onnx.data import DataOptions, Samples, first_of, known_by, open_samples, shapes_of
 from obc_onnx.defaults import MEASURED_SAMPLES
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
@@ -262,7 +262,7 @@ def score(
     samples, _ = open_samples(DataOptions.of(data), graph, batch_axes)
     graph = known_by(graph, samples)
     shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes)
+    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
     how = scoring or Scoring()
     chosen = choose_criterion(criterion, samples, how)
     scene = make_scene(coupling, samples, how, seed, device)
@@ -309,7 +309,7 @@ def measure_sensitivity(
     graph = known_by(graph, samples)
     held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
     shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes)
+    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
     how = scoring or Scoring()
     chosen = choose_criterion(criterion, samples, how)
     saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})

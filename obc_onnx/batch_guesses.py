@@ -74,25 +74,38 @@ def _choices(
     rest = {port.name: _without_open(port, declared, sizes.get(port.name)) for port in ports}
     rest |= {name: [axis] for name, axis in named.items()}
     is_open = {
-        port.name: [axis for axis, size in enumerate(_sizes_of(port)) if isinstance(size, str)]
+        port.name: [axis for axis, size in enumerate(shape) if isinstance(size, str)]
         for port in ports
         if port.name not in named
+        if (shape := _sizes_of(port, sizes)) and _told(shape, sizes.get(port.name)) is None
     }
     seeds = sorted((axis, i) for i, p in enumerate(ports) for axis in is_open.get(p.name, ()))
     told = [(named[p.name], i) for i, p in enumerate(ports) if named.get(p.name) is not None]
     if not seeds and not told:
         yield [rest[port.name] for port in ports]
     for axis, number in told[:1] or seeds:
-        shape = ports[number].shape
-        symbol = "" if shape is None or axis is None else shape[axis]
+        declared_sizes = ports[number].shape
+        symbol = "" if declared_sizes is None or axis is None else declared_sizes[axis]
         yield [
             [axis] if i == number else _along(port, symbol, is_open.get(port.name, []), rest)
             for i, port in enumerate(ports)
         ]
 
 
-def _sizes_of(port: Port) -> tuple[int | str, ...]:
-    return ("",) if port.shape is None else port.shape
+def _sizes_of(port: Port, sizes: Mapping[str, Shape]) -> tuple[int | str, ...]:
+    """Return the declared sizes; of an input that declares none, as many open ones as it has."""
+    if port.shape is not None:
+        return port.shape
+    return ("",) * len(sizes.get(port.name, (1,)))
+
+
+def _told(declared: tuple[int | str, ...], found: Shape | None) -> int | None:
+    """Return the one static axis on which an array is of another size than the model takes."""
+    if found is None or len(found) != len(declared):
+        return None
+    pairs = enumerate(zip(declared, found, strict=True))
+    other = [axis for axis, (size, own) in pairs if isinstance(size, int) and size != own]
+    return other[0] if len(other) == 1 else None
 
 
 def _along(
@@ -107,13 +120,9 @@ def _along(
 
 
 def _without_open(port: Port, declared: BatchAxes, found: Shape | None) -> list[int | None]:
-    """Say which axis of an input of static shape holds samples."""
-    shape = port.shape or ()
-    if found is not None and len(found) == len(shape):
-        other = [axis for axis, size in enumerate(shape) if size != found[axis]]
-        if len(other) == 1:
-            return [other[0]]
-    return [declared.inputs.get(port.name)]
+    """Say which axis of an input holds samples, where none is open or a static one tells."""
+    told = _told(port.shape or (), found)
+    return [declared.inputs.get(port.name) if told is None else told]
 
 
 def _static_size(ports: Sequence[Port], axes: tuple[int | None, ...]) -> int | None:

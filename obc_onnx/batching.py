@@ -55,7 +55,7 @@ def pair_of(together: Feed, guess: BatchAxes) -> Pair:
     firsts, seconds = (guess.chosen(together, [place] * 2) for place in range(2))
     rng = np.random.default_rng(0)
     shaken = {
-        name: (array * (1 + SHAKE * rng.standard_normal(array.shape))).astype(array.dtype)
+        name: np.asarray(array * (1 + SHAKE * rng.standard_normal(array.shape)), array.dtype)
         if is_float(array.dtype)
         else array
         for name, array in first.items()
@@ -80,12 +80,17 @@ def find_batch(
         The first guess that holds. Where none does, the first with one sample for each run; if
         samples along it change each other, a model without a batch axis.
     """
-    if tried[0].size is not None:  # written into the inputs
-        return replace(tried[0], proven=True)
+    first = replace(tried[0], proven=True)
+    if first == replace(graph.batch_axes, proven=True) and first.size is not None:
+        return first  # written into the inputs, where it is expected
     try:
         session = Session(graph, optimize=False)
+        if first.size is not None:
+            places = [place % 2 for place in range(first.size)]
+            run = session.run(first.chosen(pair_for(first).together, places))
+            return replace(first, outputs=_of_fixed(run, first, first.size))
     except ModelError:
-        return replace(tried[0], proven=True)
+        return first
     worst: BatchAxes | None = None
     for guess in tried:
         free = guess.size is None
@@ -111,7 +116,7 @@ def _judge(
         alone = session.run(pair.alone[0])
     except ModelError:
         return None
-    single = replace(guess, size=1, outputs=_of_one(alone, guess))
+    single = replace(guess, size=1, outputs=_of_fixed(alone, guess, 1))
     try:
         runs = Runs(session, pair)
     except ModelError as error:
@@ -183,16 +188,15 @@ def _spelled(graph: Graph) -> list[int]:
     return sorted(number for number in found if 1 < number <= _LARGEST_BATCH)[:_MOST_SIZES]
 
 
-def _of_one(run: Mapping[str, Any], guess: BatchAxes) -> dict[str, int | None]:
-    """Say where outputs hold the one sample of a run: on their declared axis, where that is 1."""
-    return {
-        name: axis
-        if isinstance(run[name], np.ndarray)
-        and (axis := guess.outputs.get(name)) is not None
-        and run[name].shape[axis : axis + 1] == (1,)
-        else None
-        for name in run
-    }
+def _of_fixed(run: Mapping[str, Any], guess: BatchAxes, size: int) -> dict[str, int | None]:
+    """Say where outputs hold the samples of a run: on the declared axis or the only one so long."""
+    found: dict[str, int | None] = {}
+    for name, value in run.items():
+        shape = value.shape if isinstance(value, np.ndarray) else ()
+        fits = [axis for axis, found_size in enumerate(shape) if found_size == size]
+        declared = guess.outputs.get(name)
+        found[name] = declared if declared in fits else fits[0] if len(fits) == 1 else None
+    return found
 
 
 def batch_of_shapes(graph: Graph, shapes: Mapping[str, Shape], named: Axes) -> BatchAxes:
@@ -203,5 +207,5 @@ def batch_of_shapes(graph: Graph, shapes: Mapping[str, Shape], named: Axes) -> B
         shapes: Of every input; the size on the batch axis has no meaning.
         named: Axes that the user names.
     """
-    tried = list(guesses(graph.inputs, graph.batch_axes, named, {}))
+    tried = list(guesses(graph.inputs, graph.batch_axes, named, shapes))
     return find_batch(graph, tried, lambda guess: random_pair(graph, guess, shapes), named)

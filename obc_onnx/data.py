@@ -137,6 +137,8 @@ class Samples:
                 fixed[name] = array[:1][0]
             else:
                 inputs[name] = array
+        if any(batch_axes.inputs[name] is None for name in inputs):
+            batch_axes = replace(batch_axes, size=1)
         return replace(self, inputs=inputs, fixed=fixed, batch_axes=batch_axes)
 
     def batches(self, size: int) -> Iterator[slice]:

@@ -8,6 +8,7 @@ from obc_onnx.batch_guesses import check_named, guesses
 from obc_onnx.batching import find_batch, pair_of, random_pair
 from obc_onnx.errors import DataError
 from obc_onnx.sample_checks import check_content, check_layout, check_shape
+from obc_onnx.sources import LazyArray
 
 if TYPE_CHECKING:
     from obc_onnx.batch_axes import Axes, BatchAxes
@@ -31,8 +32,13 @@ def place(samples: Samples, graph: Graph, what: str, named: Axes) -> Samples:
         RequestError: An axis is named that the model does not have.
     """
     check_named(graph, named)
-    sizes = {name: array.shape for name, array in samples.inputs.items()}
-    ranks = {p.name: len(sizes[p.name] if p.shape is None else p.shape) for p in graph.inputs}
+    arrays = samples.inputs
+    ranks = {p.name: arrays[p.name].ndim if p.shape is None else len(p.shape) for p in graph.inputs}
+    sizes = {
+        name: array.shape
+        for name, array in arrays.items()
+        if not (isinstance(array, LazyArray) and array.source.apart)
+    }
     tried = list(guesses(graph.inputs, graph.batch_axes, named, sizes))
     if graph.batch_axes.proven:
         tried = [graph.batch_axes]
@@ -45,9 +51,12 @@ def place(samples: Samples, graph: Graph, what: str, named: Axes) -> Samples:
 
     def pair_for(guess: BatchAxes) -> Pair:
         placed = samples.placed(guess, ranks)
-        if len(placed) > 1:
+        if guess.size is None and len(placed) > 1:
             return pair_of(placed.feed(slice(0, 2)), guess)
-        return random_pair(graph, guess, {n: a.shape for n, a in placed.feed(slice(0, 1)).items()})
+        one = placed.feed(slice(0, 1))
+        if guess.size is not None:
+            return pair_of(guess.chosen(one, [0, 0]), guess)
+        return random_pair(graph, guess, {name: array.shape for name, array in one.items()})
 
     fits = [placed.batch_axes for placed in fitting if placed.batch_axes is not None]
     found = find_batch(graph, fits, pair_for, named)

@@ -29,11 +29,13 @@ class Source(ABC):
         shape: Of the array that holds all of them, [samples, ...].
         dtype: Of that array.
         remembers: Whether what was read once stays in memory.
+        apart: Whether each sample lies by itself, and not along an axis of what holds all.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     remembers = False
+    apart = True
 
     @abstractmethod
     def read(self, which: NDArray[np.int64]) -> NDArray[Any]:
@@ -131,6 +133,8 @@ class MappedFile(Source):
     Raises:
         DataError: It cannot be mapped.
     """
+
+    apart = False
 
     def __init__(self, path: Path, axis: int = 0) -> None:
         self._path, self._axis = path, axis

@@ -39,6 +39,17 @@ class BatchAxes:
     proven: bool = False
     note: str = field(default="", compare=False)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a report says: of a fixed number of samples, and of axes that are not the first."""
+        if all(axis == 0 for axis in self.inputs.values()):
+            return [self.note] if self.note else []
+        along = [f"axis {axis} of '{n}'" for n, axis in self.inputs.items() if axis is not None]
+        rest = [f"'{name}'" for name, axis in self.inputs.items() if axis is None]
+        found = [f"samples are on {' and '.join(along)}"] if along else []
+        found += [f"{' and '.join(rest)}: no axis holds samples"] if rest else []
+        return ["; ".join(found), *([self.note] if self.note else [])]
+
     def resized(self, shapes: Mapping[str, Shape], count: int) -> dict[str, Shape]:
         """Return the shapes of inputs that hold `count` samples."""
         return {

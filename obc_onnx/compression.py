@@ -169,8 +169,7 @@ class Compression:
         coupling, inputs = analyse(
             graph, shapes, request.rules, self.clock, named, first_of(samples)
         )
-        if coupling.graph.batch_axes.note:
-            self.notes.append(coupling.graph.batch_axes.note)
+        self.notes.extend(coupling.graph.batch_axes.notes)
         return Opened(coupling, inputs, samples, held, coupling)
 
     def _folder(self, graph: Graph) -> RunFolder | None:

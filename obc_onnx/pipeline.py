@@ -77,6 +77,7 @@ def inspect(
         groups=summarise_groups(coupling, {}),
         frozen=summarise_frozen(coupling),
         unknown=list(coupling.unknown),
+        batch=coupling.graph.batch_axes.notes,
         explained=[] if explained is None else explain(coupling, explained),
         salient=[] if scores is None else summarise_scores(scores.groups),
         seconds=clock.seconds,

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from helpers import build as build_at
 from helpers import public_model
 
 import obc_onnx
 from obc_onnx.analysis import Clock, analyse, settled
+from obc_onnx.cli import cli
 from obc_onnx.data import DataOptions, Samples, check_samples, known_by, load_samples, open_samples
 from obc_onnx.errors import DataError, RequestError, ShapeError
 from obc_onnx.graph import Graph
@@ -322,6 +324,33 @@ def test_measured_samples_lie_as_the_others_do() -> None:
 
 
 # Names and refusals.
+
+
+def test_the_command_line_names_axes(tmp_path: Path) -> None:
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    onnx.save(build(ONE_AT_A_TIME), model)
+    np.savez(data, x=drawn(T, N, 6))
+    shape, named = ["--input-shape", f"x:{T}x1x6"], ["--batch-axis", "x:1"]
+    small, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
+    cut = ["-o", str(small), "--plan-out", str(plan), "--data", str(data)]
+    for arguments, said in [
+        (["inspect", str(model), *shape], "change each other at GRU"),
+        (["inspect", str(model), *shape, *named], "samples are on axis 1 of 'x'"),
+        (["compress", str(model), *cut, *named], "samples are on axis 1 of 'x'"),
+        (["verify", str(model), str(small), "--plan", str(plan), *shape, *named], "masked"),
+        (["twin", str(model), "--print-code", *shape, *named], "def forward"),
+        (["score", str(model), "-o", str(tmp_path / "s.npz"), "--data", str(data), *named], ""),
+    ]:
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+        assert said in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("text", ["x", "x:", "x:-1", "x:two", ":1"])
+def test_a_malformed_name_is_a_usage_error(tmp_path: Path, text: str) -> None:
+    result = CliRunner().invoke(cli, ["inspect", str(tmp_path / "m.onnx"), "--batch-axis", text])
+    assert result.exit_code == 2
+    assert "is not of the form NAME:1 or NAME:none" in " ".join(result.output.split())
 
 
 def test_counts_that_differ_are_refused_with_their_axes() -> None:

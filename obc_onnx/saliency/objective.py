@@ -68,11 +68,15 @@ class Projections(Objective):
     What is drawn for a sample depends on the seed and its place only, so that neither the size of
     batches nor the number of processes changes the score. Of an output without a batch axis, what
     is drawn depends on the batches too.
+
+    Args:
+        seed: Of what is drawn.
+        axes: The batch axis of each output, or None.
     """
 
-    def __init__(self, graph: Graph, seed: int) -> None:
+    def __init__(self, seed: int, axes: Sequence[int | None]) -> None:
         self._seed = seed
-        self._axes = [graph.batch_axes.outputs.get(port.name) for port in graph.outputs]
+        self._axes = axes
 
     def __call__(self, outputs: Sequence[Tensor], which: slice) -> Tensor:
         """Sum over all float outputs."""
@@ -138,7 +142,8 @@ def make_objective(scene: Scene) -> Objective:
         return Given(graph, scoring.loss, samples.labels)
     kind = kind_of(scene)
     if kind == "output":
-        return Projections(graph, scene.seed)
+        axes = graph.batch_axes.outputs
+        return Projections(scene.seed, [axes.get(port.name) for port in graph.outputs])
     if kind == "pseudo":
         return CrossEntropy(graph, answers(graph, samples))
     if samples.labels is None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.baseline import examine
 from obc_onnx.costs import COSTS
-from obc_onnx.data import Samples, open_samples, shapes_of
+from obc_onnx.data import Samples, first_of, known_by, open_samples, shapes_of
 from obc_onnx.errors import RequestError
-from obc_onnx.feeds import random_feed
 from obc_onnx.graph import Graph
 from obc_onnx.latency import race
 from obc_onnx.max_drop import Judge, plan_within_drop
@@ -48,6 +47,7 @@ from obc_onnx.verify import (
     check_weights,
     compare,
     digest_of,
+    latency_feed,
     require,
     verification_feed,
     why_no_twin,
@@ -165,7 +165,8 @@ class Compression:
         request = self.request
         with self.clock("load"):
             graph = load_model(model)
-            samples, held = open_samples(request.data, graph)
+            samples, held = open_samples(request.data, graph, request.batch_axes)
+            graph = known_by(graph, samples)
         if request.training is not None and samples is None:
             raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
         if request.recover in NEED_DATA and samples is None:
@@ -174,8 +175,12 @@ class Compression:
             )
         if request.training is not None and samples is not None:
             check_labels(request.training, labelled=samples.labels is not None)
-        shapes = {**shapes_of(graph, samples), **request.input_shape}
-        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
+        shapes = {**shapes_of(samples), **request.input_shape}
+        named = request.batch_axes
+        coupling, inputs = analyse(
+            graph, shapes, request.rules, self.clock, named, first_of(samples)
+        )
+        self.notes.extend(coupling.graph.batch_axes.notes)
         return Opened(coupling, inputs, samples, held, coupling)
 
     def _folder(self, graph: Graph) -> RunFolder | None:
@@ -198,6 +203,7 @@ class Compression:
             "training": None if request.training is None else asdict(request.training),
             "recover": request.recover,
             "seed": request.seed,
+            "batch axes": dict(request.batch_axes),
         }
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
@@ -261,7 +267,7 @@ class Compression:
         with self.clock("sparse learning"):
             graph, epochs = sparsify(coupling, samples, request.training, folder)
         shapes = {port.name: coupling.shapes[port.name] for port in coupling.graph.inputs}
-        return analyse(graph, shapes, request.rules, self.clock)[0], epochs
+        return analyse(graph, shapes, request.rules, self.clock, feed=first_of(samples))[0], epochs
 
     def _scorer(
         self, coupling: Coupling, samples: Samples | None
@@ -341,7 +347,7 @@ class Compression:
         with self.clock("measure"):
             baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
             after = None if samples[1] is None else accuracy(result, samples[1])
-            times = self._race(cut, result)
+            times = self._race(cut, result, samples[1])
         doubts = [
             *baseline.doubts,
             *doubts_of_quality(measured=samples[1] is not None),
@@ -371,14 +377,13 @@ class Compression:
             seconds=self.clock.seconds,
         )
 
-    def _race(self, cut: Cut, result: Graph) -> Race | None:
+    def _race(self, cut: Cut, result: Graph, held: Samples | None) -> Race | None:
         """Time both models, where that was asked for or costs little."""
         asked = self.request.latency
         if asked is False:
             return None
         graph = cut.original.graph
-        one = {name: (graph.batch or 1, *shape[1:]) for name, shape in cut.inputs.items()}
-        feed = random_feed(graph, one, self.request.seed)
+        feed = latency_feed(graph, held, cut.inputs, self.request.seed)
         times = race(graph, result, feed, asked=asked is True)
         if times is None:
             self.notes.append("speed was not measured, since a run takes long: --latency does it")
@@ -400,7 +405,7 @@ def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
     ]
     if not all(check.passed for check in checks):
         return checks  # what follows would only stumble over the same fault
-    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock)
+    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock, feed=cut.feed)
     for name, target in cut.plan.targets.items():
         cost = COSTS[name]
         full = cost(cut.coupling).full

@@ -77,7 +77,7 @@ class Coupling:
         patches: Numbers that nodes spell out and that may have to be written anew.
         renumberings: Constant positions that nodes pick.
         unknown: Labels of nodes whose operator has no rule.
-        batch: The dynamic first axis of the inputs, None where it is static.
+        batch: The open axis of the inputs that holds the samples, None where it is static.
         loses_batch: Whether some operator hides which of its axes hold the batch.
         single: Shapes for one sample, where that is so; None where the batch can be followed.
     """

@@ -20,6 +20,7 @@ import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
 
+from obc_onnx.batch_axes import declared_axes
 from obc_onnx.canonical import canonical
 from obc_onnx.copies import merge_copies
 from obc_onnx.dense import make_sparse_again, without_sparse
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.batch_axes import BatchAxes
+
 MAX_PROTOBUF_BYTES = 2**31 - 1
 """Above this a model cannot be one protobuf message, and its weights go to a second file."""
 _PROTOBUF_SLACK = 2**24
@@ -59,6 +62,7 @@ class Graph:
         outputs: Graph outputs.
         copies: For each copy of an initializer that canonical form made, the one in the file.
         file_bytes: Size of that file with its external data, or None.
+        batch_axes: Where the samples are; what the model declares until `with_batch` knows better.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Graph:
         original: onnx.ModelProto,
         sha256: str | None = None,
         copies: Mapping[str, str] | None = None,
+        batch_axes: BatchAxes | None = None,
     ) -> None:
         self._surgeon = surgeon
         self._original = original
@@ -84,6 +89,7 @@ class Graph:
         fed = {tensor.name for tensor in surgeon.inputs} - set(self.initializers)
         self.inputs = tuple(port_of(value) for value in original.graph.input if value.name in fed)
         self.outputs = tuple(port_of(value) for value in original.graph.output)
+        self.batch_axes = batch_axes or declared_axes(self.inputs, self.outputs)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Graph:
@@ -120,12 +126,14 @@ class Graph:
 
     @property
     def batch(self) -> int | None:
-        """The size of the inputs' first axis where it is written into the model, else None.
+        """How many samples a run takes, None where any number will do."""
+        return self.batch_axes.size
 
-        An input with one axis or none holds no samples.
-        """
-        static = [port.shape[0] for port in self.inputs if port.shape and len(port.shape) > 1]
-        return next((size for size in static if isinstance(size, int)), None)
+    def with_batch(self, batch_axes: BatchAxes) -> Graph:
+        """Return this graph with what was found out of its batch."""
+        graph = Graph(self._surgeon, self._original, self._sha256, self.copies, batch_axes)
+        graph.file_bytes = self.file_bytes
+        return graph
 
     @cached_property
     def producers(self) -> dict[str, Node]:
@@ -286,7 +294,7 @@ class Graph:
             released.append(inputs[slot])
             inputs[slot] = tensors[name]
         self._drop_unused(copy, released, dispensable)
-        return Graph(copy, self._original, copies=self.copies)
+        return Graph(copy, self._original, None, self.copies, self.batch_axes)
 
     def known_as(self, other: Graph) -> Graph:
         """Return this graph under the hash and file size of another, which a plan is to be for.
@@ -294,7 +302,7 @@ class Graph:
         Args:
             other: The same network with other weights.
         """
-        graph = Graph(self._surgeon, self._original, other.sha256, self.copies)
+        graph = Graph(self._surgeon, self._original, other.sha256, self.copies, self.batch_axes)
         graph.file_bytes = other.file_bytes
         return graph
 
@@ -337,7 +345,7 @@ class Graph:
                 gs.Node(op_type, name, inputs=[node.inputs[slot], constant], outputs=[result]),
             )
             node.inputs[slot] = result
-        return Graph(copy, self._original, copies=self.copies)
+        return Graph(copy, self._original, None, self.copies, self.batch_axes)
 
     def to_model(self) -> onnx.ModelProto:
         """Export with the names, opsets, metadata and dynamic axes of the original model."""

@@ -47,6 +47,19 @@ def parse_shapes(
     return shapes
 
 
+def parse_axes(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, int | None]:
+    """Read `NAME:1` or `NAME:none` options; the last colon counts, since names may hold some."""
+    axes: dict[str, int | None] = {}
+    for value in values:
+        name, _, axis = value.rpartition(":")
+        if not name or not (axis.isdecimal() or axis == "none"):
+            raise click.BadParameter(f"'{value}' is not of the form NAME:1 or NAME:none")
+        axes[name] = None if axis == "none" else int(axis)
+    return axes
+
+
 def parse_numbers(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> tuple[float, ...] | None:
@@ -120,6 +133,15 @@ input_shape_option = click.option(
     multiple=True,
     callback=parse_shapes,
     help="Size of a dynamic input; may be given several times.",
+)
+batch_axis_option = click.option(
+    "--batch-axis",
+    "batch_axes",
+    metavar="NAME:AXIS|none",
+    multiple=True,
+    callback=parse_axes,
+    help="Axis of an input that holds samples, or none for one that is given once; found by "
+    "running the model where it is not named. May be given several times.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 latency_option = click.option(

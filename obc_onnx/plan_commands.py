@@ -19,6 +19,7 @@ from obc_onnx.commands import (
 )
 from obc_onnx.options import (
     FILE,
+    batch_axis_option,
     budget_of,
     data_of,
     data_options,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 @recover_option
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -80,6 +82,7 @@ def plan_command(
             scores=load_scores(scores),
             recover=options["recover"],
             input_shape=input_shape,
+            batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
         )
@@ -99,6 +102,7 @@ def plan_command(
 @recover_option
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -146,6 +150,7 @@ def apply_command(
 @group_options
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -178,6 +183,7 @@ def sensitivity_command(
         budget=groups_of(options),
         n_samples=n_samples,
         input_shape=input_shape,
+        batch_axes=options["batch_axes"],
         seed=seed,
         device=options["device"],
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from obc_onnx.analysis import Model, load_model
+from obc_onnx.analysis import Model, load_model, settled
 from obc_onnx.errors import ModelError
 from obc_onnx.feeds import random_feed
 from obc_onnx.files import replacing
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.batch_axes import Axes
     from obc_onnx.graph import Graph
     from obc_onnx.module import TorchTwin
 
@@ -49,6 +50,7 @@ class TwinProgram:
         model: Model,
         input_shape: Mapping[str, tuple[int, ...]] | None = None,
         rules: RuleSet = DEFAULT_RULES,
+        batch_axes: Axes | None = None,
     ) -> TwinProgram:
         """Build the twin of a model, and compare it with ONNX Runtime on random inputs.
 
@@ -56,11 +58,12 @@ class TwinProgram:
             model: A file, a loaded model, or a graph.
             input_shape: Sizes of dynamic inputs, by input name.
             rules: How torch computes each operator.
+            batch_axes: The axis of each input that holds samples, or None.
         Raises:
             UnsupportedOperatorError: Operators that torch cannot compute, all in one message.
             VerificationError: The twin computes something else than ONNX Runtime.
         """
-        graph = load_model(model)
+        graph = settled(load_model(model), input_shape, batch_axes or {})
         shapes = input_shapes(graph, input_shape)
         twin = build_twin(graph, infer_shapes(graph, shapes), rules)
         program = cls(graph, twin, random_feed(graph, shapes, 0))

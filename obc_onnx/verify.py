@@ -79,10 +79,13 @@ def compare(name: str, found: Feed, reference: Feed, graph: Graph) -> Check:
         reference: What they should be.
         graph: What computed them; its types decide how close they have to be.
     """
-    precision = precision_of(graph)
+    precision, axes = precision_of(graph), graph.batch_axes.outputs
     worst, worst_share = Check(name, passed=True), -1.0
     for output, expected in reference.items():
-        error, allowed = relative_error(found[output], expected), allowed_error(expected, precision)
+        error, allowed = (
+            relative_error(found[output], expected),
+            allowed_error(expected, precision, axes.get(output)),
+        )
         share = error / allowed if allowed else (float("inf") if error else 0.0)
         if share <= worst_share:
             continue
@@ -91,7 +94,7 @@ def compare(name: str, found: Feed, reference: Feed, graph: Graph) -> Check:
             detail = f"output '{output}': error {error:.3g} above {allowed:.3g}"
             if not np.isfinite(error):
                 detail += "; an output is not finite, or of another shape"
-        elif is_vacuous(expected, precision):
+        elif is_vacuous(expected, precision, axes.get(output)):
             detail = f"output '{output}' does not depend on the samples beyond rounding"
         worst = Check(name, error <= allowed, error, allowed, detail)
     return worst
@@ -309,3 +312,13 @@ def verification_feed(
     if held is None:
         return random_feed(graph, inputs, seed)
     return held.feed(slice(0, graph.batch or min(_VERIFIED_SAMPLES, len(held))))
+
+
+def latency_feed(
+    graph: Graph, held: Samples | None, inputs: Mapping[str, tuple[int, ...]], seed: int
+) -> Feed:
+    """Return what models are timed on: the smallest batch, of held-out samples where there are."""
+    size = graph.batch or 1
+    if held is None:
+        return random_feed(graph, graph.batch_axes.resized(inputs, size), seed)
+    return held.feed(slice(0, size))

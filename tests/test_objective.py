@@ -98,7 +98,7 @@ def test_projections_do_not_depend_on_the_size_of_batches(batch_size: int) -> No
 
 def test_projections_are_normal_and_their_own_for_every_output_and_sample() -> None:
     outputs = [torch.ones(3, 4000, requires_grad=True), torch.ones(3, 4000, requires_grad=True)]
-    Projections(5)(outputs, slice(10, 13)).backward()
+    Projections(5, [0, 0])(outputs, slice(10, 13)).backward()
     drawn = torch.stack([output.grad for output in outputs]).reshape(6, -1)
     assert (drawn.mean(1).abs() < 0.08).all()
     assert ((drawn.std(1) - 1).abs() < 0.05).all()

@@ -146,7 +146,7 @@ def _make_pair(
     dense, cut = (derived_twin(g, coupling).to(device) for g in (graph, pruned))
     for twin in (dense, cut):  # weights that are operands, too, reach sums
         twin.requires_grad_(False)  # noqa: FBT003 - torch's own
-    batch = next((s[0] for p in graph.inputs if (s := coupling.shapes[p.name])), 1)
+    batch = graph.batch_axes.count_of({p.name: coupling.shapes[p.name] for p in graph.inputs})
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it
     size = graph.batch or max(min(batch_size_of(graph), count // _CHUNKS), 1)

@@ -62,6 +62,7 @@ class Inspection:
     Attributes:
         macs: Multiply-accumulates of one sample.
         params: Elements of float initializers.
+        batch: Where the samples are, if not on the first axis of every input.
         explained: What an axis is tied to, where that was asked for.
         salient: The units that matter least and most, where scores were given.
         seconds: Of each stage.
@@ -75,6 +76,7 @@ class Inspection:
     groups: list[GroupSummary]
     frozen: list[dict[str, Any]]
     unknown: list[str]
+    batch: list[str]
     explained: list[AxisExplanation]
     salient: list[Extremes]
     seconds: dict[str, float]

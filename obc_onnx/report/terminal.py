@@ -26,6 +26,8 @@ def inspection_text(inspection: Inspection) -> str:
     """Render an inspection."""
     console = _console()
     console.print(f"{inspection.model}: {_si(inspection.macs)}MACs, {_si(inspection.params)}params")
+    for note in inspection.batch:
+        console.print(f"  {note}")
     n_units = sum(group.size for group in inspection.groups)
     console.print(f"\n{len(inspection.groups)} groups, {n_units} units")
     for group in inspection.groups:

@@ -66,12 +66,17 @@ class Projections(Objective):
     samples of equal weight the estimate is off by sqrt(2 / N) of itself, 6 % for 512.
 
     What is drawn for a sample depends on the seed and its place only, so that neither the size of
-    batches nor the number of processes changes the score. Of an output that does not lie along the
-    samples on its first axis, what is drawn depends on the batches too.
+    batches nor the number of processes changes the score. Of an output without a batch axis, what
+    is drawn depends on the batches too.
+
+    Args:
+        seed: Of what is drawn.
+        axes: The batch axis of each output, or None.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, axes: Sequence[int | None]) -> None:
         self._seed = seed
+        self._axes = axes
 
     def __call__(self, outputs: Sequence[Tensor], which: slice) -> Tensor:
         """Sum over all float outputs."""
@@ -83,14 +88,16 @@ class Projections(Objective):
         return torch.stack(terms).sum()
 
     def _drawn(self, output: Tensor, number: int, which: slice) -> Tensor:
-        n_samples = which.stop - which.start
-        by_sample = output.ndim > 0 and output.shape[0] == n_samples
-        shape = tuple(output.shape[1:] if by_sample else output.shape)
+        axis, n_samples = self._axes[number], which.stop - which.start
+        by_sample = axis is not None and output.ndim > axis and output.shape[axis] == n_samples
+        shape = list(output.shape)
+        if by_sample and axis is not None:
+            del shape[axis]
         drawn = [
             np.random.default_rng((self._seed, place, number)).standard_normal(shape, np.float32)
             for place in range(which.start, which.stop if by_sample else which.start + 1)
         ]
-        noise = torch.from_numpy(np.stack(drawn) if by_sample else drawn[0])
+        noise = torch.from_numpy(np.stack(drawn, axis or 0) if by_sample else drawn[0])
         return noise.to(output.device, output.dtype)
 
 
@@ -135,7 +142,8 @@ def make_objective(scene: Scene) -> Objective:
         return Given(graph, scoring.loss, samples.labels)
     kind = kind_of(scene)
     if kind == "output":
-        return Projections(scene.seed)
+        axes = graph.batch_axes.outputs
+        return Projections(scene.seed, [axes.get(port.name) for port in graph.outputs])
     if kind == "pseudo":
         return CrossEntropy(graph, answers(graph, samples))
     if samples.labels is None:

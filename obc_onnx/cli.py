@@ -29,6 +29,7 @@ from obc_onnx.options import (
     device_option,
     input_shape_option,
     json_option,
+    latency_option,
     plan_options,
     recover_option,
     seed_option,
@@ -90,7 +91,7 @@ def inspect(
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan, as JSON.")
-@click.option("--latency", is_flag=True, help="Time both models in ONNX Runtime.")
+@latency_option
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @scoring_options(alone=False)
@@ -108,7 +109,7 @@ def compress(
     output: Path,
     plan_out: Path | None,
     *,
-    latency: bool,
+    latency: bool | None,
     scores: Path | None,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -282,8 +283,9 @@ def twin(
     from obc_onnx.program import TwinProgram
 
     program = TwinProgram.of(model, input_shape, batch_axes=batch_axes)
-    if output is not None:
-        program.save(output)
+    note = "" if output is None else program.save(output)
+    if note:
+        click.echo(note, err=True)
     if print_code:
         click.echo(program.twin.code)
 

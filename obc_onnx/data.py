@@ -5,7 +5,7 @@ A source is one of these; `labels` are optional everywhere:
 - an `.npz` with one array per model input, and `labels`;
 - a folder with one `.npy` per model input, and `labels.npy`;
 - a `.tar` or a folder of them, laid out as WebDataset does: `archives` says how;
-- a folder of images in class subfolders.
+- a folder of images, in class subfolders or, without labels, straight in it.
 
 Arrays lie as the model takes them, with as many samples on the batch axis as there are. An input
 without such an axis, such as a number or a table, is given once for all samples; or with one axis
@@ -13,6 +13,10 @@ more in front, as one value for each sample, and then a run takes one.
 
 An `.npz` is held in memory. The others stay on disk, and a batch is read when it is asked for; of
 images, decoded pixels are kept as long as they fit.
+
+Samples often lie class by class, and what is looked at is often the first thousand. So they are put
+into a random order once, which the number of samples alone decides, and those to measure on are
+drawn from all classes: runs with other options or seeds measure on the same ones.
 """
 
 from __future__ import annotations
@@ -31,20 +35,21 @@ from obc_onnx.images import ImageOptions
 from obc_onnx.placing import check, place
 from obc_onnx.sample_checks import LABELS, check_labels
 from obc_onnx.shapes import ANALYSIS_BATCH
-from obc_onnx.sources import LazyArray
+from obc_onnx.sources import LazyArray, MemoryArray
 from obc_onnx.stored import listed, open_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from obc_onnx.batch_axes import Axes, BatchAxes
     from obc_onnx.graph import Graph
-    from obc_onnx.images import PixelScaling
+    from obc_onnx.images import Preparation
 
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What numpy and zipfile raise about a file; RuntimeError for an encrypted one."""
+_ORDER_SEED, _DRAW_SEED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class DataOptions:
 
     Attributes:
         source: A file or folder, see `data`, or samples; None works without data.
-        holdout: Share of it, from the end, that is only measured on.
+        holdout: Share of it, drawn from all classes, that is only measured on.
         evaluation: Samples to measure on instead.
         images: How pictures become an input.
     """
@@ -78,7 +83,7 @@ class Samples:
             [samples, ...], in memory or not. Until `placed` all inputs, as the model takes them.
         labels: Class indices, shape [samples], int64, or None.
         dtypes: The type that the model takes for each input.
-        scaling: For inputs that hold pictures, how to normalise them.
+        prepared: For inputs that hold pictures, how those are made.
         fixed: What the other inputs are given in every run.
         batch_axes: Where the model has the samples; None until `placed`.
     """
@@ -86,7 +91,7 @@ class Samples:
     inputs: Mapping[str, NDArray[Any] | LazyArray]
     labels: NDArray[np.int64] | None
     dtypes: Mapping[str, np.dtype[Any]]
-    scaling: Mapping[str, PixelScaling] = field(default_factory=dict)
+    prepared: Mapping[str, Preparation] = field(default_factory=dict)
     fixed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     batch_axes: BatchAxes | None = None
 
@@ -100,8 +105,8 @@ class Samples:
             DataError: One cannot be read.
         """
         feed = {name: array[which] for name, array in self.inputs.items()}
-        for name, scaling in self.scaling.items():
-            feed[name] = scaling.apply(feed[name])
+        for name, preparation in self.prepared.items():
+            feed[name] = preparation.scaled(feed[name])
         feed = {name: self._laid_out(name, array) for name, array in feed.items()}
         return {
             name: np.asarray(array, self.dtypes[name], order="C")
@@ -147,19 +152,25 @@ class Samples:
             yield slice(start, min(start + size, len(self)))
 
     def part(self, which: slice | NDArray[np.int64]) -> Samples:
-        """Return chosen samples as a set of their own; those on disk stay there."""
+        """Return chosen samples as a set of their own; they are neither read nor copied."""
         return replace(
             self,
-            inputs={
-                name: array.part(which) if isinstance(array, LazyArray) else array[which]
-                for name, array in self.inputs.items()
-            },
+            inputs={name: _part(array, which) for name, array in self.inputs.items()},
             labels=None if self.labels is None else self.labels[which],
         )
 
-    def split(self, holdout: float) -> tuple[Samples, Samples]:
-        """Cut off the last share of the samples, for measuring; the order is kept.
+    def mixed(self) -> Samples:
+        """Return all samples in a random order, the same for equal numbers of samples."""
+        return self.part(np.random.default_rng(_ORDER_SEED).permutation(len(self)))
 
+    def split(self, holdout: float) -> tuple[Samples, Samples]:
+        """Mix the samples, and set a share of them apart for measuring.
+
+        With labels each class gives about its share, and those of at least two samples at least
+        one, as far as there are places.
+
+        Returns:
+            The samples to work with, and those to measure on.
         Raises:
             DataError: One of the parts would be empty.
         """
@@ -169,7 +180,14 @@ class Samples:
                 f"{len(self)} samples cannot be split with holdout {holdout:g}: both parts need "
                 f"at least one"
             )
-        return self.part(slice(0, len(self) - n_held)), self.part(slice(len(self) - n_held, None))
+        mixed = self.mixed()
+        # not in the order of the mix: what is left of it would begin with the first classes done
+        drawn = np.random.default_rng(_DRAW_SEED).permutation(len(self))
+        if mixed.labels is not None:
+            drawn = drawn[np.argsort(_turns(mixed.labels[drawn]), kind="stable")]
+        held = np.zeros(len(self), np.bool_)
+        held[drawn[:n_held]] = True
+        return mixed.part(np.flatnonzero(~held)), mixed.part(np.flatnonzero(held))
 
 
 def load_samples(
@@ -182,18 +200,15 @@ def load_samples(
         graph: The model that they are for.
         images: Only for pictures.
         named: The batch axis of inputs, where it is named.
+    Returns:
+        The samples in the order in which they lie there.
     Raises:
         DataError: Something does not fit; the message is one sentence.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"data '{path}' does not exist")
-    if path.is_dir() or path.suffix == ".tar":
-        stored = open_stored(path, graph.inputs, images or ImageOptions())
-        samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.scaling)
-    else:
-        samples = _from_archive(path, graph)
-    return check_samples(samples, graph, f"data '{path}'", named)
+    images = images or ImageOptions()
+    samples = _opened(path, graph, images, named)
+    _check_use(images, [samples])
+    return samples
 
 
 def check_samples(
@@ -236,20 +251,25 @@ def open_samples(
     """Read the samples to work with, and those to measure on.
 
     Returns:
-        Both None without data.
+        Both in a random order, see `Samples.mixed`; None without data.
     Raises:
         DataError: They do not fit the model, or are too few to split.
     """
     if options.source is None:
         if options.evaluation is not None:
             raise DataError("samples to measure on need samples to work with: give --data too")
+        if options.images.given:
+            raise DataError(f"{', '.join(options.images.given)} need pictures: give --data too")
         return None, None
-    source = _opened(options.source, graph, options.images, named)
+    opened = [_opened(options.source, graph, options.images, named)]
+    if options.evaluation is not None:
+        placed = known_by(graph, opened[0])
+        opened.append(_opened(options.evaluation, placed, options.images, named))
+    _check_use(options.images, opened)
     if options.evaluation is None:
-        used, held = source.split(options.holdout)
+        used, held = opened[0].split(options.holdout)
     else:
-        placed = known_by(graph, source)
-        used, held = source, _opened(options.evaluation, placed, options.images, named)
+        used, held = (samples.mixed() for samples in opened)
     return _whole_batches(used), _whole_batches(held)
 
 
@@ -281,7 +301,52 @@ def _opened(
 ) -> Samples:
     if isinstance(source, Samples):
         return check_samples(source, graph, named=named)
-    return load_samples(source, graph, images, named)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"data '{path}' does not exist")
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"data '{path}' is neither a file nor a folder")
+    if path.is_dir() or path.suffix == ".tar":
+        stored = open_stored(path, graph.inputs, images)
+        samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.prepared)
+    else:
+        samples = _from_archive(path, graph)
+    return check_samples(samples, graph, f"data '{path}'", named)
+
+
+def _check_use(images: ImageOptions, opened: Sequence[Samples]) -> None:
+    """Check that options for pictures are not given where there are none."""
+    if images.given and not any(samples.prepared for samples in opened):
+        raise DataError(
+            f"the data holds arrays, which are fed as they are, and no pictures: leave "
+            f"{', '.join(images.given)} out"
+        )
+
+
+def _part(
+    array: NDArray[Any] | LazyArray, which: slice | NDArray[np.int64]
+) -> NDArray[Any] | LazyArray:
+    if isinstance(array, LazyArray):
+        return array.part(which)
+    return array[which] if isinstance(which, slice) else LazyArray(MemoryArray(array), which)
+
+
+def _turns(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return at which turn each sample is drawn: Webster's way to give classes their shares.
+
+    The first sample of a class comes before all later ones; one that is alone in it comes last.
+
+    Args:
+        labels: In the order in which samples of one class are drawn.
+    """
+    order = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    size = np.repeat(counts, counts)
+    rank = np.arange(len(labels)) - np.repeat(starts, counts)
+    spread = np.select([size == 1, rank == 0], [1.0, 0.0], (rank + 0.5) / size)
+    turns = np.empty(len(labels))
+    turns[order] = spread
+    return turns
 
 
 def _are_equal(array: NDArray[Any] | LazyArray) -> bool:

@@ -18,6 +18,7 @@ from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.planning import Budget
 from obc_onnx.report.summary import (
     Inspection,
+    notes_on_graph,
     summarise_frozen,
     summarise_groups,
     summarise_scores,
@@ -81,6 +82,7 @@ def inspect(
         explained=[] if explained is None else explain(coupling, explained),
         salient=[] if scores is None else summarise_scores(scores.groups),
         seconds=clock.seconds,
+        notes=notes_on_graph(graph),
     )
 
 
@@ -101,7 +103,7 @@ def compress(
     batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
-    latency: bool = False,
+    latency: bool | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Make a smaller model with the same inputs and outputs, and prove it.
@@ -120,12 +122,12 @@ def compress(
         recover: How to repair the cut network without training: "refit" solves every layer anew,
             "stats" measures norms anew or matches statistics, "fuse" makes up from norms or
             merges units and needs no data, "auto" is the first two, as far as they help on
-            held-out samples.
+            held-out samples, and without data what norms tell, where there are norms.
         input_shape: Sizes of dynamic inputs, by input name.
         batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch scores, repairs and trains.
-        latency: Whether to time both models.
+        latency: Whether to time both models; None does where it takes a few seconds at most.
         rules: What is known of operators.
     Returns:
         The model, its plan and its report. Nothing is written.
@@ -208,7 +210,7 @@ def apply(
     batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
-    latency: bool = False,
+    latency: bool | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Cut by a plan, repair with data, and prove the result: the second half of `compress`.

@@ -28,6 +28,7 @@ from obc_onnx.options import (
     groups_of,
     input_shape_option,
     json_option,
+    latency_option,
     plan_options,
     recover_option,
     seed_option,
@@ -96,7 +97,7 @@ def plan_command(
 @click.option("--plan", type=FILE, required=True, help="What to cut, as `plan` wrote it.")
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
-@click.option("--latency", is_flag=True, help="Time both models in ONNX Runtime.")
+@latency_option
 @data_options
 @recover_option
 @device_option
@@ -111,7 +112,7 @@ def apply_command(
     output: Path,
     plan_out: Path | None,
     *,
-    latency: bool,
+    latency: bool | None,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,

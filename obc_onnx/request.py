@@ -42,7 +42,7 @@ class Request:
     training: TrainingOptions | None = None
     run_dir: Path | None = None
     resume: bool = False
-    latency: bool = False
+    latency: bool | None = None
 
     @property
     def code(self) -> list[str | None]:

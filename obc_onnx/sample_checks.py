@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 LABELS = "labels"
 """What class indices are called among arrays."""
+_WITHOUT_LABELS = (
+    f"give samples without labels: no array '{LABELS}', no members .cls, and images straight in "
+    f"their folder"
+)
 _BLOCK_BYTES = 2**24
 """Values are looked at in blocks of about this size."""
 
@@ -105,12 +109,12 @@ def check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
     if n_classes is None:
         raise DataError(
             f"labels are given, but the model's first output '{output.name}' is not of shape "
-            f"[batch, classes]; leave '{LABELS}' out of the data"
+            f"[batch, classes]; {_WITHOUT_LABELS}"
         )
     if not is_float(output.dtype):
         raise DataError(
             f"labels are given, but the model's first output '{output.name}' is of type "
-            f"{output.dtype} and holds no class scores; leave '{LABELS}' out of the data"
+            f"{output.dtype} and holds no class scores; {_WITHOUT_LABELS}"
         )
     if labels.min() < 0 or labels.max() >= n_classes:
         raise DataError(

@@ -121,6 +121,26 @@ class LazyArray:
         return self.source.where(int(self._chosen[place]))
 
 
+class MemoryArray(Source):
+    """An array in memory, of which parts are no copies.
+
+    Args:
+        array: Shape [samples, ...].
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def read(self, which: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy samples out of the array."""
+        return self._array[which]
+
+    def where(self, place: int) -> str:
+        """Say which sample of the array it is."""
+        return f"sample {place}"
+
+
 class MappedFile(Source):
     """An `.npy` file with all samples.
 

@@ -13,7 +13,7 @@ from obc_onnx.measure import batch_size_of
 from obc_onnx.recover.error import spread_of
 from obc_onnx.runtime import Session
 from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -63,7 +63,7 @@ class Teacher:
         self.spreads = _spreads(runs if by_sample else [first], self._names)
         self._twin = None
         if device.type != "cpu" and not self._keeps:
-            twin = build_twin(graph, coupling.shapes, coupling.rules)
+            twin = derived_twin(graph, coupling)
             self._twin = twin.to(device).eval().requires_grad_(False)  # noqa: FBT003
 
     def outputs(self, which: NDArray[np.int64], feed: Mapping[str, NDArray[Any]]) -> list[Tensor]:

@@ -49,7 +49,12 @@ def guarded(kernels: str) -> dict[str, str]:
 def run(command: list[str], environment: Mapping[str, str]) -> str:
     """Run a child process, which has to end well."""
     done = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, timeout=900
+        [sys.executable, *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
     )
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout

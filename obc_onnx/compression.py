@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.request import Request
     from obc_onnx.run_folder import RunFolder
-    from obc_onnx.training.engine import Epoch
+    from obc_onnx.training.course import Epoch
 
     Shape = tuple[int, ...]
 
@@ -327,6 +327,8 @@ class Compression:
             trained = run_module(tuned.student, graph, cut.feed)
             found = Session(tuned.graph, optimize=False).run(cut.feed)
         check = compare("folded equals trained network", found, trained, graph)
+        self.notes.extend(tuned.notes)
+        self.warnings.extend(tuned.warnings)
         if request.training.equivalent is None and not request.training.recombines:
             self.notes.append(
                 "sliced weights were trained: compressors and decompressors gain where labels "

@@ -13,6 +13,7 @@ from obc_onnx.errors import RequestError
 from obc_onnx.feeds import random_feed
 from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy, latencies_ms
+from obc_onnx.noise import Reference
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
 from obc_onnx.recover.methods import NEED_DATA
@@ -41,6 +42,7 @@ from obc_onnx.verify import (
     check_weights,
     compare,
     digest_of,
+    doubts,
     require,
     verification_feed,
     why_no_twin,
@@ -139,6 +141,7 @@ class Compression:
             if cut.no_twin:
                 self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
+            self.warnings.extend(doubts(checks))
         report = self._report(cut, result, held, checks, (sparse_epochs, epochs), recovery)
         found = Result(result, plan, report)
         if folder is not None:
@@ -292,7 +295,6 @@ class Compression:
         request, graph = self.request, cut.coupling.graph
         if request.training is None or samples is None or request.training.epochs == 0:
             return cut.pruned, [], []
-        from obc_onnx.runtime import Session
         from obc_onnx.training.stage import tune
         from obc_onnx.twin import run_module
 
@@ -309,8 +311,8 @@ class Compression:
             )
         with self.clock("verify"):
             trained = run_module(tuned.student, graph, cut.feed)
-            found = Session(tuned.graph, optimize=False).run(cut.feed)
-        check = compare("folded equals trained network", found, trained, graph)
+            reference = Reference.of_outputs(tuned.graph, cut.feed)
+        check = compare("folded equals trained network", trained, reference)
         if request.training.equivalent is None and not request.training.recombines:
             self.notes.append(
                 "sliced weights were trained: compressors and decompressors gain where labels "

@@ -453,6 +453,30 @@ def test_a_number_of_samples_that_scales_outputs_is_noticed() -> None:
     assert "output 'y' of one depends on the other" in graph.batch_axes.note
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "m = ReduceMean<keepdims = 1>(c, zero) y = Sub(c, m)",
+        "m = ReduceMean<keepdims = 1>(c) p = Less(m, none) f = Cast<to = 1>(p) y = Mul(c, f)",
+    ],
+    ids=["a mean", "a condition"],
+)
+def test_samples_that_share_a_statistic_take_a_run_each(nodes: str) -> None:
+    """Their order does not matter, so that it is no time."""
+    text = f"""
+    net (float[N,8] x) => (float[N,3] y) <
+      float[8,16] u, float[16,3] v, int64[1] zero = {{0}}, float none = {{0}}
+    > {{ a = MatMul(x, u) b = Relu(a) c = MatMul(b, v) {nodes} }}"""
+    model, arrays = build(text), {"x": np.concatenate([drawn(N // 2, 8), drawn(N // 2, 8) + 3])}
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(N)
+        samples = check_samples(
+            Samples({"x": arrays["x"][order]}, None, {}), Graph.from_model(model)
+        )
+        assert samples.batch_axes is not None
+        assert samples.batch_axes.inputs == {"x": 0}
+
+
 def test_minus_one_is_an_open_size() -> None:
     model = build(SCALAR)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1

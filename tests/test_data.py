@@ -216,6 +216,8 @@ def test_each_class_gives_about_its_share_and_one_at_least(
     assert len(held) == n_held
     found = np.bincount(held.labels, minlength=len(sizes))
     several = [index for index, size in enumerate(sizes) if size > 1]
+    n_alone = sum(size == 1 for size in sizes)
+    assert found[np.array(sizes) == 1].sum() == max(n_held - (len(labels) - n_alone), 0)
     if n_held >= len(several):
         assert all(found[index] for index in several), "a class is missing that need not be"
     else:

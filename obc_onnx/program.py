@@ -75,7 +75,7 @@ class TwinProgram:
         return program
 
     def export(self) -> torch.export.ExportedProgram:
-        """Trace the twin; axes that the model leaves open stay so, or the first ones at least.
+        """Trace the twin; axes that the model leaves open stay so, or the batch at least.
 
         Raises:
             ModelError: torch cannot trace it.
@@ -103,19 +103,28 @@ class TwinProgram:
         try:
             return self._trace(axes), ""
         except ModelError as error:
-            first = {name: [axis for axis in own if axis == 0] for name, own in axes.items()}
-            if first == axes or not any(first.values()):
+            batch = self.graph.batch_axes.inputs
+            alone = {
+                name: [axis for axis in own if axis == batch[name]] for name, own in axes.items()
+            }
+            if alone == axes or not any(alone.values()):
                 raise
-            program = self._trace(first)
+            program = self._trace(alone)
             sizes = ", ".join(
-                f"'{name}' of {'x'.join(['?', *map(str, self.feed[name].shape[1:])])}"
+                f"'{name}' of {self._written(name)}"
                 for name, own in axes.items()
-                if own != first[name]
+                if own != alone[name]
             )
             return program, (
                 f"the program takes any batch, but only inputs {sizes}: {error}; give other sizes "
                 f"with --input-shape"
             )
+
+    def _written(self, name: str) -> str:
+        """Write the shape of an input, with the batch open."""
+        batch = self.graph.batch_axes.inputs[name]
+        sizes = enumerate(self.feed[name].shape)
+        return "x".join("?" if axis == batch else str(size) for axis, size in sizes)
 
     def _trace(self, opened: Mapping[str, Sequence[int]]) -> torch.export.ExportedProgram:
         """Trace with some axes of each input open, and compare at two sizes of them."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from helpers import build as build_at
 from helpers import public_model
@@ -222,6 +223,19 @@ def test_a_drop_is_measured_and_so_is_every_group(name: str) -> None:
 def test_a_twin_is_built(name: str) -> None:
     program = TwinProgram.of(build(NETS[name].text), SHAPES.get(name))
     assert program.graph.batch_axes.inputs == NETS[name].inputs
+
+
+@pytest.mark.parametrize("name", ["time-major GRU", "LSTM with its state"])
+def test_an_exported_twin_takes_any_batch(name: str) -> None:
+    program = TwinProgram.of(build(NETS[name].text), SHAPES.get(name))
+    module = program.export().module()
+    axes = NETS[name].inputs
+    for count in (3, 8):
+        feed = {key: array.take(range(count), axes[key]) for key, array in DATA[name].items()}
+        found = module(*(torch.from_numpy(feed[port.name]) for port in program.graph.inputs))
+        expected = Session(program.graph).run(feed)
+        for value, port in zip(found, program.graph.outputs, strict=True):
+            np.testing.assert_allclose(value.detach().numpy(), expected[port.name], atol=1e-4)
 
 
 def test_all_time_steps_count() -> None:

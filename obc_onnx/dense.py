@@ -82,7 +82,7 @@ def sparse_constants(model: onnx.ModelProto) -> dict[str, onnx.SparseTensorProto
 
 
 def _zeros(array: NDArray[Any]) -> float:
-    return 1 - np.count_nonzero(array) / max(array.size, 1)
+    return float(1 - np.count_nonzero(array) / max(array.size, 1))
 
 
 def _empty(sparse: onnx.SparseTensorProto) -> float:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from obc_onnx.folding import escaping
+from obc_onnx.folding import escaping, take_out
 from obc_onnx.node import domain_of, holds_weights
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _lift_identities(surgeon: gs.Graph, stays: AbstractSet[str]) -> None:
                 _rewire(user, target, source)
             node.inputs.clear()
             node.outputs.clear()
-            surgeon.nodes.remove(node)
+            take_out(surgeon, node)
 
 
 def _rewire(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:

@@ -82,11 +82,12 @@ def sparse_constants(model: onnx.ModelProto) -> dict[str, onnx.SparseTensorProto
 
 
 def _zeros(array: NDArray[Any]) -> float:
-    return 1 - np.count_nonzero(array) / max(array.size, 1)
+    return 1 - int(np.count_nonzero(array)) / max(array.size, 1)
 
 
 def _empty(sparse: onnx.SparseTensorProto) -> float:
-    return float(1 - math.prod(sparse.values.dims) / max(math.prod(sparse.dims), 1))
+    count, size = (int(math.prod(dims)) for dims in (sparse.values.dims, sparse.dims))
+    return 1 - count / max(size, 1)
 
 
 def _sparse(array: NDArray[Any], tensor: onnx.TensorProto) -> onnx.SparseTensorProto:

@@ -127,7 +127,7 @@ def fold_transposes(surgeon: gs.Graph, overridable: Collection[str]) -> None:
                 if tensor is value:
                     user.inputs[slot] = weight
         node.outputs.clear()
-        surgeon.nodes.remove(node)
+        take_out(surgeon, node)
 
 
 def _is_private_weight(
@@ -188,13 +188,18 @@ def _drop_idle(surgeon: gs.Graph, tensor: gs.Tensor, outputs: Collection[str]) -
                 released.extend(node.inputs)
                 node.inputs.clear()
                 node.outputs.clear()
-                surgeon.nodes.remove(node)
+                take_out(surgeon, node)
 
 
 def escaping(surgeon: gs.Graph) -> set[str]:
     """Name the values that are outputs, or that subgraphs know: their names have to stay."""
     inner = (name for graph in surgeon.subgraphs(recursive=True) for name in graph.tensors())
     return {tensor.name for tensor in surgeon.outputs}.union(inner)
+
+
+def take_out(surgeon: gs.Graph, node: gs.Node) -> None:
+    """Remove a node; graphsurgeon's own way compares it with every other one, piece by piece."""
+    del surgeon.nodes[next(place for place, own in enumerate(surgeon.nodes) if own is node)]
 
 
 def replace(surgeon: gs.Graph, node: gs.Node, *arrays: NDArray[Any] | None) -> None:
@@ -205,7 +210,7 @@ def replace(surgeon: gs.Graph, node: gs.Node, *arrays: NDArray[Any] | None) -> N
     for output, array in zip(outputs, arrays, strict=True):
         if array is not None:
             output.to_constant(array)
-    surgeon.nodes.remove(node)
+    take_out(surgeon, node)
 
 
 def _constant_nodes(surgeon: gs.Graph, values: Values) -> list[gs.Node]:

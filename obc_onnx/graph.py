@@ -1,6 +1,6 @@
 """Load, view, edit and save an ONNX model.
 
-Only this module and `canonical` touch onnx-graphsurgeon.
+What else touches onnx-graphsurgeon is below it: `canonical`, `folding`, `copies`, `export`, `node`.
 
 `Graph` is a value: edits return a new one. Its nodes are in topological order. Subgraphs stay where
 they are; what they use of the outer graph is listed in `Node.captures`.

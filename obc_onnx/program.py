@@ -75,50 +75,51 @@ class TwinProgram:
         return program
 
     def export(self) -> torch.export.ExportedProgram:
-        """Trace the twin; axes that the model leaves open stay so, or the batch at least.
+        """Trace the twin; axes that the model leaves open stay so.
 
         Raises:
             ModelError: torch cannot trace it.
             VerificationError: The program computes something else than ONNX Runtime.
         """
-        return self._export()[0]
+        return self._trace(self._open_axes)
 
     def save(self, path: Path) -> str:
         """Export, and write the program, which `torch.export.load` reads.
 
+        Where torch cannot keep all axes open, those of the batch stay so.
+
         Returns:
             Which sizes the program is for alone, empty where all axes stay open.
         """
-        program, note = self._export()
-        with replacing(path) as temporary:
-            torch.export.save(program, temporary)
-        return note
-
-    def _export(self) -> tuple[torch.export.ExportedProgram, str]:
-        """Trace with all open axes; where torch cannot, with those of the batch alone."""
-        axes = {
-            port.name: [axis for axis, size in enumerate(port.shape or ()) if isinstance(size, str)]
-            for port in self.graph.inputs
-        }
+        opened, note = self._open_axes, ""
+        batch = self.graph.batch_axes.inputs
+        alone = {name: [a for a in own if a == batch[name]] for name, own in opened.items()}
         try:
-            return self._trace(axes), ""
+            program = self.export()
         except ModelError as error:
-            batch = self.graph.batch_axes.inputs
-            alone = {
-                name: [axis for axis in own if axis == batch[name]] for name, own in axes.items()
-            }
-            if alone == axes or not any(alone.values()):
+            if alone == opened or not any(alone.values()):
                 raise
             program = self._trace(alone)
             sizes = ", ".join(
                 f"'{name}' of {self._written(name)}"
-                for name, own in axes.items()
+                for name, own in opened.items()
                 if own != alone[name]
             )
-            return program, (
+            note = (
                 f"the program takes any batch, but only inputs {sizes}: {error}; give other sizes "
                 f"with --input-shape"
             )
+        with replacing(path) as temporary:
+            torch.export.save(program, temporary)
+        return note
+
+    @property
+    def _open_axes(self) -> dict[str, list[int]]:
+        """Those of each input that the model leaves open."""
+        return {
+            port.name: [axis for axis, size in enumerate(port.shape or ()) if isinstance(size, str)]
+            for port in self.graph.inputs
+        }
 
     def _written(self, name: str) -> str:
         """Write the shape of an input, with the batch open."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 REASONS = {
-"a constant that is no initializer", "a sequence or an optional",
+"a constant of strings", "a sequence or an optional",
     "a step of training", "a value that is no tensor of numbers",
     "an encoded image", "features whose weights are attributes", "frequencies", "random numbers",
     "scores that a subgraph may change", "text",

@@ -135,9 +135,9 @@ def test_the_order_of_nodes_and_initializers_does_not_matter(text: str) -> None:
     model = MODELS[text]() if text in MODELS else build(text)
     result = compress(model, budget=0.7, criterion="l2")
     other = mutated(result.model, Mutation("", lambda _: None))
-    half = len(other.graph.node) // 2
+    branches = sorted(result.model.graph.node, key=lambda node: node.output[0][-1], reverse=True)
     for field, found in (
-        (other.graph.node, [*result.model.graph.node[half:], *result.model.graph.node[:half]]),
+        (other.graph.node, branches),
         (other.graph.initializer, list(result.model.graph.initializer)[::-1]),
     ):
         del field[:]

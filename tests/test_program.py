@@ -97,6 +97,45 @@ def test_what_torch_cannot_trace_is_a_model_error(
         TwinProgram.of(model).export()
 
 
+def test_where_torch_keeps_the_batch_alone_open_it_is_said(tmp_path: Path) -> None:
+    model = build(
+        'net (float[N,2,H,5] x) => (float[N,2,A,B] y) { y = Resize<mode="nearest">(x, , s) }',
+        {"s": np.array([1, 1, 1.5, 2], np.float32)},
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    arguments = ["twin", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "module.pt2")]
+    result = CliRunner().invoke(cli, [*arguments, "--input-shape", "x:1x2x6x5"])
+    assert result.exit_code == 0
+    assert result.stderr.startswith("the program takes any batch, but only inputs 'x' of ?x2x6x5:")
+    assert "at Resize 'y'" in result.stderr
+    module = torch.export.load(tmp_path / "module.pt2").module()
+    for batch in (1, 5):
+        x = np.random.default_rng(batch).standard_normal((batch, 2, 6, 5)).astype(np.float32)
+        (expected,) = run_onnx(Graph.from_model(model), {"x": x}).values()
+        np.testing.assert_allclose(module(torch.from_numpy(x))[0].numpy(), expected, rtol=1e-5)
+
+
+def test_both_branches_of_an_if_are_exported(tmp_path: Path) -> None:
+    text = (
+        "net (float[N,6] x, bool c) => (float[N,4] y) <float[4,6] w> {"
+        "  s = If(c) <then_branch = t () => (float[N,6] e) { e = Identity(x) },"
+        "  else_branch = f () => (float[N,6] g) { h = Abs(x) g = If(c) <"
+        "  then_branch = u () => (float[N,6] i) { i = Neg(h) },"
+        "  else_branch = v () => (float[N,6] j) { j = Add(h, x) }> }>"
+        "  y = Gemm<transB=1>(s, w) }"
+    )
+    graph = Graph.from_model(build(text))
+    TwinProgram.of(graph).save(tmp_path / "module.pt2")
+    module = torch.export.load(tmp_path / "module.pt2").module()
+    x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+    for chosen in (True, False):
+        condition = np.array(chosen)
+        (expected,) = run_onnx(graph, {"x": x, "c": condition}).values()
+        with torch.no_grad():
+            (found,) = module(torch.from_numpy(x), torch.from_numpy(condition))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_weights_are_written_back(model: Path) -> None:
     program = TwinProgram.of(model)
     again = program.twin.write_to(program.graph)

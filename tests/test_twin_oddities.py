@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from helpers import analyse, assert_close, build, run_onnx, run_twin
@@ -18,6 +17,7 @@ from obc_onnx.tensors import initializer_name
 from obc_onnx.twin import build_twin
 
 if TYPE_CHECKING:
+    import onnx
     from helpers import Feed
 
     from obc_onnx.module import TorchTwin
@@ -248,14 +248,3 @@ def test_what_onnx_runtime_does_in_its_own_way_is_refused(call: str, words: str)
     )
     with pytest.raises(UnsupportedOperatorError, match=words):
         twin_of(model)
-
-
-def test_sparse_initializers_are_refused() -> None:
-    model = build("net (float[N,3] x) => (float[N,3] y) { y = Mul(x, w) }", {"w": [1.0, 0.0, 2.0]})
-    dense = model.graph.initializer.pop()
-    values = onnx.numpy_helper.from_array(np.array([1.0, 2.0], np.float32), dense.name)
-    places = onnx.numpy_helper.from_array(np.array([0, 2]), "places")
-    sparse = onnx.helper.make_sparse_tensor(values, places, [3])
-    model.graph.sparse_initializer.append(sparse)
-    with pytest.raises(ModelError, match="'w' is sparse"):
-        Graph.from_model(model)

@@ -87,10 +87,10 @@ class EncodedImages(Frozen):
 
 
 class UnliftedConstants(Frozen):
-    """Constant nodes that do not become initializers: strings, sparse values, and outputs."""
+    """Constant nodes that do not become initializers, since they hold strings."""
 
     op_types = ("Constant",)
-    why = "a constant that is no initializer"
+    why = "a constant of strings"
 
 
 class ClassicalModels(Frozen):

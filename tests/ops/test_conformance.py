@@ -13,6 +13,7 @@ import torch
 from helpers import (
     TOLERANCE,
     assert_close,
+    assert_layers_are_linear,
     assert_pruned_equals_masked,
     assert_recount_agrees,
     assert_valid,
@@ -75,6 +76,12 @@ def test_the_twin_equals_onnx_runtime(case: Case) -> None:
     graph, shapes, _ = case.analysed
     feed = case.feed(generator(case), BATCH)
     assert_close(run_twin(graph, shapes, feed), run_onnx(graph, feed), case.tolerance)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.has_twin], ids=lambda case: case.id)
+def test_what_repair_takes_for_linear_is_linear(case: Case) -> None:
+    graph, _, coupling = case.analysed
+    assert_layers_are_linear(graph, coupling, case.feed(generator(case), BATCH))
 
 
 @pytest.mark.parametrize(

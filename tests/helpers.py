@@ -19,11 +19,13 @@ from obc_onnx.graph import Graph
 from obc_onnx.inference import find_coupling
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.oracle import Oracle
+from obc_onnx.recover.layers import find_layers
+from obc_onnx.recover.lockstep import Lockstep
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes, input_shapes
 from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.tensors import to_array, to_tensor
-from obc_onnx.twin import build_twin
+from obc_onnx.tensors import as_inputs, parameter_name, to_array, to_tensor
+from obc_onnx.twin import build_twin, derived_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -179,6 +181,32 @@ def leaves_no_axis_empty(coupling: Coupling, keep: Keep) -> bool:
 def removes_something(keep: Keep) -> bool:
     """Say whether any unit goes."""
     return any(not kept.all() for kept in keep.values())
+
+
+def assert_layers_are_linear(graph: Graph, coupling: Coupling, feed: Feed) -> int:
+    """Raise where a layer's weight times its inputs, and biases, is not its output; count layers."""
+    twin = derived_twin(graph, coupling)
+    layers = list(find_layers(coupling, graph, twin))
+    for layer in layers:
+        run = Lockstep(twin, [as_inputs(graph.inputs, feed)])
+        call = run.call(layer.node.key)
+        run.advance(run.calls[layer.node.key])
+        (arguments,) = run.arguments(layer.node.key)
+        x = torch.cat(list(layer.inputs(call, arguments, 4)))
+        added = layer.added(call, arguments)
+        run.advance(run.places[layer.output])
+        (y,) = run.preview(layer.output)
+        wanted = layer.outputs(y)
+        weight = twin.get_parameter(parameter_name(layer.weight)).detach()
+        matrix = layer.matrix(weight)
+        assert torch.equal(layer.weight_of(matrix, tuple(weight.shape)), weight)
+        rows = x.reshape(*wanted.shape[:-1], layer.blocks, -1)
+        found = torch.einsum("...gi,goi->...go", rows, matrix).flatten(-2)
+        if layer.bias is not None:
+            found = found + twin.get_parameter(parameter_name(layer.bias)).detach()
+        found = found if added is None else found + added
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    return len(layers)
 
 
 def relative_error(actual: NDArray, expected: NDArray) -> float:

@@ -66,3 +66,21 @@ def test_a_layer_too_large_to_solve_for_gets_its_means_back(
     assert np.abs(bare - wanted).max() > 0.1
     np.testing.assert_allclose(got, wanted, atol=0.02)
     assert np.abs(got - wanted).max() < np.abs(bare - wanted).max() / 5
+
+
+def test_a_weight_beside_a_bias_that_stays_is_solved_for_without_it() -> None:
+    """A bias of two layers, or one that is an output, is a fact for the weight."""
+    text = LARGE.replace("(float[N,5,4] y)", "(float[N,4] y, float[4] b2)").replace("N,5,7", "N,7")
+    text = text.replace("c2 = MatMul(t1, w2) y = Add(c2, b2)", "y = Gemm(t1, w2, b2)")
+    graph, cut, found, samples = repaired(text, "w1:1")
+    assert np.array_equal(found.initializers["b2"], cut.initializers["b2"])
+    feed = samples.feed(slice(0, 300))
+    wanted, t1 = (Session(g, outputs=[v]).run(feed)[v] for g, v in ((graph, "y"), (cut, "t1")))
+    wanted = wanted - cut.initializers["b2"]
+    best = np.linalg.lstsq(t1, wanted, rcond=None)[0]
+    errors = [
+        float(np.square(t1 @ weight - wanted).sum())
+        for weight in (cut.initializers["w2"], found.initializers["w2"], best)
+    ]
+    assert errors[1] < 0.9 * errors[0]
+    assert errors[1] < 1.02 * errors[2]

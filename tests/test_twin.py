@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from onnx import helper
 from torch import fx, nn
 
-from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.errors import InvariantError, UnsupportedOperatorError
 from obc_onnx.holding import weights_of
 from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.surgery import remove_units
 from obc_onnx.tensors import initializer_name, parameter_name, to_array, to_tensor
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import build_twin, derived_twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,9 +101,9 @@ def test_a_twin_pickles() -> None:
     again = pickle.loads(pickle.dumps(twin))
     assert torch.equal(again(image())[0], twin(image())[0])
     assert again.code == twin.code
-    assert [n.meta.get("onnx") for n in again.graph.nodes] == [
-        n.meta.get("onnx") for n in twin.graph.nodes
-    ]
+    for note in ("onnx", "slots", "value"):
+        notes = [[n.meta.get(note) for n in module.graph.nodes] for module in (again, twin)]
+        assert notes[0] == notes[1]
     for name, array in weights_of(twin, graph).items():
         np.testing.assert_array_equal(weights_of(again, graph)[name], array)
 
@@ -143,6 +144,14 @@ def test_every_node_knows_its_onnx_node() -> None:
     twin, graph = twin_of(NET)
     keys = [node.meta["onnx"][0] for node in twin.graph.nodes if "onnx" in node.meta]
     assert keys == [node.key for node in graph.nodes]
+
+
+def test_shapes_of_another_graph_are_refused() -> None:
+    graph, shapes, coupling = analyse(build(NET))
+    keep = {group.dim: np.arange(group.size) > 0 for group in coupling.groups}
+    with pytest.raises(InvariantError, match="another graph"):
+        build_twin(remove_units(coupling, keep), shapes, DEFAULT_RULES)
+    assert derived_twin(graph, coupling)(image())[0].shape == (2, 4)
 
 
 def test_weights_are_parameters_and_the_rest_are_buffers() -> None:

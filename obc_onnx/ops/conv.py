@@ -52,6 +52,10 @@ class Conv(Rule):
         """Run torch's convolution; asymmetric pads are padded first."""
         return Call(conv, _geometry(context), context.given(0, 1, 2))
 
+    def is_linear(self, node: Node) -> bool:  # noqa: ARG002
+        """Say so: there is nothing else."""
+        return True
+
     def patches(self) -> Callable[..., Tensor]:
         """Cut the padded input into what each output element sees."""
         return conv_patches
@@ -91,6 +95,10 @@ class ConvTranspose(Rule):
             "output_shape": node.integers("output_shape"),
         }
         return Call(conv_transpose, constants, context.given(0, 1, 2))
+
+    def is_linear(self, node: Node) -> bool:  # noqa: ARG002
+        """Say so: there is nothing else."""
+        return True
 
     def patches(self) -> Callable[..., Tensor]:
         """Spread the input by each element of a filter alone."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from obc_onnx.ops.rule import Shape
 
 _ELLIPSIS = "..."
+_PAIR = 2
 
 
 class Einsum(Rule):
@@ -44,6 +45,10 @@ class Einsum(Rule):
         slots = tuple(range(len(context.node.inputs)))
         terms, result = _parse(context.node, [context.rank(slot) for slot in slots])
         return Call(einsum, {"terms": terms, "result": result}, slots)
+
+    def is_linear(self, node: Node) -> bool:
+        """Say whether a weight and an input are all that is multiplied."""
+        return len(node.inputs) == _PAIR
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
         """Add up the products of two operands."""

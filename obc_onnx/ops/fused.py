@@ -71,6 +71,10 @@ class FusedConv(Conv):
                 context.unify(own, other)
         return [y]
 
+    def is_linear(self, node: Node) -> bool:  # noqa: ARG002
+        """Say no: the output is that of an activation."""
+        return False
+
     def forward(self, context: ForwardContext) -> Call:
         """Convolve, add, and activate."""
         node = context.node
@@ -91,6 +95,10 @@ class FusedGemm(Gemm):
         outputs = super().couple(seen)
         context.roles.extend(_behind(seen, hidden=False))
         return outputs
+
+    def is_linear(self, node: Node) -> bool:  # noqa: ARG002
+        """Say no: the output is that of an activation."""
+        return False
 
     def forward(self, context: ForwardContext) -> Call:
         """Multiply, add, and activate."""
@@ -135,6 +143,10 @@ class FusedMatMul(MatMul):
         node = context.node
         orders = tuple(_order(node, slot, context.rank(slot)) for slot in (0, 1))
         return Call(fused_matmul, {"orders": orders, "alpha": node.number("alpha", 1.0)}, (0, 1))
+
+    def is_linear(self, node: Node) -> bool:
+        """Say whether nothing is scaled."""
+        return node.number("alpha", 1.0) == 1.0
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Count those of the transposed operands."""

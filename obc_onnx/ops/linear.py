@@ -50,6 +50,10 @@ class Gemm(Rule):
         }
         return Call(gemm, constants, operands)
 
+    def is_linear(self, node: Node) -> bool:
+        """Say whether nothing is scaled."""
+        return node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
+
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Every output element takes one product per contracted position."""
         return math.prod(outputs[0]) * inputs[0][0 if node.integer("transA", 0) else 1]
@@ -74,6 +78,10 @@ class MatMul(Rule):
         import torch
 
         return Call(torch.matmul, inputs=(0, 1))
+
+    def is_linear(self, node: Node) -> bool:  # noqa: ARG002
+        """Say so: there is nothing else."""
+        return True
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
         """Every output element takes one product per contracted position."""

@@ -95,6 +95,13 @@ class Rule(ABC):
     def forward(self, context: ForwardContext) -> Call:
         """Say how torch computes the node."""
 
+    def is_linear(self, node: Node) -> bool:  # noqa: ARG002
+        """Say whether the output is a weight times an input, and a bias: repair solves for it.
+
+        A rule that is derived from another one, and computes more, has to say so.
+        """
+        return False
+
     def patches(self) -> Callable[..., Any] | None:
         """Return what lays out inputs as the filters of a convolution meet them; else None.
 

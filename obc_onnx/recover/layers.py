@@ -35,6 +35,7 @@ class Layer:
         weight: Its initializer.
         own: Whether no other layer uses the weight, so that it may change.
         bias: The initializer of its bias, of shape [outputs]; None where there is none of its own.
+        addend: The slot of a bias that is not its own; None where there is none.
         slot: Where the input enters.
         reads: The axis of the input that is contracted.
         writes: The axis of the output along which the weight's outputs lie.
@@ -50,6 +51,7 @@ class Layer:
     weight: str
     own: bool
     bias: str | None
+    addend: int | None
     slot: int
     reads: int
     writes: int
@@ -92,6 +94,13 @@ class Layer:
         for start in range(0, len(x), together):
             part = x[start : start + together]
             yield self.patches(part, arguments[1 - own], **call.kwargs)
+
+    def added(self, call: fx.Node, arguments: tuple[Any, ...]) -> Tensor | None:
+        """Return what is added to the product and stays; its last axis is that of the outputs."""
+        if self.addend is None:
+            return None
+        value: Tensor = arguments[call.meta["slots"].index(self.addend)]
+        return value
 
     def outputs(self, y: Tensor) -> Tensor:
         """Lay out outputs, shape [samples, *positions, outputs]."""
@@ -174,23 +183,23 @@ def _layer(
         return None
     read, written = reads[0], writes[0]
     rule, rank = coupling.rules.find(node), graph.initializers[node.inputs[slot]].ndim
-    patches = None if rule is None else rule.patches()
+    if rule is None or not rule.is_linear(node):
+        return None
+    patches = rule.patches()
     flat = len(coupling.shapes[node.key]) < _MATRIX
     placed = _at(read.tap, "input") and _at(written.tap, "output")
     if flat or not placed or (rank != _MATRIX and patches is None):
-        return None
-    if node.number("alpha", 1.0) != 1.0 or node.number("beta", 1.0) != 1.0:
         return None
     assert read.tap is not None
     assert written.tap is not None
     if patches is None and not _same_rows(coupling, node, read.tap, written.tap):
         return None
-    weight, output, bias = node.inputs[slot], node.key, ""
+    weight, output, bias, addend = node.inputs[slot], node.key, "", None
     width = graph.initializers[weight].shape[written.axis]
     if written.bias is not None and node.has_input(written.bias):
         bias = node.inputs[written.bias]
         if not _is_bias(graph, bias, alone=alone):
-            return None
+            bias, addend = "", written.bias
     elif written.tap.axis == len(coupling.shapes[output]) - 1:
         bias, output = _bias_behind(graph, output, width, alone=alone)
     blocks = 1 if patches is None else node.integer("group", 1)
@@ -198,7 +207,7 @@ def _layer(
     first = written.axis == 0
     width = width if first else width * blocks
     reach = graph.initializers[weight].size // width
-    matrix = (*place, first, width, reach, blocks, patches)
+    matrix = (addend, *place, first, width, reach, blocks, patches)
     return Layer(node, output, weight, _is_alone(graph, weight), bias or None, *matrix)
 
 

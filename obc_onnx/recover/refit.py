@@ -321,7 +321,8 @@ class _Rows:
     def of(self, i: int, rng: np.random.Generator, *, biased: bool) -> tuple[Tensor, Tensor]:
         """Return inputs [blocks, rows, inputs] and outputs [blocks, rows, outputs] of a chunk."""
         layer = self._layer
-        y = self._wanted(i)
+        added = layer.added(self._call, self._arguments[i])
+        y = self._wanted(i) if added is None else self._wanted(i) - wide(added)
         shape, n_samples = y.shape[1:-1], len(y)
         places = int(np.prod(shape))
         wanted = max(_ROWS // (n_samples * self.n_chunks), 1)

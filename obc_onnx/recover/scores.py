@@ -101,7 +101,7 @@ def find_scores(
     products = [node for node in graph.nodes if _is_cut(coupling, keep, graph, node)]
     if not products:
         return []
-    fit = [layer for layer in layers if layer.own and layer.blocks == 1]
+    fit = [v for v in layers if v.own and v.blocks == 1 and v.addend is None]
     run = Origins(twin, graph, fit)
     run.follow(inputs)
     calls = calls_of(twin)

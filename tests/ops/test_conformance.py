@@ -13,6 +13,7 @@ import torch
 from helpers import (
     TOLERANCE,
     assert_close,
+    assert_layers_are_linear,
     assert_pruned_equals_masked,
     assert_recount_agrees,
     assert_valid,
@@ -25,8 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from obc_onnx.axes import leaves
 from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.recover.lockstep import Lockstep
+from obc_onnx.runtime import Session
+from obc_onnx.shapes import known_types
 from obc_onnx.surgery import remove_units
-from obc_onnx.twin import build_twin
+from obc_onnx.tensors import as_inputs
+from obc_onnx.twin import build_twin, derived_twin
 
 if TYPE_CHECKING:
     from ops.cases import Case
@@ -75,6 +80,27 @@ def test_the_twin_equals_onnx_runtime(case: Case) -> None:
     graph, shapes, _ = case.analysed
     feed = case.feed(generator(case), BATCH)
     assert_close(run_twin(graph, shapes, feed), run_onnx(graph, feed), case.tolerance)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.has_twin], ids=lambda case: case.id)
+def test_every_value_has_its_place_in_the_twin(case: Case) -> None:
+    graph, _, coupling = case.analysed
+    feed = case.feed(generator(case), BATCH)
+    floats = {name for name, dtype in known_types(graph).items() if dtype == np.float32}
+    ordered = {k for k, node in graph.producers.items() if node.integer("sorted", 1)}
+    names = sorted(ordered & floats)
+    values = Session(graph, optimize=False, outputs=names).run(feed)
+    run = Lockstep(derived_twin(graph, coupling), [as_inputs(graph.inputs, feed)], names)
+    run.advance(max(run.places.values()) + 1)
+    finite = {name: value for name, value in values.items() if np.isfinite(value).all()}
+    found = {name: run.values(name)[0].detach().numpy() for name in finite}
+    assert_close(found, finite, case.tolerance)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.has_twin], ids=lambda case: case.id)
+def test_what_repair_takes_for_linear_is_linear(case: Case) -> None:
+    graph, _, coupling = case.analysed
+    assert_layers_are_linear(graph, coupling, case.feed(generator(case), BATCH))
 
 
 @pytest.mark.parametrize(

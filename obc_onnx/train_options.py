@@ -12,6 +12,7 @@ from obc_onnx.errors import RequestError
 from obc_onnx.options import FILE, combined
 from obc_onnx.training.options import (
     FIELDS,
+    NORMS,
     OPTIMIZERS,
     PRECISIONS,
     PRESETS,
@@ -79,6 +80,12 @@ _HOW = combined(
     _number("--batch-size", "batch_size", click.IntRange(2), "Samples per step."),
     _number("--accumulate", "accumulate", click.IntRange(1), "Passes that make up a step."),
     _number("--lr", "lr", _ABOVE_ZERO, "Largest learning rate. [found by trials]"),
+    _number(
+        "--norms",
+        "norms",
+        click.Choice(NORMS),
+        "Statistics that norms train with. [found by trials; batch with --lr]",
+    ),
     _number("--optimizer", "optimizer", click.Choice(OPTIMIZERS), "What steps."),
     _number("--schedule", "schedule", click.Choice(SCHEDULES), "How the rate falls."),
     _number("--warmup", "warmup", _SHARE, "Share of the steps over which the rate rises."),

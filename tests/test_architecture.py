@@ -80,7 +80,7 @@ LAYERS = (
     ("recover.refit",),
     ("recover.stage", "sensitivity", "max_drop"),
     ("training.options", "training.fabric", "training.synced_norm", "training.trial"),
-    ("training.loss", "training.mixing", "training.order", "training.optimise", "training.teacher", "training.sparse"),
+    ("training.norm_modes", "training.loss", "training.mixing", "training.order", "training.optimise", "training.teacher", "training.sparse"),
     ("training.evaluation", "training.course"),
     ("training.engine",),
     ("verify", "analysis"),

@@ -177,8 +177,9 @@ def _strided(x: Tensor, w: Tensor, strides: tuple[int, ...]) -> tuple[Tensor, tu
         return x, strides
     pairs = list(zip(w.shape[2:], strides, strict=True))
     steps = [slice(None, None, step if size == 1 else 1) for size, step in pairs]
-    index: Any = (..., *steps)
-    return x[index], tuple(1 if size == 1 else step for size, step in pairs)
+    return x[(slice(None), slice(None), *steps)], tuple(
+        1 if size == 1 else step for size, step in pairs
+    )
 
 
 def _pads(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from obc_onnx.training.trial import best_rate
+from obc_onnx.training.trial import best_of_trials
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,8 @@ class Course:
 
     Attributes:
         epochs: One entry per epoch.
-        trials: What the learning rate was chosen by; empty where it was given.
+        trials: What the learning rate and the mode of norms were chosen by; empty where the rate
+            was given.
     """
 
     epochs: list[Epoch]
@@ -66,10 +67,11 @@ def notes_on(course: Course) -> list[str]:
     """Say which epoch is the result, and how the learning rate was found."""
     notes = []
     if course.trials:
-        tried = ", ".join(f"{trial.lr:g}: {trial.error:.4g}" for trial in course.trials)
+        best = best_of_trials(course.trials)
+        tried = ", ".join(f"{t.error:.4g} at {t.lr:g} ({t.norms})" for t in course.trials)
         notes.append(
-            f"learning rate {best_rate(course.trials):g} was found by short trials, after which "
-            f"held-out samples had the error of ({tried}); --lr sets it"
+            f"learning rate {best.lr:g}, and norms with {best.norms} statistics, were found by "
+            f"short trials, which ended with errors of {tried}; --lr and --norms set others"
         )
     kept, last = course.kept, course.epochs[-1]
     if kept.validation is not None:
@@ -87,7 +89,7 @@ def doubts_on(course: Course, n_samples: int) -> list[str]:
     before, *after = [epoch.validation for epoch in course.epochs]
     best = min(value for value in after if value is not None)
     cause = (
-        f"{n_samples} samples are few to learn from: give more, or leave --epochs out"
+        f"{n_samples} samples may be too few to learn from: give more, or leave --epochs out"
         if course.trials
         else "the learning rate may be too large: leave --lr out, and it is found by trials"
     )

@@ -19,15 +19,17 @@ from obc_onnx.processes import add_up, own_part, rank, world_size
 from obc_onnx.progress import Progress
 from obc_onnx.tensors import as_inputs, lay_channels_last
 from obc_onnx.training.course import Course, Epoch, best_of
-from obc_onnx.training.evaluation import Judge, parts_of
+from obc_onnx.training.evaluation import Judge, first_of, parts_of
 from obc_onnx.training.fabric import make_fabric
 from obc_onnx.training.loss import Labels, TrainingLoss
 from obc_onnx.training.mixing import check_mixing, mix
+from obc_onnx.training.norm_modes import NormModes
 from obc_onnx.training.optimise import Average, copy_of, make_optimizer, set_rate
+from obc_onnx.training.options import NORMS
 from obc_onnx.training.order import Order, rate
 from obc_onnx.training.synced_norm import share_statistics
 from obc_onnx.training.teacher import Teacher
-from obc_onnx.training.trial import MOST, Trial, best_rate, run_trials, trial_steps
+from obc_onnx.training.trial import RATES, Trial, best_of_trials, run_trials, trial_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from obc_onnx.equivalent import EquivalentTwin
     from obc_onnx.graph import Graph
     from obc_onnx.training.keeper import Keeper
-    from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.training.options import NormsName, TrainingOptions
     from obc_onnx.training.sparse import GroupPenalty
 
     Stream = Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]], NDArray[np.int64] | None]]
@@ -50,8 +52,6 @@ logger = logging.getLogger(__name__)
 
 _SAVE_SECONDS = 300.0
 """Checkpoints within an epoch are this far apart; there is one after each epoch anyway."""
-_JUDGED = 512
-"""Training samples that trials are judged on, at most, where none are held out."""
 
 
 def finetune(
@@ -109,13 +109,14 @@ class _Training:
         labelled = samples.labels is not None
         self._loss = TrainingLoss(options, graph, self._teacher.spreads, labelled=labelled)
         self._holds_out = held is not None
-        judged = held or used.part(slice(0, _whole(min(len(used), _JUDGED), graph.batch)))
-        self._judge = Judge(coupling, judged, self._loss)
+        self._judge = Judge(coupling, held or first_of(used, graph.batch or 1), self._loss)
         self._loader = Loader(used, options.augmentation, options.workers, options.seed)
         self._order = Order(len(used), graph.batch, options, world_size())
         self._was_finite = self.student.finite()
         if world_size() > 1:
             share_statistics(self.student.twin)
+        self._norms = NormModes(self.student.twin)
+        self._norms.use(options.norms or "batch")
         if self._fabric.device.type == "cpu" or options.precision != "float32":
             lay_channels_last(self.student)
         self._net, self._optimizer = self._fabric.setup(
@@ -137,7 +138,7 @@ class _Training:
     @property
     def lr(self) -> float:
         """The largest learning rate: what was given, or what trials have found."""
-        return self.options.lr or best_rate(self._trials)
+        return self.options.lr or best_of_trials(self._trials).lr
 
     def run(self) -> Course:
         """Go through the epochs that are left."""
@@ -146,6 +147,8 @@ class _Training:
             self._finish(0, None, 0.0)
         if self.options.lr is None and not self._trials:
             self._trials = self._find_rate(total)
+        if self._trials:
+            self._norms.use(best_of_trials(self._trials).norms)
         with Progress("fine-tuning", total) as progress:
             done = self.history[-1].number if self.history else 0
             progress.skip(done * self.steps_per_epoch + len(self._losses))
@@ -168,20 +171,25 @@ class _Training:
         start = copy_of(self.student.state_dict())
         precision = self._fabric.strategy.precision
         fresh = deepcopy((self._optimizer.state_dict(), precision.state_dict()))
-        with Progress("trying learning rates", MOST) as progress:
+        rates = RATES[self.options.optimizer]
+        modes = (
+            (self.options.norms,) if self.options.norms else NORMS if self._norms else ("batch",)
+        )
+        with Progress("trying learning rates", len(rates)) as progress:
 
-            def measure(lr: float) -> float:
+            def measure(lr: float, mode: NormsName) -> float:
+                self._norms.use(mode)
                 finite = self._try(lr, steps)
                 error = self._judged()[0] if finite else math.inf
                 self.student.load_state_dict(start)
                 optimizer, scale = deepcopy(fresh)
                 self._optimizer.load_state_dict(optimizer)
                 precision.load_state_dict(scale)
-                logger.info("%d steps at learning rate %g: %g", steps, lr, error)
+                logger.info("%d steps at learning rate %g, %s: %g", steps, lr, mode, error)
                 progress.advance(f"{lr:g}: {error:.4f}")
                 return error
 
-            return run_trials(measure, self._judged()[0], self.options.optimizer)
+            return run_trials(measure, self._judged()[0], rates, modes)
 
     def _try(self, lr: float, steps: int) -> bool:
         """Train for some steps, at a rate that rises and falls; say whether all stays finite."""
@@ -371,11 +379,6 @@ class _Training:
             self._average.restore(*state["average"])
         if self._penalty is not None:
             self._penalty.load_state_dict(state["penalty"])
-
-
-def _whole(n_samples: int, batch: int | None) -> int:
-    """Return how many samples whole batches hold."""
-    return n_samples // (batch or 1) * (batch or 1)
 
 
 def _check_weights(before: dict[str, bool], after: dict[str, bool], lr: float) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _SMALLEST = 2
 """Samples that are worth judging on, at least."""
+_TRIED = 512
+"""Training samples that trials are judged on, at most, where none are held out."""
 
 
 class Judge:
@@ -90,3 +92,9 @@ def parts_of(
     order = np.random.default_rng(seed).permutation(len(samples))
     used, held = np.sort(order[n_held:]), np.sort(order[:n_held])
     return samples.part(used), samples.part(held)
+
+
+def first_of(samples: Samples, batch: int) -> Samples:
+    """Return the samples that trials are judged on where none are held out: whole batches."""
+    n_judged = min(len(samples), _TRIED)
+    return samples.part(slice(0, max(n_judged // batch, 1) * batch))

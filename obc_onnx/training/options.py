@@ -18,12 +18,14 @@ ScheduleName = Literal["cosine", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
 StartName = Literal["select", "channel-ls"]
 SparseName = Literal["magnitude", "jacobian"]
+NormsName = Literal["stored", "batch"]
 
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 STARTS: tuple[StartName, ...] = get_args(StartName)
 SPARSE: tuple[SparseName, ...] = get_args(SparseName)
+NORMS: tuple[NormsName, ...] = get_args(NormsName)
 
 LABELS_AND_TEACHER = (("ce", 0.5), ("kd", 0.5))
 """The loss where there are labels, half and half as in the paper."""
@@ -50,6 +52,9 @@ class TrainingOptions:
         accumulate: Passes that make up one step; a step then sees as many times the batch size.
         lr: Largest learning rate; None finds one by short trials (`trial`), and is
             `LEARNING_RATE` in sparse learning.
+        norms: Which statistics batch norms train with: those that they store, which then stay, or
+            those of each batch. None is found by the same trials, and is "batch" where the rate is
+            given.
         optimizer: "sgd" has Nesterov's correction.
         schedule: How the rate falls: half a cosine to zero, to a tenth at each of `milestones`, or
             not at all.
@@ -90,6 +95,7 @@ class TrainingOptions:
     batch_size: int = BATCH_SIZE
     accumulate: int = 1
     lr: float | None = None
+    norms: NormsName | None = None
     optimizer: OptimizerName = "sgd"
     schedule: ScheduleName = "cosine"
     warmup: float = 0.05
@@ -130,6 +136,8 @@ class TrainingOptions:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("start", self.start, STARTS)
         _one_of("sparse by", self.sparse_by, SPARSE)
+        if self.norms is not None:
+            _one_of("norms", self.norms, NORMS)
         for name, _ in self.loss:
             if ".py:" not in name:
                 _one_of("loss", name, LOSSES)

@@ -1,4 +1,7 @@
-"""The learning rate, where none is given: short trainings at falling rates, judged apart."""
+"""The learning rate, where none is given: short trainings at falling rates, judged apart.
+
+They also decide whether batch norms keep the statistics that they store.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from obc_onnx.training.options import OptimizerName
+    from obc_onnx.training.options import NormsName, OptimizerName
 
-_FIRST: dict[OptimizerName, float] = {"sgd": 0.03, "adamw": 0.003}
-"""The largest rate that is tried: with it, networks train that were not trained before."""
-_RATIO = 10**-0.5
-MOST = 6
-"""Rates that are tried: the last is a three-hundredth of the first."""
+RATES: dict[OptimizerName, tuple[float, ...]] = {
+    "sgd": (0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4),
+    "adamw": (0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5),
+}
+"""What is tried, the largest first."""
 _SHARE = 1 / 20
 """Of the steps of the training, for each trial."""
 _LEAST, _LARGEST = 16, 100
@@ -28,10 +31,12 @@ class Trial:
 
     Attributes:
         lr: Its largest learning rate.
+        norms: The statistics that batch norms trained with.
         error: What the network was judged by after it; infinite where it diverged.
     """
 
     lr: float
+    norms: NormsName
     error: float
 
 
@@ -41,29 +46,40 @@ def trial_steps(per_epoch: int, total: int) -> int:
 
 
 def run_trials(
-    measure: Callable[[float], float], before: float, optimizer: OptimizerName
+    measure: Callable[[float, NormsName], float],
+    before: float,
+    rates: Sequence[float],
+    modes: Sequence[NormsName],
 ) -> list[Trial]:
     """Try falling rates until one that helps is followed by one that helps less.
 
     Large rates come first, since a rate that is too small looks good in a short trial: it does no
-    harm. So what is found first to help is not passed over for it.
+    harm. So what is found first to help is not passed over for it. Other modes of norms are tried
+    at the rate that was found.
 
     Args:
-        measure: Trains a little at a rate, and judges; always from the same start.
+        measure: Trains a little at a rate, in a mode, and judges; always from the same start.
         before: What the network is judged by at the start.
-        optimizer: Decides the range of rates.
+        rates: The largest first.
+        modes: The first is that in which rates are tried.
     """
     trials: list[Trial] = []
-    for i in range(MOST):
-        lr = float(f"{_FIRST[optimizer] * _RATIO**i:.1g}")
-        error = measure(lr)
-        trials.append(Trial(lr, error if math.isfinite(error) else math.inf))
+
+    def run(lr: float, norms: NormsName) -> None:
+        error = measure(lr, norms)
+        trials.append(Trial(lr, norms, error if math.isfinite(error) else math.inf))
+
+    for lr in rates:
+        run(lr, modes[0])
         best = min(trial.error for trial in trials)
         if best < before and trials[-1].error > best:
             break
+    found = best_of_trials(trials).lr
+    for mode in modes[1:]:
+        run(found, mode)
     return trials
 
 
-def best_rate(trials: list[Trial]) -> float:
-    """Return the rate of the best trial, the smallest of equals."""
-    return min(trials, key=lambda trial: (trial.error, trial.lr)).lr
+def best_of_trials(trials: Sequence[Trial]) -> Trial:
+    """Return the trial of the least error, of equals that at the smallest rate."""
+    return min(trials, key=lambda trial: (trial.error, trial.lr))

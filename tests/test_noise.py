@@ -159,6 +159,16 @@ def test_noise_that_would_hide_mistakes_is_not_allowed_to_a_twin(
     assert check_twin(calmer.coupling, feed).passed
 
 
+def test_outputs_that_are_mostly_rounding_are_warned_of() -> None:
+    found = sharp(1e6)
+    check = check_masked(found.coupling, *cut(found))
+    assert check.passed
+    assert check.caught == check.planted > 0
+    assert check.doubt.startswith("output 'y' is mostly rounding")
+    calmer = sharp(1e3)
+    assert not check_masked(calmer.coupling, *cut(calmer)).doubt
+
+
 def assert_mistakes_are_found(
     path: Path, least: float, shapes: dict[str, tuple[int, ...]] | None = None
 ) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MARGIN = 8
 """How many times the measured noise is allowed; honest errors are up to 3 times as large."""
 _LARGEST = 0.1
-"""Where outputs are all that is compared: above this share of an RMS, mistakes would be allowed."""
+"""Above this share of the RMS, allowing noise allows mistakes too."""
 _DRAWS = 3
 _SEED = 0
 
@@ -53,6 +53,11 @@ class Limit:
         """The largest accepted error."""
         raised = MARGIN * self.noise
         return raised if self.floor < raised < self.most else self.floor
+
+    @property
+    def is_mostly_noise(self) -> bool:
+        """Say whether rounding alone moves the value so far that comparing it proves nothing."""
+        return self.noise > _LARGEST
 
 
 @dataclass(frozen=True)

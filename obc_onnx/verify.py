@@ -147,6 +147,13 @@ def _with_mistakes(check: Check, oracle: Oracle, reference: Reference) -> Check:
         if planted == _MISTAKES:
             break
     doubt = ""
+    outputs = (port.name for port in oracle.coupling.graph.outputs)
+    noisy = next((name for name in outputs if reference.limits[name].is_mostly_noise), None)
+    if noisy is not None:
+        doubt = (
+            f"output '{noisy}' is mostly rounding, so that what follows the last product is not "
+            f"proven: give calmer samples"
+        )
     if 2 * caught < planted:
         doubt = f"of {planted} mistakes of one unit it finds {caught}: give calmer samples"
     elif not planted:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,9 +74,9 @@ class Row:
     noise: float = 0.0
     limit: float = 0.0
     refused: list[int] = field(default_factory=lambda: [0, 0])
-    planted: Counter[str] = field(default_factory=Counter)
-    by_outputs: Counter[str] = field(default_factory=Counter)
-    found: Counter[str] = field(default_factory=Counter)
+    planted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MISTAKES, 0))
+    by_outputs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MISTAKES, 0))
+    found: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MISTAKES, 0))
 
 
 def examine(path: Path, plans: int, shapes: Mapping[str, tuple[int, ...]]) -> Row:

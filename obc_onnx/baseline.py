@@ -138,17 +138,20 @@ class _Answers:
 
 def _describe(samples: Samples, which: str) -> list[Fed]:
     some = samples.part(slice(0, _LOOKED_AT))
+    rows = some.rows(slice(None))
+    shapes = {name: array.shape[1:] for name, array in rows.items()}
+    shapes |= {name: array.shape for name, array in some.fixed.items()}
     return [
         Fed(
             name=name,
             samples=which,
             n_samples=len(some),
             dtype=array.dtype.name,
-            shape=list(array.shape[1:]),
+            shape=list(shapes[name]),
             **_statistics(array),
             preparation=str(samples.prepared.get(name, "")),
         )
-        for name, array in some.feed(slice(None)).items()
+        for name, array in {**rows, **some.fixed}.items()
     ]
 
 

@@ -104,24 +104,30 @@ class Samples:
         Raises:
             DataError: One cannot be read.
         """
-        feed = {name: array[which] for name, array in self.inputs.items()}
-        for name, preparation in self.prepared.items():
-            feed[name] = preparation.scaled(feed[name])
-        feed = {name: self._laid_out(name, array) for name, array in feed.items()}
-        return {
-            name: np.asarray(array, self.dtypes[name], order="C")
-            for name, array in (feed | dict(self.fixed)).items()
-        }
+        return self.laid_out(self.rows(which))
 
-    def _laid_out(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """Put samples, shape [samples, ...], where the model has them."""
-        axis = 0 if self.batch_axes is None else self.batch_axes.inputs[name]
-        if axis is not None:
-            return np.moveaxis(array, 0, axis)
-        if len(array) != 1:
-            raise InvariantError(f"a run was to take {len(array)} samples of input '{name}'")
-        one: NDArray[Any] = array[0]
-        return one
+    def rows(self, which: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Return what differs from sample to sample, of the model's types, shape [chosen, ...].
+
+        Raises:
+            DataError: One cannot be read.
+        """
+        rows = {name: array[which] for name, array in self.inputs.items()}
+        for name, preparation in self.prepared.items():
+            rows[name] = preparation.scaled(rows[name])
+        return {name: np.asarray(array, self.dtypes[name], "C") for name, array in rows.items()}
+
+    def laid_out(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Put samples, shape [chosen, ...], where the model has them, and what is fixed beside."""
+        feed: dict[str, NDArray[Any]] = {}
+        for name, array in rows.items():
+            axis = 0 if self.batch_axes is None else self.batch_axes.inputs[name]
+            if axis is None and len(array) != 1:
+                raise InvariantError(f"a run was to take {len(array)} samples of input '{name}'")
+            placed = array[0] if axis is None else np.moveaxis(array, 0, axis)
+            feed[name] = np.asarray(placed, order="C")
+        fixed = {name: np.asarray(v, self.dtypes[name], "C") for name, v in self.fixed.items()}
+        return {**feed, **fixed}
 
     def placed(self, batch_axes: BatchAxes, ranks: Mapping[str, int]) -> Samples:
         """Bring the samples of each input to the front, and set apart what is given once.

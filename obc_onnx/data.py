@@ -32,9 +32,8 @@ import numpy as np
 from obc_onnx.defaults import HOLDOUT
 from obc_onnx.errors import DataError, InvariantError
 from obc_onnx.images import ImageOptions
-from obc_onnx.placing import check, place
+from obc_onnx.placing import check, known_by, place
 from obc_onnx.sample_checks import LABELS, check_labels
-from obc_onnx.shapes import ANALYSIS_BATCH
 from obc_onnx.sources import LazyArray, MemoryArray
 from obc_onnx.stored import listed, open_stored
 
@@ -277,29 +276,6 @@ def open_samples(
     else:
         used, held = (samples.mixed() for samples in opened)
     return _whole_batches(used), _whole_batches(held)
-
-
-def known_by(graph: Graph, samples: Samples | None) -> Graph:
-    """Return a graph with the batch axes that samples have shown."""
-    if samples is None or samples.batch_axes is None:
-        return graph
-    return graph.with_batch(samples.batch_axes)
-
-
-def first_of(samples: Samples | None) -> dict[str, NDArray[Any]] | None:
-    """Return as many samples as a run takes at least; None without any."""
-    if samples is None:
-        return None
-    return samples.feed(slice(0, samples.batch_axes.size or 1 if samples.batch_axes else 1))
-
-
-def shapes_of(samples: Samples | None) -> dict[str, tuple[int, ...]]:
-    """Take input sizes besides the batch from the samples, which the model may leave open."""
-    first = first_of(samples)
-    if first is None or samples is None or samples.batch_axes is None:
-        return {}
-    shapes = {name: array.shape for name, array in first.items()}
-    return samples.batch_axes.resized(shapes, samples.batch_axes.size or ANALYSIS_BATCH)
 
 
 def _opened(

@@ -19,13 +19,14 @@ import obc_onnx
 from obc_onnx.analysis import Clock, analyse, settled
 from obc_onnx.augmentation import Augmentation
 from obc_onnx.cli import cli
-from obc_onnx.data import DataOptions, Samples, check_samples, known_by, load_samples, open_samples
+from obc_onnx.data import DataOptions, Samples, check_samples, load_samples, open_samples
 from obc_onnx.errors import DataError, RequestError, ShapeError
 from obc_onnx.graph import Graph
 from obc_onnx.loading import Loader
 from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.pipeline import measure_sensitivity, verify
+from obc_onnx.placing import known_by
 from obc_onnx.planning import Budget
 from obc_onnx.program import TwinProgram
 from obc_onnx.runtime import Session

@@ -85,7 +85,7 @@ class Augmentation:
         """Return a changed copy of samples; inputs that are no pictures are handed on.
 
         Args:
-            feed: Inputs by name, as the model takes them, shape [chosen, ...].
+            feed: Inputs by name, of the model's types, shape [chosen, ...].
             which: The index of each sample, shape [chosen].
             epoch: The pass over the samples.
             seed: Of the run.

@@ -70,26 +70,31 @@ def guesses(
 def _choices(
     ports: Sequence[Port], declared: BatchAxes, named: Axes, sizes: Mapping[str, Shape]
 ) -> Iterator[list[list[int | None]]]:
-    """Yield, for each axis that may be the batch, what the axes of all inputs may then be."""
-    rest = {port.name: _without_open(port, declared, sizes.get(port.name)) for port in ports}
-    rest |= {name: [axis] for name, axis in named.items()}
+    """Yield, for each axis that may be the batch, what the axes of all inputs may then be.
+
+    A static 1 in front is a batch of one; a larger static size is one where no open axis is.
+    """
+    found = {port.name: _told(_sizes_of(port, sizes), sizes.get(port.name)) for port in ports}
+    fixed = {name: axis for name, axis in found.items() if axis is not None} | dict(named)
     is_open = {
-        port.name: [axis for axis, size in enumerate(shape) if isinstance(size, str)]
+        port.name: [axis for axis, n in enumerate(_sizes_of(port, sizes)) if isinstance(n, str)]
         for port in ports
-        if port.name not in named
-        if (shape := _sizes_of(port, sizes)) and _told(shape, sizes.get(port.name)) is None
+        if port.name not in fixed
     }
     seeds = sorted((axis, i) for i, p in enumerate(ports) for axis in is_open.get(p.name, ()))
-    told = [(named[p.name], i) for i, p in enumerate(ports) if named.get(p.name) is not None]
-    if not seeds and not told:
-        yield [rest[port.name] for port in ports]
+    told = [(axis, i) for i, p in enumerate(ports) if (axis := named.get(p.name)) is not None]
+    written = [[{**declared.inputs, **fixed}[port.name]] for port in ports]
+    if declared.size == 1 and not told:
+        yield written
     for axis, number in told[:1] or seeds:
-        declared_sizes = ports[number].shape
-        symbol = "" if declared_sizes is None or axis is None else declared_sizes[axis]
+        shape = _sizes_of(ports[number], sizes)
+        symbol = shape[axis] if axis < len(shape) else ""
         yield [
-            [axis] if i == number else _along(port, symbol, is_open.get(port.name, []), rest)
+            [axis] if i == number else _along(port, symbol, is_open.get(port.name), fixed)
             for i, port in enumerate(ports)
         ]
+    if not told and (declared.size is not None or not seeds):
+        yield written
 
 
 def _sizes_of(port: Port, sizes: Mapping[str, Shape]) -> tuple[int | str, ...]:
@@ -109,20 +114,14 @@ def _told(declared: tuple[int | str, ...], found: Shape | None) -> int | None:
 
 
 def _along(
-    port: Port, symbol: int | str, is_open: list[int], rest: Mapping[str, list[int | None]]
+    port: Port, symbol: int | str, is_open: list[int] | None, fixed: Axes
 ) -> list[int | None]:
-    """Say which axes of an input may go with an open one of that name in another input."""
+    """Say which axes of an input may go with one of that declared size in another input."""
     if not is_open:
-        return rest[port.name]
+        return [fixed.get(port.name)]
     if not is_anonymous(symbol) and symbol in (port.shape or ()):
         return [(port.shape or ()).index(symbol)]
     return [*is_open, None]
-
-
-def _without_open(port: Port, declared: BatchAxes, found: Shape | None) -> list[int | None]:
-    """Say which axis of an input holds samples, where none is open or a static one tells."""
-    told = _told(port.shape or (), found)
-    return [declared.inputs.get(port.name) if told is None else told]
 
 
 def _static_size(ports: Sequence[Port], axes: tuple[int | None, ...]) -> int | None:

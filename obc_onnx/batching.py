@@ -87,22 +87,29 @@ def find_batch(
         return first  # written into the inputs, where it is expected
     try:
         session = Session(graph, optimize=False)
-        if first.size is not None:
-            places = [place % 2 for place in range(first.size)]
-            run = session.run(first.chosen(pair_for(first).together, places))
-            return replace(first, outputs=_of_fixed(run, first, first.size))
     except ModelError:
         return first
     worst: BatchAxes | None = None
     for guess in tried:
-        free = guess.size is None
-        verdict = _judge(session, graph, guess, pair_for(guess), named) if free else None
+        if guess.size is not None:
+            return _written(session, guess, pair_for(guess))
+        verdict = _judge(session, graph, guess, pair_for(guess), named)
         if verdict is not None and verdict.proven:
             return verdict
         worst = worst or verdict
     if worst is not None:
         return replace(worst, proven=True)
     return _written_size(session, graph, tried[0], pair_for)
+
+
+def _written(session: Session, guess: BatchAxes, pair: Pair) -> BatchAxes:
+    """Find the outputs of a model whose inputs say how many samples they hold."""
+    size = guess.size or 1
+    try:
+        run = session.run(guess.chosen(pair.together, [place % 2 for place in range(size)]))
+    except ModelError:
+        return replace(guess, proven=True)
+    return replace(guess, outputs=_of_fixed(run, guess, size), proven=True)
 
 
 def _judge(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.baseline import examine
 from obc_onnx.costs import COSTS
-from obc_onnx.data import Samples, first_of, known_by, open_samples, shapes_of
+from obc_onnx.data import Samples, open_samples
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
 from obc_onnx.latency import race
 from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy
 from obc_onnx.noise import Reference
+from obc_onnx.placing import first_of, known_by, shapes_of
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
 from obc_onnx.recover.methods import NEED_DATA

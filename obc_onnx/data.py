@@ -32,9 +32,8 @@ import numpy as np
 from obc_onnx.defaults import HOLDOUT
 from obc_onnx.errors import DataError, InvariantError
 from obc_onnx.images import ImageOptions
-from obc_onnx.placing import check, place
+from obc_onnx.placing import check, known_by, place
 from obc_onnx.sample_checks import LABELS, check_labels
-from obc_onnx.shapes import ANALYSIS_BATCH
 from obc_onnx.sources import LazyArray, MemoryArray
 from obc_onnx.stored import listed, open_stored
 
@@ -104,24 +103,30 @@ class Samples:
         Raises:
             DataError: One cannot be read.
         """
-        feed = {name: array[which] for name, array in self.inputs.items()}
-        for name, preparation in self.prepared.items():
-            feed[name] = preparation.scaled(feed[name])
-        feed = {name: self._laid_out(name, array) for name, array in feed.items()}
-        return {
-            name: np.asarray(array, self.dtypes[name], order="C")
-            for name, array in (feed | dict(self.fixed)).items()
-        }
+        return self.laid_out(self.rows(which))
 
-    def _laid_out(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """Put samples, shape [samples, ...], where the model has them."""
-        axis = 0 if self.batch_axes is None else self.batch_axes.inputs[name]
-        if axis is not None:
-            return np.moveaxis(array, 0, axis)
-        if len(array) != 1:
-            raise InvariantError(f"a run was to take {len(array)} samples of input '{name}'")
-        one: NDArray[Any] = array[0]
-        return one
+    def rows(self, which: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Return what differs from sample to sample, of the model's types, shape [chosen, ...].
+
+        Raises:
+            DataError: One cannot be read.
+        """
+        rows = {name: array[which] for name, array in self.inputs.items()}
+        for name, preparation in self.prepared.items():
+            rows[name] = preparation.scaled(rows[name])
+        return {name: np.asarray(array, self.dtypes[name], "C") for name, array in rows.items()}
+
+    def laid_out(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Put samples, shape [chosen, ...], where the model has them, and what is fixed beside."""
+        feed: dict[str, NDArray[Any]] = {}
+        for name, array in rows.items():
+            axis = 0 if self.batch_axes is None else self.batch_axes.inputs[name]
+            if axis is None and len(array) != 1:
+                raise InvariantError(f"a run was to take {len(array)} samples of input '{name}'")
+            placed = array[0] if axis is None else np.moveaxis(array, 0, axis)
+            feed[name] = np.asarray(placed, order="C")
+        fixed = {name: np.asarray(v, self.dtypes[name], "C") for name, v in self.fixed.items()}
+        return {**feed, **fixed}
 
     def placed(self, batch_axes: BatchAxes, ranks: Mapping[str, int]) -> Samples:
         """Bring the samples of each input to the front, and set apart what is given once.
@@ -271,29 +276,6 @@ def open_samples(
     else:
         used, held = (samples.mixed() for samples in opened)
     return _whole_batches(used), _whole_batches(held)
-
-
-def known_by(graph: Graph, samples: Samples | None) -> Graph:
-    """Return a graph with the batch axes that samples have shown."""
-    if samples is None or samples.batch_axes is None:
-        return graph
-    return graph.with_batch(samples.batch_axes)
-
-
-def first_of(samples: Samples | None) -> dict[str, NDArray[Any]] | None:
-    """Return as many samples as a run takes at least; None without any."""
-    if samples is None:
-        return None
-    return samples.feed(slice(0, samples.batch_axes.size or 1 if samples.batch_axes else 1))
-
-
-def shapes_of(samples: Samples | None) -> dict[str, tuple[int, ...]]:
-    """Take input sizes besides the batch from the samples, which the model may leave open."""
-    first = first_of(samples)
-    if first is None or samples is None or samples.batch_axes is None:
-        return {}
-    shapes = {name: array.shape for name, array in first.items()}
-    return samples.batch_axes.resized(shapes, samples.batch_axes.size or ANALYSIS_BATCH)
 
 
 def _opened(

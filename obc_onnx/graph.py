@@ -20,7 +20,7 @@ import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
 
-from obc_onnx.batch_axes import declared_axes
+from obc_onnx.batch_axes import BatchAxes, declared_axes
 from obc_onnx.canonical import canonical
 from obc_onnx.copies import merge_copies
 from obc_onnx.dense import make_sparse_again, without_sparse
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from numpy.typing import NDArray
-
-    from obc_onnx.batch_axes import BatchAxes
 
 MAX_PROTOBUF_BYTES = 2**31 - 1
 """Above this a model cannot be one protobuf message, and its weights go to a second file."""

@@ -118,10 +118,10 @@ class _Reader(Dataset["Feed | ObcError | MemoryError"]):
 
     def feed(self, request: Request) -> Feed:
         epoch, which = request
-        feed = self._samples.feed(which)
-        if self._augmentation is None:
-            return feed
-        return self._augmentation.apply(feed, which, epoch, self._seed)
+        rows = self._samples.rows(which)
+        if self._augmentation is not None:
+            rows = self._augmentation.apply(rows, which, epoch, self._seed)
+        return self._samples.laid_out(rows)
 
     def __getitem__(self, request: Request) -> dict[str, Any] | ObcError | MemoryError:
         """Read a batch in a worker.

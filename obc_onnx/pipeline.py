@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.compression import Compression, Cut, check_result
-from obc_onnx.data import DataOptions, Samples, first_of, known_by, open_samples, shapes_of
+from obc_onnx.data import DataOptions, Samples, open_samples
 from obc_onnx.defaults import MEASURED_SAMPLES
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
@@ -15,6 +15,7 @@ from obc_onnx.feeds import random_feed
 from obc_onnx.limits import rooms_of
 from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
+from obc_onnx.placing import first_of, known_by, shapes_of
 from obc_onnx.planning import Budget
 from obc_onnx.report.summary import (
     Inspection,

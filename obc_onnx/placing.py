@@ -1,16 +1,19 @@
-"""Find where arrays have their samples, and check that they fit the model."""
+"""Find where arrays have their samples, check that they fit the model, and what they say of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obc_onnx.batch_guesses import check_named, guesses
 from obc_onnx.batching import find_batch, pair_of, random_pair
 from obc_onnx.errors import DataError
 from obc_onnx.sample_checks import check_content, check_layout, check_shape
+from obc_onnx.shapes import ANALYSIS_BATCH
 from obc_onnx.sources import LazyArray
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from obc_onnx.batch_axes import Axes, BatchAxes
     from obc_onnx.batch_runs import Pair
     from obc_onnx.data import Samples
@@ -110,3 +113,26 @@ def _check_layout(samples: Samples, graph: Graph, what: str) -> None:
             f"{what} has inputs of different lengths: {sorted(counts)}, namely {own}; where a "
             f"batch is on another axis, name it with --batch-axis NAME:AXIS"
         )
+
+
+def known_by(graph: Graph, samples: Samples | None) -> Graph:
+    """Return a graph with the batch axes that samples have shown."""
+    if samples is None or samples.batch_axes is None:
+        return graph
+    return graph.with_batch(samples.batch_axes)
+
+
+def first_of(samples: Samples | None) -> dict[str, NDArray[Any]] | None:
+    """Return as many samples as a run takes at least; None without any."""
+    if samples is None:
+        return None
+    return samples.feed(slice(0, (samples.batch_axes.size or 1) if samples.batch_axes else 1))
+
+
+def shapes_of(samples: Samples | None) -> dict[str, tuple[int, ...]]:
+    """Take input sizes besides the batch from the samples, which the model may leave open."""
+    first = first_of(samples)
+    if first is None or samples is None or samples.batch_axes is None:
+        return {}
+    shapes = {name: array.shape for name, array in first.items()}
+    return samples.batch_axes.resized(shapes, samples.batch_axes.size or ANALYSIS_BATCH)

@@ -17,13 +17,16 @@ from helpers import public_model
 
 import obc_onnx
 from obc_onnx.analysis import Clock, analyse, settled
+from obc_onnx.augmentation import Augmentation
 from obc_onnx.cli import cli
-from obc_onnx.data import DataOptions, Samples, check_samples, known_by, load_samples, open_samples
+from obc_onnx.data import DataOptions, Samples, check_samples, load_samples, open_samples
 from obc_onnx.errors import DataError, RequestError, ShapeError
 from obc_onnx.graph import Graph
+from obc_onnx.loading import Loader
 from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.pipeline import measure_sensitivity, verify
+from obc_onnx.placing import known_by
 from obc_onnx.planning import Budget
 from obc_onnx.program import TwinProgram
 from obc_onnx.runtime import Session
@@ -337,6 +340,33 @@ def test_measured_samples_lie_as_the_others_do() -> None:
     np.testing.assert_array_equal(held.feed(slice(1, 2))["state"], few["state"][:, 1:])
 
 
+def test_a_report_describes_one_sample_of_each_input() -> None:
+    name = "LSTM with its state"
+    fed = obc_onnx.compress(build(LSTM), data=samples_of(name), budget=0.7).report.fed
+    assert {own.name: own.shape for own in fed} == {"x": [6], "state": [2, 8]}
+    fed = obc_onnx.compress(build(TABLE), data=samples_of("a table"), budget=0.7).report.fed
+    assert {own.name: own.shape for own in fed} == {"x": [6], "anchors": [7, 3]}
+
+
+def test_pictures_are_changed_wherever_their_samples_are() -> None:
+    text = """
+    net (float[3,N,4,4] x, float[2,3,4,4] grid) => (float[3,N,4,4] y) { y = Relu(x) }"""
+    arrays = {"x": drawn(3, 6, 4, 4), "grid": drawn(2, 3, 4, 4)}
+    samples = check_samples(Samples(arrays, None, {}), Graph.from_model(build(text)))
+    plain, changed = (
+        next(Loader(samples, augmentation, 0, 0).batches(1, [np.arange(6)]))[1]
+        for augmentation in (None, Augmentation(flip=True))
+    )
+    np.testing.assert_array_equal(plain["x"], arrays["x"])
+    np.testing.assert_array_equal(changed["grid"], arrays["grid"])
+    flipped = [
+        not np.array_equal(changed["x"][:, place], arrays["x"][:, place]) for place in range(6)
+    ]
+    assert 0 < sum(flipped) < 6
+    for place in np.flatnonzero(flipped):
+        np.testing.assert_array_equal(changed["x"][:, place], arrays["x"][:, place, :, ::-1])
+
+
 # Names and refusals.
 
 
@@ -489,6 +519,18 @@ def test_samples_that_share_a_statistic_take_a_run_each(nodes: str) -> None:
         )
         assert samples.batch_axes is not None
         assert samples.batch_axes.inputs == {"x": 0}
+
+
+@pytest.mark.parametrize(("front", "size"), [(1, 1), (2, 2), ("N", None)])
+def test_open_sizes_of_pictures_are_no_batch(front: int | str, size: int | None) -> None:
+    text = f"net (float[{front},3,H,W] x) => (float[{front},2,H,W] y) <float[2,3,3,3] w> {{"
+    model = build(text + "y = Conv<pads = [1, 1, 1, 1]>(x, w) }")
+    found = settled(Graph.from_model(model), {"x": (size or 2, 3, 8, 8)}, {}).batch_axes
+    assert (found.inputs, found.size) == ({"x": 0}, size)
+    samples = Samples({"x": drawn(N, 3, 8, 8)}, None, {})
+    placed = check_samples(samples, Graph.from_model(model)).batch_axes
+    assert placed is not None
+    assert (placed.inputs, placed.size) == ({"x": 0}, size)
 
 
 def test_minus_one_is_an_open_size() -> None:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import obc_onnx
-from obc_onnx.data import Samples, check_samples, known_by
+from obc_onnx.data import Samples, check_samples
 from obc_onnx.errors import ObcError
 from obc_onnx.graph import Graph
+from obc_onnx.placing import known_by
 from obc_onnx.recover.error import output_error
 
 if TYPE_CHECKING:

@@ -54,7 +54,11 @@ class Teacher:
         self._size = batch_size_of(graph)
         first = self._session.run(samples.feed(slice(0, self._size)))
         self._axes = [graph.batch_axes.outputs.get(name) for name in self._names]
-        by_sample = all(axis is not None for axis in self._axes)
+        count = min(self._size, len(samples))
+        by_sample = all(
+            axis is not None and first[name].shape[axis : axis + 1] == (count,)
+            for name, axis in zip(self._names, self._axes, strict=True)
+        )
         per_run = sum(array.nbytes for array in first.values())
         fits = per_run * math.ceil(len(samples) / self._size) <= _CACHE_BYTES
         self._keeps = by_sample and fits and not varies

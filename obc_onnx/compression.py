@@ -10,9 +10,9 @@ from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.costs import COSTS
 from obc_onnx.data import Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
-from obc_onnx.feeds import random_feed
 from obc_onnx.max_drop import Judge, plan_within_drop
-from obc_onnx.measure import accuracy, latencies_ms
+from obc_onnx.outcome import measure_result
+from obc_onnx.padding import describe_padding, with_padding
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
 from obc_onnx.recover.methods import NEED_DATA
@@ -22,6 +22,7 @@ from obc_onnx.report.summary import (
     notes_on_inexact,
     summarise_frozen,
     summarise_groups,
+    warnings_of_outputs,
 )
 from obc_onnx.result import Result
 from obc_onnx.saliency import make_criterion
@@ -165,6 +166,10 @@ class Compression:
             check_labels(request.training, labelled=samples.labels is not None)
         shapes = {**shapes_of(graph, samples), **request.input_shape}
         coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
+        if samples is not None and held is not None:
+            samples, held = with_padding(coupling, samples, held)
+            if samples.padding is not None:
+                self.notes.append(describe_padding(samples.padding))
         return Opened(coupling, inputs, samples, held, coupling)
 
     def _folder(self, graph: Graph) -> RunFolder | None:
@@ -224,7 +229,7 @@ class Compression:
             tried = (coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
             return self._recover(Cut(*tried), samples)[0]
 
-        judge = Judge(original.graph, held)
+        judge = Judge(original, held)
         plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         return plan
@@ -328,15 +333,12 @@ class Compression:
         recovery: list[Recovery],
     ) -> Report:
         graph, plan = cut.original.graph, cut.plan
-        scores, times = Change(None, None), Change(None, None)
+        latency_of = cut.inputs if self.request.latency else None
         with self.clock("measure"):
-            if held is not None and held.labels is not None:
-                scores = Change(accuracy(graph, held), accuracy(result, held))
-            if self.request.latency:
-                one = {name: (graph.batch or 1, *shape[1:]) for name, shape in cut.inputs.items()}
-                feed = random_feed(graph, one, self.request.seed)
-                measured = latencies_ms({"before": graph, "after": result}, feed)
-                times = Change(measured["before"], measured["after"])
+            measured = measure_result(cut.original, result, held, latency_of, self.request.seed)
+        self.warnings.extend(
+            warnings_of_outputs(measured.outputs, 0 if held is None else len(held))
+        )
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
@@ -344,8 +346,9 @@ class Compression:
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
-            accuracy=scores,
-            latency_ms=times,
+            outputs=measured.outputs,
+            accuracy=measured.accuracy,
+            latency_ms=measured.latency_ms,
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),
             unknown=list(cut.coupling.unknown),

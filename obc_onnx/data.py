@@ -64,6 +64,23 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """Which positions of samples are filled up, since samples are of different lengths.
+
+    Attributes:
+        mask: An input of shape [samples, positions].
+        real: What it is where something stands: 1, or 0 where it marks the padding.
+    """
+
+    mask: str
+    real: int
+
+    def positions(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """Say where something stands, shape [samples, positions]."""
+        return np.asarray(feed[self.mask] == self.real)
+
+
+@dataclass(frozen=True)
 class Samples:
     """Inputs, and labels where there are any.
 
@@ -72,12 +89,14 @@ class Samples:
         labels: Class indices, shape [samples], int64, or None.
         dtypes: The type that the model takes for each input.
         scaling: For inputs that hold pictures, how to normalise them.
+        padding: Which positions are no data, see `padding.find_padding`; None where all are.
     """
 
     inputs: Mapping[str, NDArray[Any] | LazyArray]
     labels: NDArray[np.int64] | None
     dtypes: Mapping[str, np.dtype[Any]]
     scaling: Mapping[str, PixelScaling] = field(default_factory=dict)
+    padding: Padding | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))

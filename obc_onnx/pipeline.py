@@ -15,6 +15,7 @@ from obc_onnx.feeds import random_feed
 from obc_onnx.limits import rooms_of
 from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
+from obc_onnx.padding import with_padding
 from obc_onnx.planning import Budget
 from obc_onnx.report.summary import (
     Inspection,
@@ -250,6 +251,8 @@ def score(
     samples, _ = open_samples(DataOptions.of(data), graph)
     shapes = {**shapes_of(graph, samples), **(input_shape or {})}
     coupling, _ = analyse(graph, shapes, rules, Clock())
+    if samples is not None:
+        (samples,) = with_padding(coupling, samples)
     how = scoring or Scoring()
     chosen = choose_criterion(criterion, samples, how)
     scene = make_scene(coupling, samples, how, seed, device)
@@ -294,6 +297,7 @@ def measure_sensitivity(
     held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
     shapes = {**shapes_of(graph, samples), **(input_shape or {})}
     coupling, _ = analyse(graph, shapes, rules, Clock())
+    samples, held = with_padding(coupling, samples, held)
     how = scoring or Scoring()
     chosen = choose_criterion(criterion, samples, how)
     saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})

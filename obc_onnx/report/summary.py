@@ -11,12 +11,13 @@ import numpy as np
 from obc_onnx.axes import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.explain import AxisExplanation
+    from obc_onnx.recover.error import OutputError
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.training.engine import Epoch
     from obc_onnx.verify import Check
@@ -94,6 +95,8 @@ class Report:
 
     Attributes:
         targets: What might be left of each cost, see `plan.PruningPlan`.
+        outputs: How far each float output is from the original's on the held-out samples; empty
+            without data.
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
         latency_ms: Median of one run in ONNX Runtime, where it was asked for.
         recovery: The steps of repair without training, and whether they were kept.
@@ -112,6 +115,7 @@ class Report:
     macs: Change
     params: Change
     file_bytes: Change
+    outputs: list[OutputError]
     accuracy: Change
     latency_ms: Change
     groups: list[GroupSummary]
@@ -162,6 +166,27 @@ def notes_on_inexact(coupling: Coupling, keep: Keep) -> list[str]:
         share = f"{n_inexact} of {n_units} units stand under a norm or a mean"
         return [f"{share}: they are pruned with --allow-inexact only"]
     return []
+
+
+def warnings_of_outputs(outputs: Sequence[OutputError], n_samples: int) -> list[str]:
+    """Say which outputs lost channels, and of what that comes.
+
+    Args:
+        outputs: How far each is from the original's.
+        n_samples: How many samples that was measured on.
+    """
+    found = []
+    for output in outputs:
+        if output.n_lost:
+            worst = output.worst[0]
+            found.append(
+                f"{output.n_lost} of {output.n_channels} channels of output '{output.name}' are "
+                f"farther from the original's than their own mean would be, the farthest "
+                f"{worst.channel} with an error of {worst.error:.3g}: too much was cut for what "
+                f"they do, or they hardly move on the {n_samples} held-out samples, where the "
+                f"original's deviate by {worst.deviation:.3g}"
+            )
+    return found
 
 
 def _members(coupling: Coupling, group: Group, names: dict[Any, str]) -> list[str]:

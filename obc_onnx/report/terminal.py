@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from obc_onnx.plan import PruningPlan
+    from obc_onnx.recover.error import OutputError
     from obc_onnx.report.summary import GroupSummary, Inspection, Report
     from obc_onnx.sensitivity import Point, Sensitivity
     from obc_onnx.verify import Check
@@ -74,6 +75,8 @@ def report_text(report: Report) -> str:
         before, after = 100 * report.accuracy.before, 100 * report.accuracy.after
         table.add_row("accuracy, %", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
     console.print(table)
+    for output in report.outputs:
+        console.print(_output_line(output))
     console.print(_group_table(report.groups))
     _print_unknown(console, report.unknown)
     console.print(check_table(report.verification))
@@ -89,6 +92,17 @@ def report_text(report: Report) -> str:
     for warning in report.warnings:
         console.print(f"warning: {warning}")
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def _output_line(output: OutputError) -> str:
+    worst = ", ".join(f"{channel.channel} {channel.error:.3g}" for channel in output.worst)
+    farthest = (
+        f"; farthest of {output.n_channels} channels: {worst}" if output.n_channels > 1 else ""
+    )
+    return (
+        f"output '{output.name}' on held-out samples: error {output.error:.3g}; agreement with the "
+        f"original {output.agreement:.3f}, 5th percentile {output.agreement_p5:.3f}{farthest}"
+    )
 
 
 def plan_text(plan: PruningPlan, model: str) -> str:

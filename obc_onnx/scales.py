@@ -3,10 +3,10 @@
 Outputs hold numbers of different units side by side, such as boxes in pixels and scores of
 thousandths. So a difference counts as a share of what its own channel does by itself.
 
-A *channel* is what weights or a concatenation tell apart: positions along a dim that weights write
-are channels of their own, and so are the parts of a concatenation. Positions along any other dim,
-such as pixels, tokens or anchors, are places where the same channel is looked at. Numbers that a
-Softmax makes are one quantity: all of them are one channel.
+A *channel* is what weights tell apart: positions along a dim that weights write are channels of
+their own, and so is each part that is joined to them, as boxes to scores. Positions along other
+axes, such as pixels, tokens or anchors, are places where the same channel is looked at. Numbers
+that a Softmax makes are one quantity: all of them are one channel.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class _Sums:
 
 def added_up(numbers: Numbers, channels: Channels) -> Numbers:
     """Add up the numbers of each channel; both are of the shape of one sample."""
-    found: Numbers = np.bincount(channels.ravel(), numbers.ravel())
+    found: Numbers = np.bincount(channels.ravel(), weights=numbers.ravel())
     return found
 
 
@@ -185,7 +185,7 @@ def _spread(sums: Numbers, channels: Channels) -> tuple[Numbers, Numbers]:
     """
     count, total, square = sums
     some = np.maximum(count, 1)
-    n = np.maximum(added_up(count, channels), 1)
+    n: Numbers = np.maximum(added_up(count, channels), 1)
     mean, mean_square = added_up(total, channels) / n, added_up(square, channels) / n
     freedom = added_up(np.maximum(count - 1, 0), channels)
     alone = freedom == 0
@@ -209,14 +209,19 @@ def _channels_along(coupling: Coupling, port: Port) -> list[Channels]:
         for dim in leaves(coupling.axes[role.node.inputs[role.slot]][role.axis])
     }
     softmax = softmax_axis(coupling.graph, port)
-    along = [_channels_of(expr, written) for expr in axes]
+    along = [
+        np.zeros(expr.size, np.int64)
+        if written.isdisjoint(leaves(expr))
+        else _channels_of(expr, written)
+        for expr in axes
+    ]
     if softmax is not None and along:
         along[softmax] = np.zeros_like(along[softmax])
     return along[1:]
 
 
 def _channels_of(expr: Expr, written: Collection[Dim]) -> Channels:
-    """Number the channels along an axis: what weights write, and parts, are told apart."""
+    """Number the channels along an axis that weights write, or that is joined to such a one."""
     match expr:
         case Dim():
             return np.arange(expr.size) if expr in written else np.zeros(expr.size, np.int64)

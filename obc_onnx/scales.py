@@ -167,8 +167,7 @@ class _Sums:
 
 def added_up(numbers: Numbers, channels: Channels) -> Numbers:
     """Add up the numbers of each channel; both are of the shape of one sample."""
-    found: Numbers = np.bincount(channels.ravel(), weights=numbers.ravel())
-    return found
+    return np.asarray(np.bincount(channels.ravel(), weights=numbers.ravel()), np.float64)
 
 
 def _moments(rows: Rows) -> Numbers:

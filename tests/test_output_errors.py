@@ -10,7 +10,6 @@ import pytest
 from helpers import analyse, build, random_keep
 from nets import draw_samples
 
-from obc_onnx.data import Samples
 from obc_onnx.pipeline import compress, score
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import Distance, output_error
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
 
 DETECTOR = (

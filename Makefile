@@ -16,7 +16,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	mkdir -p demo
 	$(BIN)/obc-onnx compress models/fashion_resnet20.onnx --output demo/small.onnx \
-		--plan-out demo/plan.json --data models/fashion-sample.npz \
+		--plan-out demo/plan.json \
+		--data models/fashion-train.npz --eval-data models/fashion-test.npz \
 		--target-macs 0.5 --round-to 8 --epochs 10 --latency
 	$(BIN)/obc-onnx verify models/fashion_resnet20.onnx demo/small.onnx --plan demo/plan.json
 

@@ -6,11 +6,13 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from obc_onnx.errors import ModelError
+from obc_onnx.batch_guesses import check_named
+from obc_onnx.batching import batch_of_shapes
+from obc_onnx.errors import ModelError, RequestError
 from obc_onnx.graph import Graph
 from obc_onnx.inference import find_coupling
 from obc_onnx.shapes import infer_shapes, input_shapes
@@ -18,9 +20,13 @@ from obc_onnx.shapes import infer_shapes, input_shapes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from numpy.typing import NDArray
+
+    from obc_onnx.batch_axes import Axes
     from obc_onnx.coupling import Coupling
     from obc_onnx.ops import RuleSet
 
+    Feed = Mapping[str, NDArray[Any]]
     Shape = tuple[int, ...]
 
 Model = str | Path | onnx.ModelProto | Graph
@@ -54,35 +60,77 @@ def model_name(model: Model) -> str:
 
 
 def analyse(
-    graph: Graph, given: Mapping[str, Shape] | None, rules: RuleSet, clock: Clock
+    graph: Graph,
+    given: Mapping[str, Shape] | None,
+    rules: RuleSet,
+    clock: Clock,
+    named: Axes | None = None,
+    feed: Feed | None = None,
 ) -> tuple[Coupling, dict[str, Shape]]:
     """Find the coupling of a graph, and the input shapes that it holds for.
 
     Args:
-        graph: The model.
+        graph: The model; where its batch is not proven yet, that comes first.
         given: Sizes of dynamic inputs, by input name.
         rules: What is known of operators.
         clock: Keeps the seconds of "shapes" and "coupling".
+        named: The batch axis of inputs, where a user names it.
+        feed: Samples, for shapes that only a run tells; random ones are tried without.
     """
     with clock("shapes"):
+        graph = settled(graph, given, named or {})
         inputs = input_shapes(graph, given)
-        shapes = infer_shapes(graph, inputs)
+        shapes = infer_shapes(graph, inputs, _feed_of(graph, inputs, feed))
     with clock("coupling"):
         coupling = find_coupling(graph, shapes, rules)
     if coupling.loses_batch:
         with clock("shapes"):
-            coupling = replace(coupling, single=_shapes_of_one(graph, inputs))
+            coupling = replace(coupling, single=_shapes_of_one(graph, inputs, feed))
     return coupling, inputs
 
 
-def _shapes_of_one(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, Shape] | None:
+def settled(graph: Graph, given: Mapping[str, Shape] | None, named: Axes) -> Graph:
+    """Return a graph whose batch is proven, by random inputs where no samples have proven it.
+
+    Raises:
+        RequestError: A name or an axis is not of the model, or a size contradicts the batch.
+    """
+    if not graph.batch_axes.proven:
+        check_named(graph, named)
+        declared = graph.batch_axes
+        likely = graph.with_batch(replace(declared, inputs={**declared.inputs, **named}))
+        graph = graph.with_batch(batch_of_shapes(likely, input_shapes(likely, given), named))
+    batch = graph.batch_axes
+    for name, shape in (given or {}).items():
+        axis = batch.inputs.get(name)
+        if batch.note and axis is not None and shape[axis] != batch.size:
+            raise RequestError(
+                f"input '{name}' cannot hold {shape[axis]} samples on axis {axis}, but "
+                f"{batch.size}: {batch.note}"
+            )
+    return graph
+
+
+def _feed_of(
+    graph: Graph, shapes: Mapping[str, Shape], feed: Feed | None
+) -> dict[str, NDArray[Any]] | None:
+    """Return samples as inputs of the given shapes; None where they are of other sizes."""
+    if feed is None:
+        return None
+    batch = graph.batch_axes
+    places = [place % batch.count(feed) for place in range(batch.count_of(shapes))]
+    chosen = batch.chosen(feed, places)
+    return chosen if all(chosen[name].shape == shape for name, shape in shapes.items()) else None
+
+
+def _shapes_of_one(
+    graph: Graph, inputs: Mapping[str, Shape], feed: Feed | None
+) -> dict[str, Shape] | None:
     """Find shapes for a batch of one; None where the model does not take one."""
-    static = {p.name for p in graph.inputs if p.shape and isinstance(p.shape[0], int)}
-    one = {
-        name: shape if name in static or not shape else (1, *shape[1:])
-        for name, shape in inputs.items()
-    }
+    if graph.batch is not None:
+        return None
+    one = graph.batch_axes.resized(inputs, 1)
     try:
-        return infer_shapes(graph, one)
+        return infer_shapes(graph, one, _feed_of(graph, one, feed))
     except ModelError:
         return None

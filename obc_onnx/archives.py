@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from obc_onnx.errors import DataError
-from obc_onnx.images import SUFFIXES
+from obc_onnx.picture_files import SUFFIXES
 from obc_onnx.progress import track
 from obc_onnx.sources import LazyArray, Source
 

@@ -128,7 +128,7 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
     Args:
         expr: A resolved axis expression.
         keep: For each dim that loses units, which units stay, shape [n_units]. A dim that is
-            not named stays whole.
+            not named stays whole. One that no `Take` picks from may have another size here.
     Returns:
         Shape [expr.size], True where the position stays.
     """
@@ -234,6 +234,26 @@ def units_of(expr: Expr, dim: Dim) -> NDArray[np.int64]:
     owners = units_along(expr, dim)
     found = np.unique(np.concatenate(owners)) if owners else np.zeros(0, np.int64)
     return found[found >= 0]
+
+
+def runs_of(expr: Expr, dim: Dim) -> set[int]:
+    """Say how many neighbouring positions one unit of `dim` owns, wherever it occurs in an axis.
+
+    In `heads x 64` a head owns 64, and in `64 x head_dim` a position of a head owns 1.
+    """
+    match expr:
+        case Dim():
+            return {1} if expr is dim else set()
+        case Product(factors=factors):
+            found, inner = set[int](), 1
+            for factor in reversed(factors):
+                found |= {run * inner for run in runs_of(factor, dim)}
+                inner *= factor.size
+            return found
+        case Concat(parts=parts):
+            return set[int]().union(*(runs_of(part, dim) for part in parts))
+        case Take(base=base):
+            return runs_of(base, dim)
 
 
 def describe(expr: Expr, names: Mapping[Dim, str]) -> str:

@@ -22,12 +22,14 @@ from obc_onnx.defaults import FINETUNE_EPOCHS
 from obc_onnx.errors import RequestError
 from obc_onnx.options import (
     FILE,
+    batch_axis_option,
     budget_of,
     data_of,
     data_options,
     device_option,
     input_shape_option,
     json_option,
+    latency_option,
     plan_options,
     recover_option,
     seed_option,
@@ -56,6 +58,7 @@ def cli() -> None:
 )
 @click.option("--scores", type=FILE, help="Show the units with the least and the most saliency.")
 @input_shape_option
+@batch_axis_option
 @json_option
 @reports_errors
 def inspect(
@@ -64,6 +67,7 @@ def inspect(
     explain: str | None,
     scores: Path | None,
     input_shape: dict[str, tuple[int, ...]],
+    batch_axes: dict[str, int | None],
     as_json: bool,
 ) -> None:
     """Show what can be pruned in MODEL, and what cannot and why."""
@@ -73,7 +77,11 @@ def inspect(
     if scores is not None and explain is not None:
         raise RequestError("--explain shows no scores: give one of the two")
     inspection = inspect_model(
-        model, input_shape=input_shape, explained=explain, scores=load_scores(scores)
+        model,
+        input_shape=input_shape,
+        batch_axes=batch_axes,
+        explained=explain,
+        scores=load_scores(scores),
     )
     text = inspection_text if explain is None else explanation_text
     click.echo(inspection.to_json() if as_json else text(inspection))
@@ -83,7 +91,7 @@ def inspect(
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan, as JSON.")
-@click.option("--latency", is_flag=True, help="Time both models in ONNX Runtime.")
+@latency_option
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @scoring_options(alone=False)
@@ -92,6 +100,7 @@ def inspect(
 @training_options(epochs=0)
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -100,7 +109,7 @@ def compress(
     output: Path,
     plan_out: Path | None,
     *,
-    latency: bool,
+    latency: bool | None,
     scores: Path | None,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -137,6 +146,7 @@ def compress(
 @training_options(epochs=FINETUNE_EPOCHS)
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -177,6 +187,7 @@ def finetune(
 @scoring_options(alone=True)
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @reports_errors
 def score(
@@ -201,6 +212,7 @@ def score(
             criterion=options["criterion"],
             scoring=scoring_of(options),
             input_shape=input_shape,
+            batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
         )
@@ -213,6 +225,7 @@ def score(
 @click.argument("compressed", type=FILE)
 @click.option("--plan", type=FILE, required=True, help="The plan that `compress` wrote.")
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -222,6 +235,7 @@ def verify(
     plan: Path,
     *,
     input_shape: dict[str, tuple[int, ...]],
+    batch_axes: dict[str, int | None],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -232,7 +246,12 @@ def verify(
     from obc_onnx.verify import require
 
     checks = verify_model(
-        original, compressed, PruningPlan.load(plan), input_shape=input_shape, seed=seed
+        original,
+        compressed,
+        PruningPlan.load(plan),
+        input_shape=input_shape,
+        batch_axes=batch_axes,
+        seed=seed,
     )
     if as_json:
         click.echo(json.dumps({"verification": [asdict(check) for check in checks]}, indent=1))
@@ -246,6 +265,7 @@ def verify(
 @click.option("-o", "--output", type=FILE, help="Where to write the program, as .pt2.")
 @click.option("--print-code", is_flag=True, help="Print the module's Python code.")
 @input_shape_option
+@batch_axis_option
 @reports_errors
 def twin(
     model: Path,
@@ -253,6 +273,7 @@ def twin(
     *,
     print_code: bool,
     input_shape: dict[str, tuple[int, ...]],
+    batch_axes: dict[str, int | None],
 ) -> None:
     """Turn MODEL into a PyTorch module: print its code, or write it as an exported program."""
     if output is None and not print_code:
@@ -261,9 +282,10 @@ def twin(
         check_target(output, [model])
     from obc_onnx.program import TwinProgram
 
-    program = TwinProgram.of(model, input_shape)
-    if output is not None:
-        program.save(output)
+    program = TwinProgram.of(model, input_shape, batch_axes=batch_axes)
+    note = "" if output is None else program.save(output)
+    if note:
+        click.echo(note, err=True)
     if print_code:
         click.echo(program.twin.code)
 

@@ -7,22 +7,34 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
+from obc_onnx.baseline import examine
 from obc_onnx.costs import COSTS
-from obc_onnx.data import Samples, open_samples, shapes_of
+from obc_onnx.data import Samples, first_of, known_by, open_samples, shapes_of
 from obc_onnx.errors import RequestError
+from obc_onnx.graph import Graph
+from obc_onnx.latency import race
+from obc_onnx.masks import with_padding
 from obc_onnx.max_drop import Judge, plan_within_drop
-from obc_onnx.outcome import measure_result
-from obc_onnx.padding import describe_padding, with_padding
+from obc_onnx.measure import accuracy
+from obc_onnx.padding import describe_padding
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
+from obc_onnx.recover.error import errors_of_outputs
 from obc_onnx.recover.methods import NEED_DATA
+from obc_onnx.report.doubts import (
+    doubts_of_outputs,
+    doubts_of_quality,
+    doubts_of_speed,
+    doubts_of_widths,
+)
 from obc_onnx.report.summary import (
     Change,
     Report,
+    note_on_blocks,
+    notes_on_graph,
     notes_on_inexact,
     summarise_frozen,
     summarise_groups,
-    warnings_of_outputs,
 )
 from obc_onnx.result import Result
 from obc_onnx.saliency import make_criterion
@@ -32,6 +44,7 @@ from obc_onnx.training.options import check_labels
 from obc_onnx.verify import (
     Check,
     check_budget,
+    check_description,
     check_format,
     check_interface,
     check_masked,
@@ -42,6 +55,7 @@ from obc_onnx.verify import (
     check_weights,
     compare,
     digest_of,
+    latency_feed,
     require,
     verification_feed,
     why_no_twin,
@@ -54,7 +68,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.graph import Graph
+    from obc_onnx.latency import Race
     from obc_onnx.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.request import Request
@@ -122,7 +136,7 @@ class Compression:
         _, inputs, samples, held, _ = opened
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
-        self.notes.extend(notes_on_inexact(coupling, keep))
+        self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         with self.clock("cut"):
             pruned = remove_units(coupling, keep)
         feed = verification_feed(graph, held, inputs, request.seed)
@@ -132,15 +146,19 @@ class Compression:
             require(checks)
         result, recovery = self._recover(cut, samples)
         result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
+        written = Graph.from_model(result.written())
+        plan = plan.written_as(coupling, result)
         if result is not pruned or coupling is not original:
-            plan = replace(plan, weights_sha256=digest_of(result.initializers))
-            cut = replace(cut, plan=plan)
+            plan = replace(plan, weights_sha256=digest_of(written.stored))
+        cut = replace(cut, plan=plan)
         with self.clock("verify"):
-            checks += [*folded, *check_result(cut, result, self.clock)]
+            checks += [*folded, *check_result(cut, written, self.clock)]
             if cut.no_twin:
                 self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
-        report = self._report(cut, result, held, checks, (sparse_epochs, epochs), recovery)
+        report = self._report(
+            cut, result, (samples, held), checks, (sparse_epochs, epochs), recovery
+        )
         found = Result(result, plan, report)
         if folder is not None:
             folder.keep_result(found)
@@ -155,7 +173,8 @@ class Compression:
         request = self.request
         with self.clock("load"):
             graph = load_model(model)
-            samples, held = open_samples(request.data, graph)
+            samples, held = open_samples(request.data, graph, request.batch_axes)
+            graph = known_by(graph, samples)
         if request.training is not None and samples is None:
             raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
         if request.recover in NEED_DATA and samples is None:
@@ -164,8 +183,12 @@ class Compression:
             )
         if request.training is not None and samples is not None:
             check_labels(request.training, labelled=samples.labels is not None)
-        shapes = {**shapes_of(graph, samples), **request.input_shape}
-        coupling, inputs = analyse(graph, shapes, request.rules, self.clock)
+        shapes = {**shapes_of(samples), **request.input_shape}
+        named = request.batch_axes
+        coupling, inputs = analyse(
+            graph, shapes, request.rules, self.clock, named, first_of(samples)
+        )
+        self.notes.extend(coupling.graph.batch_axes.notes)
         if samples is not None and held is not None:
             samples, held = with_padding(coupling, samples, held)
             if samples.padding is not None:
@@ -192,6 +215,7 @@ class Compression:
             "training": None if request.training is None else asdict(request.training),
             "recover": request.recover,
             "seed": request.seed,
+            "batch axes": dict(request.batch_axes),
         }
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
@@ -204,11 +228,15 @@ class Compression:
             return made.recounted(coupling)
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, opened.samples)
-            plan_of = partial(make_plan, coupling, score, criterion=name, seed=request.seed)
+            repairs = opened.samples is not None or request.recover != "none"
+            scored = partial(make_plan, coupling, score, criterion=name)
+            plan_of = partial(scored, seed=request.seed, splits=repairs)
             if request.budget.max_drop is None:
                 plan = plan_of(request.budget)
             else:
                 plan = self._plan_within_drop(opened, plan_of)
+        if request.budget.round_to is None and plan.round_to is not None:
+            self.notes.append(note_on_blocks(plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)
         return plan
@@ -251,7 +279,7 @@ class Compression:
         with self.clock("sparse learning"):
             graph, epochs = sparsify(coupling, samples, request.training, folder)
         shapes = {port.name: coupling.shapes[port.name] for port in coupling.graph.inputs}
-        return analyse(graph, shapes, request.rules, self.clock)[0], epochs
+        return analyse(graph, shapes, request.rules, self.clock, feed=first_of(samples))[0], epochs
 
     def _scorer(
         self, coupling: Coupling, samples: Samples | None
@@ -274,11 +302,6 @@ class Compression:
         """Repair without training, where there is anything to do it with."""
         method = self.request.recover
         if method == "none":
-            return cut.pruned, []
-        if samples is None and method == "auto":
-            norms = any(node.op_type == "BatchNormalization" for node in cut.pruned.nodes)
-            way = "--data, or --recover fuse, for which batch norms do" if norms else "--data"
-            self.notes.append(f"nothing was repaired: give {way}")
             return cut.pruned, []
         if cut.no_twin:
             self.notes.append(f"nothing was repaired: {cut.no_twin}")
@@ -327,18 +350,24 @@ class Compression:
         self,
         cut: Cut,
         result: Graph,
-        held: Samples | None,
+        samples: tuple[Samples | None, Samples | None],
         checks: list[Check],
         epochs: tuple[list[Epoch], list[Epoch]],
         recovery: list[Recovery],
     ) -> Report:
         graph, plan = cut.original.graph, cut.plan
-        latency_of = cut.inputs if self.request.latency else None
         with self.clock("measure"):
-            measured = measure_result(cut.original, result, held, latency_of, self.request.seed)
-        self.warnings.extend(
-            warnings_of_outputs(measured.outputs, 0 if held is None else len(held))
-        )
+            baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
+            after = None if samples[1] is None else accuracy(result, samples[1])
+            outputs = errors_of_outputs(cut.original, result, samples[1])
+            times = self._race(cut, result, samples[1])
+        doubts = [
+            *baseline.doubts,
+            *doubts_of_quality(measured=samples[1] is not None),
+            *doubts_of_outputs(outputs),
+            *doubts_of_widths(cut.coupling, cut.keep),
+            *doubts_of_speed(times),
+        ]
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
@@ -346,36 +375,52 @@ class Compression:
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
-            outputs=measured.outputs,
-            accuracy=measured.accuracy,
-            latency_ms=measured.latency_ms,
+            outputs=outputs,
+            accuracy=Change(baseline.accuracy, after),
+            held_out=0 if samples[1] is None else len(samples[1]),
+            fed=baseline.fed,
+            latency_ms=Change(None, None) if times is None else Change(*times.medians_ms),
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),
             unknown=list(cut.coupling.unknown),
             recovery=recovery,
             notes=self.notes,
-            warnings=self.warnings,
+            warnings=[*self.warnings, *doubts],
             sparse_epochs=epochs[0],
             epochs=epochs[1],
             verification=checks,
             seconds=self.clock.seconds,
         )
 
+    def _race(self, cut: Cut, result: Graph, held: Samples | None) -> Race | None:
+        """Time both models, where that was asked for or costs little."""
+        asked = self.request.latency
+        if asked is False:
+            return None
+        graph = cut.original.graph
+        feed = latency_feed(graph, held, cut.inputs, self.request.seed)
+        times = race(graph, result, feed, asked=asked is True)
+        if times is None:
+            self.notes.append("speed was not measured, since a run takes long: --latency does it")
+        return times
+
 
 def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
-    """Check everything that must hold of a result, trained or not."""
-    original = cut.coupling.graph
+    """Check everything that must hold of a result as it is read back, trained or not."""
+    original = cut.original.graph
+    planned = Graph.from_model(cut.pruned.to_model())  # on loading, more may turn out constant
     checks = [
         check_plan(original, result, cut.plan),
         check_weights(original, result, cut.plan),
-        check_structure(cut.pruned, result),
+        check_structure(planned, result, cut.plan.merged),
+        check_description(original, result, cut.plan.copies),
         check_interface(original, result),
         *check_format(original, result, cut.inputs),
         check_runs(result, cut.feed),
     ]
     if not all(check.passed for check in checks):
         return checks  # what follows would only stumble over the same fault
-    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock)
+    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock, feed=cut.feed)
     for name, target in cut.plan.targets.items():
         cost = COSTS[name]
         full = cost(cut.coupling).full

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 class Cost(ABC):
     """One way to count what a network costs.
 
+    Args:
+        coupling: Of the network.
+        splits: Whether repair or training may make copies of a vector differ that the cut leaves
+            equal; then what is left counts each of them.
+
     Attributes:
         name: Its name in plans, and in the option of its target.
         label: What is counted, for people.
@@ -34,8 +39,9 @@ class Cost(ABC):
     name: ClassVar[str]
     label: ClassVar[str]
 
-    def __init__(self, coupling: Coupling) -> None:
+    def __init__(self, coupling: Coupling, *, splits: bool = False) -> None:
         self._coupling = coupling
+        self._splits = splits
 
     @cached_property
     def full(self) -> int:
@@ -56,6 +62,8 @@ class Cost(ABC):
 
     def marginal(self, group: Group, keep: Keep) -> NDArray[np.float64]:
         """Return what removing one unit saves, all others being left as they are.
+
+        A vector that several groups share counts for each, as if it were cut apart already.
 
         Returns:
             For each unit of the group, shape [n_units]; 0 for those that are gone.
@@ -132,6 +140,10 @@ class Params(_Stored):
 
     name, label = "params", "params"
 
+    def total(self, keep: Keep) -> int:
+        """Count what is written, or every copy."""
+        return super().total(keep) if self._splits and keep else self._coupling.params(keep)
+
 
 class Size(_Stored):
     """Bytes of the written file.
@@ -148,9 +160,10 @@ class Size(_Stored):
         return self._coupling.graph.file_bytes or self.total({})
 
     def total(self, keep: Keep) -> int:
-        """Cut, and measure what would be written."""
+        """Cut, and measure what would be written, or that with every copy."""
         graph = self._coupling.graph
-        return (remove_units(self._coupling, keep) if keep else graph).size_bytes()
+        pruned = remove_units(self._coupling, keep) if keep else graph
+        return pruned.size_bytes(apart=self._splits and bool(keep))
 
     @cached_property
     def _weights(self) -> dict[str, int]:

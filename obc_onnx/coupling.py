@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.axes import Concat, Dim, Product, Take, count, leaves, mask, only_position
+from obc_onnx.copies import merge_copies
 from obc_onnx.node import holds_weights
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Coupling:
         patches: Numbers that nodes spell out and that may have to be written anew.
         renumberings: Constant positions that nodes pick.
         unknown: Labels of nodes whose operator has no rule.
-        batch: The dynamic first axis of the inputs, None where it is static.
+        batch: The open axis of the inputs that holds the samples, None where it is static.
         loses_batch: Whether some operator hides which of its axes hold the batch.
         single: Shapes for one sample, where that is so; None where the batch can be followed.
     """
@@ -115,6 +116,29 @@ class Coupling:
         inexact = {group.dim for group in self.groups if group.inexact is not None}
         return {dim: mask for dim, mask in keep.items() if dim not in inexact}
 
+    def at_batch(self, keep: Keep, size: int) -> Keep | None:
+        """Return what `keep` says of a batch of `size` samples, for `mask` and `count`.
+
+        Some axes hold the batch and units too, such as the heads of all samples. None where their
+        positions are known for the batch of the analysis alone: where some operator hides it, the
+        graph splits it or picks from it, or a weight is as long as it.
+        """
+        if self.batch is None or self.batch.size == size:
+            return keep
+        batch = set(leaves(self.batch))
+        cut = {dim for dim, kept in keep.items() if not kept.all()}
+        lasting = cut.union(*(self._dims(name) for name in self.graph.initializers))
+        if not batch.isdisjoint(lasting):
+            return None
+        for expr in {expr for axes in self.axes.values() for expr in axes}:
+            own = set(leaves(expr))
+            hides = self.loses_batch and not own <= lasting | batch
+            holds = not own.isdisjoint(batch)
+            if not own.isdisjoint(cut) and (hides or (holds and not _grows(expr, self.batch))):
+                return None
+        grown = {self.batch: np.ones(size, np.bool_)} if isinstance(self.batch, Dim) else {}
+        return {**keep, **grown}
+
     def kept_positions(self, keep: Keep) -> dict[str, dict[int, NDArray[np.int64]]]:
         """List what stays of every initializer that shrinks.
 
@@ -135,14 +159,25 @@ class Coupling:
         return sum(self.node_macs(node, keep) for node in self.costed)
 
     def params(self, keep: Keep) -> int:
-        """Count the elements of weights once only the kept units are left."""
-        return sum(
+        """Count the elements of weights that are written once only the kept units are left."""
+        merged = self.merged(keep)
+        return self.graph.params_aside + sum(
             int(np.prod([count(axis, keep) for axis in self.axes[name]], dtype=np.int64))
             if name in self.axes
             else array.size
             for name, array in self.graph.initializers.items()
-            if holds_weights(array.dtype)
+            if holds_weights(array.dtype) and name not in merged
         )
+
+    def merged(self, keep: Keep) -> dict[str, str]:
+        """Say what `Graph.merged` will be once only the kept units are left."""
+        copies, arrays = self.graph.copies, self.graph.initializers
+        left = {}
+        for name in {*copies, *copies.values()} & arrays.keys():
+            axes = self.axes.get(name)
+            kept = None if axes is None else np.ix_(*(mask(axis, keep) for axis in axes))
+            left[name] = arrays[name] if kept is None else arrays[name][kept]
+        return merge_copies(copies, left)
 
     def node_macs(self, node: Node, keep: Keep) -> int:
         """Count the multiply-accumulates of one node for one sample."""
@@ -213,6 +248,17 @@ def constant_sources(graph: Graph, values: Mapping[str, Value], name: str) -> li
 
 def _ports(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return node.inputs, node.outputs
+
+
+def _grows(expr: Expr, batch: Expr) -> bool:
+    """Say whether the positions of an axis that holds the batch are known whatever its size."""
+    match expr:
+        case Product(factors=children) | Concat(parts=children):
+            return all(_grows(child, batch) for child in children)
+        case Take(base=base):
+            return set(leaves(base)).isdisjoint(leaves(batch))
+        case Dim():
+            return expr is batch or expr not in leaves(batch)
 
 
 def _holds_take(expr: Expr) -> bool:

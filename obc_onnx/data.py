@@ -2,13 +2,21 @@
 
 A source is one of these; `labels` are optional everywhere:
 
-- an `.npz` with one array per model input, first axis samples, and `labels`;
+- an `.npz` with one array per model input, and `labels`;
 - a folder with one `.npy` per model input, and `labels.npy`;
 - a `.tar` or a folder of them, laid out as WebDataset does: `archives` says how;
-- a folder of images in class subfolders.
+- a folder of images, in class subfolders or, without labels, straight in it.
+
+Arrays lie as the model takes them, with as many samples on the batch axis as there are. An input
+without such an axis, such as a number or a table, is given once for all samples; or with one axis
+more in front, as one value for each sample, and then a run takes one.
 
 An `.npz` is held in memory. The others stay on disk, and a batch is read when it is asked for; of
 images, decoded pixels are kept as long as they fit.
+
+Samples often lie class by class, and what is looked at is often the first thousand. So they are put
+into a random order once, which the number of samples alone decides, and those to measure on are
+drawn from all classes: runs with other options or seeds measure on the same ones.
 """
 
 from __future__ import annotations
@@ -22,23 +30,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.defaults import HOLDOUT
-from obc_onnx.errors import DataError
+from obc_onnx.errors import DataError, InvariantError
 from obc_onnx.images import ImageOptions
-from obc_onnx.sample_checks import LABELS, check_array, check_labels
+from obc_onnx.placing import check, place
+from obc_onnx.sample_checks import LABELS, check_labels
 from obc_onnx.shapes import ANALYSIS_BATCH
-from obc_onnx.sources import LazyArray
+from obc_onnx.sources import LazyArray, MemoryArray
 from obc_onnx.stored import listed, open_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from obc_onnx.batch_axes import Axes, BatchAxes
     from obc_onnx.graph import Graph
-    from obc_onnx.images import PixelScaling
+    from obc_onnx.images import Preparation
+    from obc_onnx.padding import Padding
 
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What numpy and zipfile raise about a file; RuntimeError for an encrypted one."""
+_ORDER_SEED, _DRAW_SEED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class DataOptions:
 
     Attributes:
         source: A file or folder, see `data`, or samples; None works without data.
-        holdout: Share of it, from the end, that is only measured on.
+        holdout: Share of it, drawn from all classes, that is only measured on.
         evaluation: Samples to measure on instead.
         images: How pictures become an input.
     """
@@ -64,42 +76,30 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class Padding:
-    """Which positions of samples are filled up, since samples are of different lengths.
-
-    Attributes:
-        mask: An input of shape [samples, positions].
-        real: What it is where something stands: 1, or 0 where it marks the padding.
-    """
-
-    mask: str
-    real: int
-
-    def positions(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        """Say where something stands, shape [samples, positions]."""
-        return np.asarray(feed[self.mask] == self.real)
-
-
-@dataclass(frozen=True)
 class Samples:
     """Inputs, and labels where there are any.
 
     Attributes:
-        inputs: For each model input, an array of shape [samples, ...], in memory or not.
+        inputs: For each model input that differs from sample to sample, an array of shape
+            [samples, ...], in memory or not. Until `placed` all inputs, as the model takes them.
         labels: Class indices, shape [samples], int64, or None.
         dtypes: The type that the model takes for each input.
-        scaling: For inputs that hold pictures, how to normalise them.
+        prepared: For inputs that hold pictures, how those are made.
+        fixed: What the other inputs are given in every run.
+        batch_axes: Where the model has the samples; None until `placed`.
         padding: Which positions are no data, see `padding.find_padding`; None where all are.
     """
 
     inputs: Mapping[str, NDArray[Any] | LazyArray]
     labels: NDArray[np.int64] | None
     dtypes: Mapping[str, np.dtype[Any]]
-    scaling: Mapping[str, PixelScaling] = field(default_factory=dict)
+    prepared: Mapping[str, Preparation] = field(default_factory=dict)
+    fixed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    batch_axes: BatchAxes | None = None
     padding: Padding | None = None
 
     def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
+        return len(next(iter(self.inputs.values()), ()))
 
     def feed(self, which: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Return chosen samples as the model takes them.
@@ -108,12 +108,46 @@ class Samples:
             DataError: One cannot be read.
         """
         feed = {name: array[which] for name, array in self.inputs.items()}
-        for name, scaling in self.scaling.items():
-            feed[name] = scaling.apply(feed[name])
+        for name, preparation in self.prepared.items():
+            feed[name] = preparation.scaled(feed[name])
+        feed = {name: self._laid_out(name, array) for name, array in feed.items()}
         return {
-            name: np.ascontiguousarray(array, dtype=self.dtypes[name])
-            for name, array in feed.items()
+            name: np.asarray(array, self.dtypes[name], order="C")
+            for name, array in (feed | dict(self.fixed)).items()
         }
+
+    def _laid_out(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Put samples, shape [samples, ...], where the model has them."""
+        axis = 0 if self.batch_axes is None else self.batch_axes.inputs[name]
+        if axis is not None:
+            return np.moveaxis(array, 0, axis)
+        if len(array) != 1:
+            raise InvariantError(f"a run was to take {len(array)} samples of input '{name}'")
+        one: NDArray[Any] = array[0]
+        return one
+
+    def placed(self, batch_axes: BatchAxes, ranks: Mapping[str, int]) -> Samples:
+        """Bring the samples of each input to the front, and set apart what is given once.
+
+        Args:
+            batch_axes: Of the model.
+            ranks: How many axes each input of the model has.
+        """
+        inputs: dict[str, NDArray[Any] | LazyArray] = {}
+        fixed: dict[str, NDArray[Any]] = {}
+        for name, array in self.inputs.items():
+            axis = batch_axes.inputs[name]
+            if axis is not None:
+                inputs[name] = _along(array, axis)
+            elif array.ndim == ranks[name]:
+                fixed[name] = array.whole() if isinstance(array, LazyArray) else array
+            elif array.ndim == ranks[name] + 1 and _are_equal(array):
+                fixed[name] = array[:1][0]
+            else:
+                inputs[name] = array
+        if any(batch_axes.inputs[name] is None for name in inputs):
+            batch_axes = replace(batch_axes, size=1)
+        return replace(self, inputs=inputs, fixed=fixed, batch_axes=batch_axes)
 
     def batches(self, size: int) -> Iterator[slice]:
         """Yield consecutive ranges of at most `size` samples."""
@@ -121,19 +155,25 @@ class Samples:
             yield slice(start, min(start + size, len(self)))
 
     def part(self, which: slice | NDArray[np.int64]) -> Samples:
-        """Return chosen samples as a set of their own; those on disk stay there."""
+        """Return chosen samples as a set of their own; they are neither read nor copied."""
         return replace(
             self,
-            inputs={
-                name: array.part(which) if isinstance(array, LazyArray) else array[which]
-                for name, array in self.inputs.items()
-            },
+            inputs={name: _part(array, which) for name, array in self.inputs.items()},
             labels=None if self.labels is None else self.labels[which],
         )
 
-    def split(self, holdout: float) -> tuple[Samples, Samples]:
-        """Cut off the last share of the samples, for measuring; the order is kept.
+    def mixed(self) -> Samples:
+        """Return all samples in a random order, the same for equal numbers of samples."""
+        return self.part(np.random.default_rng(_ORDER_SEED).permutation(len(self)))
 
+    def split(self, holdout: float) -> tuple[Samples, Samples]:
+        """Mix the samples, and set a share of them apart for measuring.
+
+        With labels each class gives about its share, and those of at least two samples at least
+        one, as far as there are places.
+
+        Returns:
+            The samples to work with, and those to measure on.
         Raises:
             DataError: One of the parts would be empty.
         """
@@ -143,108 +183,193 @@ class Samples:
                 f"{len(self)} samples cannot be split with holdout {holdout:g}: both parts need "
                 f"at least one"
             )
-        return self.part(slice(0, len(self) - n_held)), self.part(slice(len(self) - n_held, None))
+        mixed = self.mixed()
+        # not in the order of the mix: what is left of it would begin with the first classes done
+        drawn = np.random.default_rng(_DRAW_SEED).permutation(len(self))
+        if mixed.labels is not None:
+            drawn = drawn[np.argsort(_turns(mixed.labels[drawn]), kind="stable")]
+        held = np.zeros(len(self), np.bool_)
+        held[drawn[:n_held]] = True
+        return mixed.part(np.flatnonzero(~held)), mixed.part(np.flatnonzero(held))
 
 
-def load_samples(path: str | Path, graph: Graph, images: ImageOptions | None = None) -> Samples:
+def load_samples(
+    path: str | Path, graph: Graph, images: ImageOptions | None = None, named: Axes | None = None
+) -> Samples:
     """Open samples and check names, ranks, types, sizes and values.
 
     Args:
         path: Where they are; the module says what it may be.
         graph: The model that they are for.
         images: Only for pictures.
+        named: The batch axis of inputs, where it is named.
+    Returns:
+        The samples in the order in which they lie there.
     Raises:
         DataError: Something does not fit; the message is one sentence.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"data '{path}' does not exist")
-    if path.is_dir() or path.suffix == ".tar":
-        stored = open_stored(path, graph.inputs, images or ImageOptions())
-        samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.scaling)
-    else:
-        samples = _from_archive(path, graph)
-    return check_samples(samples, graph, f"data '{path}'")
+    images = images or ImageOptions()
+    samples = _opened(path, graph, images, named)
+    _check_use(images, [samples])
+    return samples
 
 
-def check_samples(samples: Samples, graph: Graph, what: str = "the data") -> Samples:
-    """Check samples against a model.
+def check_samples(
+    samples: Samples, graph: Graph, what: str = "the data", named: Axes | None = None
+) -> Samples:
+    """Check samples against a model, and find where it has them.
 
     Args:
         samples: To check.
         graph: The model that they are for.
         what: How messages call them.
+        named: The batch axis of inputs, where it is named.
     Returns:
-        The samples with inputs in the model's order, and labels as int64.
+        The samples with inputs in the model's order, placed, and labels as int64.
     Raises:
         DataError: Names, ranks, types, sizes, values or labels do not fit the model.
+        RequestError: An axis is named that the model does not have.
     """
-    if set(samples.inputs) != set(_names(graph)):
+    given = {*samples.inputs, *samples.fixed}
+    if given != set(_names(graph)):
         raise DataError(
-            f"{what} holds {listed(samples.inputs)}, but the model's inputs are "
-            f"{listed(_names(graph))}"
+            f"{what} holds {listed(given)}, but the model's inputs are {listed(_names(graph))}"
         )
-    for port in graph.inputs:
-        check_array(samples.inputs[port.name], port)
-    counts = {len(array) for array in samples.inputs.values()}
-    if len(counts) != 1:
-        raise DataError(f"{what} has inputs of different lengths: {sorted(counts)}")
-    labels = samples.labels
-    if labels is not None:
-        check_labels(labels, len(samples), graph)
-        labels = np.array(labels, np.int64)  # no longer a view of a file, where it was one
-    return replace(
-        samples,
-        inputs={name: samples.inputs[name] for name in _names(graph)},
-        labels=labels,
-        dtypes=_dtypes(graph),
-    )
+    ordered = {name: samples.inputs[name] for name in _names(graph) if name in samples.inputs}
+    samples = replace(samples, inputs=ordered, dtypes=_dtypes(graph))
+    if samples.batch_axes is None:
+        samples = place(samples, graph, what, named or {})
+    else:
+        check(samples, graph, what)
+    if samples.labels is None:
+        return samples
+    check_labels(samples.labels, len(samples), graph)
+    # no longer a view of a file, where it was one
+    return replace(samples, labels=np.array(samples.labels, np.int64))
 
 
-def open_samples(options: DataOptions, graph: Graph) -> tuple[Samples | None, Samples | None]:
+def open_samples(
+    options: DataOptions, graph: Graph, named: Axes | None = None
+) -> tuple[Samples | None, Samples | None]:
     """Read the samples to work with, and those to measure on.
 
     Returns:
-        Both None without data.
+        Both in a random order, see `Samples.mixed`; None without data.
     Raises:
         DataError: They do not fit the model, or are too few to split.
     """
     if options.source is None:
         if options.evaluation is not None:
             raise DataError("samples to measure on need samples to work with: give --data too")
+        if options.images.given:
+            raise DataError(f"{', '.join(options.images.given)} need pictures: give --data too")
         return None, None
-    source = _opened(options.source, graph, options.images)
+    opened = [_opened(options.source, graph, options.images, named)]
+    if options.evaluation is not None:
+        placed = known_by(graph, opened[0])
+        opened.append(_opened(options.evaluation, placed, options.images, named))
+    _check_use(options.images, opened)
     if options.evaluation is None:
-        used, held = source.split(options.holdout)
+        used, held = opened[0].split(options.holdout)
     else:
-        used, held = source, _opened(options.evaluation, graph, options.images)
-    return _whole_batches(used, graph), _whole_batches(held, graph)
+        used, held = (samples.mixed() for samples in opened)
+    return _whole_batches(used), _whole_batches(held)
 
 
-def shapes_of(graph: Graph, samples: Samples | None) -> dict[str, tuple[int, ...]]:
-    """Take input sizes besides the batch from the samples, which the model may leave open."""
+def known_by(graph: Graph, samples: Samples | None) -> Graph:
+    """Return a graph with the batch axes that samples have shown."""
+    if samples is None or samples.batch_axes is None:
+        return graph
+    return graph.with_batch(samples.batch_axes)
+
+
+def first_of(samples: Samples | None) -> dict[str, NDArray[Any]] | None:
+    """Return as many samples as a run takes at least; None without any."""
     if samples is None:
+        return None
+    return samples.feed(slice(0, samples.batch_axes.size or 1 if samples.batch_axes else 1))
+
+
+def shapes_of(samples: Samples | None) -> dict[str, tuple[int, ...]]:
+    """Take input sizes besides the batch from the samples, which the model may leave open."""
+    first = first_of(samples)
+    if first is None or samples is None or samples.batch_axes is None:
         return {}
-    batch = graph.batch or ANALYSIS_BATCH
-    first = samples.feed(slice(0, 1))
-    return {name: (batch, *array.shape[1:]) for name, array in first.items()}
+    shapes = {name: array.shape for name, array in first.items()}
+    return samples.batch_axes.resized(shapes, samples.batch_axes.size or ANALYSIS_BATCH)
 
 
-def _opened(source: str | Path | Samples, graph: Graph, images: ImageOptions) -> Samples:
+def _opened(
+    source: str | Path | Samples, graph: Graph, images: ImageOptions, named: Axes | None
+) -> Samples:
     if isinstance(source, Samples):
-        return check_samples(source, graph)
-    return load_samples(source, graph, images)
+        return check_samples(source, graph, named=named)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"data '{path}' does not exist")
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"data '{path}' is neither a file nor a folder")
+    if path.is_dir() or path.suffix == ".tar":
+        stored = open_stored(path, graph.inputs, images)
+        samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.prepared)
+    else:
+        samples = _from_archive(path, graph)
+    return check_samples(samples, graph, f"data '{path}'", named)
 
 
-def _whole_batches(samples: Samples, graph: Graph) -> Samples:
-    """Leave out what does not fill a batch, where the model's batch is static."""
-    if graph.batch is None:
-        return samples
-    n_whole = len(samples) // graph.batch * graph.batch
-    if n_whole == 0:
+def _check_use(images: ImageOptions, opened: Sequence[Samples]) -> None:
+    """Check that options for pictures are not given where there are none."""
+    if images.given and not any(samples.prepared for samples in opened):
         raise DataError(
-            f"the model takes batches of {graph.batch}, but there are {len(samples)} samples"
+            f"the data holds arrays, which are fed as they are, and no pictures: leave "
+            f"{', '.join(images.given)} out"
         )
+
+
+def _part(
+    array: NDArray[Any] | LazyArray, which: slice | NDArray[np.int64]
+) -> NDArray[Any] | LazyArray:
+    if isinstance(array, LazyArray):
+        return array.part(which)
+    return array[which] if isinstance(which, slice) else LazyArray(MemoryArray(array), which)
+
+
+def _turns(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return at which turn each sample is drawn: Webster's way to give classes their shares.
+
+    The first sample of a class comes before all later ones; one that is alone in it comes last.
+
+    Args:
+        labels: In the order in which samples of one class are drawn.
+    """
+    order = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    size = np.repeat(counts, counts)
+    rank = np.arange(len(labels)) - np.repeat(starts, counts)
+    spread = np.select([size == 1, rank == 0], [1.0, 0.0], (rank + 0.5) / size)
+    turns = np.empty(len(labels))
+    turns[order] = spread
+    return turns
+
+
+def _are_equal(array: NDArray[Any] | LazyArray) -> bool:
+    return len(array) > 0 and all(np.array_equal(one, array[:1][0]) for one in array)
+
+
+def _along(array: NDArray[Any] | LazyArray, axis: int) -> NDArray[Any] | LazyArray:
+    if axis == 0 or array.ndim <= axis:
+        return array
+    return array.along(axis) if isinstance(array, LazyArray) else np.moveaxis(array, axis, 0)
+
+
+def _whole_batches(samples: Samples) -> Samples:
+    """Leave out what does not fill a batch, where the number of samples in a run is not free."""
+    size = None if samples.batch_axes is None else samples.batch_axes.size
+    if size is None:
+        return samples
+    n_whole = len(samples) // size * size
+    if n_whole == 0:
+        raise DataError(f"the model takes batches of {size}, but there are {len(samples)} samples")
     return samples.part(slice(0, n_whole))
 
 

@@ -32,7 +32,7 @@ from obc_onnx.axis_maps import AxisMap, Mix, make_map
 from obc_onnx.errors import InvariantError
 from obc_onnx.node import is_float
 from obc_onnx.tensors import initializer_name, parameter_name, to_tensor
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ class EquivalentTwin(nn.Module):
         super().__init__()
         parametrised = find_parametrised(coupling, keep) if recombine else {}
         self._start = start or Start({}, _embedded(coupling, keep, pruned, parametrised))
-        self.twin: TorchTwin = build_twin(pruned, coupling.shapes, coupling.rules)
+        self.twin: TorchTwin = derived_twin(pruned, coupling)
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
         self._targets: list[tuple[str, int, tuple[tuple[int, int], ...]]] = []

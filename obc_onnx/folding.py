@@ -98,9 +98,10 @@ def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
     for node in makers:
         if any(tensor.name in folded for tensor in node.outputs):
             replace(surgeon, node, *(values.get(tensor.name) for tensor in node.outputs))
+    stays = escaping(surgeon)
     for node in reversed(makers):  # what only served the others
         for tensor in list(node.outputs):
-            _drop_idle(surgeon, tensor, outputs)
+            _drop_idle(surgeon, tensor, stays)
 
 
 def fold_transposes(surgeon: gs.Graph, overridable: Collection[str]) -> None:
@@ -112,7 +113,7 @@ def fold_transposes(surgeon: gs.Graph, overridable: Collection[str]) -> None:
         surgeon: The graph; it is changed in place.
         overridable: Initializers that a caller may set, which are no constants.
     """
-    outputs = {tensor.name for tensor in surgeon.outputs}
+    outputs = escaping(surgeon)
     for node in list(surgeon.nodes):
         if node.op != "Transpose" or domain_of(node.domain):
             continue
@@ -151,7 +152,7 @@ def drop_zero_states(surgeon: gs.Graph, overridable: Collection[str]) -> None:
         surgeon: The graph; it is changed in place.
         overridable: Initializers that a caller may set, which may become something else.
     """
-    outputs = {tensor.name for tensor in surgeon.outputs}
+    outputs = escaping(surgeon)
     for node in list(surgeon.nodes):
         if node.op not in _RECURRENT or domain_of(node.domain):
             continue
@@ -188,6 +189,12 @@ def _drop_idle(surgeon: gs.Graph, tensor: gs.Tensor, outputs: Collection[str]) -
                 node.inputs.clear()
                 node.outputs.clear()
                 surgeon.nodes.remove(node)
+
+
+def escaping(surgeon: gs.Graph) -> set[str]:
+    """Name the values that are outputs, or that subgraphs know: their names have to stay."""
+    inner = (name for graph in surgeon.subgraphs(recursive=True) for name in graph.tensors())
+    return {tensor.name for tensor in surgeon.outputs}.union(inner)
 
 
 def replace(surgeon: gs.Graph, node: gs.Node, *arrays: NDArray[Any] | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,33 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
 
-from obc_onnx.canonical import canonical, export
+from obc_onnx.batch_axes import declared_axes
+from obc_onnx.canonical import canonical
+from obc_onnx.copies import merge_copies
+from obc_onnx.dense import make_sparse_again, without_sparse
 from obc_onnx.errors import InvariantError, ModelError
+from obc_onnx.export import (
+    export,
+    export_nodes,
+    first_output,
+    header_of,
+    inner_weights,
+    is_weight,
+    kept_aside,
+    tensor_notes,
+)
 from obc_onnx.files import external_bytes, file_sha256, replacing
-from obc_onnx.foreign import without_foreign
 from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
+from obc_onnx.reading import read_model
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Container, Mapping
 
     from numpy.typing import NDArray
+
+    from obc_onnx.batch_axes import BatchAxes
 
 MAX_PROTOBUF_BYTES = 2**31 - 1
 """Above this a model cannot be one protobuf message, and its weights go to a second file."""
@@ -45,8 +60,9 @@ class Graph:
         initializers: Every constant by name; never write into the arrays.
         inputs: Graph inputs that a caller has to feed; initializers are not among them.
         outputs: Graph outputs.
-        copies: For each initializer that canonical form copied, the one that the file holds.
+        copies: For each copy of an initializer that canonical form made, the one in the file.
         file_bytes: Size of that file with its external data, or None.
+        batch_axes: Where the samples are; what the model declares until `with_batch` knows better.
     """
 
     def __init__(
@@ -55,6 +71,7 @@ class Graph:
         original: onnx.ModelProto,
         sha256: str | None = None,
         copies: Mapping[str, str] | None = None,
+        batch_axes: BatchAxes | None = None,
     ) -> None:
         self._surgeon = surgeon
         self._original = original
@@ -72,6 +89,7 @@ class Graph:
         fed = {tensor.name for tensor in surgeon.inputs} - set(self.initializers)
         self.inputs = tuple(port_of(value) for value in original.graph.input if value.name in fed)
         self.outputs = tuple(port_of(value) for value in original.graph.output)
+        self.batch_axes = batch_axes or declared_axes(self.inputs, self.outputs)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Graph:
@@ -81,19 +99,7 @@ class Graph:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
         path = Path(path)
-        if path.is_dir():
-            raise ModelError(f"model '{path}' is a folder")
-        if not path.is_file():
-            raise ModelError(f"model file '{path}' does not exist")
-        try:
-            model = _checked(path)
-        except onnx.checker.ValidationError as error:
-            raise ModelError(f"'{path}' fails the ONNX checker: {_sentence(error)}") from error
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ModelError(
-                f"'{path}' cannot be read as an ONNX model: {_sentence(error)}"
-            ) from error
-        graph = cls.from_model(model, file_sha256(path))
+        graph = cls.from_model(read_model(path), file_sha256(path))
         graph.file_bytes = path.stat().st_size + external_bytes(path)
         return graph
 
@@ -106,11 +112,8 @@ class Graph:
         """
         if not model.graph.node:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
-        if model.graph.sparse_initializer:
-            name = model.graph.sparse_initializer[0].values.name
-            raise ModelError(f"initializer '{name}' is sparse: write it out as a dense one")
         inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-        surgeon, copies = canonical(inlined)
+        surgeon, copies = canonical(without_sparse(inlined))
         return cls(surgeon, inlined, sha256, copies)
 
     @property
@@ -123,12 +126,14 @@ class Graph:
 
     @property
     def batch(self) -> int | None:
-        """The size of the inputs' first axis where it is written into the model, else None.
+        """How many samples a run takes, None where any number will do."""
+        return self.batch_axes.size
 
-        An input with one axis or none holds no samples.
-        """
-        static = [port.shape[0] for port in self.inputs if port.shape and len(port.shape) > 1]
-        return next((size for size in static if isinstance(size, int)), None)
+    def with_batch(self, batch_axes: BatchAxes) -> Graph:
+        """Return this graph with what was found out of its batch."""
+        graph = Graph(self._surgeon, self._original, self._sha256, self.copies, batch_axes)
+        graph.file_bytes = self.file_bytes
+        return graph
 
     @cached_property
     def producers(self) -> dict[str, Node]:
@@ -168,7 +173,60 @@ class Graph:
     @property
     def params(self) -> int:
         """Elements of the initializers that hold weights."""
-        return sum(array.size for array in self.initializers.values() if holds_weights(array.dtype))
+        stored = sum(array.size for array in self.stored.values() if holds_weights(array.dtype))
+        return stored + self.params_aside
+
+    @property
+    def params_aside(self) -> int:
+        """Those of the weights that no node of the graph uses, such as those of subgraphs alone."""
+        return sum(math.prod(t.dims) for t in self.aside.values() if is_weight(t))
+
+    @cached_property
+    def enclosed(self) -> dict[str, int]:
+        """How many elements of weights subgraphs alone use, by the labels of their nodes."""
+        messages = {first_output(message): message for message in self._original.graph.node}
+        found = {}
+        for node in self.nodes:
+            inner = inner_weights(messages[node.key]) if node.key in messages else 0
+            outer = [self.aside[name] for name in self.aside.keys() & set(node.captures)]
+            found[node.label] = inner + sum(math.prod(t.dims) for t in outer if is_weight(t))
+        return {label: count for label, count in found.items() if count}
+
+    @cached_property
+    def aside(self) -> dict[str, onnx.TensorProto]:
+        """Constants that stay as they are in the file, see `kept_aside`."""
+        return {tensor.name: tensor for tensor in kept_aside(self._original, self.initializers)}
+
+    @property
+    def held(self) -> set[str]:
+        """Names of all constants of the main graph."""
+        return self.initializers.keys() | self.aside.keys()
+
+    @cached_property
+    def notes(self) -> dict[str, onnx.TensorProto]:
+        """What the file says of each constant: its doc string and metadata."""
+        return dict(tensor_notes(self._original.graph))
+
+    @cached_property
+    def header(self) -> onnx.ModelProto:
+        """What describes the model, without what it computes."""
+        return header_of(self._original)
+
+    @cached_property
+    def messages(self) -> dict[str, onnx.NodeProto]:
+        """Every node as it is written, by `Node.key`; copies of initializers are not merged."""
+        written = export_nodes(self._surgeon, self._original)
+        return {node.key: message for node, message in zip(self.nodes, written, strict=True)}
+
+    @cached_property
+    def merged(self) -> dict[str, str]:
+        """Under which name each copy is written, where it equals another one or the original."""
+        return merge_copies(self.copies, self.initializers)
+
+    @property
+    def stored(self) -> dict[str, NDArray[Any]]:
+        """The initializers that are written, by name: equal copies of one are merged."""
+        return {n: array for n, array in self.initializers.items() if n not in self.merged}
 
     @cached_property
     def _names(self) -> set[str]:
@@ -236,7 +294,7 @@ class Graph:
             released.append(inputs[slot])
             inputs[slot] = tensors[name]
         self._drop_unused(copy, released, dispensable)
-        return Graph(copy, self._original, copies=self.copies)
+        return Graph(copy, self._original, None, self.copies, self.batch_axes)
 
     def known_as(self, other: Graph) -> Graph:
         """Return this graph under the hash and file size of another, which a plan is to be for.
@@ -244,7 +302,7 @@ class Graph:
         Args:
             other: The same network with other weights.
         """
-        graph = Graph(self._surgeon, self._original, other.sha256, self.copies)
+        graph = Graph(self._surgeon, self._original, other.sha256, self.copies, self.batch_axes)
         graph.file_bytes = other.file_bytes
         return graph
 
@@ -287,18 +345,29 @@ class Graph:
                 gs.Node(op_type, name, inputs=[node.inputs[slot], constant], outputs=[result]),
             )
             node.inputs[slot] = result
-        return Graph(copy, self._original, copies=self.copies)
+        return Graph(copy, self._original, None, self.copies, self.batch_axes)
 
     def to_model(self) -> onnx.ModelProto:
         """Export with the names, opsets, metadata and dynamic axes of the original model."""
-        return export(self._surgeon, self._original)
+        return export(self._surgeon, self._original, self.copies, {})
 
-    def size_bytes(self) -> int:
-        """Size of the file that `save` would write, external data included."""
-        weights = sum(array.nbytes for array in self.initializers.values())
+    def written(self) -> onnx.ModelProto:
+        """Export as `save` writes it: equal copies are merged, sparse constants are so again."""
+        model = export(self._surgeon, self._original, self.copies, self.merged)
+        make_sparse_again(model, self._original)
+        return model
+
+    def size_bytes(self, *, apart: bool = False) -> int:
+        """Size of the file that `save` would write, external data included.
+
+        Args:
+            apart: Whether to count every copy, which repair and training may make differ.
+        """
+        arrays = self.initializers if apart else self.stored
+        weights = sum(array.nbytes for array in arrays.values())
         if weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES:
             return weights
-        return int(self.to_model().ByteSize())
+        return int((self.to_model() if apart else self.written()).ByteSize())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model: into a temporary file beside the target, then by renaming it.
@@ -309,8 +378,8 @@ class Graph:
             ModelError: The folder is missing or cannot be written to; the target is untouched.
         """
         path = Path(path)
-        model = self.to_model()
-        weights = sum(array.nbytes for array in self.initializers.values())
+        model = self.written()
+        weights = sum(array.nbytes for array in self.stored.values())
         external = weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES
         data = f"{path.name}.data"
         with replacing(path, *([path.parent / data] if external else [])) as temporary:
@@ -330,26 +399,3 @@ def _add_copy(surgeon: gs.Graph, node: gs.Node, name: str) -> gs.Variable:
     twin = gs.Node(node.op, name, dict(node.attrs), list(node.inputs), [result], node.domain)
     surgeon.nodes.insert(surgeon.nodes.index(node) + 1, twin)
     return result
-
-
-def _checked(path: Path) -> onnx.ModelProto:
-    """Load a model that the checker, called with its path on account of its size, accepts."""
-    try:
-        onnx.checker.check_model(path)
-    except onnx.checker.ValidationError as fault:
-        try:
-            model = onnx.load(path)
-        except DecodeError:
-            raise fault from None
-        known = without_foreign(model)
-        if known is model:
-            raise
-        onnx.checker.check_model(known)
-        return model
-    return onnx.load(path)
-
-
-def _sentence(error: BaseException) -> str:
-    """Join a message of several lines, which the checker and protobuf write."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__

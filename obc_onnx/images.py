@@ -1,199 +1,134 @@
-"""Pictures as samples: their layout in a model's input, how they are decoded and normalised."""
+"""What a model wants of pictures: the options that say so, and what they mean for one input."""
 
 from __future__ import annotations
 
 import io
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.defaults import (
+    IMAGE_COLORS,
+    IMAGE_LAYOUTS,
+    IMAGE_RESIZES,
+    PIXEL_SCALE,
+    ImageColor,
+    ImageLayout,
+    ImageResize,
+)
 from obc_onnx.errors import DataError
-from obc_onnx.sources import LazyArray, Source
+from obc_onnx.node import is_float
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from obc_onnx.node import Port
 
-CACHE_BYTES = 2**31
-"""Decoded pixels of a set are kept in memory as long as all of them fit into this."""
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-"""Of files that hold pictures, in small letters."""
 IMAGE_RANK = 4
-_MODES = {1: "L", 3: "RGB"}
-"""Pillow's name for pictures of so many channels."""
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+"""What is opened, told by content: other decoders of Pillow start programs, or read whole pages."""
+_COLORS: dict[int, ImageColor] = {1: "gray", 3: "rgb"}
+"""What pictures of so many channels hold, unless options say otherwise."""
+_CHANNELS: dict[ImageColor, int] = {"gray": 1, "rgb": 3, "bgr": 3}
+_CHANNEL_AXIS: dict[ImageLayout, int] = {"NCHW": 1, "NHWC": 3}
+_DEEP = ("I", "F")
+"""How Pillow's names for pixels of more than 8 bits begin."""
+_LARGEST = 255
+_FOR_FLOATS = ("--image-scale", "--image-mean", "--image-std")
+_RESIZED = {"stretch": "stretched", "crop": "cropped", "letterbox": "letterboxed"}
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How pictures become an input: (pixel / 255 - mean) / std, per channel.
+    """How pictures become an input: (pixel * scale - mean) / std; None takes the default.
+
+    An input of integers is fed the pixels as they are, and takes no scale, mean or std.
 
     Attributes:
-        mean: One number per channel, or one for all.
-        std: The same; no zeros.
-        size: (height, width) to resize to; None takes the model's own.
+        mean: Of scaled values: one number per channel in the order of `color`, or one for all;
+            0 by default.
+        std: The same, above 0; 1 by default.
+        size: (height, width) of the input; the model's own by default.
+        scale: What pixel values, 0 to 255, are multiplied by; 1/255 by default.
+        layout: Where the channels are; told from the input's shape by default.
+        color: What the channels are; rgb where there are 3 and gray where there is 1 by default.
+        resize: How pictures of another size fit in, always by bicubic interpolation. "stretch",
+            the default, changes height and width apart; "crop" resizes the short side and cuts
+            off the ends of the long one; "letterbox" resizes the long side and pads the short one.
+        crop: For "crop", the share of the short side that is left: 0.875 resizes it to 256 pixels
+            where 224 are taken from the middle; 1 by default.
+        pad: For "letterbox", the pixel value that fills the rest, 0 to 255; 0 by default.
     """
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None
+    scale: float | None = None
+    layout: ImageLayout | None = None
+    color: ImageColor | None = None
+    resize: ImageResize | None = None
+    crop: float | None = None
+    pad: int | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that are not left to their defaults, as the command line calls them."""
+        named = (field.name for field in fields(self) if getattr(self, field.name) is not None)
+        return [f"--image-{name}" for name in named]
 
 
 @dataclass(frozen=True)
-class PixelScaling:
-    """(pixel / 255 - mean) / std, with mean and std shaped to broadcast over the pixels."""
+class Preparation:
+    """How pictures become one input of a model, with nothing left open.
 
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
+    Attributes:
+        layout: Where the channels are.
+        color: What they are.
+        size: (height, width).
+        resize: How pictures of another size fit in.
+        crop: The share of the short side that "crop" leaves.
+        pad: The pixel value that "letterbox" fills with.
+        scaling: (scale, mean, std), the last two by channel; None feeds pixels as they are.
+    """
 
-    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Normalise pixels, shape [samples, ...]."""
-        return (pixels.astype(np.float32) / np.float32(255) - self.mean) / self.std
-
-
-class Files(Protocol):
-    """Things that hold a picture each."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, place: int) -> bytes:
-        """Return all that one holds."""
-
-    def where(self, place: int) -> str:
-        """Name one, as messages call it."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures in the model's layout, uint8, and how to normalise them."""
-
-    pixels: LazyArray
-    scaling: PixelScaling
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where an input has the axes of a picture, and their sizes."""
-
-    channels: int
+    layout: ImageLayout
+    color: ImageColor
     size: tuple[int, int]
-    last: bool
+    resize: ImageResize
+    crop: float
+    pad: int
+    scaling: tuple[float, tuple[float, ...], tuple[float, ...]] | None
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return (*self.size, self.channels) if self.last else (self.channels, *self.size)
+        """Of one picture as the model takes it."""
+        channels = _CHANNELS[self.color]
+        return (channels, *self.size) if self.layout == "NCHW" else (*self.size, channels)
 
+    def decode(self, content: bytes, where: Callable[[], str]) -> NDArray[np.uint8]:
+        """Read a picture, and lay it out as the model takes it.
 
-def read_pictures(files: Files, port: Port, options: ImageOptions) -> Pictures:
-    """Make pictures an input of a model. None is decoded yet.
-
-    Args:
-        files: Hold the pictures.
-        port: The input, [batch, channels, height, width] or with channels last.
-        options: How to resize and normalise.
-    Raises:
-        DataError: The options or the input do not fit pictures.
-    """
-    layout = _layout(port, options)
-    shape = (layout.channels,) if layout.last else (layout.channels, 1, 1)
-    scaling = PixelScaling(
-        _per_channel("--image-mean", options.mean, layout.channels, shape),
-        _per_channel("--image-std", options.std, layout.channels, shape),
-    )
-    if not scaling.std.all():
-        raise DataError("--image-std must not be 0")
-    return Pictures(LazyArray(_PictureSource(files, layout)), scaling)
-
-
-def list_pictures(folder: Path) -> tuple[Files, NDArray[np.int64]]:
-    """List the pictures of a folder with one subfolder per class, by their names alone.
-
-    Samples are split by their order: sorted by class, the held-out ones would be all of one class.
-    So classes, which are numbered by name, take turns: any run has about each one's share.
-
-    Returns:
-        The files, and the class of each.
-    Raises:
-        DataError: There are none.
-    """
-    names: list[str] = []
-    labels, ranks = [np.empty(0, np.int64)], [np.empty(0)]
-    classes = sorted(child for child in folder.iterdir() if child.is_dir())
-    for index, child in enumerate(classes):
-        own = sorted(file.name for file in child.iterdir() if file.suffix.lower() in SUFFIXES)
-        names += [f"{child.name}/{name}" for name in own]
-        labels.append(np.full(len(own), index, np.int64))
-        ranks.append((np.arange(len(own)) + 0.5) / max(len(own), 1))
-    if not names:
-        raise DataError(f"data '{folder}' holds no images in class subfolders")
-    label = np.concatenate(labels)
-    order = np.lexsort((label, np.concatenate(ranks)))
-    return _FolderFiles(folder, [names[i] for i in order]), label[order]
-
-
-def channels_last(shape: Sequence[int | str | None]) -> bool:
-    """Say where a shape of rank 4 has its channels: second, unless only the last can be those."""
-    return shape[1] not in _MODES and shape[3] in _MODES
-
-
-class _FolderFiles:
-    """Files of a folder by their names; short strings, since there may be millions."""
-
-    def __init__(self, folder: Path, names: list[str]) -> None:
-        self._folder, self._names = folder, names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def read(self, place: int) -> bytes:
-        try:
-            return (self._folder / self._names[place]).read_bytes()
-        except OSError as error:
-            raise DataError(f"image {self.where(place)} cannot be read") from error
-
-    def where(self, place: int) -> str:
-        return f"'{self._folder / self._names[place]}'"
-
-
-class _PictureSource(Source):
-    """Pictures that are decoded when they are asked for, once where all pixels fit into memory.
-
-    A copy in another process that was pickled has no cache: memory would grow with each of them.
-    """
-
-    def __init__(self, files: Files, layout: _Layout) -> None:
-        self._files, self._layout = files, layout
-        self.shape, self.dtype = (len(files), *layout.shape), np.dtype(np.uint8)
-        self._known = np.zeros(len(files), np.bool_)
-        self.remembers = math.prod(self.shape) <= CACHE_BYTES
-        self._cache = np.empty(self.shape, np.uint8) if self.remembers else None
-
-    def read(self, which: NDArray[np.int64]) -> NDArray[Any]:
-        if self._cache is None:
-            pixels = np.empty((len(which), *self.shape[1:]), np.uint8)
-            for target, place in enumerate(which):
-                pixels[target] = self._decode(int(place))
-            return pixels
-        for place in which[~self._known[which]]:
-            self._cache[place] = self._decode(int(place))
-            self._known[place] = True
-        return self._cache[which]
-
-    def where(self, place: int) -> str:
-        return self._files.where(place)
-
-    def _decode(self, place: int) -> NDArray[np.uint8]:
+        Args:
+            content: Of a BMP, JPEG, PNG or WebP file.
+            where: Says what messages call it.
+        Raises:
+            DataError: It is none of those, damaged, huge, or has more than 8 bits per channel.
+        """
         from PIL import Image, UnidentifiedImageError
 
-        layout = self._layout
         try:
-            with Image.open(io.BytesIO(self._files.read(place))) as image:
-                picture = image.convert(_MODES[layout.channels]).resize(layout.size[::-1])
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                if image.mode.startswith(_DEEP):
+                    raise DataError(
+                        f"image {where()} has more than 8 bits per channel: convert it first"
+                    )
+                mode = "L" if self.color == "gray" else "RGB"
+                picture = self._resized(image.convert(mode))
         except (
             UnidentifiedImageError,
             OSError,
@@ -201,24 +136,144 @@ class _PictureSource(Source):
             ValueError,
             Image.DecompressionBombError,
         ) as error:
-            raise DataError(f"image {self.where(place)} cannot be read") from error
-        pixels = np.asarray(picture, np.uint8).reshape(*layout.size, layout.channels)
-        return pixels if layout.last else pixels.transpose(2, 0, 1)
+            raise DataError(
+                f"image {where()} cannot be read as BMP, JPEG, PNG or WebP: damaged, or huge?"
+            ) from error
+        pixels = np.asarray(picture, np.uint8).reshape(*self.size, -1)
+        pixels = pixels[..., ::-1] if self.color == "bgr" else pixels
+        return pixels if self.layout == "NHWC" else pixels.transpose(2, 0, 1)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None, "remembers": False}
+    def _resized(self, picture: Image) -> Image:
+        from PIL import ImageOps
+        from PIL.Image import Resampling
+
+        size, bicubic = self.size[::-1], Resampling.BICUBIC
+        if self.resize == "crop":
+            return ImageOps.fit(picture, size, bicubic, bleed=(1 - self.crop) / 2)
+        if self.resize == "letterbox":
+            color: Any = self.pad if self.color == "gray" else (self.pad,) * 3
+            return ImageOps.pad(picture, size, bicubic, color)
+        return picture.resize(size, bicubic)
+
+    def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return pixels, shape [samples, ...], as the numbers that the model takes."""
+        if self.scaling is None:
+            return pixels
+        scale, *per_channel = self.scaling
+        shape = (-1, 1, 1) if self.layout == "NCHW" else (-1,)
+        mean, std = (np.array(values, np.float32).reshape(shape) for values in per_channel)
+        values = pixels.astype(np.float32) * np.float32(scale)
+        return np.asarray((values - mean) / std, np.float32)
+
+    def __str__(self) -> str:
+        height, width = self.size
+        how = _RESIZED[self.resize]
+        how += f" from {self.crop:g} of the short side" if self.resize == "crop" else ""
+        text = f"{self.color} pictures as {self.layout}, {how} to {height} x {width}"
+        text += f", padded with {self.pad}" if self.resize == "letterbox" else ""
+        if self.scaling is None:
+            return f"{text}, pixels as they are"
+        scale, mean, std = self.scaling
+        short = Fraction(scale).limit_denominator(_LARGEST)
+        factor = str(short) if float(short) == scale else f"{scale:g}"
+        return f"{text}, (pixel * {factor} - {_listed(mean)}) / {_listed(std)}"
 
 
-def _layout(port: Port, options: ImageOptions) -> _Layout:
-    """Find the axes of a picture in an input."""
+def prepare(port: Port, options: ImageOptions) -> Preparation:
+    """Decide how pictures become an input; every option is checked here.
+
+    Args:
+        port: The input.
+        options: What was asked for.
+    Raises:
+        DataError: The options or the input do not fit pictures.
+    """
+    _check_choices(options)
+    _check_numbers(options)
     shape = port.shape or ()
     if len(shape) != IMAGE_RANK:
         raise DataError(f"input '{port.name}' has {len(shape)} axes; images need {IMAGE_RANK}")
-    last = channels_last(shape)
-    channels, own = (shape[3], shape[1:3]) if last else (shape[1], shape[2:4])
-    if not isinstance(channels, int) or channels not in _MODES:
-        raise DataError(f"input '{port.name}' has shape {shape}: no axis of 1 or 3 channels")
-    height, width = options.size or own
+    layout = options.layout or _layout_of(port, options.color)
+    color = _color_of(port, layout, options.color)
+    return Preparation(
+        layout=layout,
+        color=color,
+        size=_size_of(port, layout, options.size),
+        resize=options.resize or "stretch",
+        crop=1.0 if options.crop is None else options.crop,
+        pad=options.pad or 0,
+        scaling=_scaling_of(port, _CHANNELS[color], options),
+    )
+
+
+def channels_last(shape: Sequence[int | str | None]) -> bool:
+    """Say where a shape of rank 4 has its channels: second, unless only the last can be those."""
+    return shape[1] not in _COLORS and shape[3] in _COLORS
+
+
+def _check_choices(options: ImageOptions) -> None:
+    """Check what is one of several words, and that numbers go with the word that they are for."""
+    known = {"layout": IMAGE_LAYOUTS, "color": IMAGE_COLORS, "resize": IMAGE_RESIZES}
+    for name, words in known.items():
+        if (word := getattr(options, name)) not in {None, *words}:
+            raise DataError(f"--image-{name} must be one of {', '.join(words)}, found '{word}'")
+    for name, way in (("crop", "crop"), ("pad", "letterbox")):
+        if getattr(options, name) is not None and options.resize != way:
+            raise DataError(f"--image-{name} is for --image-resize {way}: give that too")
+
+
+def _check_numbers(options: ImageOptions) -> None:
+    """Check what does not depend on the input."""
+    scale = () if options.scale is None else (options.scale,)
+    for name, values in (("scale", scale), ("mean", options.mean), ("std", options.std)):
+        if not np.isfinite(values or ()).all():
+            raise DataError(f"--image-{name} must be finite, found {_listed(values or ())}")
+        if name != "mean" and min(values or (1,)) <= 0:
+            raise DataError(f"--image-{name} must be above 0, found {_listed(values or ())}")
+    if options.crop is not None and not 0 < options.crop <= 1:
+        raise DataError(f"--image-crop must be above 0 and at most 1, found {options.crop:g}")
+    if options.pad is not None and not 0 <= options.pad <= _LARGEST:
+        raise DataError(f"--image-pad must be a pixel value of 0 to 255, found {options.pad}")
+
+
+def _layout_of(port: Port, color: ImageColor | None) -> ImageLayout:
+    shape = port.shape or ()
+    counts = set(_COLORS) if color is None else {_CHANNELS[color]}
+    found = [layout for layout, axis in _CHANNEL_AXIS.items() if shape[axis] in counts]
+    if len(found) == 1:
+        return found[0]
+    wanted = " or ".join(map(str, sorted(counts)))
+    told = "no axis" if not found else "more than one axis"
+    raise DataError(
+        f"input '{port.name}' has shape {shape}: {told} of {wanted} channels; where it takes "
+        f"pictures, say how by --image-layout and --image-color"
+    )
+
+
+def _color_of(port: Port, layout: ImageLayout, color: ImageColor | None) -> ImageColor:
+    axis = _CHANNEL_AXIS[layout]
+    channels = (port.shape or ())[axis]
+    if isinstance(channels, str):
+        if color is None:
+            raise DataError(
+                f"input '{port.name}' of shape {port.shape} leaves its channels open: give "
+                f"--image-color"
+            )
+        return color
+    fits = channels in _COLORS if color is None else channels == _CHANNELS[color]
+    if not fits:
+        wanted = "1 or 3" if color is None else f"{_CHANNELS[color]}, as {color} pictures have"
+        raise DataError(
+            f"input '{port.name}' of shape {port.shape} takes {channels} channels on axis {axis}, "
+            f"not {wanted}"
+        )
+    return color or _COLORS[channels]
+
+
+def _size_of(port: Port, layout: ImageLayout, size: tuple[int, int] | None) -> tuple[int, int]:
+    shape = port.shape or ()
+    own = shape[2:4] if layout == "NCHW" else shape[1:3]
+    height, width = size or own
     if not isinstance(height, int) or not isinstance(width, int):
         raise DataError(f"input '{port.name}' has a dynamic size: give --image-size")
     if min(height, width) < 1:
@@ -228,14 +283,34 @@ def _layout(port: Port, options: ImageOptions) -> _Layout:
             raise DataError(
                 f"--image-size {height} {width} does not fit input '{port.name}' of shape {shape}"
             )
-    return _Layout(channels, (height, width), last)
+    return height, width
 
 
-def _per_channel(
-    option: str, values: tuple[float, ...], channels: int, shape: tuple[int, ...]
-) -> NDArray[np.float32]:
+def _scaling_of(
+    port: Port, channels: int, options: ImageOptions
+) -> tuple[float, tuple[float, ...], tuple[float, ...]] | None:
+    """Return (scale, mean, std), None for an input that takes the pixels themselves."""
+    what = f"input '{port.name}' takes {port.dtype}"
+    if is_float(port.dtype):
+        mean = _per_channel("mean", (0.0,) if options.mean is None else options.mean, channels)
+        std = _per_channel("std", (1.0,) if options.std is None else options.std, channels)
+        return PIXEL_SCALE if options.scale is None else options.scale, mean, std
+    if not np.can_cast(np.uint8, port.dtype, "safe"):
+        raise DataError(f"{what}, which does not hold pixels of 0 to 255: give it as an array")
+    useless = [name for name in options.given if name in _FOR_FLOATS]
+    if useless:
+        raise DataError(
+            f"{what}, and is fed the pixels of 0 to 255 as they are: leave {', '.join(useless)} out"
+        )
+    return None
+
+
+def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) not in {1, channels}:
-        raise DataError(f"{option} needs 1 or {channels} numbers, found {len(values)}")
-    if not np.isfinite(values).all():
-        raise DataError(f"{option} must be finite, found {', '.join(map(str, values))}")
-    return np.broadcast_to(np.asarray(values, np.float32), (channels,)).reshape(shape)
+        raise DataError(f"--image-{name} needs 1 or {channels} numbers, found {len(values)}")
+    return values * (channels // len(values))
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Write numbers one after the other, equal ones once."""
+    return ", ".join(f"{value:g}" for value in (values[:1] if len(set(values)) == 1 else values))

@@ -21,7 +21,7 @@ from obc_onnx.spelling import find_patches
 from obc_onnx.unification import AxisSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from obc_onnx.axes import Dim, Expr
@@ -107,9 +107,10 @@ class _Finder:
     def _input(self, name: str, declared: tuple[int | str, ...] | None) -> Value:
         shape = self.shapes[name]
         axes: list[Expr] = []
+        batch_axis = self.graph.batch_axes.inputs.get(name)
         for i, size in enumerate(shape):
             is_open = declared is None or isinstance(declared[i], str)
-            if is_open and i == 0:
+            if is_open and i == batch_axis:
                 axis = self._batch_of(size)
             else:
                 symbol = declared[i] if is_open and declared is not None else ""
@@ -202,13 +203,25 @@ class _Finder:
         inputs = [self.values[name] for name in node.inputs if name in self.values]
         for axis in (axis for value in inputs for axis in value.axes):
             self.system.freeze(axis, why)
-        batched = any(value.axes and self._is_batch(value.axes[0]) for value in inputs)
         for name in node.outputs:
             if name in self.shapes:
-                axes: list[Expr] = [self.system.dim(size, why) for size in self.shapes[name]]
-                if self.batch is not None and batched and axes and axes[0].size == self.batch.size:
-                    axes[0] = self.batch  # frozen either way; what a sample costs depends on it
-                self.values[name] = Value(tuple(axes))
+                self.values[name] = self._stand_in(self.shapes[name], inputs, why)
+
+    def _stand_in(self, shape: Shape, inputs: Sequence[Value], why: str) -> Value:
+        """Return axes for an output of which nothing is known but its shape.
+
+        Where the first axis of the inputs that is the batch is as long there, it is the batch:
+        frozen either way, but what a sample costs depends on it.
+        """
+        axes: list[Expr] = [self.system.dim(size, why) for size in shape]
+        places = (
+            i for value in inputs for i, axis in enumerate(value.axes) if self._is_batch(axis)
+        )
+        place = next(places, None)
+        if self.batch is not None and place is not None and place < len(shape):
+            same = axes[place].size == self.batch.size
+            axes[place] = self.batch if same else axes[place]
+        return Value(tuple(axes))
 
     def _freeze_captured(self, name: str, why: str) -> None:
         """Freeze what a subgraph uses: its axes, and the sizes that its numbers are."""

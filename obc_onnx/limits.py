@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.axes import leaves
+from obc_onnx.axes import leaves, runs_of
 from obc_onnx.costs import units_left
+from obc_onnx.defaults import BLOCKS, MIN_CHANNELS
 from obc_onnx.errors import RequestError
 
 if sys.version_info >= (3, 11):
@@ -40,7 +41,7 @@ class Limits:
     Attributes:
         min: Least width, an int; or a float, the share of the units in (0, 1].
         max: Largest width, in the same way: wider groups are cut whatever the budget says.
-        round_to: Widths that shrink stay a multiple of this.
+        round_to: Widths that shrink stay a multiple of this, in channels.
         keep: Whether they stay whole.
     """
 
@@ -117,7 +118,7 @@ class Room:
     Attributes:
         least: The least width that it may be cut to.
         most: The largest width that it may keep.
-        round_to: Widths that shrink are a multiple of this.
+        round_to: Widths that shrink are a multiple of this, in units.
     """
 
     group: Group
@@ -157,7 +158,7 @@ def rooms_of(coupling: Coupling, budget: Budget) -> list[Room]:
         for dim in named[pattern]:
             of_dim[dim] = limits.over(of_dim.get(dim, Limits()))
     rooms = [
-        _room(group, of_dim.get(group.dim, Limits()), budget)
+        _room(coupling, group, of_dim.get(group.dim, Limits()), budget)
         for group in coupling.groups
         if (budget.allow_inexact or group.inexact is None)
         and group.dim not in whole
@@ -174,19 +175,30 @@ def rooms_of(coupling: Coupling, budget: Budget) -> list[Room]:
     return rooms
 
 
-def _room(group: Group, limits: Limits, budget: Budget) -> Room:
-    round_to = limits.round_to or budget.round_to
-    least = budget.min_channels
-    if limits.min is not None:
-        least = max(least, _width(limits.min, group.size, math.ceil))
-    least = math.ceil(least / round_to) * round_to
+def _room(coupling: Coupling, group: Group, limits: Limits, budget: Budget) -> Room:
+    channels = limits.round_to or budget.round_to or BLOCKS[0]
+    round_to = _units_of_block(coupling, group, channels)
     most = group.size if limits.max is None else max(_width(limits.max, group.size, math.floor), 1)
+    asked = [width for width in (budget.min_channels, limits.min) if width is not None]
+    usual = min(MIN_CHANNELS, most / group.size)  # a max goes before what nobody asked for
+    least = max(_width(width, group.size, math.ceil) for width in asked or [usual])
+    least = math.ceil(least / round_to) * round_to
     if most < group.size and most // round_to * round_to < least:
         raise RequestError(
             f"the config's max leaves {most} of the {group.size} units of '{group.name}', but its "
             f"least width is {least}: a multiple of {round_to}, and no less than its min"
         )
     return Room(group, least, most, round_to)
+
+
+def _units_of_block(coupling: Coupling, group: Group, channels: int) -> int:
+    """Return how many units fill whole blocks of channels on every weight axis they lie on.
+
+    A head of 64 channels fills eight blocks of 8 alone.
+    """
+    axes = {coupling.axes[r.node.inputs[r.slot]][r.axis] for r in group.members}
+    runs = {run for axis in axes for run in runs_of(axis, group.dim)}
+    return math.lcm(*(channels // math.gcd(channels, run) for run in runs or {1}))
 
 
 def _width(limit: float, size: int, rounded: Callable[[float], int]) -> int:

@@ -1,9 +1,8 @@
-"""Measure a model in ONNX Runtime: outputs, accuracy, latency."""
+"""Measure a model in ONNX Runtime: outputs, accuracy."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +11,6 @@ from obc_onnx.node import CLASSES_RANK, is_float
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from obc_onnx.data import Samples
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 128
 """Samples per run where the model's batch is dynamic."""
-_WARM_UP = 5
 
 
 def batch_size_of(graph: Graph, wanted: int = BATCH_SIZE) -> int:
@@ -63,24 +59,3 @@ def answers(graph: Graph, samples: Samples) -> NDArray[np.int64]:
             )
         found.append(scores.argmax(axis=1).astype(np.int64))
     return np.concatenate(found)
-
-
-def latencies_ms(
-    graphs: Mapping[str, Graph], feed: Mapping[str, NDArray[Any]], repeats: int = 30
-) -> dict[str, float]:
-    """Time several models side by side on one input.
-
-    The models take turns, so that a noisy machine is equally noisy to all of them.
-
-    Returns:
-        For each model the median time of a run, in milliseconds.
-    """
-    sessions = {name: Session(graph) for name, graph in graphs.items()}
-    times: dict[str, list[float]] = {name: [] for name in graphs}
-    for repeat in range(_WARM_UP + repeats):
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(feed)
-            if repeat >= _WARM_UP:
-                times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * float(np.median(values)) for name, values in times.items()}

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
 
 
-_NOTES = ("onnx", "slots")
-"""What nodes know of the ONNX node that they stand for: its key, and where they take its inputs."""
+_NOTES = ("onnx", "slots", "value")
+"""What nodes know of the ONNX node that they stand for: its key, where they take its inputs, and
+which value they give."""
 
 
 class TorchTwin(fx.GraphModule):

@@ -70,6 +70,8 @@ CLASSES_RANK = 2
 class Port:
     """A graph input or output; a dynamic size is its symbolic name, or "" where it has none.
 
+    Some exporters write -1 for a dynamic size.
+
     The type is `object` where the value holds strings or is no tensor (a sequence, an optional).
     """
 
@@ -133,7 +135,7 @@ def port_of(value: onnx.ValueInfoProto) -> Port:
     shape = None
     if kind.HasField("shape"):
         shape = tuple(
-            size.dim_value if size.HasField("dim_value") else size.dim_param
+            size.dim_value if size.HasField("dim_value") and size.dim_value >= 0 else size.dim_param
             for size in kind.shape.dim
         )
     return Port(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), shape)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +47,37 @@ def parse_shapes(
     return shapes
 
 
+def parse_axes(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, int | None]:
+    """Read `NAME:1` or `NAME:none` options; the last colon counts, since names may hold some."""
+    axes: dict[str, int | None] = {}
+    for value in values:
+        name, _, axis = value.rpartition(":")
+        if not name or not (axis.isdecimal() or axis == "none"):
+            raise click.BadParameter(f"'{value}' is not of the form NAME:1 or NAME:none")
+        axes[name] = None if axis == "none" else int(axis)
+    return axes
+
+
 def parse_numbers(
-    _context: click.Context, _parameter: click.Parameter, value: str
-) -> tuple[float, ...]:
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
     """Read `0.485,0.456,0.406`."""
     try:
-        return tuple(float(number) for number in value.split(","))
+        return None if value is None else tuple(float(number) for number in value.split(","))
     except ValueError:
         raise click.BadParameter(f"'{value}' is not a list of numbers") from None
+
+
+def parse_factor(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a number such as `0.5`, or a fraction such as `1/255`."""
+    try:
+        return None if value is None else float(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"'{value}' is neither a number nor one as 1/255") from None
 
 
 def parse_target(
@@ -80,6 +104,18 @@ def parse_target(
     return float(found)
 
 
+def parse_width(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a width: a whole number is units, any other number a share."""
+    try:
+        return None if value is None else int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"'{value}' is neither a number of units such as 8 nor a share such as 0.25"
+        ) from None
+
+
 def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Make one decorator of several, so that commands share groups of options."""
 
@@ -98,12 +134,76 @@ input_shape_option = click.option(
     callback=parse_shapes,
     help="Size of a dynamic input; may be given several times.",
 )
+batch_axis_option = click.option(
+    "--batch-axis",
+    "batch_axes",
+    metavar="NAME:AXIS|none",
+    multiple=True,
+    callback=parse_axes,
+    help="Axis of an input that holds samples, or none for one that is given once; found by "
+    "running the model where it is not named. May be given several times.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+latency_option = click.option(
+    "--latency/--no-latency",
+    default=None,
+    help="Time of both models in ONNX Runtime. [measured where it takes a few seconds at most]",
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
 )
 
 
+image_options = combined(
+    click.option(
+        "--image-scale",
+        metavar="FACTOR",
+        callback=parse_factor,
+        help="Factor of pixel values, which are 0 to 255; 1 for a model that takes those. A model "
+        "of integers is fed them as they are.  [default: 1/255]",
+    ),
+    click.option(
+        "--image-mean",
+        metavar="A,B,C",
+        callback=parse_numbers,
+        help="Means that are subtracted after scaling, by channel or one for all.  [default: 0]",
+    ),
+    click.option(
+        "--image-std",
+        metavar="A,B,C",
+        callback=parse_numbers,
+        help="Deviations that scaled values less the mean are divided by, likewise.  [default: 1]",
+    ),
+    click.option(
+        "--image-layout",
+        type=click.Choice(defaults.IMAGE_LAYOUTS),
+        help="Place of the channels; told from the input's shape by default.",
+    ),
+    click.option(
+        "--image-color",
+        type=click.Choice(defaults.IMAGE_COLORS),
+        help="Order of the channels; rgb for 3 and gray for 1 by default.",
+    ),
+    click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
+    click.option(
+        "--image-resize",
+        type=click.Choice(defaults.IMAGE_RESIZES),
+        help="Way to fit pictures of other sizes: height and width apart, the short side with the "
+        "ends of the long one cut off, or the long side with the rest padded.  [default: stretch]",
+    ),
+    click.option(
+        "--image-crop",
+        metavar="SHARE",
+        type=float,
+        help="Share of the short side that crop leaves: 0.875 takes 224 of 256.  [default: 1]",
+    ),
+    click.option(
+        "--image-pad",
+        metavar="0..255",
+        type=int,
+        help="Pixel value that letterbox pads with.  [default: 0]",
+    ),
+)
 data_options = combined(
     click.option(
         "--data",
@@ -118,15 +218,9 @@ data_options = combined(
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=defaults.HOLDOUT,
         show_default=True,
-        help="Share of the data, from its end, that is only measured on.",
+        help="Share of the data, drawn from all classes, that is only measured on.",
     ),
-    click.option(
-        "--image-mean", metavar="A,B,C", callback=parse_numbers, default="0", show_default=True
-    ),
-    click.option(
-        "--image-std", metavar="A,B,C", callback=parse_numbers, default="1", show_default=True
-    ),
-    click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
+    image_options,
 )
 
 
@@ -189,16 +283,15 @@ plan_options = combined(
     click.option(
         "--round-to",
         type=click.IntRange(1),
-        default=defaults.ROUND_TO,
-        show_default=True,
-        help="Make widths that shrink a multiple of this, as runtimes like 8 or 16.",
+        help="Multiple of channels for widths that shrink, as runtimes like 8 or 16. "
+        f"[{defaults.BLOCKS[0]}, or less where the targets cannot be met with it]",
     ),
     click.option(
         "--min-channels",
-        type=click.IntRange(1),
-        default=defaults.MIN_CHANNELS,
-        show_default=True,
-        help="Leave no group that shrinks narrower than this.",
+        metavar="UNITS|SHARE",
+        callback=parse_width,
+        help="Least width of a group that shrinks: units such as 8, or a share such as 0.25. "
+        f"[{defaults.MIN_CHANNELS:g}]",
     ),
     group_options,
     click.option(
@@ -213,7 +306,7 @@ recover_option = click.option(
     default="auto",
     show_default=True,
     help="Repair without training: layers solved anew, statistics matched, or what needs no data, "
-    "from norms or by fusing units; auto is the first two, with data.",
+    "from norms or by fusing units; auto is the first two, and without data the norms alone.",
 )
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
 
@@ -227,7 +320,9 @@ def data_of(options: dict[str, Any]) -> DataOptions:
         source=options["data"],
         holdout=options["holdout"],
         evaluation=options["eval_data"],
-        images=ImageOptions(options["image_mean"], options["image_std"], options["image_size"]),
+        images=ImageOptions(
+            **{field.name: options[f"image_{field.name}"] for field in fields(ImageOptions)}
+        ),
     )
 
 

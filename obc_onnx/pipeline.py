@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
 from obc_onnx.compression import Compression, Cut, check_result
-from obc_onnx.data import DataOptions, Samples, open_samples, shapes_of
+from obc_onnx.data import DataOptions, Samples, first_of, known_by, open_samples, shapes_of
 from obc_onnx.defaults import MEASURED_SAMPLES
 from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
 from obc_onnx.feeds import random_feed
 from obc_onnx.limits import rooms_of
+from obc_onnx.masks import with_padding
 from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
-from obc_onnx.padding import with_padding
 from obc_onnx.planning import Budget
 from obc_onnx.report.summary import (
     Inspection,
+    notes_on_graph,
     summarise_frozen,
     summarise_groups,
     summarise_scores,
@@ -34,6 +35,7 @@ from obc_onnx.verify import Check, check_masked, why_no_twin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from obc_onnx.batch_axes import Axes
     from obc_onnx.plan import PruningPlan
     from obc_onnx.recover.methods import Method
     from obc_onnx.result import Result
@@ -45,6 +47,7 @@ def inspect(
     model: Model,
     *,
     input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
     explained: str | None = None,
     scores: Scores | None = None,
     rules: RuleSet = DEFAULT_RULES,
@@ -54,6 +57,7 @@ def inspect(
     Args:
         model: A file, a loaded model, or a graph.
         input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         explained: A tensor, or one of its axes as `tensor:1`, to follow to all that it is tied to.
         scores: What `score` gave, to show with each group.
         rules: What is known of operators.
@@ -64,7 +68,7 @@ def inspect(
     clock = Clock()
     with clock("load"):
         graph = load_model(model)
-    coupling, _ = analyse(graph, input_shape, rules, clock)
+    coupling, _ = analyse(graph, input_shape, rules, clock, batch_axes)
     if scores is not None:
         scores.check(coupling)
     return Inspection(
@@ -75,9 +79,11 @@ def inspect(
         groups=summarise_groups(coupling, {}),
         frozen=summarise_frozen(coupling),
         unknown=list(coupling.unknown),
+        batch=coupling.graph.batch_axes.notes,
         explained=[] if explained is None else explain(coupling, explained),
         salient=[] if scores is None else summarise_scores(scores.groups),
         seconds=clock.seconds,
+        notes=notes_on_graph(graph),
     )
 
 
@@ -95,9 +101,10 @@ def compress(
     resume: bool = False,
     recover: Method = "auto",
     input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
-    latency: bool = False,
+    latency: bool | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Make a smaller model with the same inputs and outputs, and prove it.
@@ -116,11 +123,12 @@ def compress(
         recover: How to repair the cut network without training: "refit" solves every layer anew,
             "stats" measures norms anew or matches statistics, "fuse" makes up from norms or
             merges units and needs no data, "auto" is the first two, as far as they help on
-            held-out samples.
+            held-out samples, and without data what norms tell, where there are norms.
         input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch scores, repairs and trains.
-        latency: Whether to time both models.
+        latency: Whether to time both models; None does where it takes a few seconds at most.
         rules: What is known of operators.
     Returns:
         The model, its plan and its report. Nothing is written.
@@ -143,6 +151,7 @@ def compress(
         resume=resume,
         recover=recover,
         input_shape=input_shape or {},
+        batch_axes=batch_axes or {},
         seed=seed,
         device=device,
         latency=latency,
@@ -162,6 +171,7 @@ def make_plan(
     scores: Scores | None = None,
     recover: Method = "auto",
     input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
     rules: RuleSet = DEFAULT_RULES,
@@ -182,6 +192,7 @@ def make_plan(
         scores=scores,
         recover=recover,
         input_shape=input_shape or {},
+        batch_axes=batch_axes or {},
         seed=seed,
         device=device,
         rules=rules,
@@ -197,9 +208,10 @@ def apply(
     data: DataOptions | str | Path | Samples | None = None,
     recover: Method = "auto",
     input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
-    latency: bool = False,
+    latency: bool | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Cut by a plan, repair with data, and prove the result: the second half of `compress`.
@@ -214,6 +226,7 @@ def apply(
         data=data,
         recover=recover,
         input_shape=input_shape,
+        batch_axes=batch_axes,
         seed=seed,
         device=device,
         latency=latency,
@@ -228,6 +241,7 @@ def score(
     criterion: str | None = None,
     scoring: Scoring | None = None,
     input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
     rules: RuleSet = DEFAULT_RULES,
@@ -240,6 +254,7 @@ def score(
         criterion: "jacobian" by default with data, "l2" without.
         scoring: How the criterion looks at the samples.
         input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of every random choice.
         device: Where torch runs.
         rules: What is known of operators.
@@ -248,9 +263,10 @@ def score(
     """
     _check_device(device)
     graph = load_model(model)
-    samples, _ = open_samples(DataOptions.of(data), graph)
-    shapes = {**shapes_of(graph, samples), **(input_shape or {})}
-    coupling, _ = analyse(graph, shapes, rules, Clock())
+    samples, _ = open_samples(DataOptions.of(data), graph, batch_axes)
+    graph = known_by(graph, samples)
+    shapes = {**shapes_of(samples), **(input_shape or {})}
+    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
     if samples is not None:
         (samples,) = with_padding(coupling, samples)
     how = scoring or Scoring()
@@ -269,6 +285,7 @@ def measure_sensitivity(
     budget: Budget | None = None,
     n_samples: int = MEASURED_SAMPLES,
     input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
     rules: RuleSet = DEFAULT_RULES,
@@ -283,6 +300,7 @@ def measure_sensitivity(
         budget: Which groups are measured; its targets and rankings have no meaning here.
         n_samples: Held-out samples to measure on, at most.
         input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of every random choice.
         device: Where torch scores.
         rules: What is known of operators.
@@ -291,12 +309,13 @@ def measure_sensitivity(
     """
     _check_device(device)
     graph = load_model(model)
-    samples, held = open_samples(DataOptions.of(data), graph)
+    samples, held = open_samples(DataOptions.of(data), graph, batch_axes)
     if samples is None or held is None:
         raise RequestError("sensitivity is measured on samples: give --data")
+    graph = known_by(graph, samples)
     held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
-    shapes = {**shapes_of(graph, samples), **(input_shape or {})}
-    coupling, _ = analyse(graph, shapes, rules, Clock())
+    shapes = {**shapes_of(samples), **(input_shape or {})}
+    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
     samples, held = with_padding(coupling, samples, held)
     how = scoring or Scoring()
     chosen = choose_criterion(criterion, samples, how)
@@ -313,6 +332,7 @@ def verify(
     plan: PruningPlan,
     *,
     input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
     seed: int = 0,
     rules: RuleSet = DEFAULT_RULES,
 ) -> list[Check]:
@@ -326,7 +346,8 @@ def verify(
     clock = Clock()
     before, after = load_model(original), load_model(compressed)
     plan.check_model(before.sha256, model_name(original))
-    coupling, inputs = analyse(before, input_shape, rules, clock)
+    coupling, inputs = analyse(before, input_shape, rules, clock, batch_axes)
+    before, after = coupling.graph, after.with_batch(coupling.graph.batch_axes)
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
     cut = Cut(

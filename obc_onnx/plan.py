@@ -7,7 +7,7 @@ numpy alone.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,13 @@ from obc_onnx.defaults import RANKINGS
 from obc_onnx.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
     from obc_onnx.axes import Dim
     from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.graph import Graph
 
 FORMAT = 2
 """Version of the plan file; another one is refused."""
@@ -42,9 +43,12 @@ class PruningPlan:
         macs: Before and after.
         params: Before and after.
         groups: For each group by name, its size and the kept units.
-        initializers: For each initializer that shrinks, for each axis, the kept indices.
-        copies: What those of them are copies of that the file does not hold: a vector that it holds
-            once is cut apart where layers keep other units.
+        initializers: For each initializer that is written and shrinks, for each axis, the kept
+            indices.
+        copies: What written initializers are copies of: a vector that the original holds once is
+            cut apart where layers keep other units, or where repair or training made them differ.
+        merged: Under which name copies are written that stayed equal.
+        round_to: Of how many channels widths that shrank are a multiple.
         weights_sha256: Digest of the written weights, where repair or training changed them.
     """
 
@@ -58,7 +62,9 @@ class PruningPlan:
     groups: dict[str, dict[str, Any]]
     initializers: dict[str, dict[str, list[int]]]
     copies: dict[str, str]
+    merged: dict[str, str] = field(default_factory=dict)
     weights_sha256: str | None = None
+    round_to: int | None = None
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -88,9 +94,19 @@ class PruningPlan:
             self,
             macs=(coupling.macs({}), coupling.macs(keep)),
             params=(coupling.params({}), coupling.params(keep)),
-            initializers=kept_indices(coupling, keep),
             weights_sha256=None,
+            **slices_of(coupling, keep, coupling.merged(keep)),
         )
+
+    def written_as(self, coupling: Coupling, result: Graph) -> PruningPlan:
+        """Return the plan with the copies that a result has: repair and training may split some.
+
+        Args:
+            coupling: Of the original.
+            result: What is written.
+        """
+        slices = slices_of(coupling, self._keep(coupling), result.merged)
+        return replace(self, params=(self.params[0], result.params), **slices)
 
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:
@@ -109,9 +125,9 @@ class PruningPlan:
             plan = cls(**fields)
         except TypeError as error:
             raise RequestError(f"plan '{path}' lacks fields or has unknown ones") from error
-        for field, holds in _FIELDS.items():
-            if not holds(getattr(plan, field)):
-                raise RequestError(f"plan '{path}' has a '{field}' that is not of a plan")
+        for name, holds in _FIELDS.items():
+            if not holds(getattr(plan, name)):
+                raise RequestError(f"plan '{path}' has a '{name}' that is not of a plan")
         (macs, fewer_macs), (params, fewer_params) = plan.macs, plan.params
         return replace(plan, macs=(macs, fewer_macs), params=(params, fewer_params))
 
@@ -124,8 +140,9 @@ class PruningPlan:
         """
         keep = self._keep(coupling)
         follow = kept_indices(coupling, keep)
-        for name in sorted(follow.keys() | self.initializers.keys()):
-            if follow.get(name) != self.initializers.get(name):
+        for name in sorted(follow.keys() | self.initializers.keys() | self.merged.keys()):
+            written = self.merged.get(name, name)
+            if follow.get(name) != self.initializers.get(written):
                 raise RequestError(
                     f"the plan's indices of initializer '{name}' do not follow from its groups"
                 )
@@ -150,6 +167,24 @@ def kept_indices(coupling: Coupling, keep: Keep) -> dict[str, dict[str, list[int
     return {
         name: {str(axis): positions.tolist() for axis, positions in axes.items()}
         for name, axes in coupling.kept_positions(keep).items()
+    }
+
+
+def slices_of(coupling: Coupling, keep: Keep, merged: Mapping[str, str]) -> dict[str, Any]:
+    """Say what is written, as a plan holds it.
+
+    Args:
+        coupling: Of the original.
+        keep: What stays.
+        merged: Under which name copies are written that stay equal.
+    Returns:
+        Its fields `initializers`, `copies` and `merged`.
+    """
+    kept, copies = kept_indices(coupling, keep), coupling.graph.copies
+    return {
+        "initializers": {name: axes for name, axes in kept.items() if name not in merged},
+        "copies": {name: origin for name, origin in copies.items() if name not in merged},
+        "merged": dict(merged),
     }
 
 
@@ -208,6 +243,8 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "groups": _are_groups,
     "initializers": _are_slices,
     "copies": _are_names,
+    "merged": _are_names,
     "weights_sha256": lambda value: value is None or isinstance(value, str),
+    "round_to": lambda value: value is None or _is_count(value),
 }
 """What a plan file has to hold, since people may have edited it."""

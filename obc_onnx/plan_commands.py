@@ -19,6 +19,7 @@ from obc_onnx.commands import (
 )
 from obc_onnx.options import (
     FILE,
+    batch_axis_option,
     budget_of,
     data_of,
     data_options,
@@ -27,6 +28,7 @@ from obc_onnx.options import (
     groups_of,
     input_shape_option,
     json_option,
+    latency_option,
     plan_options,
     recover_option,
     seed_option,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 @recover_option
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -79,6 +82,7 @@ def plan_command(
             scores=load_scores(scores),
             recover=options["recover"],
             input_shape=input_shape,
+            batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
         )
@@ -93,11 +97,12 @@ def plan_command(
 @click.option("--plan", type=FILE, required=True, help="What to cut, as `plan` wrote it.")
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
-@click.option("--latency", is_flag=True, help="Time both models in ONNX Runtime.")
+@latency_option
 @data_options
 @recover_option
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -107,7 +112,7 @@ def apply_command(
     output: Path,
     plan_out: Path | None,
     *,
-    latency: bool,
+    latency: bool | None,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -145,6 +150,7 @@ def apply_command(
 @group_options
 @device_option
 @input_shape_option
+@batch_axis_option
 @seed_option
 @json_option
 @reports_errors
@@ -177,6 +183,7 @@ def sensitivity_command(
         budget=groups_of(options),
         n_samples=n_samples,
         input_shape=input_shape,
+        batch_axes=options["batch_axes"],
         seed=seed,
         device=options["device"],
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from obc_onnx.costs import COSTS, Cost, share_of, units_left
-from obc_onnx.defaults import FORMER_RANKINGS, MIN_CHANNELS, RANKINGS, ROUND_TO, STEPS, TARGET_MACS
+from obc_onnx.defaults import BLOCKS, FORMER_RANKINGS, RANKINGS, STEPS, TARGET_MACS
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.limits import Limits, rooms_of
-from obc_onnx.plan import PruningPlan, kept_indices
+from obc_onnx.plan import PruningPlan, slices_of
 from obc_onnx.ranking import ranked
 from obc_onnx.saliency import CRITERIA, make_criterion
 
@@ -40,13 +41,15 @@ class Budget:
             same share of every group; "isomorphic" compares units within sets of groups of equal
             structure, each of which loses the same share. None is what suits the criterion.
         steps: Score again this many times on the way.
-        round_to: Widths that shrink stay a multiple of this: runtimes work in blocks of channels.
+        round_to: Widths that shrink stay a multiple of this many channels, along weight axes:
+            runtimes work in blocks. None is 8, or less where the targets cannot be met with it.
         exclude: Patterns of names; groups that a matching node or initializer touches stay whole.
         allow_inexact: Whether groups may shrink over which a statistic is taken, such as the mean
             in a layer norm: that changes more than the removed units.
         target_params: Elements of weights.
         target_size: Bytes of the file.
-        min_channels: No group is cut to fewer units; with `round_to`, to the next multiple.
+        min_channels: No group is cut to fewer units, an int, or to a smaller share of its units, a
+            float in (0, 1]; with `round_to`, to the next multiple. None is an eighth.
         only: Patterns of names; only groups that a matching node or initializer touches may shrink.
         max_drop: Find the smallest network that is no worse than this on held-out samples, in place
             of targets; `pipeline` does so.
@@ -56,12 +59,12 @@ class Budget:
     target_macs: float | None = None
     ranking: Ranking | None = None
     steps: int = STEPS
-    round_to: int = ROUND_TO
+    round_to: int | None = None
     exclude: tuple[str, ...] = ()
     allow_inexact: bool = False
     target_params: float | None = None
     target_size: float | None = None
-    min_channels: int = MIN_CHANNELS
+    min_channels: float | None = None
     only: tuple[str, ...] = ()
     limits: Mapping[str, Limits] = field(default_factory=dict)
     max_drop: float | None = None
@@ -79,6 +82,9 @@ class Budget:
             raise RequestError(f"max drop must be a number of at least 0, found {self.max_drop:g}")
         if self.max_drop is not None and targets != (None, None, None):
             raise RequestError("--max-drop finds how much may go: give it or targets, and not both")
+        if self.steps < 1:
+            raise RequestError(f"steps must be at least 1, found {self.steps}")
+        Limits(min=self.min_channels, round_to=self.round_to)  # checks both
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,8 @@ def make_plan(
     budget: Budget,
     criterion: str,
     seed: int,
+    *,
+    splits: bool = False,
 ) -> PruningPlan:
     """Remove the least salient units until the budget holds.
 
@@ -125,6 +133,7 @@ def make_plan(
         budget: What to meet.
         criterion: Its name, for the record and for the usual ranking.
         seed: For the record.
+        splits: Whether repair or training comes after, see `Cost`.
     Raises:
         RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
             units has no score.
@@ -132,12 +141,12 @@ def make_plan(
     """
     if budget.max_drop is not None:
         raise RequestError("a plan alone drops nothing that could be measured: give targets")
-    if min(budget.steps, budget.round_to, budget.min_channels) < 1:
-        raise RequestError("steps, the least width and the multiple of widths must be at least 1")
     ranking = _ranking(budget, criterion)
-    rooms = rooms_of(coupling, budget)
-    targets = [_Target.of(COSTS[name](coupling), asked) for name, asked in budget.targets.items()]
-    _check_feasible(coupling, rooms, targets, budget)
+    targets = [
+        _Target.of(COSTS[name](coupling, splits=splits), asked)
+        for name, asked in budget.targets.items()
+    ]
+    budget, rooms = _with_blocks(coupling, targets, budget)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     for step in range(1, budget.steps + 1):
         done = step / budget.steps
@@ -161,6 +170,26 @@ def _ranking(budget: Budget, criterion: str) -> Ranking:
     return found
 
 
+def _with_blocks(
+    coupling: Coupling, targets: Sequence[_Target], budget: Budget
+) -> tuple[Budget, list[Room]]:
+    """Fix the multiple of widths: what was asked, or the largest that meets the targets."""
+    *larger, smallest = BLOCKS if budget.round_to is None else (budget.round_to,)
+    for block in larger:
+        with suppress(InfeasibleTargetError, RequestError):
+            return _with_block(coupling, targets, budget, block)
+    return _with_block(coupling, targets, budget, smallest)
+
+
+def _with_block(
+    coupling: Coupling, targets: Sequence[_Target], budget: Budget, block: int
+) -> tuple[Budget, list[Room]]:
+    budget = replace(budget, round_to=block)
+    rooms = rooms_of(coupling, budget)
+    _check_feasible(coupling, rooms, targets, budget)
+    return budget, rooms
+
+
 def _check_scored(rooms: Sequence[Room], saliency: Saliency, criterion: str) -> None:
     for room in rooms:
         if room.group.name not in saliency:
@@ -177,7 +206,9 @@ def _check_feasible(
     for target in targets:
         if not target.cost.full:
             unknown = f"; {len(coupling.unknown)} nodes have no rule" if coupling.unknown else ""
-            raise InfeasibleTargetError(f"the model has no {target.cost.label} to save{unknown}")
+            raise InfeasibleTargetError(
+                f"the model has no {target.cost.label} to save{unknown}{_enclosed(coupling)}"
+            )
     equal = {group.name: np.zeros(group.size) for group in coupling.groups}
     smallest = _without({}, ranked(coupling, rooms, equal, {}, "global", [])[0])
     _check_met(coupling, rooms, targets, smallest, budget)
@@ -213,6 +244,7 @@ def _infeasible(
     n_inexact = sum(group.inexact is not None for group in coupling.groups)
     held = len(coupling.groups) - n_rooms
     hint = f", of which --allow-inexact prunes {n_inexact}" if not budget.allow_inexact else ""
+    narrower = "; --min-channels 1 leaves less" if budget.min_channels is None else ""
     is_share = target.asked <= 1
     asked = (
         f"{target.asked:g} of the {cost.label}" if is_share else f"{target.asked:,.0f} {cost.label}"
@@ -220,9 +252,16 @@ def _infeasible(
     left = f"{least / full:.4g}" if is_share else f"{least:,}"
     return InfeasibleTargetError(
         f"cannot reach {asked}: with the least width in each of {n_rooms} groups {left} are left "
-        f"({held} more groups are excluded or inexact{hint if n_inexact else ''}). What holds it: "
-        f"{holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}"
+        f"({held} more groups are excluded or inexact{hint if n_inexact else ''}{narrower}). "
+        f"What holds it: "
+        f"{holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}{_enclosed(coupling)}"
     )
+
+
+def _enclosed(coupling: Coupling) -> str:
+    """Say which nodes hold weights in subgraphs, which nothing is cut from."""
+    found = [f"{label} ({count:,})" for label, count in coupling.graph.enclosed.items()]
+    return f"; weights inside of subgraphs stay as they are: {', '.join(found)}" if found else ""
 
 
 def _cut_until(
@@ -256,12 +295,11 @@ def _record(
     coupling: Coupling, keep: Keep, budget: Budget, ranking: Ranking, criterion: str, seed: int
 ) -> PruningPlan:
     kept = {group.name: np.flatnonzero(units_left(group, keep)) for group in coupling.groups}
-    initializers = kept_indices(coupling, keep)
-    copies = coupling.graph.copies
     return PruningPlan(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
         ranking=ranking,
+        round_to=budget.round_to,
         targets=budget.targets,
         seed=seed,
         macs=(coupling.macs({}), coupling.macs(keep)),
@@ -270,6 +308,5 @@ def _record(
             group.name: {"size": group.size, "kept": kept[group.name].tolist()}
             for group in coupling.groups
         },
-        initializers=initializers,
-        copies={name: copies[name] for name in initializers if name in copies},
+        **slices_of(coupling, keep, coupling.merged(keep)),
     )

@@ -71,12 +71,17 @@ def relative_error(found: NDArray[Any], reference: NDArray[Any]) -> float:
     return error / rms if rms > 0 else error
 
 
-def allowed_error(reference: NDArray[Any], precision: Precision) -> float:
+def allowed_error(reference: NDArray[Any], precision: Precision, axis: int | None = 0) -> float:
     """Return the largest accepted `relative_error`.
 
     An output that hardly varies, such as a large bias plus a little, would agree with anything to a
     share of its RMS. So the tolerance is a share of how much it varies from sample to sample, but
     never less than some roundings of its largest value.
+
+    Args:
+        reference: What an output should be.
+        precision: Of the graph.
+        axis: Along which it has samples; None where it has none.
     """
     if reference.size == 0 or not np.issubdtype(reference.dtype, np.floating):
         return 0.0
@@ -84,16 +89,23 @@ def allowed_error(reference: NDArray[Any], precision: Precision) -> float:
     rms = float(np.sqrt(np.mean(wide**2)))
     if rms == 0 or not np.isfinite(rms):
         return precision.tolerance
-    several = wide.ndim > 0 and len(wide) > 1
-    spread = float(np.sqrt(np.mean((wide - wide.mean(axis=0 if several else None)) ** 2)))
+    several = axis is not None and _has_several(wide, axis)
+    mean = wide.mean(axis=axis if several else None, keepdims=several)
+    spread = float(np.sqrt(np.mean((wide - mean) ** 2)))
     rounding = _ROUNDINGS * precision.epsilon * float(np.abs(wide).max())
     return min(max(precision.tolerance * spread, rounding), precision.tolerance * rms) / rms
 
 
-def is_vacuous(reference: NDArray[Any], precision: Precision) -> bool:
+def is_vacuous(reference: NDArray[Any], precision: Precision, axis: int | None = 0) -> bool:
     """Say whether a float output of several samples varies less than it is rounded."""
-    if not np.issubdtype(reference.dtype, np.floating) or reference.ndim == 0 or len(reference) < 2:  # noqa: PLR2004 - two samples
+    if axis is None or not np.issubdtype(reference.dtype, np.floating):
+        return False
+    if not _has_several(reference, axis):
         return False
     wide = reference.astype(np.float64)
-    spread = float(np.max(np.abs(wide - wide.mean(axis=0)), initial=0.0))
+    spread = float(np.max(np.abs(wide - wide.mean(axis=axis, keepdims=True)), initial=0.0))
     return spread <= _ROUNDINGS * precision.epsilon * float(np.abs(wide).max(initial=0.0))
+
+
+def _has_several(array: NDArray[Any], axis: int) -> bool:
+    return array.ndim > axis and array.shape[axis] > 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from obc_onnx.analysis import Model, load_model
+from obc_onnx.analysis import Model, load_model, settled
 from obc_onnx.errors import ModelError
 from obc_onnx.feeds import random_feed
 from obc_onnx.files import replacing
@@ -19,11 +20,12 @@ from obc_onnx.twin import build_twin, run_module
 from obc_onnx.verify import compare, require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from obc_onnx.batch_axes import Axes
     from obc_onnx.graph import Graph
     from obc_onnx.module import TorchTwin
 
@@ -48,6 +50,7 @@ class TwinProgram:
         model: Model,
         input_shape: Mapping[str, tuple[int, ...]] | None = None,
         rules: RuleSet = DEFAULT_RULES,
+        batch_axes: Axes | None = None,
     ) -> TwinProgram:
         """Build the twin of a model, and compare it with ONNX Runtime on random inputs.
 
@@ -55,11 +58,12 @@ class TwinProgram:
             model: A file, a loaded model, or a graph.
             input_shape: Sizes of dynamic inputs, by input name.
             rules: How torch computes each operator.
+            batch_axes: The axis of each input that holds samples, or None.
         Raises:
             UnsupportedOperatorError: Operators that torch cannot compute, all in one message.
             VerificationError: The twin computes something else than ONNX Runtime.
         """
-        graph = load_model(model)
+        graph = settled(load_model(model), input_shape, batch_axes or {})
         shapes = input_shapes(graph, input_shape)
         twin = build_twin(graph, infer_shapes(graph, shapes), rules)
         program = cls(graph, twin, random_feed(graph, shapes, 0))
@@ -67,52 +71,88 @@ class TwinProgram:
         return program
 
     def export(self) -> torch.export.ExportedProgram:
-        """Trace the twin; axes that the model leaves open stay so.
+        """Trace the twin; axes that the model leaves open stay so, or the first ones at least.
 
         Raises:
             ModelError: torch cannot trace it.
             VerificationError: The program computes something else than ONNX Runtime.
         """
-        samples = tuple(to_tensor(self.feed[port.name]) for port in self.graph.inputs)
+        return self._export()[0]
+
+    def save(self, path: Path) -> str:
+        """Export, and write the program, which `torch.export.load` reads.
+
+        Returns:
+            Which sizes the program is for alone, empty where all axes stay open.
+        """
+        program, note = self._export()
+        with replacing(path) as temporary:
+            torch.export.save(program, temporary)
+        return note
+
+    def _export(self) -> tuple[torch.export.ExportedProgram, str]:
+        """Trace with all open axes; where torch cannot, with those of the batch alone."""
+        axes = {
+            port.name: [axis for axis, size in enumerate(port.shape or ()) if isinstance(size, str)]
+            for port in self.graph.inputs
+        }
+        try:
+            return self._trace(axes), ""
+        except ModelError as error:
+            first = {name: [axis for axis in own if axis == 0] for name, own in axes.items()}
+            if first == axes or not any(first.values()):
+                raise
+            program = self._trace(first)
+            sizes = ", ".join(
+                f"'{name}' of {'x'.join(['?', *map(str, self.feed[name].shape[1:])])}"
+                for name, own in axes.items()
+                if own != first[name]
+            )
+            return program, (
+                f"the program takes any batch, but only inputs {sizes}: {error}; give other sizes "
+                f"with --input-shape"
+            )
+
+    def _trace(self, opened: Mapping[str, Sequence[int]]) -> torch.export.ExportedProgram:
+        """Trace with some axes of each input open, and compare at two sizes of them."""
+        # torch takes an axis of one position for one that always has one
+        feed = self._feed(opened, lambda size: max(size, 2)) or self.feed
+        samples = tuple(to_tensor(feed[port.name]) for port in self.graph.inputs)
         dynamic = tuple(
-            {
-                axis: torch.export.Dim.AUTO
-                for axis, size in enumerate(port.shape or ())
-                if isinstance(size, str) and sample.shape[axis] > 1
-            }
+            {axis: torch.export.Dim.AUTO for axis in opened[port.name] if sample.shape[axis] > 1}
             for port, sample in zip(self.graph.inputs, samples, strict=True)
         )
         try:
             program = torch.export.export(self.twin, samples, dynamic_shapes=dynamic)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
-                f"torch cannot export the twin: {str(error).splitlines()[0]}"
+                f"torch cannot export the twin{self._place(error)}: {str(error).splitlines()[0]}"
             ) from error
         self.check(program.module())
-        self._check_other_sizes(program.module())
+        self._check_other_sizes(program.module(), opened)
         return program
 
-    def _check_other_sizes(self, module: torch.nn.Module) -> None:
+    def _place(self, error: Exception) -> str:
+        """Name the node that torch was at, where it says so."""
+        found = re.search(r"While executing %(\w+)", str(error))
+        calls = {node.name.lstrip("_"): node for node in self.twin.graph.nodes}
+        call = calls.get(found[1].lstrip("_")) if found else None
+        node = self.graph.producers.get(call.meta.get("onnx", ("",))[0]) if call else None
+        return f" at {node.label}" if node else ""
+
+    def _check_other_sizes(
+        self, module: torch.nn.Module, opened: Mapping[str, Sequence[int]]
+    ) -> None:
         """Check that axes stayed open; sizes that ONNX Runtime refuses say nothing.
 
         Raises:
             ModelError: The program is for the sizes that it was traced with alone.
             VerificationError: It computes something else at other sizes.
         """
-        shapes = {
-            port.name: tuple(
-                2 * have if isinstance(size, str) else have
-                for size, have in zip(port.shape or (), self.feed[port.name].shape, strict=True)
-            )
-            for port in self.graph.inputs
-        }
-        if all(self.feed[name].shape == shape for name, shape in shapes.items()):
+        feed = self._feed(opened, lambda size: 2 * size)
+        if feed is None:
             return
-        try:
-            feed = random_feed(self.graph, shapes, 0)
-            expected = Session(self.graph, optimize=False).run(feed)
-        except ModelError:
-            return
+        expected = Session(self.graph, optimize=False).run(feed)
         try:
             found = run_module(module, self.graph, feed)
         except (RuntimeError, AssertionError) as error:
@@ -122,11 +162,30 @@ class TwinProgram:
             ) from error
         require([compare("twin equals ONNX Runtime", found, expected, self.graph)])
 
-    def save(self, path: Path) -> None:
-        """Export, and write the program, which `torch.export.load` reads."""
-        program = self.export()
-        with replacing(path) as temporary:
-            torch.export.save(program, temporary)
+    def _feed(
+        self, opened: Mapping[str, Sequence[int]], resized: Callable[[int], int]
+    ) -> Mapping[str, NDArray[Any]] | None:
+        """Draw inputs whose open axes have other sizes; None where that changes nothing or fails.
+
+        Args:
+            opened: The open axes of each input.
+            resized: Gives the size of an open axis from that it was analysed with.
+        """
+        shapes = {
+            name: tuple(
+                resized(size) if axis in opened[name] else size
+                for axis, size in enumerate(array.shape)
+            )
+            for name, array in self.feed.items()
+        }
+        if all(self.feed[name].shape == shape for name, shape in shapes.items()):
+            return None
+        try:
+            feed = random_feed(self.graph, shapes, 0)
+            Session(self.graph, optimize=False).run(feed)
+        except ModelError:
+            return None
+        return feed
 
     def check(self, module: torch.nn.Module) -> None:
         """Compare a module with ONNX Runtime.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from obc_onnx.batch_axes import Axes
     from obc_onnx.data import DataOptions
     from obc_onnx.ops import RuleSet
     from obc_onnx.plan import PruningPlan
@@ -33,6 +34,7 @@ class Request:
     scores: Scores | None
     recover: Method
     input_shape: Mapping[str, Shape]
+    batch_axes: Axes
     seed: int
     device: str
     rules: RuleSet
@@ -40,7 +42,7 @@ class Request:
     training: TrainingOptions | None = None
     run_dir: Path | None = None
     resume: bool = False
-    latency: bool = False
+    latency: bool | None = None
 
     @property
     def code(self) -> list[str | None]:

@@ -33,7 +33,7 @@ class Result:
     @property
     def model(self) -> onnx.ModelProto:
         """The compressed model as ONNX."""
-        return self.graph.to_model()
+        return self.graph.written()
 
     def save(self, path: str | Path, plan: str | Path | None = None) -> None:
         """Write the model, and the plan where a path is given: both or none.

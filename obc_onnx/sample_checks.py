@@ -20,30 +20,55 @@ if TYPE_CHECKING:
 
 LABELS = "labels"
 """What class indices are called among arrays."""
+_WITHOUT_LABELS = (
+    f"give samples without labels: no array '{LABELS}', no members .cls, and images straight in "
+    f"their folder"
+)
 _BLOCK_BYTES = 2**24
 """Values are looked at in blocks of about this size."""
 
 
-def check_array(array: NDArray[Any] | LazyArray, port: Port) -> None:
-    """Check the samples of one input.
+def check_layout(array: NDArray[Any] | LazyArray, port: Port, axis: int | None) -> None:
+    """Check the shape of the samples of one input.
 
     Args:
         array: Shape [samples, ...].
         port: The model's input.
+        axis: Where the model has the samples; None where it takes one at a time.
     Raises:
-        DataError: Shape, type or values do not fit.
+        DataError: The shape does not fit.
     """
-    shape = port.shape
     what = f"data for input '{port.name}'"
     if array.ndim == 0 or len(array) == 0:
         raise DataError(f"{what} holds no samples")
-    if shape is not None and array.ndim != len(shape):
-        raise DataError(f"{what} has {array.ndim} axes, but the model takes {len(shape)}")
-    for axis, size in enumerate(shape or ()):
-        if axis and isinstance(size, int) and array.shape[axis] != size:
+    rest = array.shape[1:]
+    found = rest if axis is None else (*rest[:axis], len(array), *rest[axis:])
+    check_shape(found, port, axis)
+
+
+def check_shape(found: tuple[int, ...], port: Port, axis: int | None = None) -> None:
+    """Check the shape that an input is given, but for one axis.
+
+    Raises:
+        DataError: It does not fit.
+    """
+    what = f"data for input '{port.name}'"
+    if port.shape is not None and len(found) != len(port.shape):
+        raise DataError(f"{what} has {len(found)} axes, but the model takes {len(port.shape)}")
+    for place, size in enumerate(port.shape or ()):
+        if place != axis and isinstance(size, int) and found[place] != size:
             raise DataError(
-                f"{what} has size {array.shape[axis]} on axis {axis}, but the model takes {size}"
+                f"{what} has size {found[place]} on axis {place}, but the model takes {size}"
             )
+
+
+def check_content(array: NDArray[Any] | LazyArray, port: Port) -> None:
+    """Check the type and the values of what one input is given.
+
+    Raises:
+        DataError: They do not fit.
+    """
+    what = f"data for input '{port.name}'"
     if not np.can_cast(array.dtype, port.dtype, "safe"):
         floats = is_float(array.dtype) and is_float(port.dtype)
         hint = f"; convert it first, as with .astype(np.{port.dtype})" if floats else ""
@@ -51,7 +76,10 @@ def check_array(array: NDArray[Any] | LazyArray, port: Port) -> None:
             f"{what} has type {array.dtype}, which cannot be cast to {port.dtype} without "
             f"loss{hint}"
         )
-    _check_values(array, what)
+    if array.ndim:
+        _check_values(array, what)
+    elif not np.isfinite(np.asarray(array)):
+        raise DataError(f"{what} is not finite")
 
 
 def classes_of(graph: Graph) -> int | None:
@@ -81,12 +109,12 @@ def check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
     if n_classes is None:
         raise DataError(
             f"labels are given, but the model's first output '{output.name}' is not of shape "
-            f"[batch, classes]; leave '{LABELS}' out of the data"
+            f"[batch, classes]; {_WITHOUT_LABELS}"
         )
     if not is_float(output.dtype):
         raise DataError(
             f"labels are given, but the model's first output '{output.name}' is of type "
-            f"{output.dtype} and holds no class scores; leave '{LABELS}' out of the data"
+            f"{output.dtype} and holds no class scores; {_WITHOUT_LABELS}"
         )
     if labels.min() < 0 or labels.max() >= n_classes:
         raise DataError(

@@ -65,7 +65,7 @@ class Scale:
         centre: Mean over samples of each number, shape as one sample.
         variance: Of each channel: mean over its numbers of their variance over samples.
         numbers: How many numbers of each channel a sample has; fewer where there is padding.
-        by_sample: Whether samples lie along the first axis; else each number counts as a row.
+        batch_axis: Along which samples lie; without one each number counts as a row.
     """
 
     name: str
@@ -74,11 +74,11 @@ class Scale:
     centre: Numbers
     variance: Numbers
     numbers: Numbers
-    by_sample: bool
+    batch_axis: int | None
 
     def rows(self, value: NDArray[Any], real: NDArray[np.bool_] | None) -> Rows:
         """Lay out a run of this output, see `rows_of`."""
-        return rows_of(value, real if self.by_sample else None, by_sample=self.by_sample)
+        return rows_of(value, real, self.batch_axis)
 
     def weights(self) -> Numbers:
         """Return what to multiply each number of a sample with, shape as one sample.
@@ -94,16 +94,24 @@ class Scale:
         return added_up(totals, self.channels)
 
 
-def rows_of(value: NDArray[Any], real: NDArray[np.bool_] | None, *, by_sample: bool) -> Rows:
+def laid_out(value: NDArray[Any], batch_axis: int | None) -> NDArray[Any]:
+    """Return what a run gives with samples first; without a batch axis, number after number."""
+    return value.ravel() if batch_axis is None else np.moveaxis(value, batch_axis, 0)
+
+
+def rows_of(value: NDArray[Any], real: NDArray[np.bool_] | None, batch_axis: int | None) -> Rows:
     """Lay out an output of one run.
 
     Args:
         value: As ONNX Runtime gives it.
         real: Which numbers are no padding, broadcast to the value; None where all are.
-        by_sample: Whether samples lie along its first axis; else each number is a row.
+        batch_axis: Along which samples lie; without one each number is a row.
     """
-    wide = value.astype(np.float64) if by_sample else value.astype(np.float64).ravel()
-    counts = np.ones([1] * wide.ndim) if real is None else real.astype(np.float64)
+    wide = laid_out(value.astype(np.float64), batch_axis)
+    if real is None or batch_axis is None:
+        counts = np.ones([1] * wide.ndim)
+    else:
+        counts = laid_out(real.astype(np.float64), batch_axis)
     finite = np.isfinite(wide)
     if not finite.all():  # such as the scores of what is masked
         counts = counts * finite
@@ -142,27 +150,31 @@ class _Sums:
 
     def __init__(self, coupling: Coupling, port: Port) -> None:
         self._name = port.name
-        self._along = _channels_along(coupling, port)
+        self._batch_axis = coupling.graph.batch_axes.outputs.get(port.name)
+        self._along = _channels_along(coupling, port, self._batch_axis)
         self._shape = tuple(len(own) for own in self._along)
         self._each, self._all = np.zeros((3, *self._shape)), np.zeros(3)
-        self._fits = bool(coupling.axes.get(port.name))
+        self._fits = self._batch_axis is not None and port.name in coupling.axes
         self._n_samples = 0
 
     def add(self, value: NDArray[Any], real: NDArray[np.bool_] | None, n_samples: int) -> None:
         """Add a run."""
         self._n_samples += n_samples
-        self._fits &= value.shape == (n_samples, *self._shape)
-        self._all += _moments(rows_of(value, None, by_sample=False))
+        self._all += _moments(rows_of(value, None, None))
         if self._fits:
-            self._each += _moments(rows_of(value, real, by_sample=True))
+            shape = laid_out(value, self._batch_axis).shape
+            self._fits = shape == (n_samples, *self._shape)
+        if self._fits:
+            self._each += _moments(rows_of(value, real, self._batch_axis))
 
     def scale(self) -> Scale:
         """Turn sums into a scale."""
         sums, along = (self._each, self._along) if self._fits else (self._all, [])
+        axis = self._batch_axis if self._fits else None
         channels, labels = _joint(along)
         centre, variance = _spread(sums, channels)
         numbers = added_up(sums[0], channels) / max(self._n_samples, 1)
-        return Scale(self._name, channels, labels, centre, variance, numbers, self._fits)
+        return Scale(self._name, channels, labels, centre, variance, numbers, axis)
 
 
 def added_up(numbers: Numbers, channels: Channels) -> Numbers:
@@ -198,8 +210,8 @@ def _spread(sums: Numbers, channels: Channels) -> tuple[Numbers, Numbers]:
     return centre, np.where(moves, variance, at_rest)
 
 
-def _channels_along(coupling: Coupling, port: Port) -> list[Channels]:
-    """Number the channels along each axis of an output but the first."""
+def _channels_along(coupling: Coupling, port: Port, batch_axis: int | None) -> list[Channels]:
+    """Number the channels along each axis of an output but that of the batch."""
     axes = coupling.axes.get(port.name, ())
     written = {
         dim
@@ -216,7 +228,7 @@ def _channels_along(coupling: Coupling, port: Port) -> list[Channels]:
     ]
     if softmax is not None and along:
         along[softmax] = np.zeros_like(along[softmax])
-    return along[1:]
+    return along[: batch_axis or 0] + along[(batch_axis or 0) + 1 :]
 
 
 def _channels_of(expr: Expr, written: Collection[Dim]) -> Channels:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from obc_onnx.batch_axes import is_anonymous
 from obc_onnx.errors import ModelError, RequestError, ShapeError
 from obc_onnx.feeds import candidates, trials
 from obc_onnx.foreign import without_foreign
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     Feed = dict[str, NDArray[Any]]
 
 ANALYSIS_BATCH = 2
-"""Size given to a dynamic first axis: with 1, a batch could not be told from a broadcast axis."""
+"""Size given to a batch that is free: with 1, a batch could not be told from a broadcast axis."""
 _LARGEST_SIZE = 2**31 - 1
 _KEPT_ELEMENTS = 1024
 """Initializers above this hold weights, whose values shape inference does not need."""
@@ -39,13 +40,17 @@ _KEPT_ELEMENTS = 1024
 def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
     """Choose a concrete shape for every graph input.
 
+    The batch need not be given, nor a size that has the name of one that is. As long as the batch
+    is not proven, an open first axis is taken for it, and the only open axis behind a first one
+    that is larger than 1.
+
     Args:
         graph: The model.
-        given: Shapes by input name; a dynamic size that is not given must be the first one.
+        given: Shapes by input name.
     Raises:
         RequestError: A name is no input, or a shape contradicts the declared one.
         ModelError: An input is no tensor.
-        ShapeError: A dynamic size besides the first is not given.
+        ShapeError: A dynamic size besides the batch is not given.
     """
     given = given or {}
     names = [port.name for port in graph.inputs]
@@ -54,10 +59,22 @@ def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict
             raise RequestError(
                 f"input shape given for '{name}', but the model's inputs are: {', '.join(names)}"
             )
-    return {port.name: _shape_of(port, given.get(port.name)) for port in graph.inputs}
+    for port in graph.inputs:
+        _check_given(port, given.get(port.name))
+    bound = {
+        symbol: size
+        for port in graph.inputs
+        for symbol, size in zip(port.shape or (), given.get(port.name, ()), strict=False)
+        if not is_anonymous(symbol)
+    }
+    return {
+        port.name: given[port.name] if port.name in given else _shape_of(port, graph, bound)
+        for port in graph.inputs
+    }
 
 
-def _shape_of(port: Port, given: Shape | None) -> Shape:
+def _check_given(port: Port, given: Shape | None) -> None:
+    """Check a shape that was given, and that one was where the model has none."""
     if not all(1 <= size <= _LARGEST_SIZE for size in given or ()):
         raise RequestError(
             f"input '{port.name}' cannot have the shape {'x'.join(map(str, given or ()))}: "
@@ -71,28 +88,52 @@ def _shape_of(port: Port, given: Shape | None) -> Shape:
                 f"input '{port.name}' declares no shape: give one, as in "
                 f"--input-shape {port.name}:1x3x224x224"
             )
-        return given
-    declared = "x".join(str(size or "?") for size in port.shape)
-    if given is None:
-        open_axes = [i for i, size in enumerate(port.shape) if not isinstance(size, int) and i]
-        if open_axes:
-            raise ShapeError(
-                f"input '{port.name}' has shape {declared}, whose axis {open_axes[0]} is dynamic: "
-                f"give its size, as in --input-shape {port.name}:"
-                + "x".join(str(size) if isinstance(size, int) else "1" for size in port.shape)
-            )
-        return tuple(size if isinstance(size, int) else ANALYSIS_BATCH for size in port.shape)
-    fits = len(given) == len(port.shape) and all(
-        size == wanted
-        for wanted, size in zip(port.shape, given, strict=True)
-        if isinstance(wanted, int)
-    )
-    if not fits:
-        raise RequestError(
-            f"input '{port.name}' is declared as {declared}, which "
-            f"{'x'.join(map(str, given))} does not fit"
+    elif given is not None:
+        fits = len(given) == len(port.shape) and all(
+            size == wanted
+            for wanted, size in zip(port.shape, given, strict=True)
+            if isinstance(wanted, int)
         )
-    return given
+        if not fits:
+            raise RequestError(
+                f"input '{port.name}' is declared as {_written(port)}, which "
+                f"{'x'.join(map(str, given))} does not fit"
+            )
+
+
+def _shape_of(port: Port, graph: Graph, bound: Mapping[int | str, int]) -> Shape:
+    """Fill in the sizes that need not be given."""
+    batch = graph.batch_axes
+    shape = port.shape or ()
+    free = {batch.inputs.get(port.name)} | (set() if batch.proven else _likely(shape))
+    sizes: list[int] = []
+    for axis, declared in enumerate(shape):
+        if isinstance(declared, int):
+            sizes.append(declared)
+        elif declared in bound:
+            sizes.append(bound[declared])
+        elif axis in free:
+            sizes.append(batch.size or ANALYSIS_BATCH)
+        else:
+            why = f"; {batch.note}" if batch.note else ""
+            raise ShapeError(
+                f"input '{port.name}' has shape {_written(port)}, whose axis {axis} is dynamic: "
+                f"give its size, as in --input-shape {port.name}:"
+                f"{'x'.join(str(s) if isinstance(s, int) else '1' for s in shape)}{why}"
+            )
+    return tuple(sizes)
+
+
+def _likely(shape: tuple[int | str, ...]) -> set[int | None]:
+    """Return the open axes that may be the batch, before it is proven."""
+    is_open = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
+    if len(is_open) == 1 and shape[0] != 1:
+        return {0, *is_open}
+    return {0}
+
+
+def _written(port: Port) -> str:
+    return "x".join(str(size or "?") for size in port.shape or ())
 
 
 def infer_shapes(

@@ -29,11 +29,13 @@ class Source(ABC):
         shape: Of the array that holds all of them, [samples, ...].
         dtype: Of that array.
         remembers: Whether what was read once stays in memory.
+        apart: Whether each sample lies by itself, and not along an axis of what holds all.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     remembers = False
+    apart = True
 
     @abstractmethod
     def read(self, which: NDArray[np.int64]) -> NDArray[Any]:
@@ -44,6 +46,14 @@ class Source(ABC):
         Raises:
             DataError: One cannot be read; the message names it.
         """
+
+    def along(self, axis: int) -> Source:  # noqa: ARG002 - of a file that holds all samples
+        """Return the samples of an array that has them along an axis: here they lie apart."""
+        return self
+
+    def whole(self) -> NDArray[Any]:
+        """Return all that there is, as one array of the source's shape."""
+        return self.read(np.arange(self.shape[0]))
 
     @abstractmethod
     def where(self, place: int) -> str:
@@ -98,34 +108,77 @@ class LazyArray:
         """Return some of the samples as an array of their own, without reading them."""
         return LazyArray(self.source, self._chosen[which])
 
+    def whole(self) -> NDArray[Any]:
+        """Read all of it."""
+        return self[:] if self.ndim else self.source.whole()
+
+    def along(self, axis: int) -> LazyArray:
+        """Return the array with that axis of its file in front."""
+        return LazyArray(self.source.along(axis))
+
     def where(self, place: int) -> str:
         """Say where a sample lies, as messages call it."""
         return self.source.where(int(self._chosen[place]))
 
 
+class MemoryArray(Source):
+    """An array in memory, of which parts are no copies.
+
+    Args:
+        array: Shape [samples, ...].
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def read(self, which: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy samples out of the array."""
+        return self._array[which]
+
+    def where(self, place: int) -> str:
+        """Say which sample of the array it is."""
+        return f"sample {place}"
+
+
 class MappedFile(Source):
-    """An `.npy` file, first axis samples.
+    """An `.npy` file with all samples.
 
     It is mapped anew for each read: pages that a mapping has touched count as memory of the process
     until it is closed.
 
     Args:
         path: Of the file.
+        axis: Along which samples lie there; they come first in what is read.
     Raises:
         DataError: It cannot be mapped.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        mapped = map_file(path)
+    apart = False
+
+    def __init__(self, path: Path, axis: int = 0) -> None:
+        self._path, self._axis = path, axis
+        mapped = self._map()
         self.shape, self.dtype = mapped.shape, mapped.dtype
+
+    def _map(self) -> NDArray[Any]:
+        mapped = map_file(self._path)
+        return np.moveaxis(mapped, self._axis, 0) if mapped.ndim > self._axis else mapped
+
+    def along(self, axis: int) -> Source:
+        """Return the samples along another axis of the file."""
+        return MappedFile(self._path, axis)
 
     def read(self, which: NDArray[np.int64]) -> NDArray[Any]:
         """Copy samples out of the file."""
-        mapped = map_file(self._path)
+        mapped = self._map()
         if (mapped.shape, mapped.dtype) != (self.shape, self.dtype):
             raise DataError(f"'{self._path}' was changed while its samples were read")
         return np.asarray(mapped[which])  # indices copy
+
+    def whole(self) -> NDArray[Any]:
+        """Copy all of the file, which may hold a single number."""
+        return np.array(self._map())
 
     def where(self, place: int) -> str:  # noqa: ARG002 - all samples are in one file
         """Name the file."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.archives import open_shards
 from obc_onnx.errors import DataError
-from obc_onnx.images import list_pictures, read_pictures
+from obc_onnx.images import prepare
+from obc_onnx.picture_files import PictureSource, list_pictures
 from obc_onnx.sample_checks import LABELS
 from obc_onnx.sources import LazyArray, MappedFile, find_arrays, map_file
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.images import ImageOptions, PixelScaling
+    from obc_onnx.images import ImageOptions, Preparation
     from obc_onnx.node import Port
+    from obc_onnx.picture_files import Files
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Stored:
     Attributes:
         inputs: Arrays by name.
         labels: Class indices, not checked yet, or None.
-        scaling: For inputs that hold pictures, how to normalise them.
+        prepared: For inputs that hold pictures, how those are made.
     """
 
     inputs: Mapping[str, LazyArray]
     labels: NDArray[Any] | None
-    scaling: Mapping[str, PixelScaling] = field(default_factory=dict)
+    prepared: Mapping[str, Preparation] = field(default_factory=dict)
 
 
 def open_stored(path: Path, ports: Sequence[Port], images: ImageOptions) -> Stored:
@@ -89,10 +91,7 @@ def _from_shards(
             f"data '{what}' holds pictures, but inputs {listed(port.name for port in without)} "
             f"have no arrays: give all but one of them as KEY.NAME.npy"
         )
-    port = without[0]
-    pictures = read_pictures(shards.pictures, port, images)
-    inputs = {**shards.arrays, port.name: pictures.pixels}
-    return Stored(inputs, shards.labels, {port.name: pictures.scaling})
+    return _with_pictures(without[0], shards.pictures, images, shards.labels, shards.arrays)
 
 
 def _from_images(path: Path, ports: Sequence[Port], images: ImageOptions) -> Stored:
@@ -101,6 +100,17 @@ def _from_images(path: Path, ports: Sequence[Port], images: ImageOptions) -> Sto
             f"a folder of images needs a model with one input; this one has {len(ports)}"
         )
     files, labels = list_pictures(path)
-    pictures = read_pictures(files, ports[0], images)
-    name = ports[0].name
-    return Stored({name: pictures.pixels}, labels, {name: pictures.scaling})
+    return _with_pictures(ports[0], files, images, labels, {})
+
+
+def _with_pictures(
+    port: Port,
+    files: Files,
+    images: ImageOptions,
+    labels: NDArray[Any] | None,
+    arrays: Mapping[str, LazyArray],
+) -> Stored:
+    """Make pictures one input, beside the arrays of others. None is decoded yet."""
+    preparation = prepare(port, images)
+    pixels = LazyArray(PictureSource(files, preparation))
+    return Stored({**arrays, port.name: pixels}, labels, {port.name: preparation})

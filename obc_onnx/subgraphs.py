@@ -12,7 +12,7 @@ from obc_onnx.graph import Graph
 from obc_onnx.shapes import infer_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from torch import nn
@@ -56,7 +56,9 @@ def control_module(
     used: dict[str, tuple[str, ...]] = {}
     for attribute, formal in call.bodies.items():
         try:
-            body, used[attribute] = _body_of(model, node.key, attribute, formal, kind_of)
+            body, used[attribute] = _body_of(
+                model, node.key, attribute, formal, kind_of, graph.aside
+            )
         except ModelError as error:
             raise UnsupportedOperatorError(f"{node.label}: {error}") from error
         inner = (*(shape for _, shape in formal), *(kind_of(n)[1] for n in used[attribute]))
@@ -105,8 +107,9 @@ def _body_of(
     attribute: str,
     formal: tuple[tuple[int, Shape], ...],
     kind_of: Callable[[str], Kind],
+    aside: Mapping[str, TensorProto],
 ) -> tuple[Graph, tuple[str, ...]]:
-    """Cut a subgraph out of a model.
+    """Cut a subgraph out of a model, with the constants that only subgraphs use.
 
     Returns:
         The subgraph, whose inputs are its formal ones and then what it uses of the graph around it;
@@ -115,7 +118,9 @@ def _body_of(
     node = next(node for node in model.graph.node if key in node.output)
     body = onnx.GraphProto()
     body.CopyFrom(next(entry.g for entry in node.attribute if entry.name == attribute))
-    used = tuple(sorted(set(_outer(body))))
+    outer = set(_outer(body))
+    body.initializer.extend(aside[name] for name in sorted(outer & aside.keys()))
+    used = tuple(sorted(outer - aside.keys()))
     ports = [(v.name, *kind) for v, kind in zip(body.input, formal, strict=True)]
     ports += [(n, helper.np_dtype_to_tensor_dtype(kind_of(n)[0]), kind_of(n)[1]) for n in used]
     del body.input[:]

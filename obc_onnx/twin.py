@@ -15,14 +15,14 @@ import torch
 from onnx import TensorProto, helper
 from torch import fx, nn
 
-from obc_onnx.errors import RequestError, UnsupportedOperatorError
+from obc_onnx.errors import InvariantError, RequestError, UnsupportedOperatorError
 from obc_onnx.holding import Holdings
 from obc_onnx.module import TorchTwin
 from obc_onnx.ops.context import ForwardContext
 from obc_onnx.ops.elementwise import cast
 from obc_onnx.ops.host import as_tensor, host_call, read_sizes
 from obc_onnx.ops.quantize import quantize
-from obc_onnx.shapes import ElementTypes
+from obc_onnx.shapes import ElementTypes, infer_shapes
 from obc_onnx.subgraphs import control_module
 from obc_onnx.tensors import module_name, parameter_name, to_array, to_tensor
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.coupling import Coupling
     from obc_onnx.graph import Graph
     from obc_onnx.node import Node, Port
     from obc_onnx.ops.rule import Call, RuleSet, Shape
@@ -43,15 +44,24 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Tor
 
     Args:
         graph: The model.
-        shapes: A shape for every tensor, from `infer_shapes`; only ranks are used.
+        shapes: A shape for every tensor of this very graph, from `infer_shapes`; ranks are used,
+            and the shapes of numbers. `derived_twin` finds those of a graph that was cut or masked.
         rules: How torch computes each operator.
     Returns:
         A module that takes the graph's inputs in order and returns a tuple of its outputs. `meta`
-        of each of its nodes holds the ONNX node's key under "onnx".
+        of each of its nodes holds the key of the ONNX node that it computes under "onnx", and the
+        name of the ONNX value that it gives under "value".
     Raises:
+        InvariantError: The shapes are those of another graph.
         UnsupportedOperatorError: Operators without a rule or, where all have one, those that
             torch cannot compute; all of them in one message.
     """
+    for name, array in graph.initializers.items():
+        if shapes.get(name, array.shape) != array.shape:
+            raise InvariantError(
+                f"the shapes are those of another graph: '{name}' has {array.shape} here, and not "
+                f"{shapes[name]}"
+            )
     unknown = [node.label for node in graph.nodes if rules.find(node) is None]
     if unknown:
         raise UnsupportedOperatorError(
@@ -59,6 +69,21 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Tor
             f"can be pruned with --criterion l2 and without training, or with a rule of your own"
         )
     return _Builder(graph, shapes, rules).build()
+
+
+def derived_twin(graph: Graph, coupling: Coupling) -> TorchTwin:
+    """Build the twin of the graph that a coupling is of, or of what was cut or masked after it.
+
+    Surgery changes sizes, and adds values where numbers are written anew, so that only the shapes
+    of the graph itself will do.
+
+    Raises:
+        UnsupportedOperatorError: As in `build_twin`.
+    """
+    shapes = coupling.shapes
+    if graph is not coupling.graph:
+        shapes = infer_shapes(graph, {port.name: shapes[port.name] for port in graph.inputs})
+    return build_twin(graph, shapes, coupling.rules)
 
 
 def run_module(module: nn.Module, graph: Graph, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -114,7 +139,7 @@ class _Builder:
             while argument in taken:
                 argument += "_"
             taken.add(argument)
-            self.values[port.name] = self._cast(self.fx.placeholder(argument), port, _WIDENED)
+            self._hold(port.name, self._cast(self.fx.placeholder(argument), port, _WIDENED))
         refusals = [refusal for node in self.graph.nodes if (refusal := self._try(node))]
         if refusals:
             raise UnsupportedOperatorError("; ".join(dict.fromkeys(refusals)))
@@ -162,22 +187,24 @@ class _Builder:
             return
         made = self._call(node, rule.forward(context))
         if len(node.outputs) == 1:
-            self.values[node.key] = made
+            self._hold(node.key, made)
             return
         for i, name in enumerate(node.outputs):
             if name:
                 item = self.fx.call_function(operator.getitem, (made, i))
                 item.meta["onnx"] = (node.key, i)
-                self.values[name] = item
+                self._hold(name, item)
+
+    def _hold(self, name: str, value: fx.Node) -> fx.Node:
+        """Note what gives an ONNX value."""
+        value.meta["value"] = name
+        self.values[name] = value
+        return value
 
     def _shape(self, name: str) -> Shape | None:
-        """Return a shape; a mask in front of an operand is not among the shapes, and keeps it."""
         if name in self.graph.initializers:
             return self.graph.initializers[name].shape
-        if name in self.shapes or name not in self.graph.producers:
-            return self.shapes.get(name)
-        sources = self.graph.producers[name].inputs
-        return self._shape(sources[0]) if sources else None
+        return self.shapes.get(name)
 
     def _add_on_host(self, context: ForwardContext) -> bool:
         """Let Python compute a node that is about sizes alone; say whether it is."""
@@ -290,10 +317,8 @@ class _Builder:
     def _value(self, name: str) -> fx.Node:
         if name in self.numbers and name not in self.values:
             to = helper.np_dtype_to_tensor_dtype(self.types[name])
-            self.values[name] = self._tensor(self.numbers[name], self._shape(name), to)
-        if name not in self.values:
-            self.values[name] = self._register(name)
-        return self.values[name]
+            self._hold(name, self._tensor(self.numbers[name], self._shape(name), to))
+        return self.values.get(name) or self._hold(name, self._register(name))
 
     def _tensor(self, numbers: Numbers, shape: Shape | None, data_type: int) -> fx.Node:
         """Put numbers into a tensor, where the inputs are."""

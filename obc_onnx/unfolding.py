@@ -185,7 +185,7 @@ def _insert(graph: Graph, norms: Mapping[str, tuple[NDArray[Any], ...]]) -> Grap
             model.graph.initializer.extend(map(numpy_helper.from_array, norms[key], names))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return Graph.from_model(model)
+    return Graph.from_model(model).with_batch(graph.batch_axes)
 
 
 def fold_norms(graph: Graph, unfolded: Unfolded) -> Graph:

@@ -40,6 +40,8 @@ OPSET = 17
 IR_VERSION = 10
 CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators; its SampleOp, an echo, stands for one without a rule."""
+TO_THE_UNIT = {"round_to": 1, "min_channels": 1}
+"""Limits of a budget that any width meets."""
 TOLERANCE = 1e-4
 """Largest error over RMS between two float32 computations of the same network."""
 

@@ -13,7 +13,7 @@ from helpers import build
 from sample_files import labelled, npy, picture, png, tar
 from small import CHAIN, TWO_INPUTS, assert_refused, chain, images, invoke, saved
 
-from obc_onnx import images as pictures
+from obc_onnx import picture_files as pictures
 from obc_onnx.data import load_samples
 from obc_onnx.errors import DataError
 from obc_onnx.graph import Graph

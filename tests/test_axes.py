@@ -21,6 +21,7 @@ from obc_onnx.axes import (
     leaves,
     mask,
     product,
+    runs_of,
     take,
 )
 from obc_onnx.errors import InvariantError
@@ -28,6 +29,18 @@ from obc_onnx.unification import AxisSystem
 
 if TYPE_CHECKING:
     from obc_onnx.axes import Expr
+
+
+def test_a_unit_owns_as_many_neighbours_as_the_factors_behind_it_multiply_to() -> None:
+    heads, width, other = Dim(12, 0), Dim(64, 1), Dim(8, 2)
+    fused = product([concat([product([heads, width])] * 3), other])
+    assert runs_of(product([heads, width]), heads) == {64}
+    assert runs_of(product([heads, width]), width) == {1}
+    assert runs_of(fused, heads) == {64 * 8}
+    assert runs_of(fused, width) == {8}
+    assert runs_of(concat([heads, product([heads, other])]), heads) == {1, 8}
+    assert runs_of(take(product([heads, width]), (3, 1)), heads) == {64}
+    assert runs_of(other, heads) == set()
 
 
 # Boundaries.

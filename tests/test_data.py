@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from helpers import build
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from small import (
     CHAIN,
@@ -172,9 +174,20 @@ def test_an_input_called_labels_is_an_input(tmp_path: Path) -> None:
     assert len(samples) == N
 
 
+def numbered(n_samples: int, labels: NDArray[np.int64] | None = None) -> Samples:
+    """Make samples that are their own places."""
+    return Samples({"x": np.arange(n_samples)}, labels, {"x": np.dtype(int)})
+
+
+def places(samples: Samples | None) -> list[int]:
+    """Return which of the numbered samples there are, in order."""
+    assert samples is not None
+    return [int(place) for place in samples.feed(slice(None))["x"]]
+
+
 @given(n_samples=st.integers(1, 60), holdout=st.floats(0, 1) | st.just(float("nan")))
-def test_a_split_keeps_the_order_and_every_sample(n_samples: int, holdout: float) -> None:
-    samples = Samples({"x": np.arange(n_samples)}, np.arange(n_samples), {"x": np.dtype(int)})
+def test_a_split_takes_every_sample_once_with_its_label(n_samples: int, holdout: float) -> None:
+    samples = numbered(n_samples, np.arange(n_samples))
     try:
         used, held = samples.split(holdout)
     except DataError as refusal:
@@ -184,9 +197,79 @@ def test_a_split_keeps_the_order_and_every_sample(n_samples: int, holdout: float
         return
     assert abs(len(held) - n_samples * holdout) <= 0.5
     for part in (used, held):
-        np.testing.assert_array_equal(part.inputs["x"], part.labels)
-    joined = np.concatenate([used.inputs["x"], held.inputs["x"]])
-    np.testing.assert_array_equal(joined, np.arange(n_samples))
+        np.testing.assert_array_equal(places(part), part.labels)
+    assert sorted(places(used) + places(held)) == list(range(n_samples))
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(lambda s: sum(s) > 1),
+    holdout=st.floats(0.02, 0.98),
+    seed=st.integers(0, 99),
+)
+def test_each_class_gives_about_its_share_and_one_at_least(
+    sizes: list[int], holdout: float, seed: int
+) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    n_held = round(len(labels) * holdout)
+    assume(0 < n_held < len(labels))
+    _, held = numbered(len(labels), labels).split(holdout)
+    assert len(held) == n_held
+    found = np.bincount(held.labels, minlength=len(sizes))
+    several = [index for index, size in enumerate(sizes) if size > 1]
+    if n_held >= len(several):
+        assert all(found[index] for index in several), "a class is missing that need not be"
+    else:
+        assert found.max() == 1
+    for one, other in itertools.permutations(several, 2):
+        if found[one] > 1 and found[other] < sizes[other]:  # no place of one is due to the other
+            assert (found[one] - 0.5) / sizes[one] <= (found[other] + 0.5) / sizes[other]
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "in memory"])
+def test_samples_that_lie_class_by_class_are_held_out_from_every_class(
+    form: str, tmp_path: Path
+) -> None:
+    labels = np.repeat(np.arange(4), 25)
+    pixels = images(100)
+    pixels[:, 0, 0, 0] = labels
+    data: Any = Samples({"x": pixels}, labels, {})
+    if form == "npz":
+        data = archive(tmp_path, x=pixels, labels=labels)
+    elif form == "npy":
+        data = tmp_path / "folder"
+        data.mkdir()
+        np.save(data / "x.npy", pixels)
+        np.save(data / "labels.npy", labels)
+    used, held = open_samples(DataOptions(data), GRAPH)
+    for part, count in ((used, 20), (held, 5)):
+        assert part is not None
+        assert np.bincount(part.labels).tolist() == [count] * 4
+        np.testing.assert_array_equal(part.feed(slice(None))["x"][:, 0, 0, 0], part.labels)
+        assert len(set(part.labels[:12])) == 4, "what looks at the first ones sees every class"
+
+
+def test_samples_without_labels_are_held_out_from_everywhere() -> None:
+    used, held = numbered(1000).split(0.2)
+    by_tenth = np.bincount(np.array(places(held)) // 100, minlength=10)
+    assert by_tenth.min() >= 8
+    assert by_tenth.max() <= 35
+    assert places(held) != sorted(places(held))
+    assert places(used)[:200] != sorted(places(used)[:200])
+
+
+def test_equal_sources_are_split_alike_whatever_else_is_asked_for(tmp_path: Path) -> None:
+    data = archive(tmp_path, x=images(), labels=classes())
+    seen = [open_samples(DataOptions(source), GRAPH)[1] for source in (data, str(data), data)]
+    fed = [part.feed(slice(None))["x"] for part in seen if part is not None]
+    assert fed[0].tobytes() == fed[1].tobytes() == fed[2].tobytes()
+
+
+def test_parts_of_arrays_in_memory_are_no_copies() -> None:
+    pixels = images()
+    used, held = Samples({"x": pixels}, None, {"x": pixels.dtype}).split(0.5)
+    pixels[:] = 7
+    for part in (used, held):
+        assert (part.feed(slice(None))["x"] == 7).all()
 
 
 def test_a_holdout_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
@@ -202,7 +285,7 @@ def test_samples_to_measure_on_replace_the_held_out_share(tmp_path: Path) -> Non
     assert used is not None
     assert held is not None
     assert (len(used), len(held)) == (N, 3)
-    np.testing.assert_array_equal(held.inputs["x"], images(3, seed=9))
+    assert {x.tobytes() for x in held.inputs["x"]} == {x.tobytes() for x in images(3, seed=9)}
 
 
 def test_samples_to_measure_on_must_fit_the_model_too(tmp_path: Path) -> None:
@@ -230,3 +313,10 @@ def test_a_dynamic_size_is_taken_from_the_samples(tmp_path: Path) -> None:
 
 def test_no_data_gives_no_samples() -> None:
     assert open_samples(DataOptions(), GRAPH) == (None, None)
+
+
+def test_a_pipe_is_no_data(tmp_path: Path) -> None:
+    for name in ("pipe", "pipe.tar"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match="neither a file nor a folder"):
+            load_samples(tmp_path / name, GRAPH)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import obc_onnx
+from obc_onnx.data import DataOptions
 from obc_onnx.planning import Budget
 from obc_onnx.training.options import TrainingOptions
 
@@ -16,12 +17,17 @@ if TYPE_CHECKING:
 LARGEST_DROP = 0.02
 
 
+def fashion(models: Path) -> DataOptions:
+    """Return images to work with, and those that the models have not seen to measure on."""
+    return DataOptions(models / "fashion-train.npz", evaluation=models / "fashion-test.npz")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fashion_resnet20", "fashion_mobilenet"])
 def test_half_of_the_macs_cost_at_most_two_points(models: Path, name: str) -> None:
     result = obc_onnx.compress(
         models / f"{name}.onnx",
-        data=models / "fashion-sample.npz",
+        data=fashion(models),
         budget=Budget(0.5, round_to=8),
         training=TrainingOptions(epochs=3, equivalent=True),
     )
@@ -35,7 +41,7 @@ def test_repair_wins_back_most_of_what_a_cut_loses(models: Path) -> None:
     accuracies = [
         obc_onnx.compress(
             models / "fashion_resnet20.onnx",
-            data=models / "fashion-sample.npz",
+            data=fashion(models),
             recover=recover,
         ).report.accuracy
         for recover in ("none", "auto")

@@ -17,8 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from obc_onnx.axes import leaves
 from obc_onnx.axis_maps import Mix
 from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -69,7 +68,7 @@ def train(student: Student, *, mode: bool = True) -> None:
 
 
 def plain(student: Student, graph: Graph) -> fx.GraphModule:
-    return build_twin(graph, student.case.shapes, DEFAULT_RULES)
+    return derived_twin(graph, student.case.coupling)
 
 
 def assert_equal_outputs(left: torch.nn.Module, right: torch.nn.Module, graph: Graph) -> None:

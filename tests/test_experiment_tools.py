@@ -16,7 +16,7 @@ from nets import draw_samples, model_of
 from obc_onnx.graph import Graph
 from obc_onnx.ops.norm import batch_norm
 from obc_onnx.training.options import TrainingOptions
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ def test_ways_of_repair_are_compared(
 def test_explicit_compressors_train_as_ours_do(net: str) -> None:
     tool = load_tool("time_training")
     coupling = tool.coupling_of(net, 32)
-    twin = build_twin(coupling.graph, coupling.shapes, coupling.rules)
+    twin = derived_twin(coupling.graph, coupling)
     assert any(node.target is batch_norm for node in twin.graph.nodes)  # and not one of training
     tool.check_equal(coupling, tool.uniform(coupling, 0.25, 1), 32)
 

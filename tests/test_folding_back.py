@@ -256,7 +256,7 @@ def test_a_dim_of_another_graph_is_refused() -> None:
 @pytest.mark.parametrize("path", SHIPPED)
 def test_a_trained_model_is_unfolded_cut_and_folded(path: Path) -> None:
     graph, _, coupling = analyse(Graph.load(path))
-    sample = MODELS / "fashion-sample.npz"
+    sample = MODELS / "fashion-train.npz"
     fashion = path.parent == MODELS and sample.is_file()
     samples = load_samples(sample, graph) if fashion else draw_samples(graph, 64)
     unfolded = unfold_norms(graph, samples.part(slice(0, 64)), 0)

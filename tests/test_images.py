@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import pickle
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -11,15 +13,17 @@ import numpy as np
 import pytest
 from helpers import build
 from PIL import Image
+from sample_files import arrays, in_memory
 from small import CHAIN, OPEN, TWO_INPUTS, assert_refused, invoke, saved
 
-from obc_onnx import images
-from obc_onnx.data import DataOptions, load_samples, open_samples
+from obc_onnx import picture_files
+from obc_onnx.data import DataOptions, Samples, load_samples, open_samples
 from obc_onnx.errors import DataError
 from obc_onnx.graph import Graph
 from obc_onnx.images import ImageOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -111,24 +115,237 @@ def test_a_folder_compresses_like_an_archive(folder: Path, tmp_path: Path) -> No
     assert "accuracy" in result.stdout
 
 
+INTEGERS = (
+    "net (TYPE[N,8,8,3] x) => (float[N,4] y) <float[4,192] w>"
+    "{ c = Cast<to=1>(x) p = Flatten(c) y = Gemm<transB=1>(p, w) }"
+)
+TYPES = ["uint8", "int16", "int32", "int64"]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_integers_are_fed_the_pixels_as_they_are(dtype: str, folder: Path) -> None:
+    graph = Graph.from_model(build(INTEGERS.replace("TYPE", dtype)))
+    fed = load_samples(folder, graph).feed(slice(None))["x"]
+    assert fed.dtype == dtype
+    drawn = {picture(i, n).tobytes() for i, c in enumerate(SIZES.values()) for n in range(c)}
+    assert {x.astype(np.uint8).tobytes() for x in fed} == drawn
+    assert fed.max() > 250
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("given", [{"scale": 1.0}, {"mean": (0.0,)}, {"std": (0.5,)}])
+def test_integers_take_no_scale_mean_or_std(
+    dtype: str, given: dict[str, Any], folder: Path
+) -> None:
+    graph = Graph.from_model(build(INTEGERS.replace("TYPE", dtype)))
+    with pytest.raises(DataError, match=rf"'x' takes {dtype}.*leave --image-{next(iter(given))}"):
+        load_samples(folder, graph, ImageOptions(**given))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool"])
+def test_types_that_hold_no_pixels_take_no_pictures(dtype: str, folder: Path) -> None:
+    graph = Graph.from_model(build(INTEGERS.replace("TYPE", dtype)))
+    with pytest.raises(DataError, match=rf"'x' takes {dtype}, which does not hold pixels"):
+        load_samples(folder, graph)
+
+
+def test_a_model_of_bytes_compresses_and_the_report_says_what_it_was_fed(
+    folder: Path, tmp_path: Path
+) -> None:
+    body = CHAIN.replace("(float[N,3,8,8] x)", "(uint8[N,3,8,8] raw)").replace(
+        "{ p = Conv", "{ x = Cast<to=1>(raw) p = Conv"
+    )
+    model, target = saved(tmp_path, body), tmp_path / "small.onnx"
+    result = invoke("compress", model, "-o", target, "--data", folder, "--holdout", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "'raw' 0 to 255, uint8 of 3 x 8 x 8" in result.stdout
+    assert "rgb pictures as NCHW, stretched to 8 x 8, pixels as they are" in result.stdout
+
+
+def first(folder: Path, graph: Graph = GRAPH, **options: Any) -> NDArray[Any]:
+    """Return what a model is fed for the first picture of a folder."""
+    fed = load_samples(folder, graph, ImageOptions(**options)).feed(slice(0, 1))
+    return np.asarray(next(iter(fed.values()))[0])
+
+
+@pytest.mark.parametrize(("given", "factor"), [((), 1 / 255), ((1.0,), 1.0), ((1 / 128,), 1 / 128)])
+def test_pixels_are_multiplied_by_the_scale(
+    given: tuple[float, ...], factor: float, folder: Path
+) -> None:
+    fed = first(folder, scale=given[0] if given else None, mean=(0.25,), std=(2.0,))
+    expected = (picture(0, 0).transpose(2, 0, 1) * factor - 0.25) / 2
+    np.testing.assert_allclose(fed, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_channels_can_come_in_reverse(folder: Path) -> None:
+    mean = (0.1, 0.2, 0.3)  # in the order of the channels that the model takes
+    reverse = picture(0, 0)[:, :, ::-1].transpose(2, 0, 1) / 255
+    expected = reverse - np.reshape(mean, (3, 1, 1))
+    np.testing.assert_allclose(first(folder, color="bgr", mean=mean), expected, atol=1e-6)
+
+
+def drawn_alone(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
+    """Write a folder of one picture."""
+    place = tmp_path / "alone"
+    place.mkdir()
+    Image.fromarray(pixels).save(place / "0.png")
+    return place
+
+
+def passing(shape: str) -> Graph:
+    """Build a model that gives what it takes, of which a folder without labels is fed."""
+    return Graph.from_model(
+        build(f"net (float[{shape}] x) => (float[{shape}] y) {{ y = Relu(x) }}")
+    )
+
+
+def test_open_channels_are_those_of_the_colour(tmp_path: Path) -> None:
+    graph, drawn = passing("N,H,W,C"), picture(0, 0)
+    data = drawn_alone(tmp_path, drawn)
+    options: dict[str, Any] = {"layout": "NHWC", "color": "bgr", "size": (8, 8), "scale": 1}
+    np.testing.assert_array_equal(first(data, graph, **options), drawn[..., ::-1])
+    options |= {"layout": "NCHW", "color": "gray"}
+    assert first(data, graph, **options).shape == (1, 8, 8)
+    with pytest.raises(DataError, match="leaves its channels open: give --image-color"):
+        first(data, graph, layout="NHWC", size=(8, 8))
+
+
+def test_a_shape_that_may_be_read_in_two_ways_is_refused_until_options_tell(
+    tmp_path: Path,
+) -> None:
+    data = drawn_alone(tmp_path, picture(0, 0))
+    with pytest.raises(DataError, match=r"more than one axis of 1 or 3 channels.*--image-layout"):
+        first(data, passing("N,3,8,3"))
+    assert first(data, passing("N,3,8,3"), layout="NHWC").shape == (3, 8, 3)
+    assert first(data, passing("N,1,8,3"), color="gray").shape == (1, 8, 3)
+
+
+@pytest.mark.parametrize(("height", "above"), [(4, 2), (3, 2), (7, 0), (8, 0)])
+def test_letterbox_puts_a_wide_picture_in_the_middle(
+    height: int, above: int, tmp_path: Path
+) -> None:
+    wide = picture(9, 9)[:height]
+    fed = first(drawn_alone(tmp_path, wide), scale=1, resize="letterbox", pad=114)
+    expected = np.full((8, 8, 3), 114)
+    expected[above : above + height] = wide
+    np.testing.assert_array_equal(fed, expected.transpose(2, 0, 1))
+
+
+def test_letterbox_keeps_the_ratio_of_a_large_picture(tmp_path: Path) -> None:
+    tall = np.full((32, 16, 3), 200, np.uint8)
+    fed = first(drawn_alone(tmp_path, tall), scale=1, resize="letterbox")
+    expected = np.zeros((3, 8, 8))
+    expected[:, :, 2:6] = 200
+    np.testing.assert_array_equal(fed, expected)
+
+
+def test_letterbox_pads_grey_pictures(tmp_path: Path) -> None:
+    graph = Graph.from_model(build(GREY))
+    wide = np.full((4, 8), 10, np.uint8)
+    fed = first(drawn_alone(tmp_path, wide), graph, scale=1, resize="letterbox", pad=255)
+    assert fed[0, :, 0].tolist() == [255, 255, 10, 10, 10, 10, 255, 255]
+
+
+def test_crop_takes_the_middle_of_the_long_side(tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (8, 20, 3), np.uint8)
+    fed = first(drawn_alone(tmp_path, wide), scale=1, resize="crop")
+    np.testing.assert_array_equal(fed, wide[:, 6:14].transpose(2, 0, 1))
+
+
+def test_crop_takes_a_share_of_the_short_side(tmp_path: Path) -> None:
+    tall = np.random.default_rng(0).integers(0, 256, (20, 16, 3), np.uint8)
+    fed = first(drawn_alone(tmp_path, tall), scale=1, resize="crop", crop=0.5)
+    np.testing.assert_array_equal(fed, tall[6:14, 4:12].transpose(2, 0, 1))
+
+
+def test_stretch_takes_all_of_a_picture(tmp_path: Path) -> None:
+    wide = np.zeros((8, 32, 3), np.uint8)
+    wide[:, 16:] = 255
+    fed = first(drawn_alone(tmp_path, wide), scale=1)
+    assert (fed[:, :, :3] < 16).all()
+    assert (fed[:, :, -3:] > 239).all()
+
+
 @pytest.mark.parametrize(
-    ("options", "parts"),
+    ("given", "parts"),
     [
-        (ImageOptions(mean=(0.5, 0.5)), ("--image-mean", "1 or 3", "found 2")),
-        (ImageOptions(std=(0.0,)), ("--image-std", "0")),
-        (ImageOptions(mean=(float("nan"),)), ("--image-mean", "finite", "nan")),
-        (ImageOptions(std=(float("inf"),)), ("--image-std", "finite", "inf")),
-        (ImageOptions(size=(9, 8)), ("--image-size 9 8", "'x'", "8, 8")),
-        (ImageOptions(size=(0, 8)), ("--image-size 0 8 is not",)),
-        (ImageOptions(size=(-1, -1)), ("--image-size -1 -1 is not",)),
+        ({"mean": (0.5, 0.5)}, ("--image-mean", "1 or 3", "found 2")),
+        ({"mean": ()}, ("--image-mean", "found 0")),
+        ({"std": (0.0,)}, ("--image-std", "above 0", "found 0")),
+        ({"std": (1.0, -1.0, 1.0)}, ("--image-std", "above 0", "found 1, -1, 1")),
+        ({"mean": (float("nan"),)}, ("--image-mean", "finite", "nan")),
+        ({"std": (float("inf"),)}, ("--image-std", "finite", "inf")),
+        ({"scale": 0.0}, ("--image-scale", "above 0")),
+        ({"scale": float("inf")}, ("--image-scale", "finite")),
+        ({"size": (9, 8)}, ("--image-size 9 8", "'x'", "8, 8")),
+        ({"size": (0, 8)}, ("--image-size 0 8 is not",)),
+        ({"size": (-1, -1)}, ("--image-size -1 -1 is not",)),
+        ({"color": "gray"}, ("no axis of 1 channels", "--image-layout")),
+        ({"color": "gray", "layout": "NCHW"}, ("3 channels on axis 1", "not 1, as gray")),
+        ({"color": "cmyk"}, ("--image-color", "rgb, bgr, gray", "'cmyk'")),
+        ({"layout": "NHWC"}, ("8 channels on axis 3", "not 1 or 3")),
+        ({"layout": "nchw"}, ("--image-layout", "NCHW, NHWC", "'nchw'")),
+        ({"resize": "zoom"}, ("--image-resize", "letterbox", "'zoom'")),
+        ({"crop": 0.9}, ("--image-crop is for --image-resize crop",)),
+        ({"crop": 1.5, "resize": "crop"}, ("--image-crop", "at most 1", "1.5")),
+        ({"pad": 7, "resize": "crop"}, ("--image-pad is for --image-resize letterbox",)),
+        ({"pad": 256, "resize": "letterbox"}, ("--image-pad", "0 to 255", "256")),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
-    options: ImageOptions, parts: tuple[str, ...], folder: Path
+    given: dict[str, Any], parts: tuple[str, ...], folder: Path
 ) -> None:
     with pytest.raises(DataError) as refusal:
-        load_samples(folder, GRAPH, options)
-    assert all(part in str(refusal.value) for part in parts)
+        load_samples(folder, GRAPH, ImageOptions(**given))
+    assert all(part in str(refusal.value) for part in parts), refusal.value
+
+
+def test_the_command_line_takes_every_option(folder: Path, tmp_path: Path) -> None:
+    options = (
+        "--image-scale 1/255 --image-mean 0.5,0.4,0.3 --image-std 0.2 --image-layout NCHW "
+        "--image-color bgr --image-size 8 8 --image-resize letterbox --image-pad 114"
+    )
+    command = ("compress", saved(tmp_path), "-o", tmp_path / "small.onnx", "--data", folder)
+    result = invoke(*command, "--json", "--holdout", "0.5", *options.split())
+    assert result.exit_code == 0, result.output
+    (fed,) = json.loads(result.stdout)["fed"]
+    assert fed["preparation"] == (
+        "bgr pictures as NCHW, letterboxed to 8 x 8, padded with 114, "
+        "(pixel * 1/255 - 0.5, 0.4, 0.3) / 0.2"
+    )
+    assert (fed["name"], fed["dtype"], fed["shape"]) == ("x", "float32", [3, 8, 8])
+    result = invoke(*command, "--image-resize", "crop", "--image-crop", "0.875", "--holdout", "0.5")
+    assert "cropped from 0.875 of the short side to 8 x 8" in result.stdout
+
+
+@pytest.mark.parametrize("value", ["1/0", "a", "1/2/3", "nan", ""])
+def test_a_scale_that_is_no_number_is_a_usage_error(
+    value: str, folder: Path, tmp_path: Path
+) -> None:
+    command = ("compress", saved(tmp_path), "-o", tmp_path / "small.onnx", "--data", folder)
+    assert_refused(invoke(*command, "--image-scale", value), f"'{value}'", "1/255", code=2)
+
+
+@pytest.mark.parametrize(
+    "option", ["--image-scale 1", "--image-mean 0", "--image-size 8 8", "--image-color bgr"]
+)
+@pytest.mark.parametrize("form", [in_memory, arrays, None])
+def test_options_for_pictures_are_refused_where_there_are_none(
+    form: Callable[[Path], Path] | None, option: str, tmp_path: Path
+) -> None:
+    data = () if form is None else ("--data", form(tmp_path))
+    command = ("compress", saved(tmp_path), "-o", tmp_path / "small.onnx", *data)
+    assert_refused(invoke(*command, *option.split()), option.partition(" ")[0], "pictures")
+
+
+def test_pictures_can_be_measured_on_arrays(folder: Path, tmp_path: Path) -> None:
+    ready = Samples({"x": np.zeros((3, 3, 8, 8), np.float32)}, None, {})
+    options = DataOptions(folder, evaluation=ready, images=ImageOptions(scale=1))
+    used, held = open_samples(options, GRAPH)
+    assert used is not None
+    assert held is not None
+    assert used.feed(slice(None))["x"].max() == 255
+    assert held.feed(slice(None))["x"].max() == 0
 
 
 @pytest.mark.parametrize(
@@ -137,7 +354,10 @@ def test_options_that_do_not_fit_are_refused(
         (OPEN, ("'x'", "dynamic size", "--image-size")),
         (FLAT, ("'x'", "2 axes", "4")),
         (TWO_INPUTS, ("one input", "2")),
-        (CHAIN.replace("N,3,8,8", "N,5,8,8").replace("12,3,3,3", "12,5,3,3"), ("1 or 3 channels",)),
+        (
+            CHAIN.replace("N,3,8,8", "N,5,8,8").replace("12,3,3,3", "12,5,3,3"),
+            ("no axis of 1 or 3 channels",),
+        ),
     ],
 )
 def test_a_model_that_takes_no_pictures_is_refused(
@@ -151,10 +371,29 @@ def test_a_model_that_takes_no_pictures_is_refused(
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     (empty / "cat").mkdir(parents=True)
-    (empty / "loose.png").write_bytes(b"")
+    (empty / "notes.txt").write_text("no image")
     model = saved(tmp_path)
     result = invoke("compress", model, "-o", tmp_path / "small.onnx", "--data", empty)
-    assert_refused(result, empty, "no images in class subfolders")
+    assert_refused(result, empty, "no images", "class subfolders")
+
+
+def test_images_straight_in_a_folder_have_no_labels(folder: Path) -> None:
+    samples = load_samples(folder / "dog", GRAPH)
+    assert samples.labels is None
+    assert {x.transpose(1, 2, 0).tobytes() for x in samples.inputs["x"]} == {
+        picture(1, number).tobytes() for number in range(SIZES["dog"])
+    }
+
+
+def test_images_beside_class_subfolders_are_refused(folder: Path) -> None:
+    (folder / "cat" / "0.PNG").rename(folder / "loose.png")
+    with pytest.raises(DataError, match=r"beside those in class subfolders, such as 'loose\.png'"):
+        load_samples(folder, GRAPH)
+
+
+def test_class_subfolders_are_refused_for_a_model_without_classes(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"without labels.*straight in their folder"):
+        load_samples(folder, passing("N,3,8,8"))
 
 
 def test_a_picture_that_cannot_be_read_is_named(folder: Path) -> None:
@@ -186,9 +425,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
     counts: Counter[bytes] = Counter()
     whole = Image.open
 
-    def counted(file: io.BytesIO, *args: Any) -> Image.Image:
+    def counted(file: io.BytesIO, **options: Any) -> Image.Image:
         counts[file.getvalue()] += 1
-        return whole(file, *args)
+        return whole(file, **options)
 
     monkeypatch.setattr(Image, "open", counted)
     return counts
@@ -197,7 +436,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
 def test_a_set_that_fits_into_memory_is_decoded_once(
     folder: Path, decoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "CACHE_BYTES", sum(SIZES.values()) * 3 * 8 * 8)
+    monkeypatch.setattr(picture_files, "CACHE_BYTES", sum(SIZES.values()) * 3 * 8 * 8)
     samples = load_samples(folder, GRAPH)
     used, held = samples.split(0.5)
     for _ in range(2):
@@ -211,9 +450,11 @@ def test_pictures_of_a_larger_set_are_decoded_when_they_are_asked_for(
     folder: Path, decoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load_samples(folder, GRAPH).feed(slice(None))["x"]
-    monkeypatch.setattr(images, "CACHE_BYTES", sum(SIZES.values()) * 3 * 8 * 8 - 1)
+    monkeypatch.setattr(picture_files, "CACHE_BYTES", sum(SIZES.values()) * 3 * 8 * 8 - 1)
     decoded.clear()
     samples = load_samples(folder, GRAPH)
+    assert sum(decoded.values()) <= 2  # those that show which axis is the batch
+    decoded.clear()
     used = samples.part(np.array([5, 2, 9]))
     assert not decoded
     np.testing.assert_array_equal(used.feed(slice(1, 3))["x"], whole[[2, 9]])
@@ -259,8 +500,44 @@ def test_faults_that_pillow_calls_values_are_refusals(folder: Path) -> None:
 
 
 def test_a_file_that_is_gone_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "CACHE_BYTES", 0)
+    monkeypatch.setattr(picture_files, "CACHE_BYTES", 0)
     samples = load_samples(folder, GRAPH)
     (folder / "dog" / "1.PNG").unlink()
     with pytest.raises(DataError, match=r"dog/1\.PNG' cannot be read"):
         samples.feed(slice(None))
+
+
+def saved_as(kind: str, pixels: NDArray[Any]) -> bytes:
+    """Return the file of a picture."""
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, kind)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["gif", "tiff", "eps", "ppm", "ico"])
+def test_only_a_few_formats_are_opened_whatever_the_name_says(kind: str, folder: Path) -> None:
+    (folder / "dog" / "1.PNG").write_bytes(saved_as(kind, picture(0, 0, 16)))
+    with pytest.raises(DataError, match=r"dog/1\.PNG' cannot be read as BMP, JPEG, PNG or WebP"):
+        load_samples(folder, GRAPH)
+
+
+def test_pictures_of_more_than_8_bits_are_refused(folder: Path) -> None:
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    (folder / "dog" / "1.PNG").write_bytes(saved_as("png", deep))
+    with pytest.raises(DataError, match=r"dog/1\.PNG' has more than 8 bits per channel"):
+        load_samples(folder, GRAPH)
+
+
+def test_a_picture_of_a_huge_size_is_refused_before_it_is_decoded(folder: Path) -> None:
+    held = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(held, "png")
+    (folder / "dog" / "1.PNG").write_bytes(held.getvalue())
+    with pytest.raises(DataError, match=r"dog/1\.PNG' cannot be read.*huge"):
+        load_samples(folder, GRAPH)
+
+
+def test_a_pipe_among_pictures_is_refused(folder: Path) -> None:
+    (folder / "dog" / "1.PNG").unlink()
+    os.mkfifo(folder / "dog" / "1.PNG")
+    with pytest.raises(DataError, match=r"dog/1\.PNG' is not a regular file"):
+        load_samples(folder, GRAPH)

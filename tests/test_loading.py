@@ -19,7 +19,7 @@ import torch
 from sample_files import N, arrays, files, in_memory, labelled, shards, tar
 from small import chain, classes, images
 
-from obc_onnx import images as pictures
+from obc_onnx import picture_files as pictures
 from obc_onnx.augmentation import Augmentation
 from obc_onnx.data import Samples, load_samples
 from obc_onnx.errors import DataError, InvariantError, ObcError, RequestError

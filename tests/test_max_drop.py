@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import analyse, build
+from helpers import TO_THE_UNIT, analyse, build
 from nets import draw_samples
 from small import CHAIN, TWO_INPUTS, archive, assert_refused, half_plan, images, invoke, saved
 
@@ -103,24 +103,24 @@ def test_the_plan_is_the_one_that_brute_force_over_all_targets_finds(
     drops = {}
     for place in range(GRID, 0, -1):
         try:
-            result = compress(model, budget=Budget(place / GRID, steps=1), **options)
+            result = compress(model, budget=Budget(place / GRID, steps=1, **TO_THE_UNIT), **options)
         except InfeasibleTargetError:
             break
         drops[place] = 1 - (accuracy(result.graph, held) or 0.0)
-    found = compress(model, budget=Budget(max_drop=max_drop, steps=1), **options)
+    found = compress(model, budget=Budget(max_drop=max_drop, steps=1, **TO_THE_UNIT), **options)
     place = round(found.plan.targets["macs"] * GRID)
     assert drops[place] <= max_drop < drops.get(place - 1, np.inf)
     assert 1 < place < GRID, "otherwise nothing was looked for"
     good = {n for n, drop in drops.items() if drop <= max_drop}
     if good == set(range(min(good), GRID + 1)):
         assert place == min(good)
-    again = compress(model, budget=Budget(place / GRID, steps=1), **options)
+    again = compress(model, budget=Budget(place / GRID, steps=1, **TO_THE_UNIT), **options)
     assert again.plan == found.plan
     assert again.model.SerializeToString() == found.model.SerializeToString()
     assert len(found.report.notes) <= 2, "each repair that was tried would say the same"
     kind = "accuracy" if labelled else "agreement with the original"
     assert f"as far as the {kind} on 150 held-out samples" in " ".join(found.report.notes)
-    plan = make_plan(model, budget=Budget(max_drop=max_drop, steps=1), **options)
+    plan = make_plan(model, budget=Budget(max_drop=max_drop, steps=1, **TO_THE_UNIT), **options)
     assert plan == replace(found.plan, weights_sha256=None)
 
 

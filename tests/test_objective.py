@@ -100,7 +100,7 @@ def test_projections_do_not_depend_on_the_size_of_batches(batch_size: int) -> No
 def plain_scale(name: str, size: int) -> Scale:
     """Stands for an output whose numbers are channels that count as they are."""
     channels, ones = np.arange(size), np.ones(size)
-    return Scale(name, channels, [], np.zeros(size), ones / size, ones, by_sample=True)
+    return Scale(name, channels, [], np.zeros(size), ones / size, ones, 0)
 
 
 def test_projections_are_normal_and_their_own_for_every_output_and_sample() -> None:
@@ -121,7 +121,7 @@ def test_projections_are_divided_by_the_scales_and_leave_padding_out() -> None:
     real = np.arange(4)[:, None] < np.array([4, 2, 1])[:, None, None]
     gradients = []
     for scale, mask in (
-        (Scale("a", channels, [], np.zeros((4, 2)), variance, numbers, by_sample=True), real),
+        (Scale("a", channels, [], np.zeros((4, 2)), variance, numbers, 0), real),
         (plain_scale("a", 8), None),
     ):
         output = torch.ones(shape, requires_grad=True)

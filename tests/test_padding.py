@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from helpers import analyse, build
 
-from obc_onnx.data import Padding, Samples
-from obc_onnx.padding import find_padding, real_positions
+from obc_onnx.data import Samples
+from obc_onnx.masks import find_padding
+from obc_onnx.padding import Padding, real_positions
 from obc_onnx.pipeline import compress, measure_sensitivity, score
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import Distance

@@ -160,9 +160,11 @@ def test_accuracy_is_measured_on_the_held_out_samples_only() -> None:
     data = samples_of(40)
     options = DataOptions(data, holdout=0.25)
     report = obc_onnx.compress(chain(), data=options, budget=1.0, recover="none").report
-    (logits,) = run(chain(), x=data.inputs["x"][30:])
-    expected = float((logits.argmax(-1) == classes(40)[30:]).mean())
+    _, held = data.split(0.25)
+    (logits,) = run(chain(), x=held.inputs["x"][:])
+    expected = float((logits.argmax(-1) == held.labels).mean())
     assert report.accuracy.before == report.accuracy.after == expected
+    assert report.held_out == len(held) == 10
 
 
 def test_what_has_no_rule_stays_whole_and_the_rest_is_pruned() -> None:

@@ -215,7 +215,13 @@ def test_a_spread_is_never_rounding_or_zero() -> None:
 
 
 @pytest.mark.parametrize("name", ["norm", "dense"])
-def test_without_data_the_report_says_how_to_repair(name: str) -> None:
-    report = compress(Graph.from_model(model_of(name)), budget=Budget(0.6)).report
-    (note,) = (note for note in report.notes if "repaired" in note)
-    assert ("fuse" in note) == (name == "norm")
+def test_without_data_norms_repair_and_without_norms_nothing_does(name: str) -> None:
+    graph = Graph.from_model(model_of(name))
+    found, bare = (compress(graph, budget=Budget(0.6), recover=how) for how in ("auto", "none"))
+    same = all(
+        np.array_equal(array, bare.graph.initializers[key])
+        for key, array in found.graph.initializers.items()
+    )
+    assert same == (name != "norm")
+    (note,) = (note for note in found.report.notes if "repaired" in note or "judged" in note)
+    assert ("what batch norms tell" in note) == (name == "norm")

@@ -26,7 +26,7 @@ from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
 from obc_onnx.surgery import remove_units
 from obc_onnx.tensors import as_inputs, parameter_name
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from obc_onnx.graph import Graph
@@ -60,7 +60,7 @@ def layer_case(name: str) -> tuple[Any, Any, Any, list[torch.Tensor]]:
         f"net ({source} x) => (float[N,?] y) <{text}".replace("(float[N,?] y)", "(float y)")
     )
     graph, _, coupling = analyse(model)
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    twin = derived_twin(graph, coupling)
     samples = draw_samples(graph, 6)
     return coupling, twin, graph, as_inputs(graph.inputs, samples.feed(slice(0, 6)))
 
@@ -71,7 +71,7 @@ def test_the_matrix_of_a_layer_times_its_inputs_is_its_output(name: str) -> None
     (layer,) = find_layers(coupling, graph, twin)
     run = Lockstep(twin, [inputs])
     key = layer.node.key
-    run.advance(run.places[key])
+    run.advance(run.calls[key])
     parts = layer.inputs(run.call(key), run.arguments(key)[0], 4)
     x = torch.cat(list(parts))
     run.advance(run.places["y"])
@@ -96,7 +96,7 @@ def test_rows_of_inputs_and_outputs_are_in_one_order(order: str, count: int) -> 
         f'{{ y = Einsum<equation="bti,oi->{order}">(x, w) }}'
     )
     graph, _, coupling = analyse(model)
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    twin = derived_twin(graph, coupling)
     assert len(list(find_layers(coupling, graph, twin))) == count
 
 
@@ -255,7 +255,7 @@ def test_the_seed_decides_every_byte() -> None:
 
 def test_memory_does_not_grow_with_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, _, coupling = analyse(model_of("residual"))
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    twin = derived_twin(graph, coupling)
     batch = coupling.shapes["x"][0]
     monkeypatch.setattr(lockstep, "_BYTES", 40_000)
     few = affordable(twin, coupling.shapes, batch, 10**6)

@@ -18,7 +18,7 @@ from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
 from obc_onnx.surgery import remove_units
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 ODD = {
     "dead": f"{IMAGE} <float[6,3,3,3] w1, float[5,6,3,3] w2, float[4,6,1,1] d, float[4,5] fc,"
@@ -64,7 +64,7 @@ def test_a_weight_that_is_an_output_stays() -> None:
         "{ a = MatMul(x, w) t = Tanh(a) y = MatMul(t, fc) }"
     )
     graph, _, coupling = analyse(build(text))
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    twin = derived_twin(graph, coupling)
     assert "fc" not in {layer.weight for layer in find_layers(coupling, graph, twin)}
 
 

@@ -21,7 +21,7 @@ from obc_onnx.recover.scores import Products, find_scores, fit_scores, put_into_
 from obc_onnx.recover.targets import take
 from obc_onnx.surgery import remove_units
 from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from obc_onnx.recover.scores import Scores
@@ -88,16 +88,15 @@ class Cut:
         self.graph = remove_units(self.coupling, self.keep)
         self.samples = draw_samples(graph, 60)
         self.inputs = as_inputs(graph.inputs, self.samples.feed(slice(0, 60)))
-        shapes, rules = self.coupling.shapes, self.coupling.rules
-        self.twin = build_twin(self.graph, shapes, rules)
-        self.dense = Lockstep(build_twin(graph, shapes, rules), [self.inputs], ["s0", "p"])
+        self.twin = derived_twin(self.graph, self.coupling)
+        self.dense = Lockstep(derived_twin(graph, self.coupling), [self.inputs], ["s0", "p"])
         self.dense.advance(self.dense.places["p"] + 1)
         self.cut = self.run()
         self.layers = list(find_layers(self.coupling, self.graph, self.twin))
 
     def run(self) -> Lockstep:
         run = Lockstep(self.twin, [self.inputs])
-        run.advance(run.places["s0"])
+        run.advance(run.calls["s0"])
         return run
 
     def scores(self) -> list[Scores]:

@@ -21,7 +21,7 @@ from obc_onnx.tensors import initializer_name
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.optimise import make_optimizer
 from obc_onnx.training.options import TrainingOptions
-from obc_onnx.twin import build_twin, check_device
+from obc_onnx.twin import build_twin, check_device, derived_twin
 
 if TYPE_CHECKING:
     import onnx
@@ -138,7 +138,7 @@ def test_a_weight_that_is_an_output_stays_and_can_be_read() -> None:
     student, pruned, folded = trained(build(RETURNED))
     assert moved(pruned, folded) == set(pruned.initializers) - {"p"}
     assert_same_function(student, folded)
-    twin = build_twin(pruned, {"x": (2, 3, 6, 6)}, DEFAULT_RULES)
+    twin = derived_twin(pruned, analyse(pruned).coupling)
     x = draw_samples(pruned, 2).inputs["x"]
     with torch.no_grad():
         found = twin(torch.from_numpy(x))[1]

@@ -34,7 +34,7 @@ from obc_onnx.planning import Budget
 from obc_onnx.precision import relative_error
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import build_twin, run_module
+from obc_onnx.twin import derived_twin, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,8 @@ def check(path: Path, n_plans: int) -> Row:
     exact = [group for group in coupling.groups if group.inexact is None]
     share, note = None, ""
     try:
-        report = compress(graph, budget=Budget(TARGET), criterion="l2").report
+        budget = Budget(TARGET, min_channels=1)
+        report = compress(graph, budget=budget, latency=False, criterion="l2").report
         share = (report.macs.after or 0) / (report.macs.before or 1)
     except InfeasibleTargetError as error:
         note = str(error)
@@ -161,7 +162,7 @@ def _measure(coupling: Coupling, n_plans: int) -> Iterator[tuple[float, float]]:
 
 def _twin_error(coupling: Coupling) -> float:
     graph, rng = coupling.graph, np.random.default_rng(0)
-    twin, session = build_twin(graph, coupling.shapes, coupling.rules), Session(graph)
+    twin, session = derived_twin(graph, coupling), Session(graph)
     errors = []
     for batch in BATCHES if coupling.batch is not None else (None,):
         feed = _feed(graph, rng, batch)

@@ -112,7 +112,8 @@ def prune(setting: Setting, variant: str, scoring: Scoring, repeat: int) -> Iter
     full, params = coupling.macs({}), coupling.params({})
     for target in setting.steps:
         score = partial(criterion.score, make_scene(coupling, samples, scoring, repeat, "cpu"))
-        budget = Budget(min(target * full / coupling.macs({}), 1.0), setting.ranking, steps=1)
+        share = min(target * full / coupling.macs({}), 1.0)
+        budget = Budget(share, setting.ranking, steps=1, round_to=1, min_channels=1)
         start = time.perf_counter()
         try:
             plan = make_plan(coupling, score, budget, name, 0)

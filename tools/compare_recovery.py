@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
         plan = make_plan(
             coupling,
             partial(chosen.score, scene),
-            Budget(target),
+            Budget(target, round_to=1, min_channels=1),
             criterion,
             repeat,
         )

@@ -128,7 +128,8 @@ def run(options: argparse.Namespace) -> None:
         if (name, variant, options.epochs, repeat, round(target, 3)) in done:
             continue
         if (repeat, target) not in plans:
-            plans[repeat, target] = make_plan(graph, data=data, budget=Budget(target), seed=repeat)
+            budget = Budget(target, round_to=1, min_channels=1)
+            plans[repeat, target] = make_plan(graph, data=data, budget=budget, seed=repeat)
         training, recover = parse_variant(variant, base)
         asked = {"plan": plans[repeat, target], "training": training, "recover": recover}
         report = compress(graph, data=data, seed=repeat, **asked).report

@@ -25,7 +25,6 @@ from compare_criteria import evaluate, parse_variant
 
 from obc_onnx.analysis import Clock, analyse
 from obc_onnx.data import load_samples, shapes_of
-from obc_onnx.defaults import HOLDOUT
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
@@ -76,15 +75,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--eval-data", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--measured", type=int, default=1000)
     parser.add_argument("--variant", action="append", help="May be repeated; all by default.")
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
     graph = Graph.load(options.model)
-    known, held = load_samples(options.data, graph).split(HOLDOUT)
-    samples = known.part(slice(0, options.samples))
-    held = held.part(slice(0, options.measured))
+    samples = load_samples(options.data, graph).part(slice(0, options.samples))
+    held = load_samples(options.eval_data, graph).part(slice(0, options.measured))
     coupling, _ = analyse(graph, shapes_of(graph, samples), DEFAULT_RULES, Clock())
     if options.cache and options.cache.exists():
         changes = dict(np.load(options.cache))

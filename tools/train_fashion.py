@@ -243,16 +243,15 @@ def report(path: Path, text: str) -> None:
     click.echo(f"{path.name}: {text}, {path.stat().st_size} bytes, sha256 {digest}")
 
 
-def write_sample(output: Path, training: Images, test: Images) -> None:
-    """Writes 8,000 training and then 2,000 test images, drawn with one generator."""
+def write_samples(output: Path, training: Images, test: Images) -> None:
+    """Writes 8,000 training and 2,000 test images, drawn with one generator."""
     generator = np.random.default_rng(SEED)
-    first = generator.choice(len(training.labels), SAMPLE_TRAIN, replace=False)
-    last = generator.choice(len(test.labels), SAMPLE_TEST, replace=False)
-    pixels = np.concatenate([training.pixels[first], test.pixels[last]])
-    labels = np.concatenate([training.labels[first], test.labels[last]])
-    path = output / "fashion-sample.npz"
-    np.savez_compressed(path, input=pixels, labels=labels)
-    report(path, f"{len(labels)} images")
+    parts = {"train": (training, SAMPLE_TRAIN), "test": (test, SAMPLE_TEST)}
+    for name, (images, count) in parts.items():
+        which = generator.choice(len(images.labels), count, replace=False)
+        path = output / f"fashion-{name}.npz"
+        np.savez_compressed(path, input=images.pixels[which], labels=images.labels[which])
+        report(path, f"{count} images")
 
 
 def make_model(name: str, output: Path, splits: tuple[Images, Images], epochs: int | None) -> None:
@@ -272,7 +271,7 @@ def make_model(name: str, output: Path, splits: tuple[Images, Images], epochs: i
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("parts", nargs=-1, type=click.Choice([*RECIPES, "sample"]))
+@click.argument("parts", nargs=-1, type=click.Choice([*RECIPES, "samples"]))
 @click.option("--data", type=DIRECTORY, default="/usr/share/datasets/fashion-mnist")
 @click.option("--output", type=DIRECTORY, default="models")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
@@ -284,9 +283,9 @@ def main(
     torch.set_num_threads(threads)
     output.mkdir(parents=True, exist_ok=True)
     splits = load_split(data, "train"), load_split(data, "t10k")
-    for part in parts or (*RECIPES, "sample"):
-        if part == "sample":
-            write_sample(output, *splits)
+    for part in parts or (*RECIPES, "samples"):
+        if part == "samples":
+            write_samples(output, *splits)
         else:
             make_model(part, output, splits, epochs)
 

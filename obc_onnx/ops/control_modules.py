@@ -15,7 +15,7 @@ from torch import nn
 from obc_onnx.ops.dtypes import torch_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -69,9 +69,19 @@ class If(_Control):
     def run(
         self, inputs: Sequence[Tensor | None], captured: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """Choose by the one input."""
+        """Choose by the one input; both branches are traced where torch exports the module."""
         (condition,) = inputs
-        return self.body("then_branch" if condition else "else_branch", (), captured)
+        branches = ("then_branch", "else_branch")
+        if condition is None or not torch.compiler.is_exporting():
+            return self.body(branches[not condition], (), captured)
+        operands = tuple(x for x in captured if x is not None)
+
+        def of(name: str) -> Callable[..., tuple[Tensor, ...]]:
+            # a branch may give back what it was given, which torch does not allow
+            return lambda *values: tuple(y.clone() for y in self.body(name, (), values))
+
+        then, otherwise = map(of, branches)
+        return list(torch.cond(condition.reshape(()), then, otherwise, operands))
 
 
 class Loop(_Control):

@@ -20,9 +20,10 @@ _SMALLEST = 4
 
 def looks_like_noise(graph: Graph, samples: Samples) -> str:
     """Name the first input of pictures whose neighbouring pixels are unlike, or nothing."""
-    feed = samples.feed(slice(0, _LOOKED_AT))
-    for port in graph.inputs:
-        pixels = feed[port.name]
+    some = samples.part(slice(0, _LOOKED_AT))
+    feeds = [some.feed(part) for part in some.batches(graph.batch or _LOOKED_AT)]
+    for port in graph.inputs if feeds else ():
+        pixels = np.concatenate([np.atleast_1d(feed[port.name]) for feed in feeds])
         if pixels.ndim != IMAGE_RANK or not np.issubdtype(pixels.dtype, np.floating):
             continue
         first = 1 if channels_last(pixels.shape) else 2

@@ -10,7 +10,7 @@ import numpy as np
 from obc_onnx.measure import batch_size_of
 from obc_onnx.padding import real_positions
 from obc_onnx.runtime import Session
-from obc_onnx.scales import measure_scales
+from obc_onnx.scales import laid_out, measure_scales
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,6 +125,13 @@ def output_error(original: Coupling, changed: Graph, samples: Samples) -> float:
     return Distance(original, samples)(changed)
 
 
+def errors_of_outputs(
+    original: Coupling, changed: Graph, samples: Samples | None
+) -> list[OutputError]:
+    """Return the error of each float output, see `Distance`; none without samples."""
+    return [] if samples is None else Distance(original, samples).outputs(changed)
+
+
 class _Differences:
     """Squared differences of one output, summed over runs."""
 
@@ -144,7 +151,7 @@ class _Differences:
         wanted = scale.rows(expected, real)
         centred = wanted.values - scale.centre
         if found.shape == expected.shape:
-            wide = found.astype(np.float64).reshape(wanted.values.shape)
+            wide = laid_out(found.astype(np.float64), scale.batch_axis)
             error = np.where(wanted.counts > 0, wide - wanted.values, 0.0)
         else:
             error = -centred
@@ -157,7 +164,7 @@ class _Differences:
         """Return the cosine of each sample, of the whole run where rows are no samples."""
         factor = self.scale.weights() * wanted.counts
         own, changed = centred * factor, (centred + error) * factor
-        rows = len(own) if self.scale.by_sample else 1
+        rows = 1 if self.scale.batch_axis is None else len(own)
         own, changed = own.reshape(rows, -1), changed.reshape(rows, -1)
         lengths = np.linalg.norm(own, axis=1) * np.linalg.norm(changed, axis=1)
         same = (own == changed).all(1).astype(np.float64)

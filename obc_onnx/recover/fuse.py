@@ -34,19 +34,20 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 
-def fuse(coupling: Coupling, keep: Keep, pruned: Graph) -> Graph:
+def fuse(coupling: Coupling, keep: Keep, pruned: Graph, *, merges: bool = True) -> Graph:
     """Repair every group that is cut, wherever its weights are dense.
 
     Args:
         coupling: Of the original.
         keep: What stays.
         pruned: The cut graph; what is not dense is taken from it.
+        merges: Whether groups without batch norms are fused, too.
     """
     arrays = operands(coupling, {})
     plans = {
         group.dim: torch.from_numpy(transport(features(coupling, group, arrays), keep[group.dim]))
         for group in coupling.groups
-        if group.dim in keep and not _is_normed(group)
+        if merges and group.dim in keep and not _is_normed(group)
     }
     readers = find_readers(coupling, keep)
     start = start_from(coupling, keep, readers, norm_moments(coupling, readers))

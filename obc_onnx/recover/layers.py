@@ -6,7 +6,7 @@ The bias of a product may be a node behind it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.tensors import parameter_name
@@ -33,7 +33,7 @@ class Layer:
         node: In the cut graph.
         output: What it gives, with its bias.
         weight: Its initializer.
-        own: Whether no other node uses the weight, so that it may change.
+        own: Whether no other layer uses the weight, so that it may change.
         bias: The initializer of its bias, of shape [outputs]; None where there is none of its own.
         slot: Where the input enters.
         reads: The axis of the input that is contracted.
@@ -106,6 +106,42 @@ def find_layers(coupling: Coupling, graph: Graph, twin: TorchTwin) -> Iterator[L
         graph: The cut one.
         twin: Of the cut one: its parameters learn.
     """
+    for layer in _candidates(coupling, graph, twin, alone=True):
+        if layer.own or layer.bias is not None:
+            yield layer
+
+
+def find_shared(coupling: Coupling, graph: Graph, twin: TorchTwin) -> list[list[Layer]]:
+    """Find the layers that are applied several times, each as the list of all its uses.
+
+    Weight and bias may change for all of them together, if nothing else uses either.
+
+    Args:
+        coupling: Of the original.
+        graph: The cut one.
+        twin: Of the cut one: its parameters learn.
+    """
+    uses: dict[str, list[Layer]] = {}
+    for layer in _candidates(coupling, graph, twin, alone=False):
+        uses.setdefault(layer.weight, []).append(layer)
+    found = []
+    for name, layers in uses.items():
+        bias, own = layers[0].bias, _is_all(graph, name, layers)
+        known = bias is None or _is_all(graph, bias, layers)
+        alike = len({(u.bias, u.first, u.width, u.reach, u.blocks) for u in layers}) == 1
+        if len(layers) > 1 and alike and known and (own or bias is not None):
+            found.append([replace(layer, own=own) for layer in layers])
+    return found
+
+
+def _is_all(graph: Graph, name: str, uses: list[Layer]) -> bool:
+    """Say whether as many nodes read an initializer as there are uses, and nothing else does."""
+    return len(graph.consumers[name]) == len(uses) and not graph.escapes(name)
+
+
+def _candidates(
+    coupling: Coupling, graph: Graph, twin: TorchTwin, *, alone: bool
+) -> Iterator[Layer]:
     learned = {name for name, _ in twin.named_parameters()}
     roles: dict[tuple[str, int], list[Role]] = {}
     for role in coupling.roles:
@@ -114,15 +150,24 @@ def find_layers(coupling: Coupling, graph: Graph, twin: TorchTwin) -> Iterator[L
         for slot, name in enumerate(node.inputs):
             own = roles.get((node.key, slot), [])
             if own and name in graph.initializers and parameter_name(name) in learned:
-                layer = _layer(coupling, graph, node, slot, own)
-                if layer is not None and (layer.own or layer.bias is not None):
+                layer = _layer(coupling, graph, node, slot, own, alone=alone)
+                if layer is not None:
                     yield layer
 
 
 def _layer(
-    coupling: Coupling, graph: Graph, node: Node, slot: int, roles: list[Role]
+    coupling: Coupling, graph: Graph, node: Node, slot: int, roles: list[Role], *, alone: bool
 ) -> Layer | None:
-    """Make a layer of what a weight does, None where it does something else too."""
+    """Make a layer of what a weight does, None where it does something else too.
+
+    Args:
+        coupling: Of the original.
+        graph: The cut one.
+        node: Of that.
+        slot: Where the weight is.
+        roles: What it does there.
+        alone: Whether its bias may be that of no other node.
+    """
     reads = [role for role in roles if role.kind == "reads"]
     writes = [role for role in roles if role.kind == "writes"]
     if len(roles) != _MATRIX or len(reads) != 1 or len(writes) != 1:
@@ -144,10 +189,10 @@ def _layer(
     width = graph.initializers[weight].shape[written.axis]
     if written.bias is not None and node.has_input(written.bias):
         bias = node.inputs[written.bias]
-        if not _is_bias(graph, bias):
+        if not _is_bias(graph, bias, alone=alone):
             return None
     elif written.tap.axis == len(coupling.shapes[output]) - 1:
-        bias, output = _bias_behind(graph, output, width)
+        bias, output = _bias_behind(graph, output, width, alone=alone)
     blocks = 1 if patches is None else node.integer("group", 1)
     place = (read.tap.slot, read.tap.axis, written.tap.axis)
     first = written.axis == 0
@@ -168,7 +213,7 @@ def _same_rows(coupling: Coupling, node: Node, read: Tap, written: Tap) -> bool:
     return inputs == outputs
 
 
-def _bias_behind(graph: Graph, output: str, width: int) -> tuple[str, str]:
+def _bias_behind(graph: Graph, output: str, width: int, *, alone: bool) -> tuple[str, str]:
     """Return a constant along the last axis that is added to a value, and the sum; else the value.
 
     Exporters write a fully connected layer on tokens as a product and a sum.
@@ -178,13 +223,15 @@ def _bias_behind(graph: Graph, output: str, width: int) -> tuple[str, str]:
         return "", output
     node, slot = readers[0]
     bias = node.inputs[1 - slot]
-    fits = _is_bias(graph, bias) and graph.initializers[bias].size == width
+    fits = _is_bias(graph, bias, alone=alone) and graph.initializers[bias].size == width
     return (bias, node.key) if fits else ("", output)
 
 
-def _is_bias(graph: Graph, name: str) -> bool:
+def _is_bias(graph: Graph, name: str, *, alone: bool) -> bool:
     array = graph.initializers.get(name)
-    return array is not None and array.ndim == 1 and array.size > 1 and _is_alone(graph, name)
+    if array is None or array.ndim != 1 or array.size == 1:
+        return False
+    return not alone or _is_alone(graph, name)
 
 
 def _is_alone(graph: Graph, name: str) -> bool:

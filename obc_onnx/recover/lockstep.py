@@ -7,12 +7,15 @@ how many samples there are, since `affordable` says how many are taken.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+
+from obc_onnx.saliency.probes import calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +38,11 @@ class Lockstep:
             them has run.
         chunks: The inputs of each chunk, in order.
         held: Values, by ONNX name, that stay until `release`; one may be named several times.
+
+    Attributes:
+        places: Where each ONNX value is computed, inputs and initializers included.
+        calls: Where the call of each ONNX node is, by its key. What the call gives is the value of
+            the node only where nothing is made of it, and where there is one output.
     """
 
     def __init__(
@@ -45,12 +53,19 @@ class Lockstep:
         for run, inputs in zip(self._runs, chunks, strict=True):
             run.args_iter = iter(inputs)
         self.places = {name_of(node): i for i, node in enumerate(self._nodes) if name_of(node)}
+        numbers = {node: i for i, node in enumerate(self._nodes)}
+        self.calls = {key: numbers[call] for key, call in calls_of(twin).items()}
         self._held = Counter(held)
         self._last = _last_uses(self._nodes)
         self._leave: dict[int, list[fx.Node]] = {}
         for node, i in self._last.items():
             self._leave.setdefault(i, []).append(node)
         self._done = 0
+
+    @property
+    def n_chunks(self) -> int:
+        """How many chunks there are."""
+        return len(self._runs)
 
     @torch.no_grad()
     def advance(self, stop: int) -> None:
@@ -63,6 +78,14 @@ class Lockstep:
                     del run.env[node]
         self._done = max(self._done, stop)
 
+    def fork(self) -> Lockstep:
+        """Return a run that goes on from here by itself: what it computes is not seen here."""
+        other, runs = copy.copy(self), [copy.copy(run) for run in self._runs]
+        for run in runs:
+            run.env = dict(run.env)
+        vars(other).update(_held=Counter(self._held), _runs=runs)
+        return other
+
     def values(self, name: str) -> list[Tensor]:
         """Return what each chunk has for an ONNX value whose node has run."""
         node = self._nodes[self.places[name]]
@@ -70,12 +93,12 @@ class Lockstep:
 
     def arguments(self, name: str) -> list[tuple[Any, ...]]:
         """Return what each chunk gives the call of an ONNX node; all before it has run."""
-        node = self._nodes[self.places[name]]
-        return [fx.node.map_arg(node.args, run.env.__getitem__) for run in self._runs]
+        args = self.call(name).args
+        return [fx.node.map_arg(args, run.env.__getitem__) for run in self._runs]
 
     @torch.no_grad()
     def preview(self, name: str) -> list[Tensor]:
-        """Return what the node of an ONNX value would give now, which is not kept."""
+        """Return what an ONNX value would be now, which is not kept; all before it has run."""
         node = self._nodes[self.places[name]]
         return [run.run_node(node) for run in self._runs]
 
@@ -88,7 +111,7 @@ class Lockstep:
 
     def call(self, name: str) -> fx.Node:
         """Return the call of an ONNX node."""
-        node: fx.Node = self._nodes[self.places[name]]
+        node: fx.Node = self._nodes[self.calls[name]]
         return node
 
     def release(self, name: str) -> None:
@@ -102,8 +125,7 @@ class Lockstep:
 
 def name_of(node: fx.Node) -> str:
     """Return the ONNX name of what a node gives, empty where it has none."""
-    key, index = node.meta.get("onnx", ("", None))
-    return key if index in (None, 0) else ""
+    return str(node.meta.get("value", ""))
 
 
 def affordable(twin: TorchTwin, shapes: Mapping[str, Shape], batch: int, wanted: int) -> int:

@@ -21,7 +21,7 @@ from torch import fx
 
 from obc_onnx.ops.elementwise import PositionByPosition
 from obc_onnx.saliency.probes import calls_of
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +68,7 @@ def norm_moments(
             source = _source(coupling, reader.role.node.inputs[slot], dim)
             if source is None:
                 continue
-            twin = twin or build_twin(coupling.graph, coupling.shapes, coupling.rules)
+            twin = twin or derived_twin(coupling.graph, coupling)
             rows = _activated(coupling, source, twin)
             if rows is not None:
                 found[read, dim] = rows.T @ rows

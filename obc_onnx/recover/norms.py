@@ -6,6 +6,7 @@ Removing channels shifts what every later norm sees.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from obc_onnx.ops.norm import batch_norm
 from obc_onnx.progress import track
 from obc_onnx.recover.error import MEASURED
 from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from torch import fx
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.node import Node
 
+_MEAN = 3
+"""Slot of the mean of a batch norm."""
 _LEAST = 16
 """Samples that the statistics of a batch take."""
 
@@ -57,7 +60,7 @@ def reestimate_norms(
         device: Where the network runs.
     Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
     """
-    twin = build_twin(pruned, coupling.shapes, coupling.rules).to(device)
+    twin = derived_twin(pruned, coupling).to(device)
     size = min(batch_size_of(pruned), len(samples))
     order = np.random.default_rng(seed).permutation(len(samples))[:MEASURED]
     starts = range(0, len(order) - size + 1, size)
@@ -76,11 +79,23 @@ def _sees_one_value(coupling: Coupling, norm: Node) -> bool:
 
 
 def _measure_norms(twin: fx.GraphModule, number: int) -> None:
-    """Let norms, and nothing else, run as in training, and average over `number` batches."""
+    """Let norms, and nothing else, run as in training, and average over `number` batches.
+
+    A norm that is applied several times sees as many batches in a pass.
+    """
+    norms = [node for node in twin.graph.nodes if node.target is batch_norm]
+    times = Counter(_statistics_of(node) for node in norms)
+    seen = {name: (number - 1) * count for name, count in times.items()}
     for node in twin.graph.nodes:
         if "training" in node.kwargs:
             is_norm = node.target is batch_norm
             node.update_kwarg("training", is_norm)
             if is_norm:  # ONNX's momentum is the share of the old value
-                node.update_kwarg("momentum", 1.0 - 1.0 / number)
+                seen[_statistics_of(node)] += 1
+                node.update_kwarg("momentum", 1.0 - 1.0 / seen[_statistics_of(node)])
     twin.recompile()
+
+
+def _statistics_of(call: fx.Node) -> str:
+    """Name what holds the mean of a norm."""
+    return str(call.args[_MEAN])

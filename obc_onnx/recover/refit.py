@@ -1,8 +1,9 @@
 """Refit of every layer by least squares, in the order of the graph, through what is repaired.
 
 A layer's input has changed since units are gone, before it and in it. Its weight and bias are
-solved for anew, towards what the original gives there. Where a weight cannot change, since other
-nodes use it too, or is too large to solve for, the bias takes the mean of what is missing. Products
+solved for anew, towards what the original gives there. A layer that is applied several times is
+solved for once, over all its uses. Where a weight cannot change, since other nodes use it too, or
+is too large to solve for, the bias takes the mean of what is missing. Products
 of two values have no weight: one of the layers in front repairs them.
 
 Sources: Luo et al., ThiNet, arXiv 1707.06342, and He et al., Channel Pruning, arXiv 1707.06168, for
@@ -22,7 +23,7 @@ import torch
 from obc_onnx.measure import batch_size_of
 from obc_onnx.padding import real_positions
 from obc_onnx.progress import track
-from obc_onnx.recover.layers import Layer, find_layers
+from obc_onnx.recover.layers import Layer, find_layers, find_shared
 from obc_onnx.recover.least_squares import Halves, solve
 from obc_onnx.recover.lockstep import Lockstep, affordable
 from obc_onnx.recover.methods import LayerFit
@@ -36,7 +37,7 @@ from obc_onnx.recover.scores import (
 )
 from obc_onnx.recover.targets import Target, take, target_of
 from obc_onnx.tensors import as_inputs, parameter_name, wide
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from obc_onnx.module import TorchTwin
 
     Solver = Callable[..., Tensor]
+    Use = tuple[Layer, Target]
 
 _SAMPLES = 1024
 _ROWS = 65536
@@ -69,7 +71,7 @@ class _Pair(NamedTuple):
     """The original and the cut network, side by side.
 
     Attributes:
-        layers: Of the cut network, and the outputs that they should have.
+        layers: Of the cut network, each as its uses, with the outputs that these should have.
         scores: Products of the cut network.
         n_held: How many chunks, the last ones, are held out.
         real: Says for a value of the original and a chunk which positions are no padding, as a
@@ -79,7 +81,7 @@ class _Pair(NamedTuple):
     dense: Lockstep
     cut: Lockstep
     twin: TorchTwin
-    layers: list[tuple[Layer, Target]]
+    layers: list[list[Use]]
     scores: list[Scores]
     n_held: int
     real: Callable[[str, int], NDArray[np.bool_] | None]
@@ -136,13 +138,13 @@ def refit(
         The repaired graph, and what was done to each layer that was changed.
     """
     pair = _make_pair(coupling, keep, pruned, samples, seed, device, products=solver is solve)
-    rng, places = np.random.default_rng(seed), pair.cut.places
+    rng = np.random.default_rng(seed)
     steps: list[tuple[int, Callable[[], LayerFit | None]]] = [
-        (places[_turn(layer)], partial(_repair_layer, pair, layer, target, rng, solver))
-        for layer, target in pair.layers
+        (_turn(pair.cut, uses[0][0]), partial(_repair_layer, pair, uses, rng, solver))
+        for uses in pair.layers
     ]
     steps += [
-        (places[product.key], partial(_repair_scores, pair, product, rng))
+        (pair.cut.calls[product.key], partial(_repair_scores, pair, product, rng))
         for product in pair.scores
     ]
     ordered = [step for _, step in sorted(steps, key=itemgetter(0))]
@@ -162,24 +164,29 @@ def _make_pair(
 ) -> _Pair:
     """Build both networks, and draw the chunks of samples that they run on."""
     graph = coupling.graph
-    dense, cut = (
-        build_twin(g, coupling.shapes, coupling.rules).to(device) for g in (graph, pruned)
-    )
-    batch = next((s[0] for p in graph.inputs if (s := coupling.shapes[p.name])), 1)
+    dense, cut = (derived_twin(g, coupling).to(device) for g in (graph, pruned))
+    for twin in (dense, cut):  # weights that are operands, too, reach sums
+        twin.requires_grad_(False)  # noqa: FBT003 - torch's own
+    batch = graph.batch_axes.count_of({p.name: coupling.shapes[p.name] for p in graph.inputs})
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it
     size = graph.batch or max(min(batch_size_of(graph), count // _CHUNKS), 1)
+    keep, size = _at_batch(coupling, keep, size)
     count = max(count // size, 1) * size
-    order = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
+    order = np.random.default_rng(seed).permutation(len(samples))[:count]
+    order = np.sort(np.resize(order, count))  # a batch may take more than there are
     feeds = [samples.feed(order[start : start + size]) for start in range(0, count, size)]
     chunks = [as_inputs(graph.inputs, feed, device) for feed in feeds]
     right = Lockstep(cut, chunks)
-    found = [
-        layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.places
+    found = [layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.calls]
+    shared = find_shared(coupling, pruned, cut)
+    layers = [
+        [(use, target_of(use, coupling, keep, pruned, right)) for use in uses]
+        for uses in [*([layer] for layer in found), *shared]
+        if all(use.node.key in right.calls for use in uses)
     ]
-    layers = [(layer, target_of(layer, coupling, keep, pruned, right.places)) for layer in found]
     scores = find_scores(coupling, keep, pruned, cut, found, chunks[0]) if products else []
-    held = [target.value for _, target in layers]
+    held = [target.value for uses in layers for _, target in uses]
     held += [value for product in scores for value in product.values]
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
 
@@ -189,18 +196,35 @@ def _make_pair(
     return _Pair(Lockstep(dense, chunks, held), right, cut, layers, scores, n_held, real)
 
 
+def _at_batch(coupling: Coupling, keep: Keep, size: int) -> tuple[Keep, int]:
+    """Return what stays at a batch, and the batch: another where only the analysis' is known."""
+    found = coupling.at_batch(keep, size)
+    if found is not None or coupling.batch is None:
+        return found or keep, size
+    return keep, coupling.batch.size
+
+
 def _repair_layer(
-    pair: _Pair, layer: Layer, target: Target, rng: np.random.Generator, solver: Solver
+    pair: _Pair, uses: list[Use], rng: np.random.Generator, solver: Solver
 ) -> LayerFit | None:
-    """Write what is found for one layer into the cut network; None leaves it."""
-    pair.cut.advance(pair.cut.places[_turn(layer)])
-    pair.dense.advance(pair.dense.places[target.value] + 1)
-    if _is_solved(layer):
-        fit = _solve(pair, layer, target, rng, solver)
-    else:
-        fit = _shift(pair, layer, target)
-    pair.dense.release(target.value)
+    """Write what is found for one layer into the cut network; None leaves it.
+
+    A layer that is applied several times is solved for over all its uses, before the first: the
+    later ones see what layers in between are then.
+    """
+    layer = uses[0][0]
+    pair.cut.advance(_turn(pair.cut, layer))
+    run = pair if len(uses) == 1 else pair._replace(cut=pair.cut.fork())
+    fit = _solve(run, uses, rng, solver) if _is_solved(layer) else _shift(run, uses)
+    for _, target in uses:
+        pair.dense.release(target.value)
     return fit
+
+
+def _advance(pair: _Pair, layer: Layer, target: Target) -> None:
+    """Run both networks as far as the repair of a layer looks."""
+    pair.cut.advance(_turn(pair.cut, layer))
+    pair.dense.advance(pair.dense.places[target.value] + 1)
 
 
 def _is_solved(layer: Layer) -> bool:
@@ -208,15 +232,16 @@ def _is_solved(layer: Layer) -> bool:
     return layer.own and layer.reach <= _LARGEST
 
 
-def _turn(layer: Layer) -> str:
-    """Return the value in front of which a layer is repaired: of its product, or of its bias."""
-    return layer.node.key if _is_solved(layer) else layer.output
+def _turn(run: Lockstep, layer: Layer) -> int:
+    """Return the place in front of which a layer is repaired: of its product, or of its bias."""
+    return run.calls[layer.node.key] if _is_solved(layer) else run.places[layer.output]
 
 
 def _solve(
-    pair: _Pair, layer: Layer, target: Target, rng: np.random.Generator, solver: Solver
+    pair: _Pair, uses: list[Use], rng: np.random.Generator, solver: Solver
 ) -> LayerFit | None:
     """Solve for weight and bias."""
+    layer = uses[0][0]
     weight = pair.twin.get_parameter(parameter_name(layer.weight))
     bias = None if layer.bias is None else pair.twin.get_parameter(parameter_name(layer.bias))
     matrix = layer.matrix(weight.detach()).double().cpu()
@@ -224,10 +249,12 @@ def _solve(
     if bias is not None:
         own = bias.detach().double().cpu().reshape(blocks, outputs, 1)
         matrix = torch.cat([matrix, own], -1)
-    rows = _Rows(pair, layer, target)
-    halves = Halves(rows.n_chunks, pair.n_held, (blocks, outputs, matrix.shape[-1]))
-    for i in range(rows.n_chunks):
-        halves.of(i).add(*rows.of(i, rng, biased=bias is not None))
+    halves = Halves(pair.cut.n_chunks, pair.n_held, (blocks, outputs, matrix.shape[-1]))
+    for use, target in uses:
+        _advance(pair, use, target)
+        rows = _Rows(pair, use, target)
+        for i in range(rows.n_chunks):
+            halves.of(i).add(*rows.of(i, rng, biased=bias is not None))
     total, biased = float(halves.judge.yy.sum()), bias is not None
     better = _better(layer, halves, matrix, total, solver, biased=biased)
     if better is None:
@@ -239,21 +266,23 @@ def _solve(
     return fit
 
 
-def _shift(pair: _Pair, layer: Layer, target: Target) -> LayerFit | None:
+def _shift(pair: _Pair, uses: list[Use]) -> LayerFit | None:
     """Add the mean of what is missing to a bias, wherever that brings an output nearer."""
+    layer = uses[0][0]
     if layer.bias is None:
         return None
     bias = pair.twin.get_parameter(parameter_name(layer.bias))
-    previews, total = pair.cut.preview(layer.output), 0.0
-    halves = Halves(len(previews), pair.n_held, (1, len(bias), 1))
-    wanted = pair.wanted(layer, target)
-    for i, given in enumerate(previews):
-        y, found = wanted(i), layer.outputs(wide(given))
-        counted = pair.counted(layer, i, y.shape[:-1])
-        y, found = (own.flatten(0, -2) if counted is None else own[counted] for own in (y, found))
-        moments = halves.of(i)
-        moments.add(y.new_ones(1, len(y), 1), (y - found)[None])
-        total += float(y.double().square().sum()) if moments is halves.judge else 0.0
+    total, halves = 0.0, Halves(pair.cut.n_chunks, pair.n_held, (1, len(bias), 1))
+    for use, target in uses:
+        _advance(pair, use, target)
+        wanted = pair.wanted(use, target)
+        for i, given in enumerate(pair.cut.preview(use.output)):
+            y, found = wanted(i), use.outputs(wide(given))
+            own = pair.counted(use, i, y.shape[:-1])
+            y, found = (rows.flatten(0, -2) if own is None else rows[own] for rows in (y, found))
+            moments = halves.of(i)
+            moments.add(y.new_ones(1, len(y), 1), (y - found)[None])
+            total += float(y.double().square().sum()) if moments is halves.judge else 0.0
     nothing = torch.zeros(1, len(bias), 1, dtype=torch.float64)
     better = _better(layer, halves, nothing, total, solve, biased=True)
     if better is None:
@@ -286,7 +315,7 @@ def _better(
 
 def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> LayerFit | None:
     """Recombine the units of a product's factor, in its layer and in what that has given."""
-    pair.cut.advance(pair.cut.places[scores.key])
+    pair.cut.advance(pair.cut.calls[scores.key])
     pair.dense.advance(max(pair.dense.places[value] for value in scores.values) + 1)
     wanted, *weights = (
         [take(v, scores.kept) for v in pair.dense.values(value)] for value in scores.values

@@ -134,13 +134,13 @@ def _is_cut(coupling: Coupling, keep: Keep, graph: Graph, node: Node) -> bool:
 
 def _softmax_of(coupling: Coupling, graph: Graph, node: Node) -> str:
     """Follow a product to the softmax over its last axis, past scales, masks and biases."""
-    shape, name = coupling.shapes[node.key], node.key
+    axes, name = coupling.axes[node.key], node.key
     while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
         node = graph.consumers[name][0][0]
-        if node.domain or coupling.shapes[node.key] != shape:
+        if node.domain or coupling.axes.get(node.key) != axes:
             return ""
         if node.op_type == "Softmax":
-            return node.key if span_of(node)["axis"] in (-1, len(shape) - 1) else ""
+            return node.key if span_of(node)["axis"] in (-1, len(axes) - 1) else ""
         if node.op_type not in _KEEP_ORDER:
             return ""
         name = node.key

@@ -122,11 +122,18 @@ def _statistics(
 
 
 def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method) -> Recovered:
-    """Take the one step that looks at no data; it cannot be judged, and stays."""
-    if method != "fuse":
-        return Recovered(pruned, [], [])
-    note = (
-        "units were fused by optimal transport, or made up for by what batch norms tell of them: "
-        "there is no data to judge that by"
-    )
-    return Recovered(fuse(coupling, keep, pruned), [], [note])
+    """Take the one step that looks at no data; it cannot be judged, and stays.
+
+    Least squares from the moments of batch norms helps nearly always; fusion does harm about as
+    often, and is left to those who ask for it: docs/recovery.md compares both.
+    """
+    if method == "fuse":
+        note = (
+            "units were fused by optimal transport, or made up for by what batch norms tell of them"
+        )
+        return Recovered(fuse(coupling, keep, pruned), [], [f"{note}: no data judged that"])
+    if method == "auto" and any(node.op_type == "BatchNormalization" for node in pruned.nodes):
+        note = "consumers make up for removed units by what batch norms tell of them"
+        found = fuse(coupling, keep, pruned, merges=False)
+        return Recovered(found, [], [f"{note}: no data judged that; --recover none leaves it out"])
+    return Recovered(pruned, [], ["nothing was repaired: give --data"])

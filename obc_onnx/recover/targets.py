@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from obc_onnx.axes import mask
+from obc_onnx.axes import leaves, mask
 from obc_onnx.ops.norm import affine_of
 
 if TYPE_CHECKING:
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.node import Node
     from obc_onnx.recover.layers import Layer
+    from obc_onnx.recover.lockstep import Lockstep
 
     Numbers = NDArray[np.float64]
 
+_SUMS = frozenset({"Add", "Sub"})
 _DEAD = 1e-6
 """Of the largest factor: below it an output goes nowhere, and has no target."""
 
@@ -42,6 +44,7 @@ class Target:
         other: The value of the cut network that is added on the way, None where none is.
         factor: What outputs are multiplied by on the way, shape [outputs].
         shift: What is added to them after that.
+        sign: 1 where the other value is added, -1 where it is subtracted.
     """
 
     value: str
@@ -49,6 +52,7 @@ class Target:
     other: str | None
     factor: Numbers
     shift: Numbers
+    sign: int = 1
 
     def outputs(self, layer: Layer, wanted: Tensor, other: Tensor | None) -> Tensor:
         """Return what the layer should give, shape [samples, *positions, outputs].
@@ -59,36 +63,37 @@ class Target:
             other: What the cut network adds.
         """
         wanted = take(wanted, self.kept)
-        rest = wanted if other is None else wanted - other
+        rest = wanted if other is None else wanted - self.sign * other
         alive = np.abs(self.factor) > _DEAD * np.abs(self.factor).max()
         inverse = np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=alive)
         factor, shift = (torch.from_numpy(v).to(rest) for v in (inverse, self.shift))
         return (layer.outputs(rest) - shift) * factor
 
 
-def target_of(
-    layer: Layer, coupling: Coupling, keep: Keep, graph: Graph, places: Mapping[str, int]
-) -> Target:
-    """Follow the output of a layer to a sum.
+def target_of(layer: Layer, coupling: Coupling, keep: Keep, graph: Graph, run: Lockstep) -> Target:
+    """Follow the output of a layer to a sum or a difference.
 
     Args:
         layer: Of the cut graph.
         coupling: Of the original.
-        keep: What stays.
+        keep: What stays, at the batch of the run.
         graph: The cut one.
-        places: In which order the values of the cut graph are computed.
+        run: Of the cut graph: it knows in which order values are computed.
     """
     factor, shift = np.ones(layer.width), np.zeros(layer.width)
-    name, shape = layer.output, coupling.shapes[layer.output]
+    name, axes = layer.output, coupling.axes[layer.output]
     while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
         node, slot = graph.consumers[name][0]
-        other = node.inputs[1 - slot] if node.op_type == "Add" else ""
-        if other and other not in graph.initializers:
-            there = places.get(other, len(places)) < places[layer.node.key]
-            if there and coupling.shapes[node.key] == shape:  # else the layer is broadcast
-                return Target(node.key, kept_along(coupling, keep, node.key), other, factor, shift)
+        if node.domain or coupling.axes.get(node.key) != axes:  # else the layer is broadcast
             break
-        last = layer.writes == len(coupling.axes[node.key]) - 1
+        other = node.inputs[1 - slot] if node.op_type in _SUMS else ""
+        if other and other not in graph.initializers:
+            if run.places[other] > run.calls[layer.node.key]:
+                break
+            own, sign = _signs(node, slot)
+            kept = kept_along(coupling, keep, node.key)
+            return Target(node.key, kept, other, own * factor, own * shift, sign)
+        last = node.op_type == "Add" and layer.writes == len(axes) - 1
         affine = _affine(node, graph, layer, other if last else "")
         if affine is None:
             break
@@ -96,6 +101,12 @@ def target_of(
         name = node.key
     plain = np.ones(layer.width), np.zeros(layer.width)
     return Target(layer.output, kept_along(coupling, keep, layer.output), None, *plain)
+
+
+def _signs(node: Node, slot: int) -> tuple[int, int]:
+    """Return the sign of what enters a sum or a difference in a slot, and that of the other."""
+    signs = (1, -1) if node.op_type == "Sub" else (1, 1)
+    return signs[slot], signs[1 - slot]
 
 
 def _affine(
@@ -123,7 +134,10 @@ def _affine(
 
 def kept_along(coupling: Coupling, keep: Keep, name: str) -> dict[int, NDArray[np.int64]]:
     """Return for each axis of a value that shrinks which positions stay."""
-    masks: dict[int, Any] = {i: mask(expr, keep) for i, expr in enumerate(coupling.axes[name])}
+    cut = {dim for dim, own in keep.items() if not own.all()}
+    axes = enumerate(coupling.axes[name])
+    shrinking: dict[int, Any] = {i: expr for i, expr in axes if not cut.isdisjoint(leaves(expr))}
+    masks = {i: mask(expr, keep) for i, expr in shrinking.items()}
     return {i: np.flatnonzero(own) for i, own in masks.items() if not own.all()}
 
 

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import describe
+from obc_onnx.defaults import BLOCKS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from obc_onnx.baseline import Fed
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.explain import AxisExplanation
+    from obc_onnx.graph import Graph
     from obc_onnx.recover.error import OutputError
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.training.engine import Epoch
@@ -60,9 +63,11 @@ class Inspection:
     Attributes:
         macs: Multiply-accumulates of one sample.
         params: Elements of float initializers.
+        batch: Where the samples are, if not on the first axis of every input.
         explained: What an axis is tied to, where that was asked for.
         salient: The units that matter least and most, where scores were given.
         seconds: Of each stage.
+        notes: What lies outside of what was analysed.
     """
 
     model: str
@@ -72,9 +77,11 @@ class Inspection:
     groups: list[GroupSummary]
     frozen: list[dict[str, Any]]
     unknown: list[str]
+    batch: list[str]
     explained: list[AxisExplanation]
     salient: list[Extremes]
     seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Write one JSON object."""
@@ -98,11 +105,13 @@ class Report:
         outputs: How far each float output is from the original's on the held-out samples; empty
             without data.
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
-        latency_ms: Median of one run in ONNX Runtime, where it was asked for.
+        latency_ms: Median of one run in ONNX Runtime, where it was measured.
+        held_out: How many samples it was measured on.
+        fed: What the inputs were fed, where there is data.
         recovery: The steps of repair without training, and whether they were kept.
         notes: What was decided or left out, each with its reason.
-        warnings: What makes the result doubtful, each with its likely cause; empty where
-            all is good.
+        warnings: What makes the result doubtful, each as `what: its likely cause`; empty where all
+            is good.
         sparse_epochs: Loss of each epoch of sparse learning.
         epochs: Loss of each epoch of fine-tuning.
         verification: Each check with its measured error.
@@ -117,6 +126,8 @@ class Report:
     file_bytes: Change
     outputs: list[OutputError]
     accuracy: Change
+    held_out: int
+    fed: list[Fed]
     latency_ms: Change
     groups: list[GroupSummary]
     frozen: list[dict[str, Any]]
@@ -129,9 +140,33 @@ class Report:
     verification: list[Check]
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> str:
+        """One line: what was gained, or why the result is doubtful."""
+        gains = [
+            f"{_ratio(self.macs):.2f}x fewer MACs",
+            *([f"{_ratio(self.latency_ms):.2f}x as fast"] if self.latency_ms.after else []),
+            *_quality(self.accuracy),
+        ]
+        found = ", ".join(gains)
+        if not self.warnings:
+            return f"good: {found}; every check holds"
+        doubts = "; ".join(warning.partition(": ")[0] for warning in self.warnings)
+        return f"doubtful: {doubts} ({found})"
+
     def to_json(self) -> str:
         """Write one JSON object."""
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps({**asdict(self), "verdict": self.verdict}, indent=1)
+
+
+def _ratio(change: Change) -> float:
+    return (change.before or 0.0) / (change.after or 1.0)
+
+
+def _quality(accuracy: Change) -> list[str]:
+    if accuracy.before is None or accuracy.after is None:
+        return []
+    return [f"accuracy {100 * (accuracy.after - accuracy.before):+.2f} points"]
 
 
 def summarise_groups(coupling: Coupling, keep: Keep) -> list[GroupSummary]:
@@ -154,6 +189,27 @@ def summarise_frozen(coupling: Coupling) -> list[dict[str, Any]]:
     return [asdict(frozen) for frozen in coupling.frozen]
 
 
+def note_on_blocks(block: int) -> str:
+    """Say of what widths are a multiple where nobody asked for one."""
+    if block == 1:
+        return "widths are any number: with multiples of channels the targets cannot be met"
+    larger = "" if block == BLOCKS[0] else ", since with more the targets cannot be met"
+    return (
+        f"widths that shrink are multiples of {block} channels, for speed{larger}: see --round-to"
+    )
+
+
+def notes_on_graph(graph: Graph) -> list[str]:
+    """Say what of a model stays as it is, whatever is cut."""
+    notes = [
+        f"{label} has {count:,} weights in subgraphs, which stay as they are and have no MACs here"
+        for label, count in graph.enclosed.items()
+    ]
+    if graph.header.training_info:
+        notes.append("its training_info stays as it is, and may not fit weights that are cut")
+    return notes
+
+
 def notes_on_inexact(coupling: Coupling, keep: Keep) -> list[str]:
     """Say which groups were cut that no mask can verify, or that most of the model is such."""
     inexact = [group for group in coupling.groups if group.inexact is not None]
@@ -166,27 +222,6 @@ def notes_on_inexact(coupling: Coupling, keep: Keep) -> list[str]:
         share = f"{n_inexact} of {n_units} units stand under a norm or a mean"
         return [f"{share}: they are pruned with --allow-inexact only"]
     return []
-
-
-def warnings_of_outputs(outputs: Sequence[OutputError], n_samples: int) -> list[str]:
-    """Say which outputs lost channels, and of what that comes.
-
-    Args:
-        outputs: How far each is from the original's.
-        n_samples: How many samples that was measured on.
-    """
-    found = []
-    for output in outputs:
-        if output.n_lost:
-            worst = output.worst[0]
-            found.append(
-                f"{output.n_lost} of {output.n_channels} channels of output '{output.name}' are "
-                f"farther from the original's than their own mean would be, the farthest "
-                f"{worst.channel} with an error of {worst.error:.3g}: too much was cut for what "
-                f"they do, or they hardly move on the {n_samples} held-out samples, where the "
-                f"original's deviate by {worst.deviation:.3g}"
-            )
-    return found
 
 
 def _members(coupling: Coupling, group: Group, names: dict[Any, str]) -> list[str]:

@@ -13,6 +13,7 @@ from obc_onnx.sensitivity import N_SHARES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from obc_onnx.baseline import Fed
     from obc_onnx.plan import PruningPlan
     from obc_onnx.recover.error import OutputError
     from obc_onnx.report.summary import GroupSummary, Inspection, Report
@@ -26,6 +27,8 @@ def inspection_text(inspection: Inspection) -> str:
     """Render an inspection."""
     console = _console()
     console.print(f"{inspection.model}: {_si(inspection.macs)}MACs, {_si(inspection.params)}params")
+    for note in inspection.batch:
+        console.print(f"  {note}")
     n_units = sum(group.size for group in inspection.groups)
     console.print(f"\n{len(inspection.groups)} groups, {n_units} units")
     for group in inspection.groups:
@@ -40,6 +43,8 @@ def inspection_text(inspection: Inspection) -> str:
     for frozen in inspection.frozen:
         console.print(f"  {frozen['where']}({frozen['size']})   frozen: {frozen['reason']}")
     _print_unknown(console, inspection.unknown)
+    for note in inspection.notes:
+        console.print(f"note: {note}")
     console.print(_seconds(inspection.seconds))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
@@ -73,13 +78,16 @@ def report_text(report: Report) -> str:
         _row(table, "latency, ms", report.latency_ms, digits=3)
     if report.accuracy.before is not None and report.accuracy.after is not None:
         before, after = 100 * report.accuracy.before, 100 * report.accuracy.after
-        table.add_row("accuracy, %", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
+        name = f"accuracy on {report.held_out:,} held out, %"
+        table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
     console.print(table)
     for output in report.outputs:
         console.print(_output_line(output))
     console.print(_group_table(report.groups))
     _print_unknown(console, report.unknown)
     console.print(check_table(report.verification))
+    for fed in report.fed:
+        console.print(_fed_text(fed))
     for step in report.recovery:
         layers = f" of {len(step.layers)} layers" if step.layers else ""
         console.print(
@@ -91,7 +99,18 @@ def report_text(report: Report) -> str:
     console.print(_seconds(report.seconds))
     for warning in report.warnings:
         console.print(f"warning: {warning}")
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    console.print(report.verdict)
+    return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+
+
+def _fed_text(fed: Fed) -> str:
+    """Render what an input was fed."""
+    shape = " x ".join(map(str, fed.shape)) or "one number"
+    text = f"fed: {fed.values}, {fed.dtype} of {shape}"
+    if fed.mean is not None and fed.std is not None:
+        text += f", mean {fed.mean:.4g}, std {fed.std:.4g}"
+    how = fed.preparation or "arrays, as they are"
+    return f"{text} ({fed.n_samples:,} of the {fed.samples}); {how}"
 
 
 def _output_line(output: OutputError) -> str:

@@ -65,10 +65,10 @@ class Scene:
     def scales(self) -> list[Scale]:
         """The scales of the model's float outputs on the samples; whole, whatever is masked."""
         from obc_onnx.tensors import as_inputs, to_array
-        from obc_onnx.twin import build_twin
+        from obc_onnx.twin import derived_twin
 
         graph = self.coupling.graph
-        twin = build_twin(graph, self.coupling.shapes, self.coupling.rules)
+        twin = derived_twin(graph, self.coupling)
         twin = twin.to(self.device).eval().requires_grad_(False)  # noqa: FBT003
 
         def run(feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

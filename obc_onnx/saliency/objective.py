@@ -70,8 +70,8 @@ class Projections(Objective):
     weight the estimate is off by sqrt(2 / N) of itself, 6 % for 512.
 
     What is drawn for a sample depends on the seed and its place only, so that neither the size of
-    batches nor the number of processes changes the score. Of an output that does not lie along the
-    samples on its first axis, what is drawn depends on the batches too.
+    batches nor the number of processes changes the score. Of an output without a batch axis, what
+    is drawn depends on the batches too.
 
     Args:
         seed: Of what is drawn.
@@ -94,26 +94,30 @@ class Projections(Objective):
         if not floats:
             raise RequestError("no output of the model is a float: use --criterion l2")
         terms: list[Tensor] = [
-            (o * self._drawn(o, i, which) * self._weights(o, scale, which)).sum()
+            (o * self._drawn(o, i, scale, which) * self._weights(o, scale, which)).sum()
             for (i, o), scale in zip(floats, self._scales, strict=True)
         ]
         return torch.stack(terms).sum()
 
-    def _drawn(self, output: Tensor, number: int, which: slice) -> Tensor:
-        n_samples = which.stop - which.start
-        by_sample = output.ndim > 0 and output.shape[0] == n_samples
-        shape = tuple(output.shape[1:] if by_sample else output.shape)
+    def _drawn(self, output: Tensor, number: int, scale: Scale, which: slice) -> Tensor:
+        axis, n_samples = scale.batch_axis, which.stop - which.start
+        by_sample = axis is not None and output.ndim > axis and output.shape[axis] == n_samples
+        shape = list(output.shape)
+        if by_sample and axis is not None:
+            del shape[axis]
         drawn = [
             np.random.default_rng((self._seed, place, number)).standard_normal(shape, np.float32)
             for place in range(which.start, which.stop if by_sample else which.start + 1)
         ]
-        noise = torch.from_numpy(np.stack(drawn) if by_sample else drawn[0])
+        noise = torch.from_numpy(np.stack(drawn, axis or 0) if by_sample else drawn[0])
         return noise.to(output.device, output.dtype)
 
     def _weights(self, output: Tensor, scale: Scale, which: slice) -> Tensor:
         """Return 1 / s, which broadcasts to the output."""
-        weights = scale.weights()
-        real = self._real(scale.name, which) if scale.by_sample else None
+        weights, real = scale.weights(), None
+        if scale.batch_axis is not None:
+            weights = np.expand_dims(weights, scale.batch_axis)
+            real = self._real(scale.name, which)
         return torch.from_numpy(weights if real is None else weights * real).to(output)
 
 

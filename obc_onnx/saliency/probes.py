@@ -8,7 +8,7 @@ from torch import fx
 
 from obc_onnx.surgery import mask_reads
 from obc_onnx.tensors import module_name
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ def masked_twin(scene: Scene, keep: Keep) -> tuple[Graph, TorchTwin]:
     """
     coupling = scene.coupling
     graph = mask_reads(coupling, keep) if keep else coupling.graph
-    twin = build_twin(graph, coupling.shapes, coupling.rules)
+    twin = derived_twin(graph, coupling)
     return graph, twin.to(scene.device).eval().requires_grad_(False)  # noqa: FBT003
 
 

@@ -34,12 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Projection:
-    """Sums positions along an axis into units of one dim."""
+    """Sums positions along an axis into units of one dim.
+
+    Attributes:
+        samples: The axis along which samples lie one after the other; 0 where none does.
+    """
 
     member: Member
     dim: Dim
     axis: int
     owners: tuple[Tensor, ...]
+    samples: int = 0
 
     def project(self, along: Tensor) -> Tensor:
         """Sum positions, shape [batch, positions], into units, shape [batch, n_units]."""
@@ -96,7 +101,9 @@ class Taps:
             DataError: The loss is not finite.
         """
         self._rows = {}
-        self._n_samples = len(inputs[0])
+        names = [port.name for port in self.coupling.graph.inputs]
+        batch_axes = self.coupling.graph.batch_axes
+        self._n_samples = batch_axes.count(dict(zip(names, inputs, strict=True)))
         value = check_loss(loss(self.twin(*inputs)))
         if value.requires_grad:  # nothing does where there is no group
             value.backward()  # type: ignore[no-untyped-call]
@@ -138,7 +145,9 @@ class Taps:
     def _projections(self, role: Role, tap: Tap, dims: list[Dim]) -> list[Projection]:
         name = role.node.inputs[tap.slot] if tap.at == "input" else role.node.outputs[0]
         axes = self.coupling.axes[name]
-        self.per_sample &= bool(axes) and _is_batch(axes[0], self.coupling.batch)
+        along = (i for i, axis in enumerate(axes) if _is_batch(axis, self.coupling.batch))
+        samples = next(along, None)
+        self.per_sample &= samples is not None
         return [
             Projection(
                 member=member_of(role),
@@ -148,6 +157,7 @@ class Taps:
                     torch.from_numpy(owners).to(self.device)
                     for owners in owners_along(axes[tap.axis], dim)
                 ),
+                samples=samples or 0,
             )
             for dim in dims
             if dim in leaves(axes[tap.axis])
@@ -155,11 +165,13 @@ class Taps:
 
     def collect(self, value: Tensor, gradient: Tensor, projections: list[Projection]) -> None:
         """Add what one tap saw to the rows of its members."""
-        batch = self._n_samples if self.per_sample else 1
-        product = self._product(value, gradient).reshape(batch, -1, *value.shape[1:])
+        batch, first = self._n_samples if self.per_sample else 1, projections[0].samples
+        product = self._product(value, gradient).movedim(first, 0)
+        product = product.reshape(batch, -1, *product.shape[1:])
+        order = [first, *(axis for axis in range(value.ndim) if axis != first)]
         sums: dict[int, Tensor] = {}
         for projection in projections:
-            axis = projection.axis % value.ndim
+            axis = order.index(projection.axis % value.ndim)
             if axis not in sums:
                 sums[axis] = _sum_around(product, axis)
             key, found = (projection.member, projection.dim), projection.project(sums[axis])

@@ -65,6 +65,7 @@ class TrainingLoss:
         self, options: TrainingOptions, graph: Graph, spreads: Sequence[float], *, labelled: bool
     ) -> None:
         self._options, self._spreads = options, spreads
+        self._axes = [graph.batch_axes.outputs.get(port.name) for port in graph.outputs]
         self._names = [port.name for port in graph.outputs]
         self._probabilities, self._axis = ends_in_softmax(graph), class_axis(graph)
         self._rank = len(graph.outputs[0].shape or (0, 0))
@@ -135,7 +136,10 @@ class TrainingLoss:
     def _distance(
         self, name: str, found: Sequence[Tensor], wanted: Sequence[Tensor], i: int
     ) -> Tensor:
-        return _DISTANCES[name](found[i], wanted[i], self._spreads[i])
+        values, axis = (found[i], wanted[i]), self._axes[i]
+        if axis:
+            values = values[0].movedim(axis, 0), values[1].movedim(axis, 0)
+        return _DISTANCES[name](*values, self._spreads[i])
 
     def _of_classes(
         self, name: str, output: Tensor, targets: Sequence[Tensor], labels: Labels | None

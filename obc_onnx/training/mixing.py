@@ -25,7 +25,13 @@ def check_mixing(options: TrainingOptions, graph: Graph) -> None:
         RequestError: An input cannot, or the loss is given one class for each sample.
     """
     asked = [kind for kind in ("mixup", "cutmix") if getattr(options, kind) > 0]
+    axes = graph.batch_axes.inputs
     for port in graph.inputs if asked else ():
+        if axes[port.name] != 0:
+            raise RequestError(
+                f"--{asked[-1]} cannot blend input '{port.name}': its samples are not on its "
+                f"first axis"
+            )
         flat = options.cutmix > 0 and len(port.shape or ()) != IMAGE_RANK
         if flat or not np.issubdtype(port.dtype, np.floating):
             raise RequestError(

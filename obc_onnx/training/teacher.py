@@ -13,7 +13,7 @@ from obc_onnx.measure import batch_size_of
 from obc_onnx.recover.error import spread_of
 from obc_onnx.runtime import Session
 from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +53,8 @@ class Teacher:
         self._names = [port.name for port in graph.outputs]
         self._size = batch_size_of(graph)
         first = self._session.run(samples.feed(slice(0, self._size)))
-        by_sample = all(array.shape[:1] == (self._size,) for array in first.values())
+        self._axes = [graph.batch_axes.outputs.get(name) for name in self._names]
+        by_sample = all(axis is not None for axis in self._axes)
         per_run = sum(array.nbytes for array in first.values())
         fits = per_run * math.ceil(len(samples) / self._size) <= _CACHE_BYTES
         self._keeps = by_sample and fits and not varies
@@ -62,7 +63,7 @@ class Teacher:
         self.spreads = _spreads(runs if by_sample else [first], self._names)
         self._twin = None
         if device.type != "cpu" and not self._keeps:
-            twin = build_twin(graph, coupling.shapes, coupling.rules)
+            twin = derived_twin(graph, coupling)
             self._twin = twin.to(device).eval().requires_grad_(False)  # noqa: FBT003
 
     def outputs(self, which: NDArray[np.int64], feed: Mapping[str, NDArray[Any]]) -> list[Tensor]:
@@ -73,7 +74,8 @@ class Teacher:
             feed: What the student is given for them.
         """
         if self._keeps:
-            arrays = [array[which] for array in self._kept]
+            kept = zip(self._kept, self._axes, strict=True)
+            arrays = [array.take(which, axis) for array, axis in kept]
         elif self._twin is not None:
             with torch.no_grad():
                 return list(self._twin(*as_inputs(self._ports, feed, self._device)))
@@ -89,7 +91,10 @@ class Teacher:
 
     def _all(self, samples: Samples) -> list[NDArray[Any]]:
         runs = [self._session.run(samples.feed(part)) for part in samples.batches(self._size)]
-        return [np.concatenate([run[name] for run in runs]) for name in self._names]
+        return [
+            np.concatenate([run[name] for run in runs], axis or 0)
+            for name, axis in zip(self._names, self._axes, strict=True)
+        ]
 
 
 def _spreads(runs: Iterable[Mapping[str, NDArray[Any]]], names: Sequence[str]) -> list[float]:

@@ -9,10 +9,9 @@ from nets import Case, case_of, draw_inputs, draw_keep, error_of, prune, sine_lo
 
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.node import Node
-from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.einsum import Einsum
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import derived_twin
 
 EXACT = 1e-10
 PRODUCTS = {
@@ -65,7 +64,7 @@ def test_a_pruned_product_trains_from_its_sliced_weights(equation: str) -> None:
     pruned = prune(case, keep)
     student = EquivalentTwin(case.coupling, keep, pruned)
     inputs = draw_inputs(case.graph, 2)
-    expected = build_twin(pruned, case.shapes, DEFAULT_RULES)(*inputs)
+    expected = derived_twin(pruned, case.coupling)(*inputs)
     outputs = student(*inputs)
     assert error_of(outputs[0], expected[0]) < EXACT
     sine_loss(outputs).backward()

@@ -30,7 +30,7 @@ from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.recurrent_forward import recur
 from obc_onnx.saliency.taps import Taps
 from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import build_twin
+from obc_onnx.twin import build_twin, derived_twin
 
 if TYPE_CHECKING:
     import onnx
@@ -239,7 +239,7 @@ def test_a_pruned_layer_trains_with_all_of_its_weights(op_type: str) -> None:
     pruned = prune(case, keep)
     student = EquivalentTwin(case.coupling, keep, pruned)
     inputs = draw_inputs(case.graph, 2)
-    expected = build_twin(pruned, case.shapes, DEFAULT_RULES)(*inputs)
+    expected = derived_twin(pruned, case.coupling)(*inputs)
     outputs = student(*inputs)
     assert all(error_of(a, b) < EXACT for a, b in zip(outputs, expected, strict=True))
     sine_loss(outputs).backward()

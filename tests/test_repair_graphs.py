@@ -1,0 +1,193 @@
+"""Repair of graphs of every kind: it runs, makes nothing worse, and leaves alone what it has to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+from helpers import analyse
+from nets import draw_keep, draw_samples
+from repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SUMS
+
+from obc_onnx.axes import count, mask
+from obc_onnx.pipeline import compress, verify
+from obc_onnx.planning import Budget
+from obc_onnx.recover.error import split
+from obc_onnx.recover.refit import refit
+from obc_onnx.recover.stage import recover
+from obc_onnx.recover.targets import kept_along
+from obc_onnx.runtime import Session
+from obc_onnx.surgery import remove_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.data import Samples
+    from obc_onnx.graph import Graph
+
+    Numbers = NDArray[np.float64]
+
+N_SAMPLES = 60
+HIDDEN = "samples turned round"
+"""A layout in which the analysis does not see where the batch goes."""
+
+
+class Cut(NamedTuple):
+    """A graph that has lost half of its units."""
+
+    coupling: Coupling
+    keep: Keep
+    graph: Graph
+    samples: Samples
+
+
+def cut_of(name: str, n_samples: int = N_SAMPLES) -> Cut:
+    graph, _, coupling = analyse(GRAPHS[name])
+    keep: Any = draw_keep(coupling, least=1)
+    assert keep, "nothing can be cut"
+    return Cut(coupling, keep, remove_units(coupling, keep), draw_samples(graph, n_samples))
+
+
+def error_of(original: Graph, changed: Graph, samples: Samples, batch: int = 0) -> float:
+    """Return the mean squared error of outputs over their variance, on whole batches."""
+    size = original.batch or batch or len(samples)
+    feeds = [samples.feed(part) for part in samples.batches(size)]
+    ratios, runs = [], []
+    for graph in (original, changed):
+        session = Session(graph)
+        runs.append([session.run(feed) for feed in feeds if len(feed["x"]) == size])
+    for port in original.outputs:
+        wanted, found = (np.stack([run[port.name] for run in own]) for own in runs)
+        assert wanted.shape == found.shape
+        assert np.isfinite(found).all()
+        ratios.append(((found - wanted) ** 2).mean() / (wanted.var() or 1.0))
+    return float(np.mean(ratios))
+
+
+def uses(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield each value as often as it is used, by subgraphs and as an output too."""
+    yield from (output.name for output in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from uses(attribute.g)
+
+
+def changed_by(repaired: Graph, cut: Graph) -> set[str]:
+    assert repaired.initializers.keys() == cut.initializers.keys()
+    return {
+        name
+        for name, array in cut.initializers.items()
+        if array.tobytes() != repaired.initializers[name].tobytes()
+    }
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_refit_helps_samples_that_it_has_not_seen(name: str) -> None:
+    """What several nodes use stays, and every batch still runs."""
+    cut = cut_of(name)
+    original = cut.coupling.graph
+    found, fits = refit(cut.coupling, cut.keep, cut.graph, cut.samples, 0)
+    fresh = draw_samples(original, 40, seed=1)
+    before, after = (error_of(original, graph, fresh) for graph in (cut.graph, found))
+    assert fits
+    assert after < before
+    for batch in (1, 3) if original.batch is None else ():
+        assert np.isfinite(error_of(original, found, fresh, batch))
+    used = list(uses(cut.graph.to_model().graph))
+    changed = changed_by(found, cut.graph)
+    assert {used.count(weight) for weight in changed} == {1}
+    assert {str(cut.graph.initializers[weight].dtype) for weight in changed} == {"float32"}
+
+
+@pytest.mark.parametrize("method", ["stats", "fuse"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_other_repair_makes_nothing_worse(name: str, method: Any) -> None:
+    cut = cut_of(name)
+    original = cut.coupling.graph
+    found = recover(cut.coupling, cut.keep, cut.graph, cut.samples, method, 0)
+    _, held = split(cut.samples, original.batch or 1)
+    before, after = (error_of(original, graph, held) for graph in (cut.graph, found.graph))
+    assert after <= before * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_what_is_compressed_verifies(name: str) -> None:
+    graph = analyse(GRAPHS[name]).graph
+    samples = draw_samples(graph, N_SAMPLES)
+    result = compress(graph, data=samples, budget=Budget(0.9))
+    assert all(check.passed for check in verify(graph, result.model, result.plan))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 6])
+@pytest.mark.parametrize("name", [name for name in FOLDED if HIDDEN not in name])
+def test_what_stays_of_a_batch_is_what_an_analysis_of_that_batch_says(
+    name: str, batch: int
+) -> None:
+    coupling, keep = cut_of(name)[:2]
+    if coupling.graph.batch is not None:
+        assert coupling.at_batch(keep, batch) is keep
+        return
+    other = analyse(GRAPHS[name], batch).coupling
+    same = {other.by_name[group.name].dim: keep[group.dim] for group in coupling.groups}
+    found = coupling.at_batch(keep, batch)
+    assert found is not None
+    for value, axes in coupling.axes.items():
+        kept, wanted = kept_along(coupling, found, value), kept_along(other, same, value)
+        assert kept.keys() == wanted.keys()
+        assert all(np.array_equal(kept[axis], wanted[axis]) for axis in kept)
+        sizes = [count(axis, found) for axis in axes]
+        assert sizes == [count(axis, same) for axis in other.axes[value]]
+
+
+@pytest.mark.parametrize("name", [HIDDEN, f"{HIDDEN}, layers on heads"])
+def test_where_a_batch_that_is_hidden_went_is_known_at_its_own_size_alone(name: str) -> None:
+    coupling, keep = cut_of(name)[:2]
+    assert coupling.at_batch(keep, 3) is None
+    assert coupling.at_batch(keep, 2) is keep
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_a_weight_that_is_as_long_as_the_batch_is_for_one_batch(batch: int) -> None:
+    graph, _, coupling = analyse(PAIRS, batch)
+    keep: Any = draw_keep(coupling)
+    assert coupling.at_batch(keep, 6) is None
+    samples = draw_samples(graph, 3)  # fewer than a batch of 4
+    found, fits = refit(coupling, keep, remove_units(coupling, keep), samples, 0)
+    assert {fit.layer for fit in fits} == {"u"}
+    assert np.isfinite(found.initializers["u"]).all()
+
+
+def outputs_of(graph: Graph, samples: Samples, *names: str) -> list[Numbers]:
+    """Run ONNX Runtime on all samples; values have channels last and one row for each position."""
+    session = Session(graph, optimize=False, outputs=list(names))
+    size = graph.batch or len(samples)
+    runs = [session.run(samples.feed(part)) for part in samples.batches(size)]
+    return [np.concatenate([run[name] for run in runs]).astype(np.float64) for name in names]
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_layer_gives_what_makes_its_sum_right(name: str) -> None:
+    """Of all weights and biases, numpy finds none that bring the sum much nearer."""
+    cut = cut_of(name, 200)
+    original = cut.coupling.graph
+    axis = 1 if name in IMAGES else 2
+    found, fits = refit(cut.coupling, cut.keep, cut.graph, cut.samples, 0)
+    (wanted,) = outputs_of(original, cut.samples, "s")
+    wanted = wanted[(slice(None),) * axis + (mask(cut.coupling.axes["s"][axis], cut.keep),)]
+    t, before = outputs_of(cut.graph, cut.samples, "t", "s")
+    _, after = outputs_of(found, cut.samples, "t", "s")
+    t, wanted, before, after = (np.moveaxis(v, axis, -1) for v in (t, wanted, before, after))
+    rows = np.concatenate([t, np.ones((*t.shape[:-1], 1))], -1).reshape(-1, t.shape[-1] + 1)
+    missing = (wanted - before).reshape(len(rows), -1)
+    least = missing - rows @ np.linalg.lstsq(rows, missing, rcond=None)[0]
+    assert "w1" in {fit.layer for fit in fits}
+    start, end, best = (float(np.square(v).sum()) for v in (missing, wanted - after, least))
+    assert end < 0.98 * start
+    assert end < 1.02 * best

@@ -1,0 +1,203 @@
+"""Layers that are applied several times: what is one parameter stays one, in every stage.
+
+The oracle is the network's own symmetry: branches that share all weights give equal outputs for
+equal inputs, whatever was cut, repaired and trained.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+from helpers import analyse, assert_close, build, make_feed, random_keep, relative_error
+from onnx import numpy_helper
+
+from obc_onnx.data import Samples
+from obc_onnx.graph import Graph
+from obc_onnx.pipeline import compress, verify
+from obc_onnx.plan import PruningPlan
+from obc_onnx.planning import Budget
+from obc_onnx.recover.error import output_error
+from obc_onnx.recover.refit import refit
+from obc_onnx.runtime import Session
+from obc_onnx.surgery import remove_units
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.result import Result
+
+
+class Siamese(NamedTuple):
+    """A network that is applied to two inputs: `@` in its body stands for the branch."""
+
+    shape: str
+    out: str
+    weights: str
+    body: str
+
+
+IMAGE, VECTOR, TOKENS = "N,3,6,6", "N,6", "N,4,6"
+HEAD = "t@ = GlobalAveragePool({}) u@ = Flatten(t@) y@ = Gemm<transB=1>(u@, fc, fcb)"
+FC = "float[5,8] fc, float[5] fcb"
+NORM = "float[8] scale, float[8] shift, float[8] mean, float[8] var"
+BRANCHES = {
+    "Conv": Siamese(
+        IMAGE, "N,5", f"float[8,3,3,3] w, float[8] b, {FC}",
+        f"c@ = Conv(x@, w, b) r@ = Relu(c@) {HEAD.format('r@')}",
+    ),
+    "two Conv": Siamese(
+        IMAGE, "N,5", f"float[12,3,3,3] v, float[12] vb, float[8,12,1,1] w, float[8] b, {FC}",
+        f"p@ = Conv(x@, v, vb) q@ = Relu(p@) c@ = Conv(q@, w, b) r@ = Relu(c@) {HEAD.format('r@')}",
+    ),
+    "BatchNormalization": Siamese(
+        IMAGE, "N,5", f"float[8,3,3,3] w, {NORM}, {FC}",
+        "c@ = Conv(x@, w) n@ = BatchNormalization(c@, scale, shift, mean, var)"
+        f" r@ = Relu(n@) {HEAD.format('r@')}",
+    ),
+    "norm in front": Siamese(
+        IMAGE, "N,5", f"float[8,3,3,3] w, float[8,8,1,1] v, {NORM}, {FC}",
+        "c@ = Conv(x@, w) n@ = BatchNormalization(c@, scale, shift, mean, var) r@ = Relu(n@)"
+        f" d@ = Conv(r@, v) {HEAD.format('d@')}",
+    ),
+    "PRelu": Siamese(
+        IMAGE, "N,5", f"float[8,3,3,3] w, float[8] b, float[8,1,1] slope, {FC}",
+        f"c@ = Conv(x@, w, b) r@ = PRelu(c@, slope) {HEAD.format('r@')}",
+    ),
+    "depthwise": Siamese(
+        IMAGE, "N,5", f"float[8,3,1,1] v, float[8] vb, float[8,1,3,3] w, float[8] b, {FC}",
+        "p@ = Conv(x@, v, vb) q@ = Relu(p@) c@ = Conv<group=8>(q@, w, b) r@ = Relu(c@)"
+        f" {HEAD.format('r@')}",
+    ),
+    "ConvTranspose": Siamese(
+        IMAGE, "N,5", f"float[3,8,2,2] w, float[8] b, {FC}",
+        f"c@ = ConvTranspose<strides=[2,2]>(x@, w, b) r@ = Relu(c@) {HEAD.format('r@')}",
+    ),
+    "InstanceNormalization": Siamese(
+        IMAGE, "N,5", f"float[8,3,3,3] w, float[8] scale, float[8] shift, {FC}",
+        "c@ = Conv(x@, w) n@ = InstanceNormalization(c@, scale, shift) r@ = Relu(n@)"
+        f" {HEAD.format('r@')}",
+    ),
+    "scale and shift": Siamese(
+        IMAGE, "N,5", f"float[8,3,3,3] w, float[1,8,1,1] scale, float[8,1,1] shift, {FC}",
+        f"c@ = Conv(x@, w) m@ = Mul(c@, scale) n@ = Add(m@, shift) r@ = Relu(n@) {HEAD.format('r@')}",
+    ),
+    "residual": Siamese(
+        IMAGE, "N,5", f"float[8,3,1,1] w, float[8] b, float[8,8,3,3] v, float[8] vb, {FC}",
+        "c@ = Conv(x@, w, b) p@ = Conv<pads=[1,1,1,1]>(c@, v, vb) s@ = Add(c@, p@) r@ = Relu(s@)"
+        f" {HEAD.format('r@')}",
+    ),
+    "Identity": Siamese(
+        IMAGE, "N,5", f"float[8,3,3,3] w, float[8] b, {FC}",
+        "i@ = Identity(b) j@ = Identity(w) c@ = Conv(x@, j@, i@) r@ = Relu(c@)"
+        f" {HEAD.format('r@')}",
+    ),
+    "Gemm": Siamese(
+        VECTOR, "N,5", f"float[8,6] w, float[8] b, {FC}",
+        "c@ = Gemm<transB=1>(x@, w, b) r@ = Tanh(c@) y@ = Gemm<transB=1>(r@, fc, fcb)",
+    ),
+    "one output": Siamese(
+        VECTOR, "N,1", "float[8,6] w, float[8] b, float[1,8] fc, float[1] fcb",
+        "c@ = Gemm<transB=1>(x@, w, b) r@ = Tanh(c@) y@ = Gemm<transB=1>(r@, fc, fcb)",
+    ),
+    "MatMul and Add": Siamese(
+        VECTOR, "N,5", "float[6,8] w, float[8] b, float[8,5] fc, float[5] fcb",
+        "m@ = MatMul(x@, w) c@ = Add(m@, b) r@ = Relu(c@) n@ = MatMul(r@, fc) y@ = Add(fcb, n@)",
+    ),
+    "tokens": Siamese(
+        TOKENS, "N,4,5", "float[6,8] w, float[8] b, float[8,5] fc, float[5] fcb",
+        "m@ = MatMul(x@, w) c@ = Add(m@, b) r@ = Relu(c@) n@ = MatMul(r@, fc) y@ = Add(fcb, n@)",
+    ),
+    "LayerNormalization": Siamese(
+        TOKENS, "N,4,5", "float[6,8] w, float[8] b, float[8] g, float[8] h, float[8,5] fc",
+        "m@ = MatMul(x@, w) c@ = Add(m@, b) n@ = LayerNormalization(c@, g, h)"
+        " y@ = MatMul(n@, fc)",
+    ),
+    "norm of the input": Siamese(
+        TOKENS, "N,4,5", "float[6] g, float[6] h, float[6,8] w, float[8] b, float[8,5] fc",
+        "n@ = LayerNormalization(x@, g, h) m@ = MatMul(n@, w) c@ = Add(m@, b) r@ = Relu(c@)"
+        " y@ = MatMul(r@, fc)",
+    ),
+    "norm in steps": Siamese(
+        TOKENS, "N,4,5", "float[6,8] w, float[8] b, float[8] g, float[8] h, float[8,5] fc",
+        "m@ = MatMul(x@, w) c@ = Add(m@, b) a@ = ReduceMean<axes=[-1]>(c@) d@ = Sub(c@, a@)"
+        " q@ = Mul(d@, d@) v@ = ReduceMean<axes=[-1]>(q@) e@ = Add(v@, tiny) s@ = Sqrt(e@)"
+        " k@ = Div(d@, s@) l@ = Mul(k@, g) n@ = Add(l@, h) y@ = MatMul(n@, fc)",
+    ),
+}  # fmt: skip
+INEXACT = {"LayerNormalization", "norm in steps", "InstanceNormalization"}
+
+
+def siamese(name: str) -> onnx.ModelProto:
+    shape, out, weights, body = BRANCHES[name]
+    nodes = " ".join(body.replace("@", branch) for branch in "ab")
+    text = (
+        f"net (float[{shape}] xa, float[{shape}] xb) => (float[{out}] ya, float[{out}] yb)"
+        f"<{weights}> {{ {nodes} }}"
+    )
+    constants = {"tiny": np.full(1, 1e-5, np.float32)} if "tiny" in body else {}
+    return build(text, constants)
+
+
+def samples_of(model: onnx.ModelProto, count: int = 40) -> Samples:
+    feed = make_feed(Graph.from_model(model), np.random.default_rng(7), count)
+    smooth = {k: v + 0.5 * np.roll(v, 1, -1) for k, v in feed.items()}
+    return Samples(smooth, None)
+
+
+def weights_in(model: onnx.ModelProto) -> dict[str, NDArray]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def n_params(model: onnx.ModelProto) -> int:
+    return sum(array.size for array in weights_in(model).values() if array.dtype == np.float32)
+
+
+def assert_branches_agree(model: onnx.ModelProto) -> None:
+    graph = Graph.from_model(model)
+    x = make_feed(graph, np.random.default_rng(3), 3)["xa"]
+    found = Session(graph).run({"xa": x, "xb": x})
+    np.testing.assert_array_equal(found["ya"], found["yb"])
+
+
+def assert_is_as_reported(result: Result, model: onnx.ModelProto) -> None:
+    written = result.model
+    assert result.report.params.before == n_params(model)
+    assert result.report.params.after == n_params(written)
+    assert set(weights_in(written)) <= set(weights_in(model)), "no weight has a copy"
+    assert not result.plan.copies
+
+
+HOW = {"cut": {}, "repaired": {"data": True}, "trained": {"data": True, "training": 1}}
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", BRANCHES)
+def test_branches_give_equal_outputs(name: str, how: str, tmp_path: Path) -> None:
+    model = siamese(name)
+    asked = dict(HOW[how])
+    if asked.pop("data", False):
+        asked["data"] = samples_of(model)
+    budget = Budget(0.7, allow_inexact=name in INEXACT)
+    result = compress(model, budget=budget, criterion="l2", **asked)
+    assert result.report.macs.after < result.report.macs.before
+    assert_branches_agree(result.model)
+    assert_is_as_reported(result, model)
+    onnx.save(model, tmp_path / "model.onnx")
+    result = compress(tmp_path / "model.onnx", budget=budget, criterion="l2", **asked)
+    result.save(tmp_path / "small.onnx", tmp_path / "plan.json")
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    checks = verify(tmp_path / "model.onnx", tmp_path / "small.onnx", plan)
+    assert all(check.passed for check in checks), [c for c in checks if not c.passed]
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_shared_layer_has_no_copies(name: str) -> None:
+    model = siamese(name)
+    graph = Graph.from_model(model)
+    assert not graph.copies
+    assert graph.params == n_params(model)

@@ -51,6 +51,7 @@ class Layer(nn.Module):
         super().__init__()
         width, inner = config["hidden_size"], config["intermediate_size"]
         self.heads = config["num_attention_heads"]
+        self.factor = math.sqrt(self.heads / width)
         self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
         self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
         self.first, self.second = (nn.LayerNorm(width, config["layer_norm_eps"]) for _ in range(2))
@@ -62,7 +63,7 @@ class Layer(nn.Module):
             layer(x).reshape(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads) + bias
+        scores = q @ k.transpose(-1, -2) * self.factor + bias
         mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, tokens, width)
         x = self.first(x + self.output(mixed))
         found: Tensor = self.second(x + self.down(nn.functional.gelu(self.up(x))))

@@ -96,9 +96,10 @@ def examine(
     """
     if samples is None or held is None:
         return Baseline()
-    fed = [*_describe(held, HELD_OUT), *(_describe(samples, WORKED_ON) if apart else ())]
-    answers = _answers(graph, held)
-    found = [] if answers is None else _doubts(answers, fed[: len(held.inputs)])
+    fed, answers = _describe(graph, held, HELD_OUT), _answers(graph, held)
+    found = [] if answers is None else _doubts(answers, fed)
+    if apart:
+        fed = [*fed, *_describe(graph, samples, WORKED_ON)]
     accuracy = None if answers is None or answers.labels is None else answers.accuracy
     return Baseline(accuracy, fed, [*found, *_missing_classes(samples, held)])
 
@@ -136,29 +137,46 @@ class _Answers:
         return float(self.given.max() / self.n_samples)
 
 
-def _describe(samples: Samples, which: str) -> list[Fed]:
+def _describe(graph: Graph, samples: Samples, which: str) -> list[Fed]:
+    """Take statistics of inputs, run by run: all samples at once may not fit into memory."""
     some = samples.part(slice(0, _LOOKED_AT))
+    runs: dict[str, list[list[float]]] = {port.name: [] for port in graph.inputs}
+    feed: dict[str, NDArray[Any]] = {}
+    for part in some.batches(batch_size_of(graph)):
+        feed = some.feed(part)
+        for name, array in feed.items():
+            if array.dtype.kind not in "OSUc" and array.size:
+                wide = array.astype(np.float64)
+                values = (wide.min(), wide.max(), wide.mean(), wide.var())
+                runs[name].append([wide.size, *map(float, values)])
+    axes = dict.fromkeys(feed, 0) if some.batch_axes is None else some.batch_axes.inputs
     return [
         Fed(
             name=name,
             samples=which,
             n_samples=len(some),
             dtype=array.dtype.name,
-            shape=list(array.shape[1:]),
-            **_statistics(array),
-            preparation=str(samples.prepared.get(name, "")),
+            shape=[size for axis, size in enumerate(array.shape) if axis != axes[name]],
+            **_joined(runs[name]),
+            preparation=str(some.prepared.get(name, "")),
         )
-        for name, array in some.feed(slice(None)).items()
+        for name, array in feed.items()
     ]
 
 
-def _statistics(array: NDArray[Any]) -> dict[str, float | None]:
-    names = ("least", "greatest", "mean", "std")
-    if array.dtype.kind in "OSUc" or not array.size:
-        return dict.fromkeys(names)
-    wide = array.astype(np.float64)
-    values = (wide.min(), wide.max(), wide.mean(), wide.std())
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
+def _joined(runs: list[list[float]]) -> dict[str, float | None]:
+    """Join the statistics of runs, each as [count, least, greatest, mean, variance]."""
+    if not runs:
+        return dict.fromkeys(("least", "greatest", "mean", "std"))
+    counts, least, greatest, means, variances = np.array(runs).T
+    mean = float(np.average(means, weights=counts))
+    variance = float(np.average(variances + (means - mean) ** 2, weights=counts))
+    return {
+        "least": float(least.min()),
+        "greatest": float(greatest.max()),
+        "mean": mean,
+        "std": variance**0.5,
+    }
 
 
 def _answers(graph: Graph, held: Samples) -> _Answers | None:
@@ -171,8 +189,7 @@ def _answers(graph: Graph, held: Samples) -> _Answers | None:
     confidence, probabilities, n_classes = 0.0, True, 0
     for part in held.batches(size):
         scores = session.run(held.feed(part))[name]
-        tensor = isinstance(scores, np.ndarray) and scores.ndim == CLASSES_RANK
-        if not tensor or not is_float(scores.dtype):
+        if not _are_of_classes(scores, part.stop - part.start):
             return None
         wide, n_classes = scores.astype(np.float64), scores.shape[1]
         given = bool((wide >= 0).all() and np.abs(wide.sum(axis=1) - 1).max() < _SUM_TOLERANCE)
@@ -187,6 +204,11 @@ def _answers(graph: Graph, held: Samples) -> _Answers | None:
         confidence=confidence / len(found),
         probabilities=probabilities,
     )
+
+
+def _are_of_classes(scores: Any, n_samples: int) -> bool:
+    tensor = isinstance(scores, np.ndarray) and scores.ndim == CLASSES_RANK
+    return tensor and len(scores) == n_samples and is_float(scores.dtype)
 
 
 def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

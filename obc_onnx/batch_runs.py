@@ -38,12 +38,14 @@ class Pair:
     """Two samples: together, each alone, and each beside itself.
 
     Attributes:
+        swapped: Both together, the second one first.
         shaken: The first alone, with floats that are off by some roundings.
     """
 
     together: Feed
     alone: tuple[Feed, Feed]
     doubled: tuple[Feed, Feed]
+    swapped: Feed
     shaken: Feed
 
 
@@ -151,6 +153,18 @@ def changed_output(session: Session, graph: Graph, pair: Pair, runs: Runs) -> st
     again = session.run(pair.together) if far else {}
     noise = {name: distance(again[name], runs.together[name]) for name in far}
     return next((name for name in far if far[name] > _OF_NOISE * noise[name]), None)
+
+
+def is_ordered(session: Session, graph: Graph, pair: Pair, runs: Runs, name: str) -> bool:
+    """Say whether an output depends on the order of samples, beyond rounding.
+
+    Time does, and a statistic over a batch does not.
+    """
+    axis = runs.joined[name]
+    assert axis is not None
+    halves = np.split(session.run(pair.swapped)[name], 2, axis)
+    found = distance(np.concatenate(halves[::-1], axis), runs.together[name])
+    return found > max(allowed_distance(graph), _OF_ROUNDINGS * runs.noise(name))
 
 
 def find_fault(graph: Graph, pair: Pair) -> Fault:

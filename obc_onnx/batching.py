@@ -2,8 +2,9 @@
 
 A batch axis is one along which samples do not touch each other: the outputs of two samples in one
 run are those of each alone. That is tried in ONNX Runtime, guess by guess, the most likely first.
-Time along the first axis of a recurrent network fails it, and so does a batch that is folded into
-another axis. Where two samples are refused and one runs, the model has its batch written inside.
+Time along the first axis of a recurrent network fails it, as its order matters. Where order does
+not, samples share a statistic or were folded into another axis; then, and where two are refused and
+one runs, a run takes one sample.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.batch_guesses import guesses
-from obc_onnx.batch_runs import SHAKE, Pair, Runs, changed_output, find_fault
+from obc_onnx.batch_runs import SHAKE, Pair, Runs, changed_output, find_fault, is_ordered
 from obc_onnx.errors import ModelError
 from obc_onnx.feeds import candidates, random_feed
 from obc_onnx.node import is_float
@@ -60,7 +61,8 @@ def pair_of(together: Feed, guess: BatchAxes) -> Pair:
         else array
         for name, array in first.items()
     }
-    return Pair(together, (first, second), (firsts, seconds), shaken)
+    swapped = guess.chosen(together, [1, 0])
+    return Pair(together, (first, second), (firsts, seconds), swapped, shaken)
 
 
 def find_batch(
@@ -124,7 +126,10 @@ def _judge(
         note = f"a run takes one sample, since with two {sentence}"
         return replace(single, proven=True, note=note)
     if (name := changed_output(session, graph, pair, runs)) is not None:
-        return _touching(guess, single, name, find_fault(graph, pair), named)
+        fault = find_fault(graph, pair)
+        if fault.mixes and not is_ordered(session, graph, pair, runs, name):
+            fault = replace(fault, mixes=False)
+        return _touching(guess, single, name, fault, named)
     odd = next((n for n, axis in runs.joined.items() if axis and runs.is_folded(n)), None)
     if odd is not None or all(axis is None for axis in runs.joined.values()):
         name = odd or next(iter(runs.joined))
@@ -139,8 +144,8 @@ def _touching(
 ) -> BatchAxes:
     """Say what is left where samples along the guessed axes change each other's outputs.
 
-    A node that mixes what its inputs hold apart says that the axis is another one than the batch,
-    such as time. Where the samples were folded together before, the batch is written in the model.
+    A node that mixes what its inputs hold apart, by their order, says that the axis is another one
+    than the batch, such as time.
     """
     name, axis = next((n, a) for n, a in guess.inputs.items() if a is not None)
     where = f" at {fault.node.label}" if fault.node is not None else ""

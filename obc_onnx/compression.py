@@ -16,6 +16,7 @@ from obc_onnx.latency import race
 from obc_onnx.masks import with_padding
 from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy
+from obc_onnx.noise import Reference
 from obc_onnx.padding import describe_padding
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
@@ -55,6 +56,7 @@ from obc_onnx.verify import (
     check_weights,
     compare,
     digest_of,
+    doubts,
     latency_feed,
     require,
     verification_feed,
@@ -73,7 +75,7 @@ if TYPE_CHECKING:
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.request import Request
     from obc_onnx.run_folder import RunFolder
-    from obc_onnx.training.engine import Epoch
+    from obc_onnx.training.course import Epoch
 
     Shape = tuple[int, ...]
 
@@ -156,6 +158,7 @@ class Compression:
             if cut.no_twin:
                 self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
+            self.warnings.extend(doubts(checks))
         report = self._report(
             cut, result, (samples, held), checks, (sparse_epochs, epochs), recovery
         )
@@ -320,7 +323,6 @@ class Compression:
         request, graph = self.request, cut.coupling.graph
         if request.training is None or samples is None or request.training.epochs == 0:
             return cut.pruned, [], []
-        from obc_onnx.runtime import Session
         from obc_onnx.training.stage import tune
         from obc_onnx.twin import run_module
 
@@ -337,8 +339,10 @@ class Compression:
             )
         with self.clock("verify"):
             trained = run_module(tuned.student, graph, cut.feed)
-            found = Session(tuned.graph, optimize=False).run(cut.feed)
-        check = compare("folded equals trained network", found, trained, graph)
+            reference = Reference.of_outputs(tuned.graph, cut.feed)
+        check = compare("folded equals trained network", trained, reference)
+        self.notes.extend(tuned.notes)
+        self.warnings.extend(tuned.warnings)
         if request.training.equivalent is None and not request.training.recombines:
             self.notes.append(
                 "sliced weights were trained: compressors and decompressors gain where labels "

@@ -34,13 +34,11 @@ def other_structure(expected: Graph, result: Graph, merged: Mapping[str, str]) -
         merged: Under which name copies of `expected` are written.
     """
     there = {node.key: node for node in result.nodes}
-    for node in expected.nodes:
-        if node.key not in there:
-            return f"{node.label} is missing"
-    known = {node.key for node in expected.nodes}
-    for key, node in there.items():
-        if key not in known:
-            return f"{node.label} is not planned"
+    known = {node.key: node for node in expected.nodes}
+    lacking = [f"{known[key].label} is missing" for key in known if key not in there]
+    lacking += [f"{there[key].label} is not planned" for key in there if key not in known]
+    if lacking:
+        return f"{len(there)} nodes, planned {len(known)}: {lacking[0]}"
     for node in expected.nodes:
         gained = _gained(expected, node, result, there[node.key])
         fault = (

@@ -63,8 +63,6 @@ class Cost(ABC):
     def marginal(self, group: Group, keep: Keep) -> NDArray[np.float64]:
         """Return what removing one unit saves, all others being left as they are.
 
-        A vector that several groups share counts for each, as if it were cut apart already.
-
         Returns:
             For each unit of the group, shape [n_units]; 0 for those that are gone.
         """
@@ -143,6 +141,16 @@ class Params(_Stored):
     def total(self, keep: Keep) -> int:
         """Count what is written, or every copy."""
         return super().total(keep) if self._splits and keep else self._coupling.params(keep)
+
+    def around(self, dim: Dim, keep: Keep) -> int:
+        """Count what the initializers that a dim lies on hold, and the other copies of them."""
+        if self._splits:
+            return super().around(dim, keep)
+        copies, names = self._coupling.graph.copies, self._by_dim.get(dim, {})
+        origins = {copies.get(name, name) for name in names}
+        others = {name for name in self._weights if copies.get(name, name) in origins}
+        written = (names.keys() | others) - self._coupling.merged(keep).keys()
+        return sum(self._of(name, keep) for name in written)
 
 
 class Size(_Stored):

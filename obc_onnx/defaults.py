@@ -33,6 +33,7 @@ MEASURED_SAMPLES = 512
 """Held-out samples that the sensitivity of groups is measured on."""
 BATCH_SIZE = 64
 LEARNING_RATE = 0.01
+"""Of sparse learning; that of fine-tuning is found by trials."""
 VALIDATION = 0.1
 FINETUNE_EPOCHS = 20
 """Of the command that does nothing but train."""

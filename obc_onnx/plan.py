@@ -139,10 +139,13 @@ class PruningPlan:
                 initializers do not follow from its groups.
         """
         keep = self._keep(coupling)
+        copies = coupling.graph.copies
+        for name, written in self.merged.items():
+            if name not in copies or copies[name] != copies.get(written, written):
+                raise RequestError(f"the plan merges '{name}' and '{written}', which are no copies")
         follow = kept_indices(coupling, keep)
-        for name in sorted(follow.keys() | self.initializers.keys() | self.merged.keys()):
-            written = self.merged.get(name, name)
-            if follow.get(name) != self.initializers.get(written):
+        for name in sorted(follow.keys() | self.initializers.keys()):
+            if follow.get(name) != self.initializers.get(name) and name not in self.merged:
                 raise RequestError(
                     f"the plan's indices of initializer '{name}' do not follow from its groups"
                 )

@@ -51,6 +51,11 @@ def precision_of(graph: Graph) -> Precision:
     return max(known, key=lambda found: found.tolerance, default=_PRECISIONS["float32"])
 
 
+def epsilon_of(dtype: np.dtype[Any]) -> float:
+    """Return the distance from 1 to the next number of a float type."""
+    return _PRECISIONS[dtype.name].epsilon
+
+
 def is_quantised(graph: Graph) -> bool:
     """Say whether a graph rounds activations to whole numbers."""
     return any(node.op_type in _QUANTISING or "QLinear" in node.op_type for node in graph.nodes)
@@ -96,15 +101,21 @@ def allowed_error(reference: NDArray[Any], precision: Precision, axis: int | Non
     return min(max(precision.tolerance * spread, rounding), precision.tolerance * rms) / rms
 
 
-def is_vacuous(reference: NDArray[Any], precision: Precision, axis: int | None = 0) -> bool:
-    """Say whether a float output of several samples varies less than it is rounded."""
+def is_vacuous(reference: NDArray[Any], allowed: float, axis: int | None = 0) -> bool:
+    """Say whether every sample of a float output would pass for the mean of several.
+
+    Args:
+        reference: The output.
+        allowed: The largest accepted `relative_error`.
+        axis: That of the samples; None where there is none.
+    """
     if axis is None or not np.issubdtype(reference.dtype, np.floating):
         return False
     if not _has_several(reference, axis):
         return False
     wide = reference.astype(np.float64)
-    spread = float(np.max(np.abs(wide - wide.mean(axis=axis, keepdims=True)), initial=0.0))
-    return spread <= _ROUNDINGS * precision.epsilon * float(np.abs(wide).max(initial=0.0))
+    mean = np.broadcast_to(wide.mean(axis=axis, keepdims=True), wide.shape)
+    return relative_error(mean, wide) <= allowed
 
 
 def _has_several(array: NDArray[Any], axis: int) -> bool:

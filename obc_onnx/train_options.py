@@ -78,7 +78,7 @@ _HOW = combined(
     ),
     _number("--batch-size", "batch_size", click.IntRange(2), "Samples per step."),
     _number("--accumulate", "accumulate", click.IntRange(1), "Passes that make up a step."),
-    _number("--lr", "lr", _ABOVE_ZERO, "Largest learning rate."),
+    _number("--lr", "lr", _ABOVE_ZERO, "Largest learning rate. [found by trials]"),
     _number("--optimizer", "optimizer", click.Choice(OPTIMIZERS), "What steps."),
     _number("--schedule", "schedule", click.Choice(SCHEDULES), "How the rate falls."),
     _number("--warmup", "warmup", _SHARE, "Share of the steps over which the rate rises."),

@@ -18,6 +18,7 @@ from obc_onnx.foreign import without_foreign
 from obc_onnx.graph import Graph
 from obc_onnx.inference import find_coupling
 from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.oracle import Oracle
 from obc_onnx.runtime import Session
 from obc_onnx.shapes import infer_shapes, input_shapes
 from obc_onnx.surgery import mask_reads, remove_units
@@ -213,11 +214,11 @@ def assert_valid(graph: Graph, shapes: Mapping[str, Shape] | None = None) -> Non
 def assert_pruned_equals_masked(
     coupling: Coupling, keep: Keep, feed: Feed, tolerance: float = TOLERANCE
 ) -> Graph:
-    """Raise where removing units is not the same as masking what reads them."""
-    pruned = remove_units(coupling, keep)
+    """Raise where removing units is not the same as masking what reads them, or inside of it."""
+    pruned, oracle = remove_units(coupling, keep), Oracle(coupling, keep, feed)
     assert_valid(pruned, {name: value.shape for name, value in feed.items()})
-    masked = run_onnx(mask_reads(coupling, keep), feed)
-    assert_close(run_onnx(pruned, feed), masked, tolerance)
+    masked = oracle.run_masked(mask_reads(coupling, keep))
+    assert_close(oracle.run_pruned(pruned), masked, tolerance)
     return pruned
 
 

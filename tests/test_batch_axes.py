@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from helpers import build as build_at
 from helpers import public_model
@@ -222,6 +223,19 @@ def test_a_drop_is_measured_and_so_is_every_group(name: str) -> None:
 def test_a_twin_is_built(name: str) -> None:
     program = TwinProgram.of(build(NETS[name].text), SHAPES.get(name))
     assert program.graph.batch_axes.inputs == NETS[name].inputs
+
+
+@pytest.mark.parametrize("name", ["time-major GRU", "LSTM with its state"])
+def test_an_exported_twin_takes_any_batch(name: str) -> None:
+    program = TwinProgram.of(build(NETS[name].text), SHAPES.get(name))
+    module = program.export().module()
+    axes = NETS[name].inputs
+    for count in (3, 8):
+        feed = {key: array.take(range(count), axes[key]) for key, array in DATA[name].items()}
+        found = module(*(torch.from_numpy(feed[port.name]) for port in program.graph.inputs))
+        expected = Session(program.graph).run(feed)
+        for value, port in zip(found, program.graph.outputs, strict=True):
+            np.testing.assert_allclose(value.detach().numpy(), expected[port.name], atol=1e-4)
 
 
 def test_all_time_steps_count() -> None:
@@ -451,6 +465,30 @@ def test_a_number_of_samples_that_scales_outputs_is_noticed() -> None:
     graph = settled(Graph.from_model(build(text)), None, {})
     assert graph.batch == 1
     assert "output 'y' of one depends on the other" in graph.batch_axes.note
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "m = ReduceMean<keepdims = 1>(c, zero) y = Sub(c, m)",
+        "m = ReduceMean<keepdims = 1>(c) p = Less(m, none) f = Cast<to = 1>(p) y = Mul(c, f)",
+    ],
+    ids=["a mean", "a condition"],
+)
+def test_samples_that_share_a_statistic_take_a_run_each(nodes: str) -> None:
+    """Their order does not matter, so that it is no time."""
+    text = f"""
+    net (float[N,8] x) => (float[N,3] y) <
+      float[8,16] u, float[16,3] v, int64[1] zero = {{0}}, float none = {{0}}
+    > {{ a = MatMul(x, u) b = Relu(a) c = MatMul(b, v) {nodes} }}"""
+    model, arrays = build(text), {"x": np.concatenate([drawn(N // 2, 8), drawn(N // 2, 8) + 3])}
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(N)
+        samples = check_samples(
+            Samples({"x": arrays["x"][order]}, None, {}), Graph.from_model(model)
+        )
+        assert samples.batch_axes is not None
+        assert samples.batch_axes.inputs == {"x": 0}
 
 
 def test_minus_one_is_an_open_size() -> None:

@@ -34,6 +34,7 @@ CHECKS = {
     "initializers as planned",
     "weights as written",
     "graph as planned",
+    "same description",
     "same interface",
     "ONNX checker",
     "strict shape inference",

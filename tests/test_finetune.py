@@ -18,9 +18,9 @@ from obc_onnx.graph import Graph
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import remove_units
 from obc_onnx.training import teacher as module
-from obc_onnx.training.engine import Epoch, finetune
+from obc_onnx.training.engine import finetune
 from obc_onnx.training.loss import Labels, TrainingLoss
-from obc_onnx.training.optimise import make_optimizer
+from obc_onnx.training.optimise import make_optimizer, set_rate
 from obc_onnx.training.options import TrainingOptions
 from obc_onnx.training.teacher import Teacher
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import onnx
 
     from obc_onnx.data import Samples
+    from obc_onnx.training.course import Course, Epoch
 
 TWO_OUTPUTS = (
     "net (float[N,3,6,6] x, float[N,5] z) => (float[N,4] y, float[N,6,4,4] m, int64[N,4] k)"
@@ -63,10 +64,14 @@ class Task:
     def teacher(self) -> Teacher:
         return Teacher(self.coupling, self.samples, torch.device("cpu"), varies=False)
 
-    def train(self, samples: Samples | None = None, **options: Any) -> list[Epoch]:
+    def course(self, samples: Samples | None = None, **options: Any) -> Course:
         usual = {"epochs": 2, "batch_size": 8, "lr": 0.05, "validation": 0.0}
         settings = TrainingOptions(**{**usual, **options})
-        return finetune(self.student, self.coupling, samples or self.samples, settings)
+        given = samples or self.samples
+        return finetune(self.student, self.pruned, self.coupling, given, settings)
+
+    def train(self, samples: Samples | None = None, **options: Any) -> list[Epoch]:
+        return self.course(samples, **options).epochs
 
     def folded_bytes(self) -> bytes:
         return self.student.fold(self.pruned).to_model().SerializeToString(deterministic=True)
@@ -260,8 +265,10 @@ def test_the_learning_rate_rises_and_falls_over_the_steps_that_are_made(
 
 def test_matrices_learn_at_their_own_rate_without_decay() -> None:
     task = Task("dense")
-    options = TrainingOptions(epochs=1, lr=0.1, matrix_lr=0.25, weight_decay=0.01)
-    groups = make_optimizer(task.student, options).param_groups
+    options = TrainingOptions(epochs=1, matrix_lr=0.25, weight_decay=0.01)
+    optimizer = make_optimizer(task.student, options)
+    set_rate(optimizer, 0.1)
+    groups = optimizer.param_groups
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert all(rates[id(m)] == (0.025, 0) for m in task.student.matrices())
     for weight in task.student.weights():

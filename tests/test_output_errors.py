@@ -224,3 +224,25 @@ def test_the_report_has_the_errors_of_held_out_samples_and_warns_of_what_is_lost
     without = compress(model, budget=Budget(0.5)).report
     assert without.outputs == []
     assert doubts_of_outputs(mild.outputs) == []
+
+
+def test_places_that_are_joined_are_places_of_the_same_channels() -> None:
+    """Anchors of two levels: 20 and 5 of them, with 2 channels each."""
+    text = (
+        "net (float[N,3,4,5] x) => (float[N,2,25] y)"
+        "<float[6,3,1,1] a, float[2,6,1,1] b, float[6,6,1,1] c, float[2,6,1,1] d>"
+        "{ h = Conv(x, a) p = Relu(h) s = Conv(p, b) u = Reshape(s, flat)"
+        "  k = Conv<strides=[2,1]>(p, c) q = Relu(k) w = AveragePool<kernel_shape=[2,1]>(q)"
+        "  t = Conv(w, d) v = Reshape(t, flat) y = Concat<axis=2>(u, v) }"
+    )
+    _, _, coupling = analyse(build(text, {"flat": [0, 0, -1]}))
+    samples = draw_samples(coupling.graph, 60)
+    pruned = remove_units(coupling, random_keep(coupling, np.random.default_rng(1)))
+    y, z = (outputs_of(graph, samples) for graph in (coupling.graph, pruned))
+    (found,) = Distance(coupling, samples).outputs(pruned)
+    assert [channel.channel for channel in sorted(found.worst, key=lambda c: c.channel)] == [
+        "[0, :]",
+        "[1, :]",
+    ]
+    errors = ((z - y) ** 2).mean((0, 2)) / y.var(0, ddof=1).mean(1)
+    assert found.error == pytest.approx(pooled(errors), rel=1e-3)

@@ -314,7 +314,7 @@ def test_fusion_needs_no_data() -> None:
     graph = analyse(model_of("dense")).graph
     result = compress(graph, budget=Budget(0.6), recover="fuse")
     assert all(check.passed for check in verify(graph, result.model, result.plan))
-    assert any("no data to judge" in note for note in result.report.notes)
+    assert any("no data judged" in note for note in result.report.notes)
 
 
 # Samples.

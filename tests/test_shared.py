@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import onnx
 import pytest
-from helpers import analyse, assert_close, build, make_feed, random_keep, relative_error
+from helpers import analyse, build, make_feed, random_keep, run_onnx
 from onnx import numpy_helper
 
 from obc_onnx.data import Samples
@@ -20,6 +20,7 @@ from obc_onnx.pipeline import compress, verify
 from obc_onnx.plan import PruningPlan
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import output_error
+from obc_onnx.recover.norms import reestimate_norms
 from obc_onnx.recover.refit import refit
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import remove_units
@@ -146,7 +147,7 @@ def siamese(name: str) -> onnx.ModelProto:
 def samples_of(model: onnx.ModelProto, count: int = 40) -> Samples:
     feed = make_feed(Graph.from_model(model), np.random.default_rng(7), count)
     smooth = {k: v + 0.5 * np.roll(v, 1, -1) for k, v in feed.items()}
-    return Samples(smooth, None)
+    return Samples(smooth, None, {name: array.dtype for name, array in smooth.items()})
 
 
 def weights_in(model: onnx.ModelProto) -> dict[str, NDArray]:
@@ -201,3 +202,150 @@ def test_a_shared_layer_has_no_copies(name: str) -> None:
     graph = Graph.from_model(model)
     assert not graph.copies
     assert graph.params == n_params(model)
+
+
+def one_branch(name: str) -> onnx.ModelProto:
+    """Build the network that is applied twice in `siamese`, with the same weights."""
+    shape, out, weights, body = BRANCHES[name]
+    text = f"net (float[{shape}] x) => (float[{out}] y) <{weights}> {{ {body.replace('@', '')} }}"
+    model = build(text)
+    same = weights_in(siamese(name))
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in same.items())
+    return model
+
+
+@pytest.mark.parametrize(
+    "name", ["Conv", "two Conv", "residual", "Gemm", "MatMul and Add", "tokens"]
+)
+def test_repair_over_all_uses_is_that_of_one_network_on_all_inputs(name: str) -> None:
+    """Two branches on pairs of inputs see what one network sees on twice as many."""
+    model = siamese(name)
+    pairs = samples_of(model, 200)
+    both = np.concatenate([np.asarray(pairs.inputs[key]) for key in ("xa", "xb")])
+    single = Samples({"x": both}, None, {"x": both.dtype})
+    errors = []
+    for net, samples in ((model, pairs), (one_branch(name), single)):
+        coupling = analyse(net).coupling
+        keep = random_keep(coupling, np.random.default_rng(5), 0.5)
+        pruned = remove_units(coupling, keep)
+        fitted, layers = refit(coupling, keep, pruned, samples, 0)
+        assert len({layer.layer for layer in layers}) == len(layers) > 0
+        errors.append([output_error(coupling, g, samples) for g in (pruned, fitted)])
+    (cut, repaired), (cut_alone, repaired_alone) = errors
+    assert cut == pytest.approx(cut_alone, rel=0.01)
+    assert repaired < 0.8 * cut
+    assert repaired == pytest.approx(repaired_alone, rel=0.05)
+
+
+def test_statistics_of_a_shared_norm_are_those_of_all_its_inputs() -> None:
+    model = siamese("BatchNormalization")
+    coupling = analyse(model).coupling
+    samples = samples_of(model, 96)
+    samples.inputs["xb"][:] += 2  # the branches differ, and the later one must not win
+    graph = reestimate_norms(coupling, coupling.graph, samples, 0)
+    given = Session(graph, outputs=["ca", "cb"]).run(samples.feed(slice(None)))
+    wanted = np.mean([given["ca"].mean((0, 2, 3)), given["cb"].mean((0, 2, 3))], 0)
+    np.testing.assert_allclose(graph.initializers["mean"], wanted, rtol=1e-4, atol=1e-5)
+
+
+REPEATED = (
+    "net (float[N,4,6] x) => (float[N,4,6] once, float[N,4,6] twice)"
+    "<float[6,16] w, float[16] b, float[16,6] v, float[6] c, float[6] g, float[6] h>"
+    "{ m1 = MatMul(x, w) a1 = Add(m1, b) r1 = Relu(a1) n1 = MatMul(r1, v) o1 = Add(n1, c)"
+    "  s1 = Add(x, o1) once = LayerNormalization(s1, g, h)"
+    "  m2 = MatMul(once, w) a2 = Add(m2, b) r2 = Relu(a2) n2 = MatMul(r2, v) o2 = Add(n2, c)"
+    "  s2 = Add(once, o2) twice = LayerNormalization(s2, g, h) }"
+)
+"""As in ALBERT: the second layer is the first one again."""
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_layer_that_is_repeated_stays_one_layer(how: str) -> None:
+    model = build(REPEATED)
+    asked = dict(HOW[how])
+    if asked.pop("data", False):
+        asked["data"] = samples_of(model)
+    result = compress(model, budget=0.5, criterion="l2", **asked)
+    assert_is_as_reported(result, model)
+    x = make_feed(result.graph, np.random.default_rng(1), 3)
+    first = run_onnx(result.graph, x)
+    again = run_onnx(result.graph, {"x": first["once"]})
+    np.testing.assert_allclose(again["once"], first["twice"], rtol=1e-4, atol=1e-5)
+
+
+UNRELATED = (
+    "net (float[N,3,6,6] x) => (float[N,4,6,6] y)"
+    "<float[8,3,1,1] w1, float[8,8,1,1] w2, float[8,8,1,1] w3, float[4,8,1,1] w4, float[8] k>"
+    "{ p = Conv(x, w1, k) q = Relu(p) r = Conv(q, w2, k) s = Relu(r) t = Conv(s, w3, k)"
+    "  u = Relu(t) y = Conv(u, w4) }"
+)
+"""An exporter has merged the biases of three layers, which were equal."""
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["drawn", "zeros"])
+@pytest.mark.parametrize("how", HOW)
+def test_layers_with_merged_biases_are_cut_apart_only_where_they_differ(
+    how: str, tmp_path: Path, *, filled: bool
+) -> None:
+    model = build(UNRELATED, {"k": np.zeros(8, np.float32)} if filled else {})
+    onnx.save(model, tmp_path / "model.onnx")
+    asked = dict(HOW[how])
+    if asked.pop("data", False):
+        asked["data"] = samples_of(model)
+    result = compress(tmp_path / "model.onnx", budget=0.6, criterion="l2", **asked)
+    result.save(tmp_path / "small.onnx", tmp_path / "plan.json")
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    written, before = weights_in(onnx.load(tmp_path / "small.onnx")), weights_in(model)
+    assert set(written) == set(before) | set(plan.copies)
+    assert set(plan.copies.values()) <= {"k"}
+    assert set(plan.copies).isdisjoint(plan.merged)
+    assert result.report.params.before == n_params(model)
+    assert result.report.params.after == n_params(result.model)
+    arrays = [array.tobytes() for name, array in written.items() if name not in "w1 w2 w3 w4"]
+    assert len(set(arrays)) == len(arrays), "equal copies are merged"
+    assert all(c.passed for c in verify(tmp_path / "model.onnx", tmp_path / "small.onnx", plan))
+    if how == "cut":
+        for name, array in written.items():
+            expected = before[plan.copies.get(name, name)]
+            for axis, kept in plan.initializers.get(name, {}).items():
+                expected = expected.take(kept, int(axis))
+            np.testing.assert_array_equal(array, expected)
+
+
+def test_what_is_not_cut_is_written_as_it_was() -> None:
+    model = build(UNRELATED)
+    result = compress(model, budget=Budget(0.95, only=("w1*",)), criterion="l2")
+    assert set(weights_in(result.model)) == {"w1", "w2", "w3", "w4", "k", *result.plan.copies}
+    (copy,) = result.plan.copies
+    assert result.plan.merged
+    assert {len(weights_in(result.model)[name]) for name in ("k", copy)} == {
+        8,
+        len(result.plan.groups["w1:0"]["kept"]),
+    }
+
+
+def test_a_plan_is_applied_again_with_the_same_result(tmp_path: Path) -> None:
+    model = build(UNRELATED)
+    result = compress(model, budget=0.6, criterion="l2")
+    result.save(tmp_path / "small.onnx", tmp_path / "plan.json")
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    again = compress(model, plan=plan)
+    assert again.model == result.model
+    assert again.plan == plan
+
+
+def test_different_layers_that_share_a_head_keep_biases_of_their_own() -> None:
+    """Only what is behind or in front of the shared head may be one parameter."""
+    text = (
+        "net (float[N,3,6,6] xa, float[N,3,6,6] xb) => (float[N,4,6,6] ya, float[N,4,6,6] yb)"
+        "<float[8,3,1,1] v, float[8,3,1,1] w, float[8] k, float[4,8,1,1] fc, float[4] c>"
+        "{ pa = Conv(xa, v, k) qa = Relu(pa) ya = Conv(qa, fc, c)"
+        "  pb = Conv(xb, w, k) qb = Relu(pb) yb = Conv(qb, fc, c) }"
+    )
+    graph = Graph.from_model(build(text))
+    assert list(graph.copies.values()) == ["k"]
+    result = compress(build(text), budget=0.6, criterion="l2")
+    assert not result.plan.copies, "the head ties their units, so the biases stay equal"
+    trained = compress(build(text), budget=0.6, data=samples_of(build(text)), training=1)
+    assert list(trained.plan.copies.values()) == ["k"], "training makes them differ"

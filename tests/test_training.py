@@ -18,7 +18,7 @@ from obc_onnx.recover.error import output_error
 from obc_onnx.saliency import Scene
 from obc_onnx.surgery import remove_units
 from obc_onnx.training.engine import finetune
-from obc_onnx.training.optimise import Average, make_optimizer
+from obc_onnx.training.optimise import Average, make_optimizer, set_rate
 from obc_onnx.training.options import PRESETS, TrainingOptions
 from obc_onnx.training.order import Order, rate
 from obc_onnx.training.teacher import Teacher
@@ -131,8 +131,9 @@ def test_groups_have_rates_and_decays_of_their_own(optimizer: str) -> None:
     task = Task("dense")
     made = make_optimizer(
         task.student,
-        options(optimizer=optimizer, lr=0.2, matrix_lr=0.5, matrix_decay=0.25, weight_decay=0.125),
+        options(optimizer=optimizer, matrix_lr=0.5, matrix_decay=0.25, weight_decay=0.125),
     )
+    set_rate(made, 0.2)
     found = {id(p): (g["lr"], g["weight_decay"]) for g in made.param_groups for p in g["params"]}
     assert {found[id(m)] for m in task.student.matrices()} == {(0.1, 0.25)}
     assert {found[id(w)] for w in task.student.weights() if w.ndim > 1} == {(0.2, 0.125)}
@@ -153,7 +154,7 @@ def test_without_compressors_weights_are_sliced_and_learn(net: str) -> None:
     student = EquivalentTwin(task.coupling, draw_keep(task.coupling), task.pruned, recombine=False)
     assert not list(student.matrices())
     before = student.fold(task.pruned)
-    finetune(student, task.coupling, task.samples, options(lr=0.05, batch_size=8))
+    finetune(student, task.pruned, task.coupling, task.samples, options(lr=0.05, batch_size=8))
     after = student.fold(task.pruned)
     assert all(
         not np.array_equal(array, after.initializers[name])

@@ -65,7 +65,7 @@ def trained(model: onnx.ModelProto, **options: Any) -> tuple[EquivalentTwin, Gra
     student, coupling, pruned = student_of(model)
     usual = {"epochs": 3, "batch_size": 8, "lr": 0.02, "validation": 0.0}
     settings = TrainingOptions(**{**usual, **options})
-    finetune(student, coupling, draw_samples(coupling.graph, 24), settings)
+    finetune(student, pruned, coupling, draw_samples(coupling.graph, 24), settings)
     return student, pruned, student.fold(pruned)
 
 
@@ -162,10 +162,11 @@ def test_labels_need_a_first_output_of_floats() -> None:
 
 
 def test_a_model_without_float_outputs_is_refused_before_any_step() -> None:
-    student, coupling, _ = student_of(integer_first())
+    student, coupling, pruned = student_of(integer_first())
+    samples = draw_samples(coupling.graph, 16)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     with pytest.raises(RequestError, match=r"no output of the model is a float"):
-        finetune(student, coupling, draw_samples(coupling.graph, 16), TrainingOptions(epochs=1))
+        finetune(student, pruned, coupling, samples, TrainingOptions(epochs=1))
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 

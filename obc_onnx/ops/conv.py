@@ -145,11 +145,32 @@ def conv(
     rank = len(strides)
     pads = _pads(x, w, strides, dilations, pads, auto_pad)
     begin, end = pads[:rank], pads[rank:]
-    if begin != end:
+    if begin != end or _skips(w, strides):
         x = _padded(x, pads)
         begin = (0,) * rank
+    x, strides = _strided(x, w, strides)
     convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
     return convolve(x, w, b, strides, begin, dilations, groups)
+
+
+def _skips(w: Tensor, strides: tuple[int, ...]) -> bool:
+    """Say whether a stride lies over an axis on which a filter has one tap."""
+    return any(size == 1 < step for size, step in zip(w.shape[2:], strides, strict=True))
+
+
+def _strided(x: Tensor, w: Tensor, strides: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """Leave out of a padded input what strides skip where a filter has one tap; return the others.
+
+    torch must not see such a stride: where oneDNN 3.12 computes the gradient of a 1x1 filter with
+    fewer than 8 inputs, which lie channels last, its AVX2 kernel writes beyond its memory
+    (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    if not _skips(w, strides):
+        return x, strides
+    pairs = list(zip(w.shape[2:], strides, strict=True))
+    steps = [slice(None, None, step if size == 1 else 1) for size, step in pairs]
+    index: Any = (..., *steps)
+    return x[index], tuple(1 if size == 1 else step for size, step in pairs)
 
 
 def _pads(

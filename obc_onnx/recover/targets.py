@@ -1,7 +1,8 @@
 """What the output of a layer should be: the original's, or what makes a sum right again.
 
-Where a layer's output is added to a value that is there already, such as a shortcut, the sum is the
-target: so the layer repairs what earlier ones have broken on the other way, too.
+Where a layer's output is added to a value that is there already, such as a shortcut, or one of the
+two is subtracted from the other, the sum is the target: so the layer repairs what earlier ones have
+broken on the other way, too.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.recover.error import OutputError
     from obc_onnx.recover.methods import Recovery
-    from obc_onnx.training.engine import Epoch
+    from obc_onnx.training.course import Epoch
     from obc_onnx.verify import Check
 
 

@@ -6,7 +6,8 @@ import logging
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from obc_onnx.loading import Loader
 from obc_onnx.processes import add_up, own_part, rank, world_size
 from obc_onnx.progress import Progress
 from obc_onnx.tensors import as_inputs, lay_channels_last
+from obc_onnx.training.course import Course, Epoch, best_of
 from obc_onnx.training.evaluation import Judge, parts_of
 from obc_onnx.training.fabric import make_fabric
 from obc_onnx.training.loss import Labels, TrainingLoss
@@ -25,6 +27,7 @@ from obc_onnx.training.optimise import Average, copy_of, make_optimizer, set_rat
 from obc_onnx.training.order import Order, rate
 from obc_onnx.training.synced_norm import share_statistics
 from obc_onnx.training.teacher import Teacher
+from obc_onnx.training.trial import MOST, Trial, best_rate, run_trials, trial_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling
     from obc_onnx.data import Samples
     from obc_onnx.equivalent import EquivalentTwin
+    from obc_onnx.graph import Graph
     from obc_onnx.training.keeper import Keeper
     from obc_onnx.training.options import TrainingOptions
     from obc_onnx.training.sparse import GroupPenalty
@@ -46,54 +50,38 @@ logger = logging.getLogger(__name__)
 
 _SAVE_SECONDS = 300.0
 """Checkpoints within an epoch are this far apart; there is one after each epoch anyway."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the samples gave; number 0 is the network before any.
-
-    Attributes:
-        loss: Mean over its steps, in training mode; None before the first.
-        lr: Of its last step.
-        validation: Mean loss on the samples that were held out from training, where there are some.
-        accuracy: On the same, where there are labels.
-    """
-
-    number: int
-    loss: float | None
-    lr: float
-    validation: float | None = None
-    accuracy: float | None = None
+_JUDGED = 512
+"""Training samples that trials are judged on, at most, where none are held out."""
 
 
 def finetune(
     student: EquivalentTwin,
+    pruned: Graph,
     coupling: Coupling,
     samples: Samples,
     options: TrainingOptions,
     keeper: Keeper | None = None,
     penalty: GroupPenalty | None = None,
-) -> list[Epoch]:
+) -> Course:
     """Train in place.
 
     Args:
         student: The pruned network; left in evaluation mode, on the CPU, with the best state.
+        pruned: The graph that it was made from.
         coupling: Of the original, whose outputs are the targets.
         samples: To train on, and to choose the best epoch.
         options: How.
         keeper: Keeps states, and gives the one to go on from.
         penalty: What is added to the gradients of each step.
-    Returns:
-        One entry per epoch.
     Raises:
         RequestError: There is nothing to train towards, or with.
         DivergedError: The loss, or a weight after the last step, is not finite.
     """
-    training = _Training(student, coupling, samples, options, keeper, penalty)
+    training = _Training(student, pruned, coupling, samples, options, keeper, penalty)
     with torch.random.fork_rng():
-        history = training.run()
+        course = training.run()
     student.cpu().eval()
-    return history
+    return course
 
 
 class _Training:
@@ -102,6 +90,7 @@ class _Training:
     def __init__(
         self,
         student: EquivalentTwin,
+        pruned: Graph,
         coupling: Coupling,
         samples: Samples,
         options: TrainingOptions,
@@ -109,7 +98,7 @@ class _Training:
         penalty: GroupPenalty | None,
     ) -> None:
         graph = coupling.graph
-        self.student, self.options = student, options
+        self.student, self._pruned, self.options = student, pruned, options
         self._keeper, self._penalty = keeper, penalty
         self._fabric = make_fabric(options)
         self._ports = graph.inputs
@@ -119,9 +108,9 @@ class _Training:
         self._teacher = Teacher(coupling, used, self._fabric.device, varies=varies)
         labelled = samples.labels is not None
         self._loss = TrainingLoss(options, graph, self._teacher.spreads, labelled=labelled)
-        self._judge = None
-        if held is not None:
-            self._judge = Judge(coupling, held, self._loss, self._fabric)
+        self._holds_out = held is not None
+        judged = held or used.part(slice(0, _whole(min(len(used), _JUDGED), graph.batch)))
+        self._judge = Judge(coupling, judged, self._loss)
         self._loader = Loader(used, options.augmentation, options.workers, options.seed)
         self._order = Order(len(used), graph.batch, options, world_size())
         self._was_finite = self.student.finite()
@@ -134,6 +123,7 @@ class _Training:
         )
         self._average = None if options.ema is None else Average(self.student, options.ema)
         self.history: list[Epoch] = []
+        self._trials: list[Trial] = []
         self._best: dict[str, Tensor] | None = None
         self._losses: list[float] = []
         self._saved = time.monotonic()
@@ -144,12 +134,19 @@ class _Training:
         """How many times weights change in an epoch."""
         return math.ceil(len(self._order.starts) / self.options.accumulate)
 
-    def run(self) -> list[Epoch]:
+    @property
+    def lr(self) -> float:
+        """The largest learning rate: what was given, or what trials have found."""
+        return self.options.lr or best_rate(self._trials)
+
+    def run(self) -> Course:
         """Go through the epochs that are left."""
         total = self.options.epochs * self.steps_per_epoch
+        if not self.history and self._holds_out:
+            self._finish(0, None, 0.0)
+        if self.options.lr is None and not self._trials:
+            self._trials = self._find_rate(total)
         with Progress("fine-tuning", total) as progress:
-            if not self.history and self._judge is not None:
-                self._finish(0, None, 0.0)
             done = self.history[-1].number if self.history else 0
             progress.skip(done * self.steps_per_epoch + len(self._losses))
             for number in range(done + 1, self.options.epochs + 1):
@@ -161,28 +158,74 @@ class _Training:
         elif self._average is not None:
             self.student.load_state_dict(self._average.state)
         _check_weights(self._was_finite, self.student.finite(), self.history[-1].lr)
-        return self.history
+        kept = best_of(self.history) if self._best is not None else self.history[-1]
+        epochs = [replace(epoch, kept=epoch is kept) for epoch in self.history]
+        return Course(epochs, self._trials)
+
+    def _find_rate(self, total: int) -> list[Trial]:
+        """Train a little at several rates, and leave everything as it was."""
+        steps = trial_steps(self.steps_per_epoch, total)
+        start = copy_of(self.student.state_dict())
+        precision = self._fabric.strategy.precision
+        fresh = deepcopy((self._optimizer.state_dict(), precision.state_dict()))
+        with Progress("trying learning rates", MOST) as progress:
+
+            def measure(lr: float) -> float:
+                finite = self._try(lr, steps)
+                error = self._judged()[0] if finite else math.inf
+                self.student.load_state_dict(start)
+                optimizer, scale = deepcopy(fresh)
+                self._optimizer.load_state_dict(optimizer)
+                precision.load_state_dict(scale)
+                logger.info("%d steps at learning rate %g: %g", steps, lr, error)
+                progress.advance(f"{lr:g}: {error:.4f}")
+                return error
+
+            return run_trials(measure, self._judged()[0], self.options.optimizer)
+
+    def _try(self, lr: float, steps: int) -> bool:
+        """Train for some steps, at a rate that rises and falls; say whether all stays finite."""
+        groups = self._groups(0)[:steps]
+        stream = self._loader.batches(0, [own_part(batch) for group in groups for batch in group])
+        self._net.train()
+        for place, group in enumerate(groups):
+            set_rate(self._optimizer, lr * rate(place, steps, self.options))
+            if not math.isfinite(self._step(stream, group, (0, place))):
+                return False
+        return self.student.finite() == self._was_finite
+
+    def _groups(self, number: int) -> list[list[NDArray[np.int64]]]:
+        """Return the batches of each step of an epoch."""
+        batches, size = self._order.batches(number), self.options.accumulate
+        return [batches[start : start + size] for start in range(0, len(batches), size)]
+
+    def _judged(self) -> tuple[float, float | None]:
+        """Judge the network in evaluation mode; what the first process measures counts."""
+        found = torch.zeros(2, dtype=torch.float64, device=self._fabric.device)
+        has_accuracy = self._judge.labelled
+        if rank() == 0:
+            measured, accuracy = self._judge(self.student.eval().fold(self._pruned))
+            found += found.new_tensor([measured, accuracy or 0.0])
+        measured, accuracy = add_up({"judged": found})["judged"].tolist()
+        return measured, accuracy if has_accuracy else None
 
     def _ends(self) -> bool:
         """Say whether the last epochs brought nothing."""
         if self.options.patience is None or self._best is None:
             return False
-        best = min(self.history, key=lambda epoch: _or_infinite(epoch.validation))
-        return self.history[-1].number - best.number >= self.options.patience
+        return self.history[-1].number - best_of(self.history).number >= self.options.patience
 
     def _epoch(self, number: int, total: int, progress: Progress) -> None:
         """Train on every sample once, from where a checkpoint was made."""
-        options, size = self.options, self.options.accumulate
-        batches = self._order.batches(number)
-        groups = [batches[start : start + size] for start in range(0, len(batches), size)]
+        options, groups = self.options, self._groups(number)
         done = len(self._losses)
         own = [own_part(batch) for group in groups[done:] for batch in group]
         stream = self._loader.batches(number, own)
         self._net.train()
         first = (number - 1) * len(groups)
-        lr = options.lr * rate(first + max(done - 1, 0), total, options)
+        lr = self.lr * rate(first + max(done - 1, 0), total, options)
         for place, group in enumerate(groups[done:], start=done):
-            lr = options.lr * rate(first + place, total, options)
+            lr = self.lr * rate(first + place, total, options)
             set_rate(self._optimizer, lr)
             loss = self._step(stream, group, (number, place))
             if not math.isfinite(loss):
@@ -272,15 +315,14 @@ class _Training:
     def _finish(self, number: int, loss: float | None, lr: float) -> None:
         """Judge the network after an epoch, and keep its state if it is the best."""
         epoch = Epoch(number, loss, lr)
-        if self._judge is not None:
+        if self._holds_out:
             trained = None
             if self._average is not None:
                 trained = copy_of(self.student.state_dict())
                 self.student.load_state_dict(self._average.state)
-            validation, accuracy = self._judge(self.student)
+            validation, accuracy = self._judged()
             epoch = Epoch(number, loss, lr, validation, accuracy)
-            best = min((_or_infinite(e.validation) for e in self.history), default=math.inf)
-            if _or_infinite(validation) < best:
+            if best_of([*self.history, epoch]) is epoch and math.isfinite(validation):
                 self._best = copy_of(self.student.state_dict())
             if trained is not None:
                 self.student.load_state_dict(trained)
@@ -306,6 +348,7 @@ class _Training:
                 "student": self.student.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "history": [asdict(epoch) for epoch in self.history],
+                "trials": [asdict(trial) for trial in self._trials],
                 "losses": self._losses,
                 "best": self._best,
                 "precision": self._fabric.strategy.precision.state_dict(),
@@ -322,6 +365,7 @@ class _Training:
         self._optimizer.load_state_dict(state["optimizer"])
         self._fabric.strategy.precision.load_state_dict(state["precision"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self._trials = [Trial(**trial) for trial in state["trials"]]
         self._losses, self._best = state["losses"], state["best"]
         if self._average is not None:
             self._average.restore(*state["average"])
@@ -329,8 +373,9 @@ class _Training:
             self._penalty.load_state_dict(state["penalty"])
 
 
-def _or_infinite(loss: float | None) -> float:
-    return loss if loss is not None and math.isfinite(loss) else math.inf
+def _whole(n_samples: int, batch: int | None) -> int:
+    """Return how many samples whole batches hold."""
+    return n_samples // (batch or 1) * (batch or 1)
 
 
 def _check_weights(before: dict[str, bool], after: dict[str, bool], lr: float) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from obc_onnx.measure import batch_size_of
-from obc_onnx.processes import add_up, own_share
-from obc_onnx.tensors import as_inputs
+from obc_onnx.measure import accuracy, batch_size_of
+from obc_onnx.recover.error import Distance
+from obc_onnx.runtime import Session
 from obc_onnx.training.loss import Labels
 from obc_onnx.training.teacher import Teacher
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling
     from obc_onnx.data import Samples
-    from obc_onnx.equivalent import EquivalentTwin
+    from obc_onnx.graph import Graph
     from obc_onnx.training.loss import TrainingLoss
 
 _SMALLEST = 2
@@ -26,45 +29,49 @@ _SMALLEST = 2
 
 
 class Judge:
-    """Measures the loss, and the accuracy where there are labels.
+    """Measures a network as it would be written, in ONNX Runtime, as repair is measured.
+
+    What counts is the distance to the original's outputs, as far as those teach: it is known to
+    more digits than accuracy, so that few samples tell epochs apart. Where labels alone teach, or a
+    function of the user's does, it is the loss.
 
     Args:
-        coupling: Of the original, which gives the targets.
+        coupling: Of the original.
         samples: To judge on.
-        loss: What is measured.
-        fabric: Where it runs, and in which precision.
+        loss: What is trained towards.
     """
 
-    def __init__(
-        self, coupling: Coupling, samples: Samples, loss: TrainingLoss, fabric: Fabric
-    ) -> None:
-        self._samples, self._loss, self._fabric = samples, loss, fabric
-        self._teacher = Teacher(coupling, samples, fabric.device, varies=False)
-        self._ports = coupling.graph.inputs
-        self._size = batch_size_of(coupling.graph)
+    def __init__(self, coupling: Coupling, samples: Samples, loss: TrainingLoss) -> None:
+        self._original, self._samples, self._loss = coupling.graph, samples, loss
+        self._measure: Callable[[Graph], float]
+        if loss.replaces_distance:
+            teacher = Teacher(coupling, samples, torch.device("cpu"), varies=False)
+            self._measure = partial(self._mean_loss, teacher)
+        else:
+            self._measure = Distance(coupling, samples)
 
-    def __call__(self, student: EquivalentTwin) -> tuple[float, float | None]:
-        """Return the mean loss, and the accuracy; the student is left in evaluation mode."""
-        student.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device=self._fabric.device)
-        with torch.no_grad(), student.hold_weights():
-            for part in own_share(list(self._samples.batches(self._size))):
-                sums += sums.new_tensor(self._sums_of(student, part))
-        total, right, count = add_up({"sums": sums})["sums"].tolist()
-        return total / count, None if self._samples.labels is None else right / count
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels to measure accuracy by."""
+        return self._samples.labels is not None
 
-    def _sums_of(self, student: EquivalentTwin, part: slice) -> tuple[float, float, int]:
-        """Return the loss of a batch, the number that is right, and its size."""
-        device, labels = self._fabric.device, self._samples.labels
-        feed, which = self._samples.feed(part), np.arange(part.start, part.stop)
-        known = None if labels is None else Labels(torch.from_numpy(labels[part]).to(device))
-        inputs = as_inputs(self._ports, feed, device)
-        with self._fabric.autocast():
-            outputs = student(*inputs)
-            wanted = self._teacher.outputs(which, feed) if self._loss.needs_original else []
-            loss = self._loss(outputs, wanted, known)
-        right = 0.0 if known is None else float((outputs[0].argmax(-1) == known.own).sum())
-        return float(loss) * len(which), right, len(which)
+    def __call__(self, graph: Graph) -> tuple[float, float | None]:
+        """Return the distance or the loss, and the accuracy where there are labels."""
+        return self._measure(graph), accuracy(graph, self._samples)
+
+    def _mean_loss(self, teacher: Teacher, graph: Graph) -> float:
+        total, session = 0.0, Session(graph)
+        for part in self._samples.batches(batch_size_of(self._original)):
+            feed, which = self._samples.feed(part), np.arange(part.start, part.stop)
+            outputs = self._tensors(session.run(feed))
+            wanted = teacher.outputs(which, feed) if self._loss.needs_original else []
+            labels = self._samples.labels
+            known = None if labels is None else Labels(torch.from_numpy(labels[part]))
+            total += float(self._loss(outputs, wanted, known)) * len(which)
+        return total / len(self._samples)
+
+    def _tensors(self, values: dict[str, NDArray[Any]]) -> list[torch.Tensor]:
+        return [torch.from_numpy(values[port.name]) for port in self._original.outputs]
 
 
 def parts_of(

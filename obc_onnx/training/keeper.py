@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from obc_onnx.run_folder import RunFolder
 
 
-_PARTS = {"student", "optimizer", "precision", "history", "losses", "best", "average", "penalty"}
+_PARTS = {
+    *("student", "optimizer", "precision", "history", "trials", "losses", "best", "average"),
+    "penalty",
+}
 SPARSE_LEARNING, TUNING = "sparse", ""
 """Stages of training: what the names of their files start with."""
 

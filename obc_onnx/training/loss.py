@@ -79,6 +79,11 @@ class TrainingLoss:
         """Whether anything is compared with the original's outputs."""
         return len(self._names) > 1 or set(self.terms) != {"ce"}
 
+    @property
+    def replaces_distance(self) -> bool:
+        """Whether nearer to the original is not better: labels alone teach, or a user's loss."""
+        return set(self.terms) == {"ce"} or bool(self._given)
+
     def _usual(self, *, labelled: bool) -> tuple[tuple[str, float], ...]:
         if labelled and self._rank == CLASSES_RANK:
             return LABELS_AND_TEACHER

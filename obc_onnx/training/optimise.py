@@ -17,7 +17,10 @@ _SECOND_BETA = 0.999
 
 
 def make_optimizer(student: EquivalentTwin, options: TrainingOptions) -> torch.optim.Optimizer:
-    """Group parameters: weights that decay, those that do not, compressors and decompressors."""
+    """Group parameters: weights that decay, those that do not, compressors and decompressors.
+
+    The rate is that of no step: `set_rate` comes first.
+    """
     decayed = [p for p in student.decayed() if p.ndim > 1]
     listed = {id(p) for p in decayed}
     groups: list[dict[str, Any]] = [
@@ -33,12 +36,10 @@ def make_optimizer(student: EquivalentTwin, options: TrainingOptions) -> torch.o
             "share": options.matrix_lr,
         },
     ]
-    for group in groups:
-        group["lr"] = options.lr * group["share"]
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, betas=(options.momentum, _SECOND_BETA))
     momentum = options.momentum
-    return torch.optim.SGD(groups, lr=options.lr, momentum=momentum, nesterov=momentum > 0)
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, _SECOND_BETA))
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
-from obc_onnx.defaults import BATCH_SIZE, LEARNING_RATE, VALIDATION
+from obc_onnx.defaults import BATCH_SIZE, VALIDATION
 from obc_onnx.errors import RequestError
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class TrainingOptions:
         epochs: Passes over the samples; 0 only where there is sparse learning.
         batch_size: Samples per step, of all processes together.
         accumulate: Passes that make up one step; a step then sees as many times the batch size.
-        lr: Largest learning rate.
+        lr: Largest learning rate; None finds one by short trials (`trial`), and is
+            `LEARNING_RATE` in sparse learning.
         optimizer: "sgd" has Nesterov's correction.
         schedule: How the rate falls: half a cosine to zero, to a tenth at each of `milestones`, or
             not at all.
@@ -88,7 +89,7 @@ class TrainingOptions:
     epochs: int
     batch_size: int = BATCH_SIZE
     accumulate: int = 1
-    lr: float = LEARNING_RATE
+    lr: float | None = None
     optimizer: OptimizerName = "sgd"
     schedule: ScheduleName = "cosine"
     warmup: float = 0.05
@@ -174,8 +175,8 @@ class TrainingOptions:
 
 
 PRESETS: dict[str, dict[str, float | str]] = {
-    "paper-vgg": {"matrix_lr": 0.2, "matrix_decay": 5e-4, "schedule": "step"},
-    "paper-resnet56": {"matrix_lr": 2.0, "matrix_decay": 0.0, "schedule": "step"},
+    "paper-vgg": {"lr": 0.01, "matrix_lr": 0.2, "matrix_decay": 5e-4, "schedule": "step"},
+    "paper-resnet56": {"lr": 0.01, "matrix_lr": 2.0, "matrix_decay": 0.0, "schedule": "step"},
     "paper-resnet50": {"matrix_lr": 0.25, "matrix_decay": 0.0, "weight_decay": 1e-4, "lr": 0.04},
     "paper-vit": {
         "matrix_lr": 0.2,

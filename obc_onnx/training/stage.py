@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, analyse
 from obc_onnx.channel_start import channel_start
+from obc_onnx.defaults import LEARNING_RATE
 from obc_onnx.equivalent import EquivalentTwin
 from obc_onnx.recover.error import Distance, split
 from obc_onnx.recover.norms import why_no_norms
@@ -15,6 +16,7 @@ from obc_onnx.recover.stage import recover as repair
 from obc_onnx.saliency import Scoring
 from obc_onnx.scoring import make_scene
 from obc_onnx.surgery import remove_units
+from obc_onnx.training.course import doubts_on, notes_on
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.keeper import SPARSE_LEARNING, TUNING, Keeper
 from obc_onnx.training.sparse import GroupPenalty
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.recover.methods import Method
     from obc_onnx.run_folder import RunFolder
-    from obc_onnx.training.engine import Epoch
+    from obc_onnx.training.course import Epoch
     from obc_onnx.training.options import TrainingOptions
     from obc_onnx.unfolding import Unfolded
 
@@ -42,11 +44,15 @@ class Tuned:
         graph: The pruned graph with the trained weights.
         student: The trained network, which computes the same.
         epochs: What each pass gave.
+        notes: What was decided.
+        warnings: What makes the result doubtful.
     """
 
     graph: Graph
     student: EquivalentTwin
     epochs: list[Epoch]
+    notes: list[str]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,12 @@ def tune(
         net = _unfold(net, samples, options, recover=recover)
     student = _student(net, samples, options, recover=recover)
     keeper = None if folder is None else Keeper(folder, TUNING)
-    epochs = finetune(student, teacher or coupling, samples, options, keeper)
+    course = finetune(student, net.pruned, teacher or coupling, samples, options, keeper)
     folded = student.fold(net.pruned)
     if net.unfolded is not None:
         folded = fold_norms(folded, net.unfolded)
-    return Tuned(folded, student, epochs)
+    notes, warnings = notes_on(course), doubts_on(course, len(samples))
+    return Tuned(folded, student, course.epochs, notes, warnings)
 
 
 def sparsify(
@@ -99,8 +106,8 @@ def sparsify(
 ) -> tuple[Graph, list[Epoch]]:
     """Train a whole network so that its weak units matter less.
 
-    Weight decay is off, as the penalty stands for it; nothing is held out, since the penalty makes
-    the loss grow, so that the first epochs would look best.
+    Weight decay is off, as the penalty stands for it; nothing is held out and no learning rate is
+    tried, since the penalty makes the loss grow, so that the least training would look best.
 
     Args:
         coupling: Of the original.
@@ -111,13 +118,18 @@ def sparsify(
         The original with the trained weights, and what each pass gave.
     """
     learning = replace(
-        options, epochs=options.sparse_epochs, weight_decay=0.0, validation=0.0, patience=None
+        options,
+        epochs=options.sparse_epochs,
+        lr=options.lr or LEARNING_RATE,
+        weight_decay=0.0,
+        validation=0.0,
+        patience=None,
     )
     student = EquivalentTwin(coupling, {}, coupling.graph, recombine=False)
     keeper = None if folder is None else Keeper(folder, SPARSE_LEARNING)
     penalty = GroupPenalty(student, coupling, options)
-    epochs = finetune(student, coupling, samples, learning, keeper, penalty)
-    return student.fold(coupling.graph).known_as(coupling.graph), epochs
+    course = finetune(student, coupling.graph, coupling, samples, learning, keeper, penalty)
+    return student.fold(coupling.graph).known_as(coupling.graph), course.epochs
 
 
 def _unfold(net: _Net, samples: Samples, options: TrainingOptions, *, recover: Method) -> _Net:

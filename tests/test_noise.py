@@ -1,0 +1,189 @@
+"""What a check allows follows the model's own rounding, and mistakes of one unit are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from helpers import Analysed, analyse, build, load_tool, make_feed, public_model, random_keep
+from small import chain
+
+import obc_onnx
+from obc_onnx import verify
+from obc_onnx.noise import MARGIN, Limit, Reference, disturbed
+from obc_onnx.oracle import Oracle
+from obc_onnx.surgery import mask_reads, remove_units
+from obc_onnx.verify import check_masked, check_twin, compare
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.graph import Graph
+
+HEAD = (
+    "(float[N,3,16,16] x) => (float[N,4] y) <float[40,3,3,3] a, float[40] a_bias,"
+    " float[60,40,3,3] b, float[60] b_bias, float[4,60] fc, float[4] c>"
+    "{ p = Conv(x, a, a_bias) q = Relu(p) r = Conv(q, b, b_bias) s = Relu(r)"
+    "  t = GlobalAveragePool(s) u = Flatten(t) v = Gemm<transB=1>(u, fc) "
+)
+SHARP = f"sharp {HEAD} w = Mul(v, c) y = Sin(w) }}"
+"""A sine of large numbers amplifies rounding."""
+SATURATED = f"saturated {HEAD} w = Add(v, c) y = Sigmoid(w) }}"
+"""A sigmoid of about -200 is 0 whatever the weights are."""
+SIZES = {"a": 12, "b": 20}
+MODELS = Path(__file__).parents[1] / "models"
+
+
+def sharp(gain: float = 1e4) -> Analysed:
+    return analyse(build(SHARP, {"c": np.full(4, gain, np.float32)}))
+
+
+def cut(found: Analysed, seed: int = 0) -> tuple[Keep, dict[str, NDArray[Any]]]:
+    """Draw a cut and inputs."""
+    rng = np.random.default_rng(seed)
+    return random_keep(found.coupling, rng), make_feed(found.graph, rng, 3)
+
+
+def shifted(coupling: Coupling, keep: Keep) -> Graph:
+    """Remove the neighbours of what should go."""
+    return remove_units(coupling, {dim: np.roll(mask, 1) for dim, mask in keep.items()})
+
+
+@pytest.mark.parametrize(
+    ("kind", "epsilon"),
+    [
+        (np.float64, 2.0**-52),
+        (np.float32, 2.0**-23),
+        (np.float16, 2.0**-10),
+        (ml_dtypes.bfloat16, 2.0**-7),
+    ],
+)
+def test_every_weight_of_several_axes_moves_by_its_last_bit(kind: type, epsilon: float) -> None:
+    graph = analyse(chain()).graph
+    graph = graph.edit({name: array.astype(kind) for name, array in graph.initializers.items()})
+    moved = disturbed(graph, np.random.default_rng(0)).initializers
+    for name, array in graph.initializers.items():
+        change = moved[name].astype(np.float64) / array.astype(np.float64) - 1
+        assert moved[name].dtype == array.dtype
+        assert (np.abs(change) <= 2.1 * epsilon).all()
+        assert (change != 0).all() == (array.ndim > 1)
+        assert array.ndim == 1 or (change > 0).any() > (change > 0).all()
+
+
+def test_numbers_that_mean_themselves_stay() -> None:
+    graph = analyse(chain()).graph
+    most = np.finfo(np.float32).max
+    exact = np.resize(np.array([0, -0.0, 1, -7, np.inf, -np.inf, most], np.float32), (4, 20))
+    moved = disturbed(graph.edit({"fc": exact}), np.random.default_rng(0))
+    np.testing.assert_array_equal(moved.initializers["fc"], exact)
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        (Limit(1e-4), 1e-4),
+        (Limit(1e-4, 1e-5), 1e-4),
+        (Limit(1e-4, 1e-3), MARGIN * 1e-3),
+        (Limit(1e-4, 1e-3, most=0.1), MARGIN * 1e-3),
+        (Limit(1e-4, 0.1, most=0.1), 1e-4),
+        (Limit(1e-4, float("inf")), 1e-4),
+        (Limit(0.0, float("inf"), most=0.1), 0.0),
+    ],
+)
+def test_noise_raises_a_limit_as_far_as_it_may(limit: Limit, allowed: float) -> None:
+    assert limit.allowed == allowed
+
+
+def test_a_calm_model_is_allowed_what_its_type_is() -> None:
+    found = analyse(chain())
+    keep, feed = cut(found)
+    check = check_masked(found.coupling, keep, feed)
+    assert check.passed
+    assert 0 < check.noise < 1e-5
+    assert check.tolerance <= 1e-4
+
+
+def test_an_honest_cut_of_a_model_that_amplifies_rounding_passes_and_a_wrong_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = sharp()
+    keep, feed = cut(found)
+    honest, check = remove_units(found.coupling, keep), check_masked(found.coupling, keep, feed)
+    oracle, masked = Oracle(found.coupling, keep, feed), mask_reads(found.coupling, keep)
+    floors = Reference.of(masked, oracle.run_masked(masked))
+    assert not compare("floors", oracle.run_pruned(honest), floors).passed
+    assert check.passed
+    assert check.planted == check.caught > 0
+    monkeypatch.setattr(verify, "remove_units", shifted)
+    assert not check_masked(found.coupling, keep, feed).passed
+
+
+def test_a_wrong_cut_is_found_inside_where_outputs_are_saturated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = analyse(build(SATURATED, {"c": np.full(4, -200, np.float32)}))
+    keep, feed = cut(found)
+    check = check_masked(found.coupling, keep, feed)
+    assert check.passed
+    assert not check.doubt
+    assert check.planted == check.caught > 0
+    monkeypatch.setattr(verify, "remove_units", shifted)
+    check = check_masked(found.coupling, keep, feed)
+    assert not check.passed
+    assert "value 'p'" in check.detail or "value 'r'" in check.detail
+
+
+def test_samples_that_no_unit_changes_are_warned_of() -> None:
+    found = analyse(chain())
+    dead = found.graph.edit({f"{n}_bias": np.full(s, -99, np.float32) for n, s in SIZES.items()})
+    result = obc_onnx.compress(dead, budget=0.5)
+    (warning,) = (w for w in result.report.warnings if w.startswith("pruned equals masked"))
+    assert "no unit that was tried changes anything" in warning
+    assert not obc_onnx.compress(found.graph, budget=0.5).report.warnings
+
+
+def test_noise_that_would_hide_mistakes_is_not_allowed_to_a_twin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Outputs are all that a twin is compared by, so chaos proves nothing."""
+    found = sharp(1e6)
+    _, feed = cut(found)
+    check = check_twin(found.coupling, feed)
+    assert not check.passed
+    assert "rounding alone makes" in check.detail
+    calmer = sharp(1e2)
+    assert check_twin(calmer.coupling, feed).passed
+
+
+def assert_mistakes_are_found(
+    path: Path, least: float, shapes: dict[str, tuple[int, ...]] | None = None
+) -> None:
+    """Raise where an honest cut is refused, or where too few planted mistakes are found."""
+    row = load_tool("check_noise").examine(path, 1, shapes or {})
+    assert row.plans == 1
+    assert row.refused[1] == 0
+    assert row.planted.total() > 0
+    assert row.found.total() >= least * row.planted.total(), row
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.onnx")), ids=lambda path: path.stem)
+def test_mistakes_of_one_unit_in_shipped_models_are_found(path: Path) -> None:
+    assert_mistakes_are_found(path, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("rapidocr-onnxruntime/ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 160)}),
+        ("rapidocr-onnxruntime/ch_PP-OCRv4_det_infer.onnx", {"x": (1, 3, 96, 96)}),
+        ("magika/model.onnx", None),
+    ],
+)
+def test_mistakes_of_one_unit_in_public_models_are_found(
+    name: str, shape: dict[str, tuple[int, ...]] | None
+) -> None:
+    assert_mistakes_are_found(public_model(name), 0.9, shape)

@@ -13,14 +13,22 @@ from obc_onnx.data import Samples, open_samples
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
 from obc_onnx.latency import race
+from obc_onnx.masks import with_padding
 from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy
 from obc_onnx.noise import Reference
+from obc_onnx.padding import describe_padding
 from obc_onnx.placing import first_of, known_by, shapes_of
 from obc_onnx.planning import Budget, make_plan
 from obc_onnx.precision import is_quantised
+from obc_onnx.recover.error import errors_of_outputs
 from obc_onnx.recover.methods import NEED_DATA
-from obc_onnx.report.doubts import doubts_of_quality, doubts_of_speed, doubts_of_widths
+from obc_onnx.report.doubts import (
+    doubts_of_outputs,
+    doubts_of_quality,
+    doubts_of_speed,
+    doubts_of_widths,
+)
 from obc_onnx.report.summary import (
     Change,
     Report,
@@ -185,6 +193,10 @@ class Compression:
             graph, shapes, request.rules, self.clock, named, first_of(samples)
         )
         self.notes.extend(coupling.graph.batch_axes.notes)
+        if samples is not None and held is not None:
+            samples, held = with_padding(coupling, samples, held)
+            if samples.padding is not None:
+                self.notes.append(describe_padding(samples.padding))
         return Opened(coupling, inputs, samples, held, coupling)
 
     def _folder(self, graph: Graph) -> RunFolder | None:
@@ -249,7 +261,7 @@ class Compression:
             tried = (coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
             return self._recover(Cut(*tried), samples)[0]
 
-        judge = Judge(original.graph, held)
+        judge = Judge(original, held)
         plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         return plan
@@ -352,10 +364,12 @@ class Compression:
         with self.clock("measure"):
             baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
             after = None if samples[1] is None else accuracy(result, samples[1])
+            outputs = errors_of_outputs(cut.original, result, samples[1])
             times = self._race(cut, result, samples[1])
         doubts = [
             *baseline.doubts,
             *doubts_of_quality(measured=samples[1] is not None),
+            *doubts_of_outputs(outputs),
             *doubts_of_widths(cut.coupling, cut.keep),
             *doubts_of_speed(times),
         ]
@@ -366,6 +380,7 @@ class Compression:
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
+            outputs=outputs,
             accuracy=Change(baseline.accuracy, after),
             held_out=0 if samples[1] is None else len(samples[1]),
             fed=baseline.fed,

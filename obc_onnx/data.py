@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from obc_onnx.batch_axes import Axes, BatchAxes
     from obc_onnx.graph import Graph
     from obc_onnx.images import Preparation
+    from obc_onnx.padding import Padding
 
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What numpy and zipfile raise about a file; RuntimeError for an encrypted one."""
@@ -85,6 +86,7 @@ class Samples:
         prepared: For inputs that hold pictures, how those are made.
         fixed: What the other inputs are given in every run.
         batch_axes: Where the model has the samples; None until `placed`.
+        padding: Which positions are no data, see `padding.find_padding`; None where all are.
     """
 
     inputs: Mapping[str, NDArray[Any] | LazyArray]
@@ -93,6 +95,7 @@ class Samples:
     prepared: Mapping[str, Preparation] = field(default_factory=dict)
     fixed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     batch_axes: BatchAxes | None = None
+    padding: Padding | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()), ()))

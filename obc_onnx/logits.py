@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from obc_onnx.node import CLASSES_RANK
 
 if TYPE_CHECKING:
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.graph import Graph
-    from obc_onnx.node import Node
+    from obc_onnx.node import Node, Port
 
 _OF_ONE_AXIS = 13
 """The opset since which a Softmax looks at one axis, and not at all that follow."""
@@ -24,7 +22,7 @@ _PASSES_ON = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
 
 def ends_in_softmax(graph: Graph) -> bool:
     """Say whether the first output holds probabilities: a Softmax, then nothing but layout."""
-    return _softmax_behind(graph, _PASSES_ON) is not None
+    return _softmax_behind(graph, graph.outputs[0].name, _PASSES_ON) is not None
 
 
 def class_axis(graph: Graph) -> int | None:
@@ -37,18 +35,30 @@ def class_axis(graph: Graph) -> int | None:
     port = graph.outputs[0]
     if port.shape is None or len(port.shape) == CLASSES_RANK:
         return -1
-    node = _softmax_behind(graph, _KEEPS_AXES)
+    return softmax_axis(graph, port)
+
+
+def softmax_axis(graph: Graph, port: Port) -> int | None:
+    """Say along which axis of an output a Softmax makes numbers add up to 1.
+
+    Returns:
+        An axis, which may count from the end; None where no Softmax gives the output, or where
+        what follows it or its opset hides the axis.
+    """
+    rank = len(port.shape or ())
+    if rank == CLASSES_RANK:
+        return None if _softmax_behind(graph, port.name, _PASSES_ON) is None else -1
+    node = _softmax_behind(graph, port.name, _KEEPS_AXES)
     if node is None:
         return None
     if node.opset >= _OF_ONE_AXIS:
         return node.integer("axis", -1)
-    last = node.integer("axis", 1) in (-1, len(port.shape) - 1)
-    return -1 if last else None
+    return -1 if node.integer("axis", 1) in (-1, rank - 1) else None
 
 
-def _softmax_behind(graph: Graph, passed: Container[str]) -> Node | None:
-    """Go back from the first output through some operators to a Softmax, None where none is."""
-    node = graph.producers.get(graph.outputs[0].name)
+def _softmax_behind(graph: Graph, name: str, passed: Container[str]) -> Node | None:
+    """Go back from a value through some operators to a Softmax, None where none is."""
+    node = graph.producers.get(name)
     while node is not None and node.op_type in passed:
         node = graph.producers.get(node.inputs[0])
     return node if node is not None and node.op_type == "Softmax" else None
@@ -59,6 +69,8 @@ def logits_of(output: Tensor, *, probabilities: bool) -> Tensor:
 
     The logarithm of probabilities are logits of the same classes: a softmax gives them back.
     """
+    import torch  # graphs are looked at without it
+
     if not probabilities:
         return output
     return output.clamp_min(torch.finfo(output.dtype).tiny).log()

@@ -7,17 +7,20 @@ gives: it can be made again, and its budget is verified like any other.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from obc_onnx.errors import InfeasibleTargetError
 from obc_onnx.measure import accuracy, answers
+from obc_onnx.recover.error import Distance
 from obc_onnx.sample_checks import classes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from obc_onnx.coupling import Coupling
     from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
     from obc_onnx.plan import PruningPlan
@@ -122,27 +125,30 @@ class Judge:
 
     With labels, the loss of top-1 accuracy. Without, for a model whose first output is of shape
     [batch, classes], the share of samples whose largest class is another one. For any other model
-    the mean squared difference of the outputs, as a share of their variance.
+    the error of the outputs, each channel on its own scale, see `recover.error.Distance`.
 
     Args:
-        original: The model before.
+        original: Of the model before.
         held: Samples to judge on; none that were scored or repaired on.
     """
 
-    def __init__(self, original: Graph, held: Samples) -> None:
+    def __init__(self, original: Coupling, held: Samples) -> None:
+        graph = original.graph
         self._original, self._held, self.n_samples = original, held, len(held)
         self.what = "accuracy"
         if held.labels is None:
             self.what = "error of the outputs"
-            if classes_of(original) is not None:
+            if classes_of(graph) is not None:
                 self.what = "agreement with the original"
-                self._held = replace(held, labels=answers(original, held))
-        self._before = accuracy(original, self._held)
+                self._held = replace(held, labels=answers(graph, held))
+        self._before = accuracy(graph, self._held)
 
     def drop(self, graph: Graph) -> float:
         """Return how much worse a graph is; below 0 where it is better."""
         if self._before is None:
-            from obc_onnx.recover.error import output_error
-
-            return output_error(self._original, graph, self._held)
+            return self._distance(graph)
         return self._before - (accuracy(graph, self._held) or 0.0)
+
+    @cached_property
+    def _distance(self) -> Callable[[Graph], float]:
+        return Distance(self._original, self._held)

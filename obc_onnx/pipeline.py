@@ -13,6 +13,7 @@ from obc_onnx.errors import RequestError
 from obc_onnx.explain import explain
 from obc_onnx.feeds import random_feed
 from obc_onnx.limits import rooms_of
+from obc_onnx.masks import with_padding
 from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES, RuleSet
 from obc_onnx.placing import first_of, known_by, shapes_of
@@ -267,6 +268,8 @@ def score(
     graph = known_by(graph, samples)
     shapes = {**shapes_of(samples), **(input_shape or {})}
     coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
+    if samples is not None:
+        (samples,) = with_padding(coupling, samples)
     how = scoring or Scoring()
     chosen = choose_criterion(criterion, samples, how)
     scene = make_scene(coupling, samples, how, seed, device)
@@ -314,6 +317,7 @@ def measure_sensitivity(
     held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
     shapes = {**shapes_of(samples), **(input_shape or {})}
     coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
+    samples, held = with_padding(coupling, samples, held)
     how = scoring or Scoring()
     chosen = choose_criterion(criterion, samples, how)
     saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})

@@ -12,6 +12,7 @@ from obc_onnx.axes import count
 from obc_onnx.errors import RequestError
 from obc_onnx.measure import accuracy
 from obc_onnx.progress import Progress
+from obc_onnx.recover.error import Distance
 from obc_onnx.surgery import remove_units
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Point:
     Attributes:
         share: Of the units, as asked.
         removed: Units that went.
-        error: Mean squared difference of the outputs, as a share of the original's variance.
+        error: Of the outputs, each channel on its own scale, see `recover.error.Distance`.
         accuracy: Top-1, in [0, 1], where there are labels.
     """
 
@@ -91,7 +92,7 @@ def measure_groups(
     Raises:
         RequestError: A group has no saliency.
     """
-    found = []
+    distance, found = Distance(coupling, held), []
     with Progress("measuring groups", len(groups)) as progress:
         for group in groups:
             if group.name not in saliency:
@@ -99,17 +100,19 @@ def measure_groups(
                     f"the criterion says nothing of group '{group.name}': use another one, or "
                     f"leave the group out with --exclude"
                 )
-            points = _points(coupling, group, saliency[group.name], held)
+            points = _points(coupling, group, saliency[group.name], held, distance)
             found.append(GroupSensitivity(group.name, group.size, points))
             progress.advance(group.name)
     return found
 
 
 def _points(
-    coupling: Coupling, group: Group, saliency: NDArray[np.float64], held: Samples
+    coupling: Coupling,
+    group: Group,
+    saliency: NDArray[np.float64],
+    held: Samples,
+    distance: Distance,
 ) -> list[Point]:
-    from obc_onnx.recover.error import output_error
-
     order = np.argsort(saliency, kind="stable")
     measured: dict[int, tuple[float, float | None]] = {}
     points = []
@@ -122,7 +125,6 @@ def _points(
             continue
         if removed not in measured:
             graph = remove_units(coupling, keep)
-            error = output_error(coupling.graph, graph, held)
-            measured[removed] = error, accuracy(graph, held)
+            measured[removed] = distance(graph), accuracy(graph, held)
         points.append(Point(eighth / N_SHARES, removed, *measured[removed]))
     return points

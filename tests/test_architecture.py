@@ -56,12 +56,13 @@ LAYERS = (
     ("twin",),
     ("respelling",),
     ("surgery",),
-    ("images", "precision", "oracle"),
+    ("images", "padding", "precision", "oracle"),
     ("noise", "picture_files"),
     ("archives", "augmentation", "sample_checks", "batch_guesses", "batch_runs"),
     ("stored", "batching"),
     ("placing",),
     ("data", "latency", "measure"),
+    ("masks", "scales"),
     ("baseline",),
     ("processes", "loading"),
     ("saliency.options",),
@@ -106,11 +107,11 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "copies", "export", "folding", "graph", "node"}
-TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "logits", "axis_maps", "channel_start", "equivalent", "loading", "recover.fuse", "recover.least_squares", "recover.lockstep", "recover.match", "recover.norm_moments", "recover.norms", "recover.origins", "recover.refit", "recover.scores", "recover.targets", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.sparse", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
+TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "axis_maps", "channel_start", "equivalent", "loading", "recover.fuse", "recover.least_squares", "recover.lockstep", "recover.match", "recover.norm_moments", "recover.norms", "recover.origins", "recover.refit", "recover.scores", "recover.targets", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.sparse", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
          "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes", "saliency.reads",
          "saliency.sweep", "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""
-TORCH_INSIDE = {"compression", "pipeline", "verify"}
+TORCH_INSIDE = {"compression", "logits", "pipeline", "verify"}
 """Modules that load torch inside functions; every operator may, too."""
 TORCH_FREE = (
     "cli",

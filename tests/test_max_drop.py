@@ -126,13 +126,13 @@ def test_the_plan_is_the_one_that_brute_force_over_all_targets_finds(
 
 def test_a_model_without_classes_is_judged_by_the_error_of_its_outputs() -> None:
     model = build(TWO_INPUTS)
-    graph = analyse(model).graph
+    graph, _, coupling = analyse(model)
     samples = draw_samples(graph, 40)
     _, held = samples.split(0.2)
     result = compress(model, data=samples, budget=Budget(max_drop=0.2, steps=1), criterion="l2")
-    error = output_error(graph, result.graph, held)
+    error = output_error(coupling, result.graph, held)
     assert 0 < error <= 0.2
-    assert Judge(graph, held).drop(result.graph) == error
+    assert Judge(coupling, held).drop(result.graph) == error
     assert "as far as the error of the outputs" in " ".join(result.report.notes)
 
 

@@ -87,7 +87,7 @@ def test_consumers_make_up_for_what_is_gone_without_data(name: str) -> None:
     cut = remove_units(coupling, keep)
     repaired = fuse(coupling, keep, cut)
     samples = draw_samples(coupling.graph, 500)
-    before, after = (output_error(coupling.graph, g, samples) for g in (cut, repaired))
+    before, after = (output_error(coupling, g, samples) for g in (cut, repaired))
     assert after < before / 2
     for norm in ("w1", "scale", "shift", "mean", "var"):
         assert np.array_equal(cut.initializers[norm], repaired.initializers[norm])

@@ -21,6 +21,7 @@ from obc_onnx.errors import DataError, RequestError
 from obc_onnx.saliency import Scene, Scoring, make_criterion
 from obc_onnx.saliency.objective import Projections, answers
 from obc_onnx.saliency.taps import Taps
+from obc_onnx.scales import Scale
 from obc_onnx.scoring import Scores
 from obc_onnx.user_code import load_function
 
@@ -96,14 +97,40 @@ def test_projections_do_not_depend_on_the_size_of_batches(batch_size: int) -> No
     assert_equal(score(case, samples, batch_size=batch_size), score(case, samples, batch_size=4))
 
 
+def plain_scale(name: str, size: int) -> Scale:
+    """Stands for an output whose numbers are channels that count as they are."""
+    channels, ones = np.arange(size), np.ones(size)
+    return Scale(name, channels, [], np.zeros(size), ones / size, ones, 0)
+
+
 def test_projections_are_normal_and_their_own_for_every_output_and_sample() -> None:
     outputs = [torch.ones(3, 4000, requires_grad=True), torch.ones(3, 4000, requires_grad=True)]
-    Projections(5, [0, 0])(outputs, slice(10, 13)).backward()
+    scales = [plain_scale(name, 4000) for name in ("a", "b")]
+    Projections(5, scales, lambda *_: None)(outputs, slice(10, 13)).backward()
     drawn = torch.stack([output.grad for output in outputs]).reshape(6, -1)
     assert (drawn.mean(1).abs() < 0.08).all()
     assert ((drawn.std(1) - 1).abs() < 0.05).all()
     correlation = torch.corrcoef(drawn) - torch.eye(6)
     assert correlation.abs().max() < 0.08
+
+
+def test_projections_are_divided_by_the_scales_and_leave_padding_out() -> None:
+    """Against the formula, with what is drawn as it comes without scales."""
+    shape, channels = (3, 4, 2), np.broadcast_to([0, 1], (4, 2))
+    variance, numbers = np.array([4.0, 1e-6]), np.array([4.0, 3.0])
+    real = np.arange(4)[:, None] < np.array([4, 2, 1])[:, None, None]
+    gradients = []
+    for scale, mask in (
+        (Scale("a", channels, [], np.zeros((4, 2)), variance, numbers, 0), real),
+        (plain_scale("a", 8), None),
+    ):
+        output = torch.ones(shape, requires_grad=True)
+        seen = output if mask is not None else output.reshape(3, 8)
+        Projections(5, [scale], lambda *_, mask=mask: mask)([seen], slice(0, 3)).backward()
+        gradients.append(output.grad.numpy())
+    drawn = gradients[1].reshape(3, 8)
+    expected = drawn.reshape(shape) / np.sqrt(variance * numbers * 2) * real
+    assert gradients[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_loss_of_the_user_is_differentiated(losses: str) -> None:

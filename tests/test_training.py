@@ -194,7 +194,7 @@ def test_least_squares_start_nearer_to_the_original(net: str) -> None:
     student = EquivalentTwin(coupling, keep, pruned, start=start).eval()
     held = draw_samples(graph, 100, seed=9)
     plain, repaired = (
-        output_error(graph, candidate, held) for candidate in (pruned, student.fold(pruned))
+        output_error(coupling, candidate, held) for candidate in (pruned, student.fold(pruned))
     )
     assert repaired < plain
 
@@ -210,7 +210,7 @@ def test_some_of_what_a_reader_is_given_may_stay_whole(which: int) -> None:
     assert {dim for own in start.matrices.values() for dim in own} == {group.dim}
     folded = EquivalentTwin(coupling, keep, pruned, start=start).eval().fold(pruned)
     held = draw_samples(graph, 100, seed=9)
-    assert output_error(graph, folded, held) < output_error(graph, pruned, held)
+    assert output_error(coupling, folded, held) < output_error(coupling, pruned, held)
 
 
 def test_a_unit_that_repeats_others_is_made_up_for_exactly() -> None:
@@ -230,7 +230,7 @@ def test_a_unit_that_repeats_others_is_made_up_for_exactly() -> None:
     samples = draw_samples(graph, 300)
     start = channel_start(Scene(coupling, samples), keep)
     folded = EquivalentTwin(coupling, keep, pruned, start=start).eval().fold(pruned)
-    assert output_error(graph, folded, samples) < 1e-4 < output_error(graph, pruned, samples)
+    assert output_error(coupling, folded, samples) < 1e-4 < output_error(coupling, pruned, samples)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from obc_onnx.measure import batch_size_of
+from obc_onnx.padding import real_positions
 from obc_onnx.progress import track
 from obc_onnx.recover.layers import Layer, find_layers, find_shared
 from obc_onnx.recover.least_squares import Halves, solve
@@ -39,8 +40,9 @@ from obc_onnx.tensors import as_inputs, parameter_name, wide
 from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.coupling import Coupling, Keep
@@ -72,6 +74,8 @@ class _Pair(NamedTuple):
         layers: Of the cut network, each as its uses, with the outputs that these should have.
         scores: Products of the cut network.
         n_held: How many chunks, the last ones, are held out.
+        real: Says for a value of the original and a chunk which positions are no padding, as a
+            mask that broadcasts to the value; None where all are.
     """
 
     dense: Lockstep
@@ -80,6 +84,23 @@ class _Pair(NamedTuple):
     layers: list[list[Use]]
     scores: list[Scores]
     n_held: int
+    real: Callable[[str, int], NDArray[np.bool_] | None]
+
+    def counted(self, layer: Layer, i: int, shape: Sequence[int]) -> Tensor | None:
+        """Say which rows of a layer's outputs count in a chunk: 1, and 0 where there is padding.
+
+        Args:
+            layer: Whose outputs they are.
+            i: Of the chunk.
+            shape: Of the rows: samples and positions.
+        Returns:
+            That shape; None where all count.
+        """
+        real = self.real(layer.output, i)
+        if real is None or real.shape[layer.writes] > 1:
+            return None
+        rows = torch.from_numpy(real).movedim(layer.writes, -1)[..., 0]
+        return rows.expand(*shape)
 
     def wanted(self, layer: Layer, target: Target) -> Callable[[int], Tensor]:
         """Return what gives the outputs that a layer should have for a chunk."""
@@ -168,7 +189,11 @@ def _make_pair(
     held = [target.value for uses in layers for _, target in uses]
     held += [value for product in scores for value in product.values]
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
-    return _Pair(Lockstep(dense, chunks, held), right, cut, layers, scores, n_held)
+
+    def real(name: str, i: int) -> NDArray[np.bool_] | None:
+        return real_positions(coupling, samples.padding, name, feeds[i])
+
+    return _Pair(Lockstep(dense, chunks, held), right, cut, layers, scores, n_held, real)
 
 
 def _at_batch(coupling: Coupling, keep: Keep, size: int) -> tuple[Keep, int]:
@@ -252,7 +277,9 @@ def _shift(pair: _Pair, uses: list[Use]) -> LayerFit | None:
         _advance(pair, use, target)
         wanted = pair.wanted(use, target)
         for i, given in enumerate(pair.cut.preview(use.output)):
-            y, found = (rows.flatten(0, -2) for rows in (wanted(i), use.outputs(wide(given))))
+            y, found = wanted(i), use.outputs(wide(given))
+            own = pair.counted(use, i, y.shape[:-1])
+            y, found = (rows.flatten(0, -2) if own is None else rows[own] for rows in (y, found))
             moments = halves.of(i)
             moments.add(y.new_ones(1, len(y), 1), (y - found)[None])
             total += float(y.double().square().sum()) if moments is halves.judge else 0.0
@@ -295,7 +322,9 @@ def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> Lay
     )
     factors = pair.cut.arguments(scores.key)
     chunks = [
-        Products(left, right, wanted[i], weights[0][i] if weights else None)
+        Products(left, right, wanted[i], weights[0][i] if weights else None).counted(
+            pair.real(scores.key, i)
+        )
         for i, (left, right) in enumerate(factors)
     ]
     matrices, fit = fit_scores(scores, chunks, pair.n_held, rng)
@@ -309,10 +338,10 @@ def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> Lay
 
 
 class _Rows:
-    """The inputs of a layer and its wanted outputs, at positions drawn by chance."""
+    """The inputs of a layer and its wanted outputs, at real positions drawn by chance."""
 
     def __init__(self, pair: _Pair, layer: Layer, target: Target) -> None:
-        self._layer = layer
+        self._pair, self._layer = pair, layer
         self._call = pair.cut.call(layer.node.key)
         self._arguments = pair.cut.arguments(layer.node.key)
         self._wanted = pair.wanted(layer, target)
@@ -323,6 +352,7 @@ class _Rows:
         layer = self._layer
         added = layer.added(self._call, self._arguments[i])
         y = self._wanted(i) if added is None else self._wanted(i) - wide(added)
+        counted = self._pair.counted(layer, i, y.shape[:-1])
         shape, n_samples = y.shape[1:-1], len(y)
         places = int(np.prod(shape))
         wanted = max(_ROWS // (n_samples * self.n_chunks), 1)
@@ -331,9 +361,12 @@ class _Rows:
             chosen = rng.choice(places, wanted, replace=False)
             own += tuple(map(torch.from_numpy, np.unravel_index(np.sort(chosen), shape)))
             y = y[own]
+            counted = None if counted is None else counted[own]
         inputs = layer.inputs(self._call, self._arguments[i], _TOGETHER)
         n_rows = n_samples * min(places, wanted)
         x = torch.cat([wide(part[own]) for part in inputs])
         x = x.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
         y = y.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
+        if counted is not None:
+            x, y = (value[:, counted.reshape(-1)] for value in (x, y))
         return (torch.cat([x, x.new_ones(*x.shape[:2], 1)], -1) if biased else x), y

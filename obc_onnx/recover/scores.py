@@ -187,6 +187,17 @@ class Products(NamedTuple):
     wanted: Tensor
     weights: Tensor | None
 
+    def counted(self, real: NDArray[np.bool_] | None) -> Products:
+        """Leave out padding: 0 in a mask that broadcasts to the product; None has none."""
+        if real is None:
+            return self
+        own = torch.from_numpy(real).to(self.wanted)
+        if self.weights is not None:
+            return self._replace(weights=self.weights * own)
+        if own.shape[-1] == 1:
+            return self._replace(left=self.left * own, wanted=self.wanted * own)
+        return self._replace(right=self.right * own, wanted=self.wanted * own)
+
     def of(self, here: Tensor, queries: Tensor | None) -> Products:
         """Return the matrices of one head in one row, and some of their queries."""
         lead = self.wanted.shape[:-2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.recover.calibration import looks_like_noise
-from obc_onnx.recover.error import output_error, split
+from obc_onnx.recover.error import Distance, split
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.match import match
 from obc_onnx.recover.methods import Recovery
@@ -74,13 +74,16 @@ def recover(
             f"more harm than good without"
         )
     graph, steps = pruned, list[Recovery]()
-    before = output_error(coupling.graph, pruned, held) if _STEPS[method] else 0.0
+    if not _STEPS[method]:
+        return Recovered(graph, steps, notes)
+    error_of = Distance(coupling, held)
+    before = error_of(pruned)
     for step in _STEPS[method]:
         found, layers, reason = _try(step, coupling, keep, graph, used, seed, device)
         if reason:
             notes.append(reason)
             continue
-        after = output_error(coupling.graph, found, held)
+        after = error_of(found)
         steps.append(Recovery(_NAMES[step], before, after, after < before, layers))
         if after < before:
             graph, before = found, after

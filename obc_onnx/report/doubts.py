@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from obc_onnx.costs import units_left
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.latency import Race
+    from obc_onnx.recover.error import OutputError
 
 _NARROW = 0.1
 """Share of its units below which a group is hardly there."""
@@ -21,6 +24,22 @@ def doubts_of_quality(*, measured: bool) -> list[str]:
         return []
     cause = "no data was given, and what was written may be worth nothing"
     return [f"quality was not measured: {cause}; --data takes samples without labels too"]
+
+
+def doubts_of_outputs(outputs: Sequence[OutputError]) -> list[str]:
+    """Warn of outputs with channels that are farther off than their mean would be."""
+    found = []
+    for output in outputs:
+        if output.n_lost:
+            worst = output.worst[0]
+            what = f"{output.n_lost} of {output.n_channels} channels of output '{output.name}' lost"
+            cause = (
+                f"their mean would be nearer to the original's, as for {worst.channel} with an "
+                f"error of {worst.error:.3g} beside a deviation of {worst.deviation:.3g}; too much "
+                f"was cut for what they do, or they hardly move on the held-out samples"
+            )
+            found.append(f"{what}: {cause}")
+    return found
 
 
 def doubts_of_widths(coupling: Coupling, keep: Keep) -> list[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.explain import AxisExplanation
     from obc_onnx.graph import Graph
+    from obc_onnx.recover.error import OutputError
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.training.course import Epoch
     from obc_onnx.verify import Check
@@ -101,6 +102,8 @@ class Report:
 
     Attributes:
         targets: What might be left of each cost, see `plan.PruningPlan`.
+        outputs: How far each float output is from the original's on the held-out samples; empty
+            without data.
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
         latency_ms: Median of one run in ONNX Runtime, where it was measured.
         held_out: How many samples it was measured on.
@@ -121,6 +124,7 @@ class Report:
     macs: Change
     params: Change
     file_bytes: Change
+    outputs: list[OutputError]
     accuracy: Change
     held_out: int
     fed: list[Fed]

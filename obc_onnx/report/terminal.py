@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.baseline import Fed
     from obc_onnx.plan import PruningPlan
+    from obc_onnx.recover.error import OutputError
     from obc_onnx.report.summary import GroupSummary, Inspection, Report
     from obc_onnx.sensitivity import Point, Sensitivity
     from obc_onnx.verify import Check
@@ -80,6 +81,8 @@ def report_text(report: Report) -> str:
         name = f"accuracy on {report.held_out:,} held out, %"
         table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
     console.print(table)
+    for output in report.outputs:
+        console.print(_output_line(output))
     console.print(_group_table(report.groups))
     _print_unknown(console, report.unknown)
     console.print(check_table(report.verification))
@@ -108,6 +111,17 @@ def _fed_text(fed: Fed) -> str:
         text += f", mean {fed.mean:.4g}, std {fed.std:.4g}"
     how = fed.preparation or "arrays, as they are"
     return f"{text} ({fed.n_samples:,} of the {fed.samples}); {how}"
+
+
+def _output_line(output: OutputError) -> str:
+    worst = ", ".join(f"{channel.channel} {channel.error:.3g}" for channel in output.worst)
+    farthest = (
+        f"; farthest of {output.n_channels} channels: {worst}" if output.n_channels > 1 else ""
+    )
+    return (
+        f"output '{output.name}' on held-out samples: error {output.error:.3g}; agreement with the "
+        f"original {output.agreement:.3f}, 5th percentile {output.agreement_p5:.3f}{farthest}"
+    )
 
 
 def plan_text(plan: PruningPlan, model: str) -> str:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.errors import DataError
+from obc_onnx.measure import batch_size_of
+from obc_onnx.padding import real_positions
 from obc_onnx.saliency.options import Scoring
+from obc_onnx.scales import measure_scales
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
     from obc_onnx.defaults import Ranking
+    from obc_onnx.scales import Scale
 
     Saliency = dict[str, NDArray[np.float64]]
 
@@ -53,6 +60,36 @@ class Scene:
         if self.samples is None:
             raise DataError("the criterion needs samples: give --data, or use --criterion l2")
         return self.samples
+
+    @cached_property
+    def scales(self) -> list[Scale]:
+        """The scales of the model's float outputs on the samples; whole, whatever is masked."""
+        from obc_onnx.tensors import as_inputs, to_array
+        from obc_onnx.twin import derived_twin
+
+        graph = self.coupling.graph
+        twin = derived_twin(graph, self.coupling)
+        twin = twin.to(self.device).eval().requires_grad_(False)  # noqa: FBT003
+
+        def run(feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            outputs = twin(*as_inputs(graph.inputs, feed, self.device))
+            ports = zip(graph.outputs, outputs, strict=True)
+            return {port.name: to_array(output, port.dtype) for port, output in ports}
+
+        size = batch_size_of(graph, self.scoring.row_size)
+        return measure_scales(self.coupling, self.data(), run, size)
+
+    def real_positions(self, name: str, which: slice) -> NDArray[np.bool_] | None:
+        """Say which positions of an output are no padding, see `padding.real_positions`.
+
+        Args:
+            name: Of the output.
+            which: Samples.
+        """
+        samples = self.data()
+        if samples.padding is None:
+            return None
+        return real_positions(self.coupling, samples.padding, name, samples.feed(which))
 
 
 class Criterion(ABC):

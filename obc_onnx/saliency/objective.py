@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.options import Objective as Kind
     from obc_onnx.saliency.options import Rows
+    from obc_onnx.scales import Scale
 
     UserLoss = Callable[[dict[str, Tensor], Tensor | None], Tensor]
 
@@ -58,12 +59,15 @@ class CrossEntropy(Objective):
 
 
 class Projections(Objective):
-    """<r, f(x)> with r standard normal, drawn anew for every number of every float output.
+    """<r, f(x) / s> with r standard normal, drawn anew for every number of every float output.
 
-    The square of its derivative along w is an unbiased estimate of |J w|^2, the squared first-order
-    change of the outputs: E_r (w . d<r, f>/dw)^2 = E_r (r . J w)^2 = |J w|^2, since E r r' = I.
-    r . J w is normal with variance |J w|^2, so that its square has variance 2 |J w|^4: over N
-    samples of equal weight the estimate is off by sqrt(2 / N) of itself, 6 % for 512.
+    s is the scale of a number: the deviation of its channel, times the root of how many numbers
+    there are beside it, see `Scale.weights`; at padding, 1 / s is 0. The square of the derivative
+    along w is an unbiased estimate of |J w / s|^2, the squared first-order change of the outputs
+    as the mean over channels of what it is of their variance, added up over outputs: with
+    v = J w / s, E_r (w . d<r, f / s>/dw)^2 = E_r (r . v)^2 = |v|^2, since E r r' = I. r . v is
+    normal with variance |v|^2, so that its square has variance 2 |v|^4: over N samples of equal
+    weight the estimate is off by sqrt(2 / N) of itself, 6 % for 512.
 
     What is drawn for a sample depends on the seed and its place only, so that neither the size of
     batches nor the number of processes changes the score. Of an output without a batch axis, what
@@ -71,24 +75,32 @@ class Projections(Objective):
 
     Args:
         seed: Of what is drawn.
-        axes: The batch axis of each output, or None.
+        scales: Of the float outputs, in order.
+        real: Says for an output by name and for samples which positions are no padding, as a mask
+            that broadcasts to the output; None where all are.
     """
 
-    def __init__(self, seed: int, axes: Sequence[int | None]) -> None:
-        self._seed = seed
-        self._axes = axes
+    def __init__(
+        self,
+        seed: int,
+        scales: Sequence[Scale],
+        real: Callable[[str, slice], NDArray[np.bool_] | None],
+    ) -> None:
+        self._seed, self._scales, self._real = seed, scales, real
 
     def __call__(self, outputs: Sequence[Tensor], which: slice) -> Tensor:
         """Sum over all float outputs."""
-        floats = [(i, o) for i, o in enumerate(outputs) if o.is_floating_point()]
+        floats = [(i, wide(o)) for i, o in enumerate(outputs) if o.is_floating_point()]
         if not floats:
             raise RequestError("no output of the model is a float: use --criterion l2")
-        outs = [(i, wide(output)) for i, output in floats]
-        terms: list[Tensor] = [(o * self._drawn(o, i, which)).sum() for i, o in outs]
+        terms: list[Tensor] = [
+            (o * self._drawn(o, i, scale, which) * self._weights(o, scale, which)).sum()
+            for (i, o), scale in zip(floats, self._scales, strict=True)
+        ]
         return torch.stack(terms).sum()
 
-    def _drawn(self, output: Tensor, number: int, which: slice) -> Tensor:
-        axis, n_samples = self._axes[number], which.stop - which.start
+    def _drawn(self, output: Tensor, number: int, scale: Scale, which: slice) -> Tensor:
+        axis, n_samples = scale.batch_axis, which.stop - which.start
         by_sample = axis is not None and output.ndim > axis and output.shape[axis] == n_samples
         shape = list(output.shape)
         if by_sample and axis is not None:
@@ -99,6 +111,14 @@ class Projections(Objective):
         ]
         noise = torch.from_numpy(np.stack(drawn, axis or 0) if by_sample else drawn[0])
         return noise.to(output.device, output.dtype)
+
+    def _weights(self, output: Tensor, scale: Scale, which: slice) -> Tensor:
+        """Return 1 / s, which broadcasts to the output."""
+        weights, real = scale.weights(), None
+        if scale.batch_axis is not None:
+            weights = np.expand_dims(weights, scale.batch_axis)
+            real = self._real(scale.name, which)
+        return torch.from_numpy(weights if real is None else weights * real).to(output)
 
 
 class Given(Objective):
@@ -142,8 +162,7 @@ def make_objective(scene: Scene) -> Objective:
         return Given(graph, scoring.loss, samples.labels)
     kind = kind_of(scene)
     if kind == "output":
-        axes = graph.batch_axes.outputs
-        return Projections(scene.seed, [axes.get(port.name) for port in graph.outputs])
+        return Projections(scene.seed, scene.scales, scene.real_positions)
     if kind == "pseudo":
         return CrossEntropy(graph, answers(graph, samples))
     if samples.labels is None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from obc_onnx.measure import accuracy, batch_size_of
-from obc_onnx.recover.error import output_error
+from obc_onnx.recover.error import Distance
 from obc_onnx.runtime import Session
 from obc_onnx.training.loss import Labels
 from obc_onnx.training.teacher import Teacher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling
@@ -42,10 +45,12 @@ class Judge:
 
     def __init__(self, coupling: Coupling, samples: Samples, loss: TrainingLoss) -> None:
         self._original, self._samples, self._loss = coupling.graph, samples, loss
-        self._teacher = None
+        self._measure: Callable[[Graph], float]
         if loss.replaces_distance:
-            cpu = torch.device("cpu")
-            self._teacher = Teacher(coupling, samples, cpu, varies=False)
+            teacher = Teacher(coupling, samples, torch.device("cpu"), varies=False)
+            self._measure = partial(self._mean_loss, teacher)
+        else:
+            self._measure = Distance(coupling, samples)
 
     @property
     def labelled(self) -> bool:
@@ -54,14 +59,10 @@ class Judge:
 
     def __call__(self, graph: Graph) -> tuple[float, float | None]:
         """Return the distance or the loss, and the accuracy where there are labels."""
-        if self._teacher is None:
-            measured = output_error(self._original, graph, self._samples)
-        else:
-            measured = self._mean_loss(Session(graph), self._teacher)
-        return measured, accuracy(graph, self._samples)
+        return self._measure(graph), accuracy(graph, self._samples)
 
-    def _mean_loss(self, session: Session, teacher: Teacher) -> float:
-        total = 0.0
+    def _mean_loss(self, teacher: Teacher, graph: Graph) -> float:
+        total, session = 0.0, Session(graph)
         for part in self._samples.batches(batch_size_of(self._original)):
             feed, which = self._samples.feed(part), np.arange(part.start, part.stop)
             outputs = self._tensors(session.run(feed))

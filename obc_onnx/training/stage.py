@@ -10,7 +10,7 @@ from obc_onnx.analysis import Clock, analyse
 from obc_onnx.channel_start import channel_start
 from obc_onnx.defaults import LEARNING_RATE
 from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.recover.error import output_error, split
+from obc_onnx.recover.error import Distance, split
 from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover as repair
 from obc_onnx.saliency import Scoring
@@ -161,8 +161,8 @@ def _student(
     if recover != "none" and not why_no_norms(net.coupling, pruned, samples):
         pruned = _repaired(net, pruned, samples, options, "stats")
     student = EquivalentTwin(net.coupling, net.keep, pruned, start=start)
-    original = net.coupling.graph
-    before, after = (output_error(original, graph, held) for graph in (net.pruned, pruned))
+    error_of = Distance(net.coupling, held)
+    before, after = error_of(net.pruned), error_of(pruned)
     logger.info("start from least squares: error %g instead of %g", after, before)
     return student if after < before else sliced
 

@@ -3,10 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+REQUIREMENTS := pyproject.toml requirements.txt requirements-onnxruntime.txt constraints.txt
+FLOORS := .venv-floors
+FLOOR_TESTS := $(addprefix tests/test_,archives.py cli.py finetune.py graph.py images.py \
+	large_models.py pipeline.py plan_commands.py program.py recover.py scores.py)
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-floors check clean
 
-$(READY): pyproject.toml constraints.txt
+$(READY): $(REQUIREMENTS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -26,6 +30,18 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest --runslow --quiet
 
+# Run some tests with the oldest versions that are said to work. TORCH=2.6.0 tries that of torch
+# too, which comes with several GB of CUDA on Linux.
+test-floors: $(FLOORS)/.installed
+	$(FLOORS)/bin/python -m pytest --quiet $(FLOOR_TESTS)
+
+$(FLOORS)/.installed: $(REQUIREMENTS) tools/floors.py
+	$(PYTHON) -m venv --clear $(FLOORS)
+	$(PYTHON) tools/floors.py $(if $(TORCH),--torch $(TORCH)) > $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --requirement $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -33,5 +49,5 @@ check: $(READY)
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 clean:
-	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(FLOORS) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,6 +11,7 @@ from obc_onnx.costs import COSTS
 from obc_onnx.data import Samples, open_samples, shapes_of
 from obc_onnx.errors import RequestError
 from obc_onnx.feeds import random_feed
+from obc_onnx.installation import require_transport
 from obc_onnx.max_drop import Judge, plan_within_drop
 from obc_onnx.measure import accuracy, latencies_ms
 from obc_onnx.planning import Budget, make_plan
@@ -152,6 +153,8 @@ class Compression:
     def _open(self, model: Model) -> Opened:
         """Load and analyse, and check what the request asks for against the samples."""
         request = self.request
+        if request.recover == "fuse":
+            require_transport()
         with self.clock("load"):
             graph = load_model(model)
             samples, held = open_samples(request.data, graph)

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from obc_onnx.errors import ModelError
+from obc_onnx.installation import no_onnx_runtime
+
+try:
+    import onnxruntime
+    from onnxruntime import InferenceSession  # an emptied folder can be imported, but lacks it
+except ImportError as error:
+    raise no_onnx_runtime(error) from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -131,13 +137,13 @@ def _options(*, optimize: bool, spins: bool = True) -> onnxruntime.SessionOption
 
 def _load(
     model: onnx.ModelProto, options: onnxruntime.SessionOptions, providers: list[str]
-) -> onnxruntime.InferenceSession:
+) -> InferenceSession:
     if model.ByteSize() < _MAX_MESSAGE_BYTES:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers)
+        return InferenceSession(model.SerializeToString(), options, providers)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path, save_as_external_data=True, location="model.data")
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers)
+        return InferenceSession(os.fspath(path), options, providers)
 
 
 def _element_type(kind: str) -> np.dtype[Any]:

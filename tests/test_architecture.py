@@ -20,7 +20,7 @@ MAX_FILE_LINES = 400
 
 LAYERS = (
     ("errors", "version", "progress", "defaults"),
-    ("files", "axes", "sources", "user_code"),
+    ("files", "axes", "installation", "sources", "user_code"),
     ("boundaries", "sizes", "ties"),
     ("unification",),
     ("foreign", "node"),

@@ -49,7 +49,7 @@ _CONSTANT_ATTRIBUTES = (
     "value_ints",
 )
 _SEVERAL = 2
-_FIRST_IR_WITH_DEFAULTS = 4
+FIRST_IR_WITH_DEFAULTS = 4
 """Before it every initializer has to be listed as an input; since then that makes it a default."""
 
 
@@ -64,7 +64,7 @@ def canonical(model: onnx.ModelProto) -> tuple[gs.Graph, dict[str, str]]:
     _lift_constants(surgeon)
     surgeon.toposort()
     listed = {port.name for port in model.graph.input}
-    defaults = listed if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
+    defaults = listed if model.ir_version >= FIRST_IR_WITH_DEFAULTS else set()
     fold_numbers(surgeon, defaults)
     fold_statistics(surgeon, defaults)
     fold_transposes(surgeon, defaults)
@@ -218,7 +218,7 @@ def _restore_ports(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
             del port.type.tensor_type.shape.dim[:]
             for size in tensors[port.name].dims:
                 port.type.tensor_type.shape.dim.add(dim_value=size)
-    if model.ir_version < _FIRST_IR_WITH_DEFAULTS:
+    if model.ir_version < FIRST_IR_WITH_DEFAULTS:
         graph.input.extend(
             onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
             for name, tensor in tensors.items()

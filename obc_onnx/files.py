@@ -1,4 +1,4 @@
-"""Write files so that a failure leaves the old ones as they were; measure and hash them."""
+"""Write files so that a failure leaves the old ones as they were; hash them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import onnx
 
 from obc_onnx.errors import ModelError
 
@@ -65,18 +63,6 @@ def check_writable(path: Path) -> None:
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' does not exist")
     if not os.access(path.parent, os.W_OK):
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' is read-only")
-
-
-def external_bytes(path: Path) -> int:
-    """Return the size of the files that hold a model's external data."""
-    model = onnx.load(path, load_external_data=False)
-    names = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return sum((path.parent / name).stat().st_size for name in names)
 
 
 def file_sha256(path: Path) -> str:

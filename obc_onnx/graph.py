@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
 
-from obc_onnx.canonical import canonical, export
+from obc_onnx.canonical import FIRST_IR_WITH_DEFAULTS, canonical, export
 from obc_onnx.errors import InvariantError, ModelError
-from obc_onnx.files import external_bytes, file_sha256, replacing
-from obc_onnx.foreign import without_foreign
+from obc_onnx.external import bytes_of, data_file, layout, sha256_of, write_arrays
+from obc_onnx.files import replacing
 from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
+from obc_onnx.outline import Outline, inlined, is_weight, serialised, without_weights
+from obc_onnx.reading import read_model
 
 if TYPE_CHECKING:
     import os
@@ -81,20 +81,8 @@ class Graph:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
         path = Path(path)
-        if path.is_dir():
-            raise ModelError(f"model '{path}' is a folder")
-        if not path.is_file():
-            raise ModelError(f"model file '{path}' does not exist")
-        try:
-            model = _checked(path)
-        except onnx.checker.ValidationError as error:
-            raise ModelError(f"'{path}' fails the ONNX checker: {_sentence(error)}") from error
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ModelError(
-                f"'{path}' cannot be read as an ONNX model: {_sentence(error)}"
-            ) from error
-        graph = cls.from_model(model, file_sha256(path))
-        graph.file_bytes = path.stat().st_size + external_bytes(path)
+        graph = cls.from_model(read_model(path), sha256_of(path))
+        graph.file_bytes = bytes_of(path)
         return graph
 
     @classmethod
@@ -109,16 +97,22 @@ class Graph:
         if model.graph.sparse_initializer:
             name = model.graph.sparse_initializer[0].values.name
             raise ModelError(f"initializer '{name}' is sparse: write it out as a dense one")
-        inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-        surgeon, copies = canonical(inlined)
-        return cls(surgeon, inlined, sha256, copies)
+        whole = inlined(model)
+        surgeon, copies = canonical(whole)
+        listed = {port.name for port in whole.graph.input}
+        held = surgeon.tensors().keys() - listed  # as arrays: the message need not keep them too
+        return cls(surgeon, without_weights(whole, held), sha256, copies)
 
     @property
     def sha256(self) -> str:
-        """Of the file that the model was read from; of the serialised model where there is none."""
+        """Of the files that the model was read from; of all that it holds where there are none."""
         if self._sha256 is None:
-            message = self.to_model().SerializeToString(deterministic=True)
-            self._sha256 = hashlib.sha256(message).hexdigest()
+            outline = self.outline()
+            digest = hashlib.sha256(serialised(outline.model))
+            for name, array in outline.weights.items():
+                digest.update(f"{name}:{array.dtype.name}:{array.shape}".encode())
+                digest.update(array.tobytes())
+            self._sha256 = digest.hexdigest()
         return self._sha256
 
     @property
@@ -293,28 +287,63 @@ class Graph:
         """Export with the names, opsets, metadata and dynamic axes of the original model."""
         return export(self._surgeon, self._original)
 
-    def size_bytes(self) -> int:
-        """Size of the file that `save` would write, external data included."""
+    def outline(self) -> Outline:
+        """Export without large weights: a message of kilobytes, whatever the size of the model."""
+        weights = {name: array for name, array in self.initializers.items() if is_weight(array)}
+        copy = self._surgeon.copy()
+        for name, tensor in copy.tensors().items():
+            if name in weights:
+                tensor.to_variable()
+                tensor.dtype = tensor.shape = None
+        model = without_weights(export(copy, self._original), weights)
+        for port in model.graph.input:
+            if (
+                port.name in weights
+            ):  # surgery may have changed the size of one that callers may set
+                shape = weights[port.name].shape
+                kind = onnx.helper.make_tensor_type_proto(port.type.tensor_type.elem_type, shape)
+                port.type.CopyFrom(kind)
+        outline = Outline(model, weights)
+        if model.ir_version < FIRST_IR_WITH_DEFAULTS:
+            outline.declared()
+        return outline
+
+    @property
+    def _is_large(self) -> bool:
+        """Whether the weights do not fit into one message with the rest."""
         weights = sum(array.nbytes for array in self.initializers.values())
-        if weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES:
-            return weights
-        return int(self.to_model().ByteSize())
+        return weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES
+
+    def size_bytes(self) -> int:
+        """Size of the file that `save` would write.
+
+        Above the limit of a message, that of both files under the name `model.onnx`.
+        """
+        if not self._is_large:
+            return int(self.to_model().ByteSize())
+        outline, name = self.outline(), data_file(Path("model.onnx")).name
+        places = layout(outline.weights)
+        end = max((sum(place) for place in places.values()), default=0)
+        return int(outline.pointing(name, places).ByteSize()) + end
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model: into a temporary file beside the target, then by renaming it.
 
-        Above the size limit of a protobuf message the weights go to `<name>.data` beside it.
+        Above the limit of a message the weights go to `<name>.data` beside it.
 
         Raises:
             ModelError: The folder is missing or cannot be written to; the target is untouched.
         """
         path = Path(path)
-        model = self.to_model()
-        weights = sum(array.nbytes for array in self.initializers.values())
-        external = weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES
-        data = f"{path.name}.data"
-        with replacing(path, *([path.parent / data] if external else [])) as temporary:
-            onnx.save(model, temporary, save_as_external_data=external, location=data)
+        if not self._is_large:
+            with replacing(path) as temporary:
+                onnx.save(self.to_model(), temporary)
+            return
+        data = data_file(path)
+        outline = self.outline()
+        with replacing(path, data) as temporary:
+            write_arrays(data_file(temporary), outline.weights)
+            onnx.save(outline.pointing(data.name, layout(outline.weights)), temporary)
 
 
 def _by_key(surgeon: gs.Graph) -> dict[str, gs.Node]:
@@ -330,26 +359,3 @@ def _add_copy(surgeon: gs.Graph, node: gs.Node, name: str) -> gs.Variable:
     twin = gs.Node(node.op, name, dict(node.attrs), list(node.inputs), [result], node.domain)
     surgeon.nodes.insert(surgeon.nodes.index(node) + 1, twin)
     return result
-
-
-def _checked(path: Path) -> onnx.ModelProto:
-    """Load a model that the checker, called with its path on account of its size, accepts."""
-    try:
-        onnx.checker.check_model(path)
-    except onnx.checker.ValidationError as fault:
-        try:
-            model = onnx.load(path)
-        except DecodeError:
-            raise fault from None
-        known = without_foreign(model)
-        if known is model:
-            raise
-        onnx.checker.check_model(known)
-        return model
-    return onnx.load(path)
-
-
-def _sentence(error: BaseException) -> str:
-    """Join a message of several lines, which the checker and protobuf write."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__

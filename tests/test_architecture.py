@@ -21,10 +21,11 @@ MAX_FILE_LINES = 400
 LAYERS = (
     ("errors", "version", "progress", "defaults"),
     ("files", "axes", "installation", "sources", "user_code"),
+    ("external",),
     ("boundaries", "sizes", "ties"),
     ("unification",),
-    ("foreign", "node"),
-    ("folding",),
+    ("foreign", "node", "outline"),
+    ("folding", "reading"),
     ("canonical",),
     ("graph",),
     ("runtime",),

@@ -21,7 +21,7 @@ demo: $(READY)
 	mkdir -p demo
 	$(BIN)/obc-onnx compress models/fashion_resnet20.onnx --output demo/small.onnx \
 		--plan-out demo/plan.json --data models/fashion-sample.npz \
-		--target-macs 0.5 --round-to 8 --epochs 10 --latency
+		--target-macs 0.5 --round-to 8 --epochs 10 --latency --force
 	$(BIN)/obc-onnx verify models/fashion_resnet20.onnx demo/small.onnx --plan demo/plan.json
 
 test: $(READY)

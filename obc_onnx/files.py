@@ -65,6 +65,14 @@ def check_writable(path: Path) -> None:
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' is read-only")
 
 
+def holds(path: Path, target: Path) -> bool:
+    """Say whether a file or folder is another file, or has it in it, by whatever links."""
+    if not (path.exists() and target.exists()):
+        return path.resolve() == target.resolve()
+    files = path.rglob("*") if path.is_dir() else [path]
+    return any(file.exists() and file.samefile(target) for file in files)
+
+
 def file_sha256(path: Path) -> str:
     """Hash a file piece by piece."""
     digest = hashlib.sha256()

@@ -100,8 +100,9 @@ class Graph:
         whole = inlined(model)
         surgeon, copies = canonical(whole)
         listed = {port.name for port in whole.graph.input}
-        held = surgeon.tensors().keys() - listed  # as arrays: the message need not keep them too
-        return cls(surgeon, without_weights(whole, held), sha256, copies)
+        described = without_weights(whole, surgeon.tensors().keys() - listed)
+        surgeon.import_domains = described.opset_import  # the old ones would keep `whole` alive
+        return cls(surgeon, described, sha256, copies)
 
     @property
     def sha256(self) -> str:

@@ -98,6 +98,7 @@ input_shape_option = click.option(
     callback=parse_shapes,
     help="Size of a dynamic input; may be given several times.",
 )
+force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True

@@ -8,7 +8,7 @@ import click
 
 from obc_onnx import defaults
 from obc_onnx.commands import (
-    check_target,
+    check_model_targets,
     check_targets,
     compress_and_write,
     files_read,
@@ -23,6 +23,7 @@ from obc_onnx.options import (
     data_of,
     data_options,
     device_option,
+    force_option,
     group_options,
     groups_of,
     input_shape_option,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @scoring_options(alone=False)
 @plan_options
 @recover_option
+@force_option
 @device_option
 @input_shape_option
 @seed_option
@@ -55,6 +57,7 @@ def plan_command(
     output: Path,
     *,
     scores: Path | None,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -68,7 +71,8 @@ def plan_command(
     from obc_onnx.pipeline import make_plan
     from obc_onnx.report.terminal import plan_text
 
-    check_target(output, [model, *files_read(options), *scores_read(scores, options)])
+    read = [*files_read(options), *scores_read(scores, options)]
+    check_targets([output], model, read, force=force)
     with writer(options["device"]) as (device, writes):
         plan = make_plan(
             model,
@@ -96,6 +100,7 @@ def plan_command(
 @click.option("--latency", is_flag=True, help="Time both models in ONNX Runtime.")
 @data_options
 @recover_option
+@force_option
 @device_option
 @input_shape_option
 @seed_option
@@ -108,6 +113,7 @@ def apply_command(
     plan_out: Path | None,
     *,
     latency: bool,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -116,8 +122,9 @@ def apply_command(
     """Cut MODEL by a plan, repair it where there is data, verify it, and write it to OUTPUT."""
     from obc_onnx.plan import PruningPlan
 
-    check_target(output, [plan])  # the new plan may replace the old one
-    check_targets(model, output, plan_out, files_read(options))
+    read = files_read(options)
+    check_model_targets(model, output, None, [*read, plan], force=force)
+    check_model_targets(model, output, plan_out, read, force=force)  # which may be the old plan
     compress_and_write(
         (model, output, plan_out),
         options,
@@ -143,6 +150,7 @@ def apply_command(
 @data_options
 @scoring_options(alone=False)
 @group_options
+@force_option
 @device_option
 @input_shape_option
 @seed_option
@@ -153,6 +161,7 @@ def sensitivity_command(
     plot: Path | None,
     *,
     n_samples: int,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -168,7 +177,7 @@ def sensitivity_command(
     from obc_onnx.report.terminal import sensitivity_text
 
     if plot is not None:
-        check_target(plot, [model, *files_read(options)])
+        check_targets([plot], model, files_read(options), force=force)
     sensitivity = measure_sensitivity(
         model,
         data=data_of(options),

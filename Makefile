@@ -5,8 +5,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 REQUIREMENTS := pyproject.toml requirements.txt requirements-onnxruntime.txt constraints.txt
 FLOORS := .venv-floors
-FLOOR_TESTS := $(addprefix tests/test_,archives.py cli.py finetune.py graph.py images.py \
-	large_models.py pipeline.py plan_commands.py program.py recover.py scores.py)
+FLOOR_TESTS := $(patsubst %,tests/test_%.py,archives cli graph images outline pipeline program recover)
 
 .PHONY: demo test test-slow test-floors check clean
 

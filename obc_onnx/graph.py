@@ -292,8 +292,9 @@ class Graph:
         """Export without large weights: a message of kilobytes, whatever the size of the model."""
         weights = {name: array for name, array in self.initializers.items() if is_weight(array)}
         copy = self._surgeon.copy()
-        for name, tensor in copy.tensors().items():
-            if name in weights:
+        scopes = (copy, *copy.subgraphs(recursive=True))  # those hold what they capture themselves
+        for tensor in itertools.chain.from_iterable(s.tensors().values() for s in scopes):
+            if isinstance(tensor, gs.Constant) and tensor.values is weights.get(tensor.name):
                 tensor.to_variable()
                 tensor.dtype = tensor.shape = None
         model = without_weights(export(copy, self._original), weights)

@@ -143,6 +143,16 @@ def test_a_pruned_weight_that_callers_may_set_is_declared_as_it_is() -> None:
     assert [size.dim_value for size in port.type.tensor_type.shape.dim] == [40, 30]
 
 
+def test_a_new_weight_of_ir_3_is_an_input_too_as_that_version_asks() -> None:
+    graph = Graph.from_model(listed(WIDE, 3))
+    changed = graph.edit({"v": graph.initializers["w"] * 2}, None, {("p", 1): "v"})
+    outline = changed.outline()
+    assert [port.name for port in outline.model.graph.input] == ["x", "w", "v"]
+    feed = feed_of(graph)
+    expected = np.maximum(feed["x"] @ changed.initializers["v"], 0)
+    np.testing.assert_allclose(Session(changed).run(feed)["y"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_small_constants_stay_since_they_may_describe_shapes() -> None:
     text = WIDE.replace("y = Relu(p)", "y = Reshape(p, to)")
     graph = Graph.from_model(build(text, {"to": [-1, 40]}))

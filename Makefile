@@ -3,10 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+REQUIREMENTS := pyproject.toml requirements.txt requirements-onnxruntime.txt constraints.txt
+FLOORS := .venv-floors
+FLOOR_TESTS := $(patsubst %,tests/test_%.py,archives cli graph images outline pipeline program recover)
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-floors check clean
 
-$(READY): pyproject.toml constraints.txt
+$(READY): $(REQUIREMENTS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -18,7 +21,7 @@ demo: $(READY)
 	$(BIN)/obc-onnx compress models/fashion_resnet20.onnx --output demo/small.onnx \
 		--plan-out demo/plan.json \
 		--data models/fashion-train.npz --eval-data models/fashion-test.npz \
-		--target-macs 0.5 --round-to 8 --epochs 10 --latency
+		--target-macs 0.5 --epochs 10 --force
 	$(BIN)/obc-onnx verify models/fashion_resnet20.onnx demo/small.onnx --plan demo/plan.json
 
 test: $(READY)
@@ -27,6 +30,18 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest --runslow --quiet
 
+# Run some tests with the oldest versions that are said to work. TORCH=2.6.0 tries that of torch
+# too, which comes with several GB of CUDA on Linux.
+test-floors: $(FLOORS)/.installed
+	$(FLOORS)/bin/python -m pytest --quiet $(FLOOR_TESTS)
+
+$(FLOORS)/.installed: $(REQUIREMENTS) tools/floors.py
+	$(PYTHON) -m venv --clear $(FLOORS)
+	$(PYTHON) tools/floors.py $(if $(TORCH),--torch $(TORCH)) > $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --requirement $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,5 +49,5 @@ check: $(READY)
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 clean:
-	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(FLOORS) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ first one works. What the original answers on held-out samples does.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -268,9 +269,15 @@ def _doubts_about_accuracy(
 
 def _luck(right: int, n_samples: int, chance: float) -> float:
     """Return how likely a model that guesses is right that often, or more often."""
-    from scipy.special import bdtrc
-
-    return float(bdtrc(right - 1, n_samples, chance))
+    logs = [
+        math.lgamma(n_samples + 1)
+        - math.lgamma(count + 1)
+        - math.lgamma(n_samples - count + 1)
+        + count * math.log(chance)
+        + (n_samples - count) * math.log1p(-chance)
+        for count in range(right, n_samples + 1)
+    ]
+    return min(math.fsum(math.exp(log) for log in logs), 1.0)
 
 
 def _cause(answers: _Answers, largest: float, prepared: str) -> str:

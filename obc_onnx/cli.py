@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from obc_onnx.commands import (
-    check_target,
+    check_model_targets,
     check_targets,
     compress_and_write,
     files_read,
@@ -27,6 +27,7 @@ from obc_onnx.options import (
     data_of,
     data_options,
     device_option,
+    force_option,
     input_shape_option,
     json_option,
     latency_option,
@@ -98,6 +99,7 @@ def inspect(
 @plan_options
 @recover_option
 @training_options(epochs=0)
+@force_option
 @device_option
 @input_shape_option
 @batch_axis_option
@@ -111,6 +113,7 @@ def compress(
     *,
     latency: bool | None,
     scores: Path | None,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -120,7 +123,8 @@ def compress(
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
-    check_targets(model, output, plan_out, [*files_read(options), *scores_read(scores, options)])
+    read = [*files_read(options), *scores_read(scores, options)]
+    check_model_targets(model, output, plan_out, read, force=force)
     compress_and_write(
         (model, output, plan_out),
         options,
@@ -144,6 +148,7 @@ def compress(
 @data_options
 @recover_option
 @training_options(epochs=FINETUNE_EPOCHS)
+@force_option
 @device_option
 @input_shape_option
 @batch_axis_option
@@ -156,6 +161,7 @@ def finetune(
     output: Path,
     plan_out: Path | None,
     *,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -167,8 +173,9 @@ def finetune(
     """
     from obc_onnx.plan import PruningPlan
 
-    check_target(output, [plan])  # the new plan may replace the old one
-    check_targets(model, output, plan_out, files_read(options))
+    read = files_read(options)
+    check_model_targets(model, output, None, [*read, plan], force=force)
+    check_model_targets(model, output, plan_out, read, force=force)  # which may be the old plan
     compress_and_write(
         (model, output, plan_out),
         options,
@@ -185,6 +192,7 @@ def finetune(
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write scores, as .npz.")
 @data_options
 @scoring_options(alone=True)
+@force_option
 @device_option
 @input_shape_option
 @batch_axis_option
@@ -194,6 +202,7 @@ def score(
     model: Path,
     output: Path,
     *,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     **options: Any,
@@ -204,7 +213,7 @@ def score(
     """
     from obc_onnx.pipeline import score as score_model
 
-    check_target(output, [model, *files_read(options)])
+    check_targets([output], model, files_read(options), force=force)
     with writer(options["device"]) as (device, writes):
         scores = score_model(
             model,
@@ -264,6 +273,7 @@ def verify(
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to write the program, as .pt2.")
 @click.option("--print-code", is_flag=True, help="Print the module's Python code.")
+@force_option
 @input_shape_option
 @batch_axis_option
 @reports_errors
@@ -271,6 +281,7 @@ def twin(
     model: Path,
     output: Path | None,
     *,
+    force: bool,
     print_code: bool,
     input_shape: dict[str, tuple[int, ...]],
     batch_axes: dict[str, int | None],
@@ -279,7 +290,7 @@ def twin(
     if output is None and not print_code:
         raise RequestError("nothing to do: give --output, --print-code, or both")
     if output is not None:
-        check_target(output, [model])
+        check_targets([output], model, [], force=force)
     from obc_onnx.program import TwinProgram
 
     program = TwinProgram.of(model, input_shape, batch_axes=batch_axes)

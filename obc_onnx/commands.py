@@ -110,7 +110,7 @@ def writer(device: str) -> Iterator[tuple[str, bool]]:
 
 
 def files_read(options: dict[str, Any]) -> list[Path]:
-    """List the files that a command reads besides the model."""
+    """List the files and folders that a command reads besides the model."""
     from pathlib import Path
 
     code = [options.get("score_loss"), options.get("transform")]
@@ -120,18 +120,47 @@ def files_read(options: dict[str, Any]) -> list[Path]:
     return [*files, *(path for path in named if path is not None)]
 
 
-def check_targets(model: Path, output: Path, plan_out: Path | None, read: Sequence[Path]) -> None:
-    """Check where a result and its plan go; the model may be replaced by what becomes of it."""
-    check_target(output, read)
-    if plan_out is not None:
-        check_target(plan_out, [output, model, *read])
+def check_model_targets(
+    model: Path, output: Path, plan_out: Path | None, read: Sequence[Path], *, force: bool
+) -> None:
+    """Check where a compressed model and its plan go, see `check_targets`.
+
+    A model that is too large for one message is written as two files.
+    """
+    from obc_onnx.external import data_file
+
+    plans = [] if plan_out is None else [plan_out]
+    check_targets([output, data_file(output), *plans], model, read, force=force)
 
 
-def check_target(path: Path, others: Sequence[Path]) -> None:
-    """Check before long work that a file can be written, and that it is none of the others."""
-    from obc_onnx.files import check_writable
+def check_targets(
+    targets: Sequence[Path], model: Path, read: Sequence[Path], *, force: bool
+) -> None:
+    """Check before long work that files can be written, and that nothing is lost by it.
 
-    check_writable(path)
-    for other in others:
-        if path.resolve() == other.resolve():
-            raise RequestError(f"'{path}' is named twice: one file would overwrite the other")
+    Args:
+        targets: What is to be written.
+        model: What is read, with the files that hold its weights.
+        read: What else is read; of a folder all that lies in it.
+        force: Whether files that exist may be replaced; those that are read may not.
+    Raises:
+        RequestError: A target exists, or is one of the others, by whatever links.
+        ModelError: A target cannot be written.
+    """
+    from obc_onnx.external import files_of
+    from obc_onnx.files import check_writable, holds
+
+    for place, target in enumerate(targets):
+        check_writable(target)
+        if any(holds(other, target) for other in targets[:place]):
+            raise RequestError(f"'{target}' is named twice: one file would overwrite the other")
+        if not target.exists():
+            continue
+        source = next((path for path in (*files_of(model), *read) if holds(path, target)), None)
+        if source is not None:
+            raise RequestError(
+                f"'{target}' cannot be written: '{source}' is read, and would be destroyed; name "
+                f"another file"
+            )
+        if not force:
+            raise RequestError(f"'{target}' exists: name another file, or replace it by --force")

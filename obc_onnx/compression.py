@@ -12,6 +12,7 @@ from obc_onnx.costs import COSTS
 from obc_onnx.data import Samples, open_samples
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
+from obc_onnx.installation import require_transport
 from obc_onnx.latency import race
 from obc_onnx.masks import with_padding
 from obc_onnx.max_drop import Judge, plan_within_drop
@@ -175,6 +176,8 @@ class Compression:
     def _open(self, model: Model) -> Opened:
         """Load and analyse, and check what the request asks for against the samples."""
         request = self.request
+        if request.recover == "fuse":
+            require_transport()
         with self.clock("load"):
             graph = load_model(model)
             samples, held = open_samples(request.data, graph, request.batch_axes)

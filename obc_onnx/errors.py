@@ -11,6 +11,10 @@ class ObcError(Exception):
     exit_code = 1
 
 
+class InstallationError(ObcError):
+    """A package that is needed is not installed, or not whole; the message says what to run."""
+
+
 class ModelError(ObcError):
     """The model file cannot be read, checked or written."""
 

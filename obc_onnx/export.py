@@ -11,9 +11,10 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from obc_onnx.node import holds_weights
+from obc_onnx.outline import without_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
 FIRST_IR_WITH_DEFAULTS = 4
 """Before it every initializer has to be listed as an input; since then that makes it a default."""
@@ -45,15 +46,31 @@ def export(
     del model.graph.value_info[:]
     model.MergeFrom(header_of(original))
     _restore_nodes(model.graph.node, original)
+    restore_notes(model.graph.initializer, original, copies)
+    _restore_ports(model, original)
+    return model
+
+
+def restore_notes(
+    tensors: Iterable[onnx.TensorProto], original: onnx.ModelProto, copies: Mapping[str, str]
+) -> None:
+    """Put back what is said of constants; `copies` says what copies are copies of."""
     notes = dict(tensor_notes(original.graph))
-    for tensor in model.graph.initializer:
+    for tensor in tensors:
         note = notes.get(copies.get(tensor.name, tensor.name))
         tensor.ClearField("metadata_props")
         tensor.ClearField("doc_string")
         if note is not None:
             tensor.MergeFrom(note)
-    _restore_ports(model, original)
-    return model
+
+
+def described(model: onnx.ModelProto, names: Container[str]) -> onnx.ModelProto:
+    """Copy a model, but for the data of initializers of some names: what is said of them stays."""
+    bare = without_weights(model, names)
+    for tensor in model.graph.initializer:
+        if tensor.name in names and (tensor.doc_string or tensor.metadata_props):
+            bare.graph.initializer.add(name=tensor.name).MergeFrom(_note(tensor))
+    return bare
 
 
 def export_nodes(surgeon: gs.Graph, original: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -1,4 +1,4 @@
-"""Write files so that a failure leaves the old ones as they were; measure and hash them."""
+"""Write files so that a failure leaves the old ones as they were; hash them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import onnx
 
 from obc_onnx.errors import ModelError
 
@@ -67,16 +65,12 @@ def check_writable(path: Path) -> None:
         raise ModelError(f"cannot write '{path}': folder '{path.parent}' is read-only")
 
 
-def external_bytes(path: Path) -> int:
-    """Return the size of the files that hold a model's external data."""
-    model = onnx.load(path, load_external_data=False)
-    names = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return sum((path.parent / name).stat().st_size for name in names)
+def holds(path: Path, target: Path) -> bool:
+    """Say whether a file or folder is another file, or has it in it, by whatever links."""
+    if not (path.exists() and target.exists()):
+        return path.resolve() == target.resolve()
+    files = path.rglob("*") if path.is_dir() else [path]
+    return any(file.exists() and file.samefile(target) for file in files)
 
 
 def file_sha256(path: Path) -> str:

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx_graphsurgeon as gs
 
 from obc_onnx.batch_axes import BatchAxes, declared_axes
 from obc_onnx.canonical import canonical
 from obc_onnx.copies import merge_copies
-from obc_onnx.dense import make_sparse_again, without_sparse
+from obc_onnx.dense import make_sparse_again, sparse_constants, without_sparse
 from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.export import (
+    FIRST_IR_WITH_DEFAULTS,
+    described,
     export,
     export_nodes,
     first_output,
@@ -33,10 +34,13 @@ from obc_onnx.export import (
     inner_weights,
     is_weight,
     kept_aside,
+    restore_notes,
     tensor_notes,
 )
-from obc_onnx.files import external_bytes, file_sha256, replacing
+from obc_onnx.external import bytes_of, data_file, layout, sha256_of, write_arrays
+from obc_onnx.files import replacing
 from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
+from obc_onnx.outline import Outline, inlined, is_left_out, serialised, without_weights
 from obc_onnx.reading import read_model
 
 if TYPE_CHECKING:
@@ -97,8 +101,8 @@ class Graph:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
         path = Path(path)
-        graph = cls.from_model(read_model(path), file_sha256(path))
-        graph.file_bytes = path.stat().st_size + external_bytes(path)
+        graph = cls.from_model(read_model(path), sha256_of(path))
+        graph.file_bytes = bytes_of(path)
         return graph
 
     @classmethod
@@ -110,16 +114,23 @@ class Graph:
         """
         if not model.graph.node:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
-        inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-        surgeon, copies = canonical(without_sparse(inlined))
-        return cls(surgeon, inlined, sha256, copies)
+        whole = inlined(model)
+        surgeon, copies = canonical(without_sparse(whole))
+        listed = {port.name for port in whole.graph.input}
+        original = described(whole, surgeon.tensors().keys() - listed)
+        surgeon.import_domains = original.opset_import  # the old ones would keep `whole` alive
+        return cls(surgeon, original, sha256, copies)
 
     @property
     def sha256(self) -> str:
-        """Of the file that the model was read from; of the serialised model where there is none."""
+        """Of the files that the model was read from; of all that it holds where there are none."""
         if self._sha256 is None:
-            message = self.to_model().SerializeToString(deterministic=True)
-            self._sha256 = hashlib.sha256(message).hexdigest()
+            outline = self.outline()
+            digest = hashlib.sha256(serialised(outline.model))
+            for name, array in outline.weights.items():
+                digest.update(f"{name}:{array.dtype.name}:{array.shape}".encode())
+                digest.update(array.tobytes())
+            self._sha256 = digest.hexdigest()
         return self._sha256
 
     @property
@@ -355,33 +366,82 @@ class Graph:
         make_sparse_again(model, self._original)
         return model
 
+    def outline(self) -> Outline:
+        """Export without large weights: a message of kilobytes, whatever the size of the model."""
+        return self._outline({})
+
+    def _outline(self, merged: Mapping[str, str]) -> Outline:
+        """Export without large weights, and with some copies written as others."""
+        sparse = sparse_constants(self._original)
+        weights = {
+            name: array
+            for name, array in self.initializers.items()
+            if is_left_out(array) and name not in sparse
+        }
+        copy = self._surgeon.copy()
+        scopes = (copy, *copy.subgraphs(recursive=True))  # those hold what they capture themselves
+        for tensor in itertools.chain.from_iterable(s.tensors().values() for s in scopes):
+            if isinstance(tensor, gs.Constant) and tensor.values is weights.get(tensor.name):
+                tensor.to_variable()
+                tensor.dtype = tensor.shape = None
+        model = without_weights(export(copy, self._original, self.copies, merged), weights)
+        for port in model.graph.input:
+            if port.name in weights:  # surgery may have resized one that callers may set
+                shape = weights[port.name].shape
+                kind = onnx.helper.make_tensor_type_proto(port.type.tensor_type.elem_type, shape)
+                port.type.CopyFrom(kind)
+        stored = {name: array for name, array in weights.items() if name not in merged}
+        outline = Outline(model, stored)
+        if model.ir_version < FIRST_IR_WITH_DEFAULTS:
+            outline.declared()
+        return outline
+
+    def _beside(self, location: str, *, apart: bool = False) -> tuple[onnx.ModelProto, Outline]:
+        """Export for weights that lie in a file of their own, and what that file holds."""
+        outline = self._outline({} if apart else self.merged)
+        model = outline.pointing(location, layout(outline.weights))
+        restore_notes(model.graph.initializer, self._original, self.copies)
+        make_sparse_again(model, self._original)
+        return model, outline
+
+    def _is_large(self, *, apart: bool = False) -> bool:
+        """Whether the weights do not fit into one message with the rest."""
+        arrays = self.initializers if apart else self.stored
+        weights = sum(array.nbytes for array in arrays.values())
+        return weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES
+
     def size_bytes(self, *, apart: bool = False) -> int:
-        """Size of the file that `save` would write, external data included.
+        """Size of the file that `save` would write.
+
+        Above the limit of a message, that of both files under the name `model.onnx`.
 
         Args:
             apart: Whether to count every copy, which repair and training may make differ.
         """
-        arrays = self.initializers if apart else self.stored
-        weights = sum(array.nbytes for array in arrays.values())
-        if weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES:
-            return weights
-        return int((self.to_model() if apart else self.written()).ByteSize())
+        if not self._is_large(apart=apart):
+            return int((self.to_model() if apart else self.written()).ByteSize())
+        model, outline = self._beside(data_file(Path("model.onnx")).name, apart=apart)
+        places = layout(outline.weights)
+        return int(model.ByteSize()) + max((sum(place) for place in places.values()), default=0)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model: into a temporary file beside the target, then by renaming it.
 
-        Above the size limit of a protobuf message the weights go to `<name>.data` beside it.
+        Above the limit of a message the weights go to `<name>.data` beside it.
 
         Raises:
             ModelError: The folder is missing or cannot be written to; the target is untouched.
         """
         path = Path(path)
-        model = self.written()
-        weights = sum(array.nbytes for array in self.stored.values())
-        external = weights + _PROTOBUF_SLACK > MAX_PROTOBUF_BYTES
-        data = f"{path.name}.data"
-        with replacing(path, *([path.parent / data] if external else [])) as temporary:
-            onnx.save(model, temporary, save_as_external_data=external, location=data)
+        if not self._is_large():
+            with replacing(path) as temporary:
+                onnx.save(self.written(), temporary)
+            return
+        data = data_file(path)
+        model, outline = self._beside(data.name)
+        with replacing(path, data) as temporary:
+            write_arrays(data_file(temporary), outline.weights)
+            onnx.save(model, temporary)
 
 
 def _by_key(surgeon: gs.Graph) -> dict[str, gs.Node]:

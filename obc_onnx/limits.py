@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,6 @@ from obc_onnx.axes import leaves, runs_of
 from obc_onnx.costs import units_left
 from obc_onnx.defaults import BLOCKS, MIN_CHANNELS
 from obc_onnx.errors import RequestError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

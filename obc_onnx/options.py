@@ -143,6 +143,7 @@ batch_axis_option = click.option(
     help="Axis of an input that holds samples, or none for one that is given once; found by "
     "running the model where it is not named. May be given several times.",
 )
+force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 latency_option = click.option(
     "--latency/--no-latency",

@@ -8,7 +8,7 @@ import click
 
 from obc_onnx import defaults
 from obc_onnx.commands import (
-    check_target,
+    check_model_targets,
     check_targets,
     compress_and_write,
     files_read,
@@ -24,6 +24,7 @@ from obc_onnx.options import (
     data_of,
     data_options,
     device_option,
+    force_option,
     group_options,
     groups_of,
     input_shape_option,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @scoring_options(alone=False)
 @plan_options
 @recover_option
+@force_option
 @device_option
 @input_shape_option
 @batch_axis_option
@@ -58,6 +60,7 @@ def plan_command(
     output: Path,
     *,
     scores: Path | None,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -71,7 +74,8 @@ def plan_command(
     from obc_onnx.pipeline import make_plan
     from obc_onnx.report.terminal import plan_text
 
-    check_target(output, [model, *files_read(options), *scores_read(scores, options)])
+    read = [*files_read(options), *scores_read(scores, options)]
+    check_targets([output], model, read, force=force)
     with writer(options["device"]) as (device, writes):
         plan = make_plan(
             model,
@@ -100,6 +104,7 @@ def plan_command(
 @latency_option
 @data_options
 @recover_option
+@force_option
 @device_option
 @input_shape_option
 @batch_axis_option
@@ -113,6 +118,7 @@ def apply_command(
     plan_out: Path | None,
     *,
     latency: bool | None,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -121,8 +127,9 @@ def apply_command(
     """Cut MODEL by a plan, repair it where there is data, verify it, and write it to OUTPUT."""
     from obc_onnx.plan import PruningPlan
 
-    check_target(output, [plan])  # the new plan may replace the old one
-    check_targets(model, output, plan_out, files_read(options))
+    read = files_read(options)
+    check_model_targets(model, output, None, [*read, plan], force=force)
+    check_model_targets(model, output, plan_out, read, force=force)  # which may be the old plan
     compress_and_write(
         (model, output, plan_out),
         options,
@@ -148,6 +155,7 @@ def apply_command(
 @data_options
 @scoring_options(alone=False)
 @group_options
+@force_option
 @device_option
 @input_shape_option
 @batch_axis_option
@@ -159,6 +167,7 @@ def sensitivity_command(
     plot: Path | None,
     *,
     n_samples: int,
+    force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
@@ -174,7 +183,7 @@ def sensitivity_command(
     from obc_onnx.report.terminal import sensitivity_text
 
     if plot is not None:
-        check_target(plot, [model, *files_read(options)])
+        check_targets([plot], model, files_read(options), force=force)
     sensitivity = measure_sensitivity(
         model,
         data=data_of(options),

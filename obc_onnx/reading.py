@@ -1,4 +1,4 @@
-"""Read a model file, and say in a sentence why it cannot be read."""
+"""Read a model file, or say in one sentence what is wrong with it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from google.protobuf.message import DecodeError
 
 from obc_onnx.errors import ModelError
 from obc_onnx.foreign import without_foreign
+from obc_onnx.outline import outlined
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Read a model with its external data.
+    """Read a model file, with its external data.
 
     Raises:
         ModelError: The file is missing, not an ONNX model, or fails the checker.
@@ -25,28 +26,27 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"model file '{path}' does not exist")
     try:
-        return _checked(path)
+        _check(path)
+        return onnx.load(path)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"'{path}' fails the ONNX checker: {_sentence(error)}") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"'{path}' cannot be read as an ONNX model: {_sentence(error)}") from error
 
 
-def _checked(path: Path) -> onnx.ModelProto:
-    """Load a model that the checker, called with its path on account of its size, accepts."""
+def _check(path: Path) -> None:
+    """Run the checker on a file, and where operators are foreign to it, on what it would see."""
     try:
         onnx.checker.check_model(path)
     except onnx.checker.ValidationError as fault:
         try:
-            model = onnx.load(path)
+            model = outlined(onnx.load(path, load_external_data=False))
         except DecodeError:
             raise fault from None
         known = without_foreign(model)
         if known is model:
             raise
         onnx.checker.check_model(known)
-        return model
-    return onnx.load(path)
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from obc_onnx.errors import ModelError
+from obc_onnx.installation import no_onnx_runtime
+from obc_onnx.outline import Outline, element_type, serialised
+
+try:
+    import onnxruntime
+    from onnxruntime import InferenceSession  # an emptied folder can be imported, but lacks it
+except ImportError as error:
+    raise no_onnx_runtime(error) from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
 
     from obc_onnx.graph import Graph
 
-_MAX_MESSAGE_BYTES = 2**31 - 2**24
+_NOWHERE = "given"
+"""The file that weights are said to lie in; it is never looked for."""
 _FATAL_SEVERITY = 4
 """Errors come as exceptions; ONNX Runtime would print them on stderr too."""
 _SPINNING = "session.intra_op.allow_spinning"
@@ -49,14 +54,13 @@ class Session:
         outputs: Sequence[str] | None = None,
         takes_turns: bool = False,
     ) -> None:
-        model = graph.to_model()
+        outline = graph.outline()
         if outputs is not None:
-            del model.graph.output[:]
-            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+            _give(outline.model, outputs)
         self.output_names = list(outputs or (port.name for port in graph.outputs))
         try:
             options = _options(optimize=optimize, spins=not takes_turns)
-            self._session = _load(model, options, list(providers))
+            self._session, self._weights = _load(outline, options, list(providers))
         except _refusals() as error:
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
 
@@ -101,19 +105,26 @@ def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[A
             fresh = [source for source in graph.producers[name].inputs if source not in needed]
             needed.update(dict.fromkeys(fresh))
             queue += fresh
-    model = graph.to_model()
+    model, weights = graph.outline()
     for field in (model.graph.node, model.graph.initializer):
         kept = [item for item in field if needed.keys() & _made_by(item)]
         del field[:]
         field.extend(kept)
-    del model.graph.input[:], model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    del model.graph.input[:]
+    _give(model, wanted)
+    outline = Outline(model, {name: weights[name] for name in weights if name in needed})
     try:
-        session = _load(model, _options(optimize=False), ["CPUExecutionProvider"])
+        session, _used = _load(outline, _options(optimize=False), ["CPUExecutionProvider"])
         values = session.run(wanted, {})
     except _refusals() as error:
         raise ModelError(f"ONNX Runtime cannot compute the model's weights: {error}") from error
     return dict(zip(wanted, values, strict=True))
+
+
+def _give(model: onnx.ModelProto, outputs: Iterable[str]) -> None:
+    """Let a model return these values instead of its outputs."""
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
 
 
 def _made_by(item: onnx.NodeProto | onnx.TensorProto) -> set[str]:
@@ -130,14 +141,28 @@ def _options(*, optimize: bool, spins: bool = True) -> onnxruntime.SessionOption
 
 
 def _load(
-    model: onnx.ModelProto, options: onnxruntime.SessionOptions, providers: list[str]
-) -> onnxruntime.InferenceSession:
-    if model.ByteSize() < _MAX_MESSAGE_BYTES:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.save(model, path, save_as_external_data=True, location="model.data")
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers)
+    outline: Outline, options: onnxruntime.SessionOptions, providers: list[str]
+) -> tuple[InferenceSession, list[onnxruntime.OrtValue]]:
+    """Load a model that uses its weights where they are: none is copied or serialised.
+
+    Returns:
+        The session, and what it uses, which has to live as long.
+    """
+    values = [_reference(array) for array in outline.weights.values()]
+    if values:
+        options.add_external_initializers(list(outline.weights), values)
+    message = serialised(outline.pointing(_NOWHERE, {}))
+    return InferenceSession(message, options, providers), values
+
+
+def _reference(array: NDArray[Any]) -> onnxruntime.OrtValue:
+    """Let ONNX Runtime see an array; it does not know the names of types that numpy lacks."""
+    whole = np.ascontiguousarray(array)
+    if whole.dtype.kind != "V":
+        return onnxruntime.OrtValue.ortvalue_from_numpy(whole)
+    bits = whole.view(f"u{whole.dtype.itemsize}")
+    kind = element_type(whole.dtype)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
 
 
 def _element_type(kind: str) -> np.dtype[Any]:

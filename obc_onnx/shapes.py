@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from obc_onnx.batch_axes import is_anonymous
 from obc_onnx.errors import ModelError, RequestError, ShapeError
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 ANALYSIS_BATCH = 2
 """Size given to a batch that is free: with 1, a batch could not be told from a broadcast axis."""
 _LARGEST_SIZE = 2**31 - 1
-_KEPT_ELEMENTS = 1024
-"""Initializers above this hold weights, whose values shape inference does not need."""
 
 
 def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
@@ -223,8 +220,8 @@ def known_types(graph: Graph) -> dict[str, np.dtype[Any]]:
 
 
 def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
-    """Export with concrete inputs, open outputs, and without the weights' data."""
-    model = without_foreign(graph.to_model())
+    """Export with concrete inputs, open outputs, and weights as inputs."""
+    model = without_foreign(graph.outline().declared())
     for port in model.graph.input:
         if port.name in shapes:
             del port.type.tensor_type.shape.dim[:]
@@ -233,10 +230,6 @@ def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
     for port in model.graph.output:
         if port.type.HasField("tensor_type"):
             port.type.tensor_type.ClearField("shape")
-    for tensor in model.graph.initializer:
-        if int(np.prod(tensor.dims)) > _KEPT_ELEMENTS:
-            empty = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            tensor.CopyFrom(empty)
     return model
 
 

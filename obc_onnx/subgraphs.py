@@ -52,7 +52,7 @@ def control_module(
         UnsupportedOperatorError: The shapes in a subgraph cannot be found, or torch lacks one of
             its operators.
     """
-    model, bodies, outputs = graph.to_model(), {}, {}
+    model, bodies, outputs = graph.outline().model, {}, {}
     used: dict[str, tuple[str, ...]] = {}
     for attribute, formal in call.bodies.items():
         try:
@@ -90,7 +90,7 @@ def _shapes(graph: Graph, shapes: dict[str, Shape]) -> dict[str, Shape]:
     try:
         return infer_shapes(graph, shapes)
     except ModelError:
-        inferred = onnx.shape_inference.infer_shapes(graph.to_model()).graph
+        inferred = onnx.shape_inference.infer_shapes(graph.outline().declared()).graph
     known = {name: array.shape for name, array in graph.initializers.items()} | shapes
     for value in (*inferred.value_info, *inferred.output):
         kind = value.type.tensor_type

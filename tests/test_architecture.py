@@ -20,10 +20,11 @@ MAX_FILE_LINES = 400
 
 LAYERS = (
     ("errors", "version", "progress", "defaults"),
-    ("files", "axes", "sources", "user_code"),
+    ("files", "axes", "installation", "sources", "user_code"),
+    ("external",),
     ("boundaries", "sizes", "ties"),
     ("unification",),
-    ("foreign", "node", "dense"),
+    ("foreign", "node", "dense", "outline"),
     ("batch_axes",),
     ("export", "folding", "reading"),
     ("copies",),

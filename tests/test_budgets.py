@@ -374,10 +374,3 @@ def test_a_config_that_is_wrong_is_refused_by_its_key(text: str, part: str, tmp_
     command = ("compress", saved(tmp_path), "-o", tmp_path / "s.onnx", "--config", config)
     assert_refused(invoke(*command), part)
     assert_refused(invoke(*command[:-1], tmp_path / "none.toml"), "none.toml", "cannot be read")
-
-
-def test_a_config_is_not_written_over(tmp_path: Path) -> None:
-    config = tmp_path / "limits.toml"
-    config.write_text("[a]\nmin = 3")
-    command = ("compress", saved(tmp_path), "-o", config, "--config", config)
-    assert_refused(invoke(*command), "is named twice")

@@ -57,7 +57,7 @@ def refuse(tmp_path: Path) -> Refuse:
     target.write_bytes(OLD)
 
     def run(model: Path, *options: Any, parts: tuple[Any, ...], code: int = 1) -> None:
-        result = invoke("compress", model, "-o", target, *options)
+        result = invoke("compress", model, "-o", target, "--force", *options)
         assert_refused(result, *parts, code=code)
         assert written_into(folder) == {target.name: OLD}
 
@@ -254,7 +254,7 @@ def test_ctrl_c_during_fine_tuning_says_so_and_leaves_the_target_as_it_was(tmp_p
     folder.mkdir()
     (folder / "small.onnx").write_bytes(OLD)
     data = archive(tmp_path, x=images(64), labels=classes(64))
-    options = ["-o", folder / "small.onnx", "--data", data, "--epochs", "100000"]
+    options = ["-o", folder / "small.onnx", "--force", "--data", data, "--epochs", "100000"]
     command = [sys.executable, "-c", TRAIN, "compress", saved(tmp_path), *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

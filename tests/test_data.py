@@ -88,7 +88,8 @@ def test_data_that_does_not_fit_is_refused_with_what_is_wrong(
     folder.mkdir()
     (folder / "small.onnx").write_bytes(OLD)
     data = archive(tmp_path, **arrays)
-    result = invoke("compress", saved(tmp_path), "-o", folder / "small.onnx", "--data", data)
+    target = ("-o", folder / "small.onnx", "--force")
+    result = invoke("compress", saved(tmp_path), *target, "--data", data)
     assert_refused(result, *parts)
     assert written_into(folder) == {"small.onnx": OLD}
 

@@ -58,13 +58,6 @@ def test_without_anything_to_do_it_says_so(model: Path) -> None:
     assert "--print-code" in result.stderr
 
 
-def test_the_model_is_not_overwritten(model: Path) -> None:
-    before = model.read_bytes()
-    result = CliRunner().invoke(cli, ["twin", str(model), "-o", str(model)])
-    assert result.exit_code == 1
-    assert model.read_bytes() == before
-
-
 def test_operators_that_torch_lacks_are_all_named(tmp_path: Path) -> None:
     text = (
         "net (float[N,4] x) => (float[N,4] y) { s = Cast<to=8>(x) t = StringConcat(s, s)"

@@ -62,7 +62,7 @@ def test_the_commands_of_the_readme_run_in_order(folder: Path) -> None:
 def test_the_training_command_of_the_readme_runs(folder: Path) -> None:
     (line,) = [line for line in commands() if "compress" in line and "--epochs" in line]
     run(line)
-    assert (folder / "small.onnx").is_file()
+    assert (folder / "trained.onnx").is_file()
 
 
 def test_the_python_of_the_readme_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +84,7 @@ def test_numpy_alone_checks_a_cut_as_the_readme_shows(folder: Path) -> None:
 
 def test_the_check_of_the_readme_sees_a_changed_weight(folder: Path) -> None:
     run("obc-onnx compress model.onnx -o small.onnx --plan-out plan.json")
-    run("obc-onnx compress model.onnx -o small.onnx --data samples.npz --epochs 1")
+    run("obc-onnx compress model.onnx -o small.onnx --force --data samples.npz --epochs 1")
     with pytest.raises((AssertionError, KeyError, IndexError)):
         check_of_a_plan()
 

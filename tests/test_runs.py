@@ -107,11 +107,12 @@ def test_a_run_is_gone_on_with_only_if_it_is_the_same(
     folder = tmp_path / "run"
     arguments = command(files, tmp_path / "small.onnx", "--run-dir", folder)
     invoke(arguments)
+    arguments.append("--force")
     again = CliRunner().invoke(cli, arguments)
     assert "holds a run: go on with it by --resume" in again.output
     other = CliRunner().invoke(cli, [*arguments, "--resume", "--lr", "0.5"])
     assert "was asked for another training" in other.output
-    alone = CliRunner().invoke(cli, command(files, tmp_path / "small.onnx", "--resume"))
+    alone = CliRunner().invoke(cli, command(files, tmp_path / "alone.onnx", "--resume"))
     assert "give its --run-dir" in alone.output
 
 

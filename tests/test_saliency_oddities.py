@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,8 @@ from obc_onnx.saliency import CRITERIA, Scene, Scoring, make_criterion
 from obc_onnx.scoring import Scores, choose_criterion
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from obc_onnx.data import Samples
 
 SQUARE_ROOT = (
@@ -333,23 +334,6 @@ def files(tmp_path: Path) -> tuple[str, str]:
     samples = draw_samples(case.graph, 20, labelled=True)
     np.savez(data, **samples.inputs, labels=samples.labels)
     return str(model), str(data)
-
-
-def test_no_file_that_is_read_is_overwritten(files: tuple[str, str], tmp_path: Path) -> None:
-    model, data = files
-    scores, loss = tmp_path / "scores.npz", tmp_path / "loss.py"
-    loss.write_text("def f(outputs, labels):\n    return outputs['y'].sum(1)\n")
-    assert CliRunner().invoke(cli, ["score", model, "-o", str(scores)]).exit_code == 0
-    before = {path: path.read_bytes() for path in (scores, loss, Path(data))}
-    for command in (
-        ["compress", model, "--scores", str(scores), "-o", str(scores)],
-        ["score", model, "--data", data, "--loss", f"{loss}:f", "-o", str(loss)],
-        ["score", model, "--data", data, "--eval-data", data, "-o", data],
-    ):
-        result = CliRunner().invoke(cli, command)
-        assert result.exit_code == 1
-        assert "named twice" in result.output
-    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize(

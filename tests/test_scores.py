@@ -50,7 +50,7 @@ def invoke(*arguments: Any) -> Result:
 
 def scored(model: Path, *options: Any) -> Scores:
     target = model.parent / "scores.npz"
-    result = invoke("score", model, "-o", target, *options)
+    result = invoke("score", model, "-o", target, "--force", *options)
     assert (result.exit_code, result.stdout) == (0, ""), result.output
     return Scores.load(target)
 

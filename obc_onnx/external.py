@@ -1,0 +1,92 @@
+"""Weights that lie in files beside a model: which files those are, and how they are written.
+
+A file of weights belongs to the model as much as the model file does: a result may not be written
+over it, and a model with other weights in it is another model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import onnx
+from google.protobuf.message import DecodeError, Message
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from obc_onnx.files import file_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_ALIGNMENT = 4096
+"""Offsets are multiples of a memory page, so that runtimes can map each array."""
+
+
+class Stretch(NamedTuple):
+    """Where an array lies in a file, in bytes."""
+
+    offset: int
+    length: int
+
+
+def data_file(path: Path) -> Path:
+    """Return where the weights of a result are written that is too large for one message."""
+    return path.with_name(f"{path.name}.data")
+
+
+def files_of(path: Path) -> list[Path]:
+    """List the files that a model is made of, its own first.
+
+    A file that is no model, or is missing, is the only one: reading it will say what is wrong.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError):
+        return [path]
+    external = filter(uses_external_data, _tensors_of(model))
+    places = {ExternalDataInfo(tensor).location for tensor in external}
+    return [path, *(path.parent / place for place in sorted(places))]
+
+
+def bytes_of(path: Path) -> int:
+    """Return the size of a model: that of all of its files."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a model: its file where that is all, else the hashes of all of its files."""
+    hashes = [file_sha256(file) for file in files_of(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def layout(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Stretch]:
+    """Say where arrays go in one file: one after the other, each at the start of a page."""
+    found: dict[str, Stretch] = {}
+    end = 0
+    for name, array in arrays.items():
+        found[name] = Stretch(-(-end // _ALIGNMENT) * _ALIGNMENT, array.nbytes)
+        end = sum(found[name])
+    return found
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as `layout` says, one at a time."""
+    with path.open("wb") as file:
+        for name, stretch in layout(arrays).items():
+            file.seek(stretch.offset)
+            file.write(onnx.numpy_helper.from_array(arrays[name]).raw_data)
+
+
+def _tensors_of(message: Message) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a message: those of subgraphs, attributes and functions too."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in [value] if isinstance(value, Message) else value:
+            if isinstance(part, onnx.TensorProto):
+                yield part
+            else:
+                yield from _tensors_of(part)

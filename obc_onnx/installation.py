@@ -1,0 +1,60 @@
+"""What has to be installed besides this package, and what to run where it is not, or not whole."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import distributions
+
+from obc_onnx.errors import InstallationError
+
+_RUNTIME_FILE = "onnxruntime/__init__.py"
+"""Every package of ONNX Runtime installs this file, whatever its own name: they share a folder."""
+
+
+def no_onnx_runtime(error: ImportError) -> InstallationError:
+    """Say what to run where ONNX Runtime cannot be imported.
+
+    Its packages share a folder: removing one of two takes files of the other away, unseen by pip.
+
+    Args:
+        error: What the import said.
+    """
+    return InstallationError(
+        f"ONNX Runtime cannot be imported ({error}): {_remedy(_runtime_packages())}"
+    )
+
+
+def require_transport() -> None:
+    """Check that optimal transport can be computed.
+
+    Raises:
+        InstallationError: POT is not installed, or not whole; the message names the extra.
+    """
+    try:
+        import_module("ot")
+    except ImportError as error:
+        raise InstallationError(
+            f"--recover fuse computes optimal transport with POT, which cannot be imported "
+            f"({error}): run pip install 'obc-onnx[fuse]', or use another --recover"
+        ) from error
+
+
+def _runtime_packages() -> list[str]:
+    """List the installed packages that hold ONNX Runtime, as pip knows them."""
+    return sorted({
+        entry.metadata["Name"]
+        for entry in distributions()
+        if any(str(file) == _RUNTIME_FILE for file in entry.files or ())
+    })  # fmt: skip
+
+
+def _remedy(packages: list[str]) -> str:
+    if not packages:
+        return "run pip install onnxruntime, or install the package for your device"
+    if len(packages) == 1:
+        return f"its files are damaged; run pip install --force-reinstall --no-deps {packages[0]}"
+    names = ", ".join(packages)
+    return (
+        f"{names} share one folder and have overwritten each other's files; run pip uninstall "
+        f"{' '.join(packages)}, then pip install the one that you want"
+    )

@@ -26,11 +26,12 @@ from obc_onnx.loading import Loader
 from obc_onnx.measure import accuracy
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.pipeline import measure_sensitivity, verify
-from obc_onnx.placing import known_by
+from obc_onnx.placing import first_of, known_by, shapes_of
 from obc_onnx.planning import Budget
 from obc_onnx.program import TwinProgram
 from obc_onnx.runtime import Session
 from obc_onnx.saliency.options import Scoring
+from obc_onnx.training.loss import TrainingLoss
 from obc_onnx.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -323,6 +324,28 @@ def test_samples_may_lie_in_files(tmp_path: Path, case: str) -> None:
         np.testing.assert_array_equal(fed[key], array)
 
 
+def test_the_size_of_a_file_tells_the_axis(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "x.npy", DATA["time-major GRU"]["x"])
+    samples = load_samples(tmp_path / "data", Graph.from_model(build(ONE_AT_A_TIME)))
+    assert len(samples) == N
+    fed = samples.feed(slice(4, 5))["x"]
+    np.testing.assert_array_equal(fed, DATA["time-major GRU"]["x"][:, 4:5])
+
+
+def test_losses_compare_samples_wherever_they_are() -> None:
+    graph = known_by(
+        graph_of("time-major GRU"),
+        check_samples(samples_of("time-major GRU"), graph_of("time-major GRU")),
+    )
+    options = TrainingOptions(epochs=1, loss=(("cosine", 1.0),))
+    loss = TrainingLoss(options, graph, [1.0], labelled=False)
+    found, wanted = torch.randn(2, T, N, 3, generator=torch.Generator().manual_seed(0))
+    rows = (value.movedim(1, 0).reshape(N, -1) for value in (found, wanted))
+    expected = 1 - torch.cosine_similarity(*rows, dim=1).mean()
+    torch.testing.assert_close(loss([found], [wanted], None), expected)
+
+
 def test_a_number_that_differs_gives_each_sample_its_own_run() -> None:
     graph, rates = graph_of("a number"), np.linspace(0, 1, N, dtype=np.float32)
     samples = check_samples(Samples({"x": DATA["a number"]["x"], "rate": rates}, None, {}), graph)
@@ -430,6 +453,7 @@ def test_samples_take_a_run_each_where_the_batch_is_one(
     result = obc_onnx.compress(model, data=samples, budget=0.7, batch_axes=named, training=1)
     assert result.report.macs.before == T * (6 * 16 + 24 * (16 + 8) + 8 * 3)
     assert all(check.passed for check in result.report.verification)
+    assert result.graph.batch_axes.outputs == {"y": 1}
 
 
 def test_an_axis_that_is_named_stands() -> None:
@@ -477,10 +501,10 @@ def test_pictures_of_one_batch_are_blended_only_on_first_axes() -> None:
 
 
 def test_rounding_that_a_network_magnifies_is_no_touch() -> None:
-    """Kernels round otherwise for one sample than for two; a steep sigmoid shows it."""
+    """Kernels add up otherwise for one sample than for two; a steep function shows it."""
     text = """
-    net (float[N,64] x) => (float[N,3] y) <float[64,64] u, float[64,3] v, float k = {1e5}> {
-      a = MatMul(x, u) b = Mul(a, k) c = Sin(b) y = MatMul(c, v)
+    net (float[N,999] x) => (float[N] y) <float k = {1e5}, int64[1] one = {1}> {
+      a = ReduceSum<keepdims = 0>(x, one) b = Mul(a, k) y = Sin(b)
     }"""
     found = settled(Graph.from_model(build(text)), None, {}).batch_axes
     assert (found.inputs, found.size) == ({"x": 0}, None)
@@ -568,9 +592,11 @@ def test_public_models_take_data(
     arrays = {port.name: arrays[port.name] for port in graph.inputs}
     if "bytes" in arrays:
         arrays["bytes"] = RNG.integers(0, 256, (N, 2048)).astype(np.int32)
-    found = check_samples(Samples(arrays, None, {}), graph).batch_axes
-    assert found is not None
-    assert (found.inputs, found.size) == (axes, size)
+    samples = check_samples(Samples(arrays, None, {}), graph)
+    found = known_by(graph, samples)
+    assert (found.batch_axes.inputs, found.batch) == (axes, size)
+    coupling, _ = analyse(found, shapes_of(samples), DEFAULT_RULES, Clock(), feed=first_of(samples))
+    assert coupling.shapes.keys() >= {port.name for port in graph.outputs}
 
 
 def test_inputs_without_sizes_are_no_hindrance() -> None:

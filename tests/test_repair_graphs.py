@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from helpers import analyse
 from nets import draw_keep, draw_samples
 from repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SHARED, SUMS
 
-from obc_onnx.axes import count, mask
+from obc_onnx.axes import count, mask, product, take
 from obc_onnx.pipeline import compress, verify
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import split
@@ -153,6 +154,15 @@ def test_where_a_batch_that_is_hidden_went_is_known_at_its_own_size_alone(name: 
     coupling, keep = cut_of(name)[:2]
     assert coupling.at_batch(keep, 3) is None
     assert coupling.at_batch(keep, 2) is keep
+
+
+def test_units_of_samples_that_are_picked_are_known_for_one_batch() -> None:
+    coupling, keep = cut_of("batch first")[:2]
+    heads = coupling.by_name["wq:1.0"].dim
+    for index, known in (((1, 0), False), ((0, 1), True)):
+        picked = product([take(coupling.batch, index), heads])
+        changed = replace(coupling, axes={**coupling.axes, "picked": (picked,)})
+        assert (changed.at_batch(keep, 3) is not None) == known
 
 
 @pytest.mark.parametrize("batch", [2, 4])

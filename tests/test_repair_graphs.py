@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import analyse
+from helpers import analyse, assert_close, public_model, run_onnx
 from nets import draw_keep, draw_samples
 from repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SHARED, SUMS
 
 from obc_onnx.axes import count, mask, product, take
+from obc_onnx.graph import Graph
 from obc_onnx.pipeline import compress, verify
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import split
@@ -20,6 +21,7 @@ from obc_onnx.recover.stage import recover
 from obc_onnx.recover.targets import kept_along
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import remove_units
+from obc_onnx.twin import derived_twin, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
 
     Numbers = NDArray[np.float64]
 
@@ -174,6 +175,16 @@ def test_a_weight_that_is_as_long_as_the_batch_is_for_one_batch(batch: int) -> N
     found, fits = refit(coupling, keep, remove_units(coupling, keep), samples, 0)
     assert {fit.layer for fit in fits} == {"u"}
     assert np.isfinite(found.initializers["u"]).all()
+
+
+def test_the_twin_of_a_cut_public_model_knows_the_sizes_that_were_written() -> None:
+    graph, _, coupling = analyse(Graph.load(public_model("magika/model.onnx")))
+    keep: Any = draw_keep(coupling)
+    pruned = remove_units(coupling, keep)
+    feed = {"bytes": np.random.default_rng(0).integers(0, 257, (3, 2048)).astype(np.int32)}
+    found = run_module(derived_twin(pruned, coupling), pruned, feed)
+    assert_close(found, run_onnx(pruned, feed))
+    assert graph.inputs == pruned.inputs
 
 
 def outputs_of(graph: Graph, samples: Samples, *names: str) -> list[Numbers]:

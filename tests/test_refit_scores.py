@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,6 +192,14 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_scores_without_a_layer_of_their_own_are_left_alone(name: str) -> None:
     assert Cut(REFUSED[name]).scores() == []
+
+
+def test_scores_of_layers_whose_bias_stays_are_left_alone() -> None:
+    """Recombined outputs would need a recombined bias."""
+    case = Cut(NETS["separate"])
+    assert case.scores()
+    case.layers = [replace(layer, addend=2) for layer in case.layers]
+    assert case.scores() == []
 
 
 def test_scores_that_lost_no_unit_are_left_alone() -> None:

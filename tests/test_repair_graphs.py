@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import analyse
+from helpers import analyse, assert_close, public_model, run_onnx
 from nets import draw_keep, draw_samples
 from repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SHARED, SUMS
 
-from obc_onnx.axes import count, mask
+from obc_onnx.axes import count, mask, product, take
+from obc_onnx.graph import Graph
 from obc_onnx.pipeline import compress, verify
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import split
@@ -19,6 +21,7 @@ from obc_onnx.recover.stage import recover
 from obc_onnx.recover.targets import kept_along
 from obc_onnx.runtime import Session
 from obc_onnx.surgery import remove_units
+from obc_onnx.twin import derived_twin, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
 
     Numbers = NDArray[np.float64]
 
@@ -158,6 +160,15 @@ def test_where_a_batch_that_is_hidden_went_is_known_at_its_own_size_alone(name: 
     assert coupling.at_batch(keep, 2) is keep
 
 
+def test_units_of_samples_that_are_picked_are_known_for_one_batch() -> None:
+    coupling, keep = cut_of("batch first")[:2]
+    heads = coupling.by_name["wq:1.0"].dim
+    for index, known in (((1, 0), False), ((0, 1), True)):
+        picked = product([take(coupling.batch, index), heads])
+        changed = replace(coupling, axes={**coupling.axes, "picked": (picked,)})
+        assert (changed.at_batch(keep, 3) is not None) == known
+
+
 @pytest.mark.parametrize("batch", [2, 4])
 def test_a_weight_that_is_as_long_as_the_batch_is_for_one_batch(batch: int) -> None:
     graph, _, coupling = analyse(PAIRS, batch)
@@ -167,6 +178,16 @@ def test_a_weight_that_is_as_long_as_the_batch_is_for_one_batch(batch: int) -> N
     found, fits = refit(coupling, keep, remove_units(coupling, keep), samples, 0)
     assert {fit.layer for fit in fits} == {"u"}
     assert np.isfinite(found.initializers["u"]).all()
+
+
+def test_the_twin_of_a_cut_public_model_knows_the_sizes_that_were_written() -> None:
+    graph, _, coupling = analyse(Graph.load(public_model("magika/model.onnx")))
+    keep: Any = draw_keep(coupling)
+    pruned = remove_units(coupling, keep)
+    feed = {"bytes": np.random.default_rng(0).integers(0, 257, (3, 2048)).astype(np.int32)}
+    found = run_module(derived_twin(pruned, coupling), pruned, feed)
+    assert_close(found, run_onnx(pruned, feed))
+    assert graph.inputs == pruned.inputs
 
 
 def outputs_of(graph: Graph, samples: Samples, *names: str) -> list[Numbers]:

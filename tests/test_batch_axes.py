@@ -215,7 +215,7 @@ def test_a_pruned_model_is_verified_without_data(name: str) -> None:
 def test_a_drop_is_measured_and_so_is_every_group(name: str) -> None:
     model = build(NETS[name].text)
     result = obc_onnx.compress(
-        model, data=samples_of(name), budget=Budget(max_drop=0.5), recover="none"
+        model, data=samples_of(name), budget=Budget(max_drop=5.0), recover="none"
     )
     assert result.report.macs.after < result.report.macs.before
     found = measure_sensitivity(model, data=samples_of(name), n_samples=6)

@@ -40,7 +40,14 @@ from obc_onnx.export import (
 from obc_onnx.external import bytes_of, data_file, layout, sha256_of, write_arrays
 from obc_onnx.files import replacing
 from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
-from obc_onnx.outline import Outline, inlined, is_left_out, serialised, without_weights
+from obc_onnx.outline import (
+    MAX_PROTOBUF_BYTES,
+    Outline,
+    inlined,
+    is_left_out,
+    serialised,
+    without_weights,
+)
 from obc_onnx.reading import read_model
 
 if TYPE_CHECKING:
@@ -49,8 +56,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MAX_PROTOBUF_BYTES = 2**31 - 1
-"""Above this a model cannot be one protobuf message, and its weights go to a second file."""
 _PROTOBUF_SLACK = 2**24
 
 

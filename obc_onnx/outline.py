@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from obc_onnx.external import Stretch
 
+MAX_PROTOBUF_BYTES = 2**31 - 1
+"""Above this a model cannot be one protobuf message, and its weights go to a second file."""
 KEPT_ELEMENTS = 1024
 """Constants up to this size may describe shapes, and stay; others are weights."""
 _EXTENDED = ("bfloat16", "float8")
@@ -81,13 +83,17 @@ def serialised(model: onnx.ModelProto) -> bytes:
     Raises:
         ModelError: What it holds besides the weights is too large.
     """
+    fault = ModelError(
+        "the model holds more than 2 GiB besides the weights of its main graph, such as in "
+        "subgraphs, which no protobuf message can hold"
+    )
     try:
-        return bytes(model.SerializeToString(deterministic=True))
+        message = bytes(model.SerializeToString(deterministic=True))
     except EncodeError as error:
-        raise ModelError(
-            "the model holds more than 2 GiB besides the weights of its main graph, such as in "
-            "subgraphs, which no protobuf message can hold"
-        ) from error
+        raise fault from error
+    if len(message) > MAX_PROTOBUF_BYTES:  # older versions of protobuf write what nothing reads
+        raise fault
+    return message
 
 
 def without_weights(model: onnx.ModelProto, weights: Container[str]) -> onnx.ModelProto:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model
 from obc_onnx.baseline import examine
-from obc_onnx.costs import COSTS
 from obc_onnx.data import Samples, open_samples
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
@@ -21,7 +20,6 @@ from obc_onnx.noise import Reference
 from obc_onnx.padding import describe_padding
 from obc_onnx.placing import first_of, known_by, shapes_of
 from obc_onnx.planning import Budget, make_plan
-from obc_onnx.precision import is_quantised
 from obc_onnx.recover.error import errors_of_outputs
 from obc_onnx.recover.methods import NEED_DATA
 from obc_onnx.report.doubts import (
@@ -40,22 +38,13 @@ from obc_onnx.report.summary import (
     summarise_groups,
 )
 from obc_onnx.result import Result
-from obc_onnx.saliency import make_criterion
+from obc_onnx.result_checks import Cut, check_result
 from obc_onnx.scoring import choose_criterion, make_scene
 from obc_onnx.surgery import remove_units
 from obc_onnx.training.options import check_labels
 from obc_onnx.verify import (
     Check,
-    check_budget,
-    check_description,
-    check_format,
-    check_interface,
     check_masked,
-    check_plan,
-    check_runs,
-    check_structure,
-    check_twin,
-    check_weights,
     compare,
     digest_of,
     doubts,
@@ -80,26 +69,6 @@ if TYPE_CHECKING:
     from obc_onnx.training.course import Epoch
 
     Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A plan on its way through surgery, repair and training.
-
-    Attributes:
-        coupling: Of what is cut.
-        no_twin: Why torch cannot compute the graph; empty where it can.
-        original: Of the model as it came; sparse learning may have changed its weights.
-    """
-
-    coupling: Coupling
-    plan: PruningPlan
-    keep: Keep
-    pruned: Graph
-    inputs: Mapping[str, Shape]
-    feed: Mapping[str, Any]
-    no_twin: str
-    original: Coupling
 
 
 class Opened(NamedTuple):
@@ -411,37 +380,3 @@ class Compression:
         if times is None:
             self.notes.append("speed was not measured, since a run takes long: --latency does it")
         return times
-
-
-def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
-    """Check everything that must hold of a result as it is read back, trained or not."""
-    original = cut.original.graph
-    planned = Graph.from_model(cut.pruned.to_model())  # on loading, more may turn out constant
-    checks = [
-        check_plan(original, result, cut.plan),
-        check_weights(original, result, cut.plan),
-        check_structure(planned, result, cut.plan.merged),
-        check_description(original, result, cut.plan.copies),
-        check_interface(original, result),
-        *check_format(original, result, cut.inputs),
-        check_runs(result, cut.feed),
-    ]
-    if not all(check.passed for check in checks):
-        return checks  # what follows would only stumble over the same fault
-    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock, feed=cut.feed)
-    for name, target in cut.plan.targets.items():
-        cost = COSTS[name]
-        full = cost(cut.coupling).full
-        checks.append(check_budget(cost(recounted).total({}), full, target, cost.label))
-    if not cut.no_twin:
-        check = check_twin(recounted, cut.feed)
-        if not check.passed and is_quantised(original) and not _uses_twin(cut.plan):
-            # integer kernels may saturate where torch computes what the model says
-            check = replace(check, passed=True, detail=f"{check.detail}; no twin was used")
-        checks.append(check)
-    return checks
-
-
-def _uses_twin(plan: PruningPlan) -> bool:
-    """Say whether a plan or its weights depend on what torch computed."""
-    return make_criterion(plan.criterion).needs_data or plan.weights_sha256 is not None

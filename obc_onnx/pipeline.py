@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obc_onnx.analysis import Clock, Model, analyse, load_model, model_name
-from obc_onnx.compression import Compression, Cut, check_result
+from obc_onnx.compression import Compression
 from obc_onnx.data import DataOptions, Samples, open_samples
 from obc_onnx.defaults import MEASURED_SAMPLES
 from obc_onnx.errors import RequestError
@@ -26,6 +26,7 @@ from obc_onnx.report.summary import (
     summarise_scores,
 )
 from obc_onnx.request import Request
+from obc_onnx.result_checks import Cut, check_result
 from obc_onnx.saliency import Scoring
 from obc_onnx.scoring import Scores, choose_criterion, make_scene, used_of
 from obc_onnx.sensitivity import Sensitivity, measure_groups

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(obc_onnx.__file__).parent
 MAX_FUNCTION_LINES = 45
-MAX_FILE_LINES = 400
+MAX_FILE_LINES = 480
 
 LAYERS = (
     ("errors", "version", "progress", "defaults"),
@@ -92,6 +92,7 @@ LAYERS = (
     ("run_folder", "request"),
     ("training.keeper",),
     ("training.stage", "training"),
+    ("result_checks",),
     ("compression",),
     ("pipeline", "program"),
     ("options",),

@@ -14,15 +14,16 @@ from obc_onnx.batch_guesses import check_named
 from obc_onnx.batching import batch_of_shapes
 from obc_onnx.errors import ModelError, RequestError
 from obc_onnx.graph import Graph
-from obc_onnx.inference import find_coupling
-from obc_onnx.shapes import infer_shapes, input_shapes
+from obc_onnx.inference import axes_apart, find_coupling
+from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.shapes import infer_shapes, infer_strictly, input_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from obc_onnx.batch_axes import Axes
+    from obc_onnx.batch_axes import Axes, BatchAxes
     from obc_onnx.coupling import Coupling
     from obc_onnx.ops import RuleSet
 
@@ -78,7 +79,7 @@ def analyse(
         feed: Samples, for shapes that only a run tells; random ones are tried without.
     """
     with clock("shapes"):
-        graph = settled(graph, given, named or {})
+        graph = settled(graph, given, named or {}, rules)
         inputs = input_shapes(graph, given)
         shapes = infer_shapes(graph, inputs, _feed_of(graph, inputs, feed))
     with clock("coupling"):
@@ -89,8 +90,16 @@ def analyse(
     return coupling, inputs
 
 
-def settled(graph: Graph, given: Mapping[str, Shape] | None, named: Axes) -> Graph:
-    """Return a graph whose batch is proven, by random inputs where no samples have proven it.
+def settled(
+    graph: Graph,
+    given: Mapping[str, Shape] | None,
+    named: Axes,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Graph:
+    """Return a graph whose batch is proven.
+
+    The declared axes are followed through the graph, which costs milliseconds. Where that does not
+    prove them, and no samples have done so, the model runs on random inputs.
 
     Raises:
         RequestError: A name or an axis is not of the model, or a size contradicts the batch.
@@ -99,7 +108,9 @@ def settled(graph: Graph, given: Mapping[str, Shape] | None, named: Axes) -> Gra
         check_named(graph, named)
         declared = graph.batch_axes
         likely = graph.with_batch(replace(declared, inputs={**declared.inputs, **named}))
-        graph = graph.with_batch(batch_of_shapes(likely, input_shapes(likely, given), named))
+        shapes = input_shapes(likely, given)
+        found = _followed(likely, shapes, rules) or batch_of_shapes(likely, shapes, named)
+        graph = graph.with_batch(found)
     batch = graph.batch_axes
     for name, shape in (given or {}).items():
         axis = batch.inputs.get(name)
@@ -109,6 +120,20 @@ def settled(graph: Graph, given: Mapping[str, Shape] | None, named: Axes) -> Gra
                 f"{batch.size}: {batch.note}"
             )
     return graph
+
+
+def _followed(graph: Graph, inputs: Mapping[str, Shape], rules: RuleSet) -> BatchAxes | None:
+    """Return the batch as it is declared, where the graph itself shows that it is one."""
+    batch = graph.batch_axes
+    axes = {name: axis for name, axis in batch.inputs.items() if axis is not None}
+    sizes = {inputs[name][axis] for name, axis in axes.items()}
+    if batch.size is not None or len(axes) < len(batch.inputs) or len(sizes) != 1:
+        return None
+    try:
+        outputs = axes_apart(graph, infer_strictly(graph, inputs) | dict(inputs), rules)
+    except ModelError:  # it does not take as many samples
+        return None
+    return None if outputs is None else replace(batch, outputs=outputs, proven=True)
 
 
 def _feed_of(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes import leaves
+from obc_onnx.axes import Dim, leaves
 from obc_onnx.coupling import Coupling, Frozen, Group, constant_sources
 from obc_onnx.node import holds_weights
 from obc_onnx.ops.context import CoupleContext, Role
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from obc_onnx.axes import Dim, Expr
+    from obc_onnx.axes import Expr
     from obc_onnx.graph import Graph
     from obc_onnx.node import Node
     from obc_onnx.ops.rule import Rule, RuleSet, Shape
@@ -44,6 +44,25 @@ def find_coupling(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> 
         return _Finder(graph, shapes, rules).find()
 
 
+def axes_apart(
+    graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet
+) -> dict[str, int | None] | None:
+    """Say which axis of each output has one position for each sample, where that is certain.
+
+    It is where the batch passes every node as units do that may be removed: no operator mixes its
+    positions, picks from it, or sums over it.
+
+    Args:
+        graph: The model, whose `batch_axes` say where its inputs have samples.
+        shapes: A concrete shape for every tensor, from `infer_shapes`.
+        rules: What is known of operators.
+    Returns:
+        None where it is not certain.
+    """
+    with _no_garbage_collection():
+        return _Finder(graph, shapes, rules, free_batch=True).find_apart()
+
+
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Pause the collector: what is made here lives on, and it would look at the whole model."""
@@ -59,8 +78,16 @@ def _no_garbage_collection() -> Iterator[None]:
 class _Finder:
     """One analysis: states every equality, then reads the groups off the solution."""
 
-    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        shapes: Mapping[str, Shape],
+        rules: RuleSet,
+        *,
+        free_batch: bool = False,
+    ) -> None:
         self.graph, self.shapes, self.rules = graph, shapes, rules
+        self.why_batch = None if free_batch else "the batch"
         self.system = AxisSystem()
         self.values: dict[str, Value] = {}
         self.roles: list[Role] = []
@@ -71,11 +98,59 @@ class _Finder:
         self.symbols: dict[tuple[str, int], Dim] = {}
         self.loses_batch = False
 
-    def find(self) -> Coupling:
+    def find_apart(self) -> dict[str, int | None] | None:
+        """Follow the batch alone, see `axes_apart`."""
+        self._follow()
+        self.system.settle()
+        batch = None if self.batch is None else self.system.resolve(self.batch)
+        if not isinstance(batch, Dim) or not self.system.is_free(batch):
+            return None
+        if self.system.inexact(batch) is not None or self._is_summed_over(batch):
+            return None
+        if any(self._hides(node, batch) for node in self.graph.nodes):
+            return None
+        found: dict[str, int | None] = {}
+        for port in self.graph.outputs:
+            axes = [self.system.resolve(axis) for axis in self.values[port.name].axes]
+            found[port.name] = axes.index(batch) if batch in axes else None
+        return found if None not in found.values() else None
+
+    def _is_summed_over(self, batch: Dim) -> bool:
+        axes = (
+            self.values[role.node.inputs[role.slot]].axes[role.axis]
+            for role in self.roles
+            if role.kind == "reads"
+        )
+        return any(batch in leaves(self.system.resolve(axis)) for axis in axes)
+
+    def _hides(self, node: Node, batch: Dim) -> bool:
+        """Say whether a node knows of samples, and gives data without an axis of them.
+
+        What it gives may be numbers that follow sizes; where those end up as data, it hides them.
+        """
+        spelled = {s.place for s in self.spellings if s.node.key == node.key}
+        read = [
+            self.values[name]
+            for slot, name in enumerate(node.inputs)
+            if name in self.values and slot not in spelled
+        ]
+        sizes = (axis for value in read for number in value.sized for axis in axes_of(number))
+        has = batch in self._dims_of(value for value in read if not value.constant)
+        counts = any(batch in leaves(self.system.resolve(axis)) for axis in sizes)
+        made = [self.values[name] for name in node.outputs if name in self.values]
+        data = [value for value in made if value.numbers is None]
+        return bool(data) and (
+            counts or (has and any(batch not in self._dims_of([value]) for value in data))
+        )
+
+    def _follow(self) -> None:
         for port in self.graph.inputs:
             self.values[port.name] = self._input(port.name, port.shape)
         for node in self.graph.nodes:
             self._visit(node)
+
+    def find(self) -> Coupling:
+        self._follow()
         for port in self.graph.outputs:
             if port.name in self.values:
                 self._freeze(port.name, f"graph output '{port.name}'")
@@ -132,7 +207,7 @@ class _Finder:
     def _batch_of(self, size: int) -> Dim:
         """Return the one batch of all inputs, or a new one where the sizes differ."""
         if self.batch is None or self.batch.size != size:
-            self.batch = self.system.dim(size, "the batch")
+            self.batch = self.system.dim(size, self.why_batch)
         return self.batch
 
     def _visit(self, node: Node) -> None:

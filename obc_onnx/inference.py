@@ -16,7 +16,7 @@ from obc_onnx.coupling import Coupling, Frozen, Group, constant_sources
 from obc_onnx.node import holds_weights
 from obc_onnx.ops.context import CoupleContext, Role
 from obc_onnx.ops.value import Renumbering, Spelling, Value, followed
-from obc_onnx.sizes import axes_of, value_of
+from obc_onnx.sizes import Sized, axes_of, value_of
 from obc_onnx.spelling import find_patches
 from obc_onnx.unification import AxisSystem
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph import Graph
     from obc_onnx.node import Node
     from obc_onnx.ops.rule import Rule, RuleSet, Shape
+    from obc_onnx.ops.value import Wanted
 
 
 def find_coupling(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Coupling:
@@ -128,20 +129,32 @@ class _Finder:
 
         What it gives may be numbers that follow sizes; where those end up as data, it hides them.
         """
-        spelled = {s.place for s in self.spellings if s.node.key == node.key}
-        read = [
-            self.values[name]
-            for slot, name in enumerate(node.inputs)
-            if name in self.values and slot not in spelled
-        ]
-        sizes = (axis for value in read for number in value.sized for axis in axes_of(number))
-        has = batch in self._dims_of(value for value in read if not value.constant)
-        counts = any(batch in leaves(self.system.resolve(axis)) for axis in sizes)
         made = [self.values[name] for name in node.outputs if name in self.values]
         data = [value for value in made if value.numbers is None]
-        return bool(data) and (
-            counts or (has and any(batch not in self._dims_of([value]) for value in data))
+        read = [self.values[name] for name in node.inputs if name in self.values]
+        has = batch in self._dims_of(value for value in read if not value.constant)
+        if has and any(batch not in self._dims_of([value]) for value in data):
+            return True
+        return bool(data) and any(
+            self._counts(name, self._wanted(node, slot), batch)
+            for slot, name in enumerate(node.inputs)
+            if name in self.values
         )
+
+    def _wanted(self, node: Node, slot: int) -> tuple[Wanted, ...]:
+        own = (s.wanted for s in self.spellings if s.node.key == node.key and s.place == slot)
+        return next(own, ())
+
+    def _counts(self, name: str, wanted: tuple[Wanted, ...], batch: Dim) -> bool:
+        """Say whether a number of samples is read as a number, and not as the size of an axis."""
+        numbers = self.values[name].numbers
+        for place, number in enumerate(() if numbers is None else numbers.flat):
+            of = axes_of(number) if isinstance(number, Sized) else ()
+            if any(batch in leaves(self.system.resolve(axis)) for axis in of):
+                size = wanted[place] if place < len(wanted) else 0
+                if isinstance(size, (int, float)):
+                    return True
+        return False
 
     def _follow(self) -> None:
         for port in self.graph.inputs:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +15,9 @@ from nets import draw_samples, model_of
 from obc_onnx.saliency import Scoring
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
+
+TOOLS = sorted(path.stem for path in Path(__file__).parents[1].glob("tools/*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,11 @@ def setting(compare: ModuleType) -> object:
     samples = draw_samples(graph, 24, labelled=True)
     held = draw_samples(graph, 16, seed=1, labelled=True)
     return compare.Setting(graph, samples, held, (0.8, 0.6), "global")
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_tool_loads(name: str) -> None:
+    assert importlib.import_module(name).__doc__
 
 
 @pytest.mark.parametrize(

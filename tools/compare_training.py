@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,8 @@ STARTS: dict[str, dict[str, Any]] = {
 LOSSES = ("ce", "kd", "ce:0.5+kd:0.5")
 TARGETS = (1 / 2, 1 / 3, 1 / 6)
 CROP = 2
+READERS = {"int": int, "float": float, "bool": "yes".__eq__}
+"""By the type of a field; words stay words."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,15 @@ def parse_variant(text: str, base: TrainingOptions) -> tuple[TrainingOptions, Me
     """Read `start,field=value,...`, and the method of repair."""
     start, *rest = text.split(",")
     changes, recover = dict(STARTS[start]), METHODS[0]
+    kinds = {field.name: str(field.type).removesuffix(" | None") for field in fields(base)}
     for item in rest:
         name, value = item.split("=")
         if name == "recover":
             recover = next(method for method in METHODS if method == value)
-            continue
-        kind = type(getattr(base, name))
-        if name == "loss":
+        elif name == "loss":
             changes[name] = parse_loss(value.replace("+", ","))
-        elif kind is bool:
-            changes[name] = value == "yes"
         else:
-            changes[name] = kind(value)
+            changes[name] = READERS.get(kinds[name], str)(value)
     return replace(base, **changes), recover
 
 

@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from compare_criteria import evaluate, parse_variant
 
 from obc_onnx.analysis import Clock, analyse
-from obc_onnx.data import load_samples, shapes_of
+from obc_onnx.data import load_samples
 from obc_onnx.errors import RequestError
 from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.placing import first_of, known_by, shapes_of
 from obc_onnx.saliency import CRITERIA, Scene, Scoring, make_criterion
 from obc_onnx.surgery import mask_reads
 
@@ -84,7 +85,8 @@ def main() -> None:
     graph = Graph.load(options.model)
     samples = load_samples(options.data, graph).part(slice(0, options.samples))
     held = load_samples(options.eval_data, graph).part(slice(0, options.measured))
-    coupling, _ = analyse(graph, shapes_of(graph, samples), DEFAULT_RULES, Clock())
+    given = known_by(graph, samples), shapes_of(samples)
+    coupling, _ = analyse(*given, DEFAULT_RULES, Clock(), feed=first_of(samples))
     if options.cache and options.cache.exists():
         changes = dict(np.load(options.cache))
     else:

@@ -25,9 +25,10 @@ from turns import FLAG, best, take_turns
 from turns import measure as measure_run
 
 from obc_onnx.analysis import Clock, analyse
-from obc_onnx.data import load_samples, shapes_of
+from obc_onnx.data import load_samples
 from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.placing import first_of, known_by, shapes_of
 from obc_onnx.saliency import Scene, Scoring, make_criterion
 from obc_onnx.twin import build_twin
 
@@ -102,7 +103,8 @@ def measure(options: argparse.Namespace) -> None:
     graph = Graph.load(options.model)
     samples = load_samples(options.data, graph)
     samples = samples.part(slice(0, options.batches * options.batch_size))
-    coupling, _ = analyse(graph, shapes_of(graph, samples), DEFAULT_RULES, Clock())
+    given = known_by(graph, samples), shapes_of(samples)
+    coupling, _ = analyse(*given, DEFAULT_RULES, Clock(), feed=first_of(samples))
     ways = {"ours": score, "step": step, "stored": stored}
     run = ways[options.measure](coupling, samples, options.batch_size)
     rows = len(samples) // (STORED_SHARE if options.measure == "stored" else 1)

@@ -235,8 +235,8 @@ def check_samples(
         DataError: Names, ranks, types, sizes, values or labels do not fit the model.
         RequestError: An axis is named that the model does not have.
     """
-    given = {*samples.inputs, *samples.fixed}
-    if given != set(_names(graph)):
+    given = sorted({*samples.inputs, *samples.fixed})
+    if given != sorted(_names(graph)):
         raise DataError(
             f"{what} holds {listed(given)}, but the model's inputs are {listed(_names(graph))}"
         )

@@ -108,12 +108,16 @@ def linear_model() -> onnx.ModelProto:
 
 
 def test_without_labels_the_score_estimates_the_change_of_the_outputs() -> None:
-    """Both members of unit u change y by h_u w2[:, u], so S = 2 sum_n h_nu^2 |w2[:, u]|^2."""
+    """Both members of unit u change y by h_u w2[:, u], a share of what each of 4 outputs does.
+
+    So S = 2 sum_n h_nu^2 mean_o w2[o, u]^2 / var y_o.
+    """
     case = Case(*analyse(linear_model()))
     samples = draw_samples(case.graph, 32)
     w1, w2 = (case.graph.initializers[name] for name in ("w1", "w2"))
     hidden = samples.inputs["x"] @ w1.T
-    expected = 2 * (hidden**2).sum(0) * (w2**2).sum(0)
+    variance = (hidden @ w2.T).var(0, ddof=1)
+    expected = 2 * (hidden**2).sum(0) * (w2**2 / variance[:, None]).mean(0)
     scenes = [
         Scene(case.coupling, samples, seed, scoring=Scoring(rows="sample")) for seed in range(100)
     ]

@@ -106,7 +106,7 @@ def test_the_masked_oracle_fails_where_other_units_were_removed(
     check = check_masked(whole.coupling, keep, feed)
     assert not check.passed
     assert check.error > check.tolerance
-    assert "'r'" in check.detail  # where units were cut first
+    assert "'p'" in check.detail  # where units were cut first
 
 
 def test_the_twin_check_fails_where_torch_computes_something_else(

@@ -23,6 +23,7 @@ from obc_onnx.planning import Budget, make_plan
 from obc_onnx.recover.error import errors_of_outputs
 from obc_onnx.recover.methods import NEED_DATA
 from obc_onnx.report.doubts import (
+    doubts_of_drop,
     doubts_of_outputs,
     doubts_of_quality,
     doubts_of_speed,
@@ -336,12 +337,14 @@ class Compression:
         with self.clock("measure"):
             baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
             after = None if samples[1] is None else accuracy(result, samples[1])
+            change = Change(baseline.accuracy, after)
             outputs = errors_of_outputs(cut.original, result, samples[1])
             times = self._race(cut, result, samples[1])
         doubts = [
             *baseline.doubts,
             *doubts_of_quality(measured=samples[1] is not None),
             *doubts_of_outputs(outputs),
+            *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=bool(epochs[1])),
             *doubts_of_widths(cut.coupling, cut.keep),
             *doubts_of_speed(times),
         ]
@@ -353,7 +356,7 @@ class Compression:
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
             outputs=outputs,
-            accuracy=Change(baseline.accuracy, after),
+            accuracy=change,
             held_out=0 if samples[1] is None else len(samples[1]),
             fed=baseline.fed,
             latency_ms=Change(None, None) if times is None else Change(*times.medians_ms),

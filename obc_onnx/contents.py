@@ -5,8 +5,10 @@ Nodes are found by what they compute, so their order does not matter.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from obc_onnx.export import FIRST_IR_WITH_DEFAULTS
 from obc_onnx.node import holds_weights
 
 if TYPE_CHECKING:
@@ -22,16 +24,19 @@ _BIASED, BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"}), 2
 """Products that may gain a bias, and the slot where it goes."""
 
 
-def other_structure(expected: Graph, result: Graph, merged: Mapping[str, str]) -> str:
+def other_structure(
+    expected: Graph, result: Graph, merged: Mapping[str, str], *, repaired: bool
+) -> str:
     """Compare nodes, what they read, and the numbers that are no weights.
 
-    Weights may differ, but not in size or type. A product may have gained a bias: repair and
-    training put there what a unit or a norm has left.
+    Weights may differ, but not in size or type.
 
     Args:
         expected: With a name of its own for each copy of an initializer.
         result: In which copies may be merged.
         merged: Under which name copies of `expected` are written.
+        repaired: Whether a product may have gained a bias: repair and training put there what a
+            unit or a norm has left.
     """
     there = {node.key: node for node in result.nodes}
     known = {node.key: node for node in expected.nodes}
@@ -40,7 +45,7 @@ def other_structure(expected: Graph, result: Graph, merged: Mapping[str, str]) -
     if lacking:
         return f"{len(there)} nodes, planned {len(known)}: {lacking[0]}"
     for node in expected.nodes:
-        gained = _gained(expected, node, result, there[node.key])
+        gained = _gained(expected, node, result, there[node.key]) if repaired else ""
         fault = (
             _other_message(expected, result, node.key)
             or _other_inputs(node, there[node.key], result, merged, gained)
@@ -54,11 +59,9 @@ def other_structure(expected: Graph, result: Graph, merged: Mapping[str, str]) -
 def _other_message(expected: Graph, result: Graph, key: str) -> str:
     """Compare all of two nodes but their inputs; subgraphs to the byte."""
     planned, found = expected.messages[key], result.messages[key]
-    for what in ("op_type", "domain", "name", "overload", "doc_string"):
-        if getattr(planned, what) != getattr(found, what):
-            return f"its {what} is '{getattr(found, what)}'"
-    if list(planned.output) != list(found.output):
-        return f"its outputs are {list(found.output)}"
+    what = _other_field(planned, found, {"input", "attribute", "metadata_props"})
+    if what:
+        return f"its {what} is '{getattr(found, what)}'"
     before, after = ({entry.name: entry for entry in m.attribute} for m in (planned, found))
     other = _other_entries(before, after)
     return f"attribute '{other}'" if other else _other_metadata(planned, found)
@@ -111,10 +114,9 @@ def other_description(original: Graph, result: Graph, copies: Mapping[str, str])
         (before.graph, after.graph, {"input", "output", "metadata_props"}),
     )
     for one, other, apart in scopes:
-        names = {field.name for m in (one, other) for field, _ in m.ListFields()} - apart
-        for name in sorted(names):
-            if getattr(one, name) != getattr(other, name):
-                return f"its {name} differs"
+        what = _other_field(one, other, apart)
+        if what:
+            return f"its {what} differs"
         fault = _other_metadata(one, other)
         if fault:
             return fault
@@ -127,9 +129,19 @@ def other_description(original: Graph, result: Graph, copies: Mapping[str, str])
 
 
 def _ports(graph: Graph, kind: str) -> dict[str, Message]:
-    """List inputs or outputs by name, without those that initializers stand for."""
+    """List inputs or outputs by name; those that initializers stand for have the sizes of these.
+
+    Old models have to list every initializer: there it says nothing.
+    """
     ports: Iterable[onnx.ValueInfoProto] = getattr(graph.header.graph, kind)
-    return {port.name: port for port in ports if kind == "output" or port.name not in graph.held}
+    found = {port.name: port for port in ports}
+    for name in found.keys() & graph.held if kind == "input" else ():
+        if graph.header.ir_version < FIRST_IR_WITH_DEFAULTS:
+            del found[name]
+        else:
+            found[name] = deepcopy(found[name])
+            found[name].type.tensor_type.ClearField("shape")
+    return found
 
 
 def _other_notes(original: Graph, result: Graph, copies: Mapping[str, str]) -> str:
@@ -142,6 +154,12 @@ def _other_notes(original: Graph, result: Graph, copies: Mapping[str, str]) -> s
         if before is not None and after is not None and before != after:
             return f"what is said of initializer '{name}' differs"
     return ""
+
+
+def _other_field(one: Message, other: Message, apart: set[str]) -> str:
+    """Name the first field that differs, of those that are not compared apart."""
+    names = {field.name for m in (one, other) for field, _ in m.ListFields()} - apart
+    return next((n for n in sorted(names) if getattr(one, n) != getattr(other, n)), "")
 
 
 def _other_metadata(one: Any, other: Any) -> str:

@@ -20,6 +20,8 @@ FIRST_IR_WITH_DEFAULTS = 4
 """Before it every initializer has to be listed as an input; since then that makes it a default."""
 _CONTENT = frozenset({"node", "initializer", "sparse_initializer", "value_info"})
 """Fields of a graph that are what it computes; all others describe it."""
+_CARRIED = frozenset({"input", "output", "name", "op_type", "domain", "attribute"})
+"""Fields of a node that graphsurgeon carries."""
 
 
 def export(
@@ -180,8 +182,8 @@ def _restore_nodes(nodes: Any, original: onnx.ModelProto) -> None:
         source = sources.get(first_output(node))
         if source is None:
             continue
-        node.doc_string = source.doc_string
-        node.metadata_props.extend(source.metadata_props)
+        others = {f.name: v for f, v in source.ListFields() if f.name not in _CARRIED}
+        node.MergeFrom(onnx.NodeProto(**others))
         whole = {entry.name: entry for entry in source.attribute if entry.HasField("g")}
         for entry in node.attribute:
             if entry.name in whole:

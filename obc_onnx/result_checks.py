@@ -56,10 +56,11 @@ def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
     """Check everything that must hold of a result as it is read back, trained or not."""
     original = cut.original.graph
     planned = Graph.from_model(cut.pruned.to_model())  # on loading, more may turn out constant
+    repaired = cut.plan.weights_sha256 is not None
     checks = [
         check_plan(original, result, cut.plan),
         check_weights(original, result, cut.plan),
-        check_structure(planned, result, cut.plan.merged),
+        check_structure(planned, result, cut.plan.merged, repaired=repaired),
         check_description(original, result, cut.plan.copies),
         check_interface(original, result),
         *check_format(original, result, cut.inputs),

@@ -280,13 +280,17 @@ def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def check_structure(
-    expected: Graph, result: Graph, merged: Mapping[str, str] | None = None
+    expected: Graph,
+    result: Graph,
+    merged: Mapping[str, str] | None = None,
+    *,
+    repaired: bool = False,
 ) -> Check:
     """Check that the result is the pruned graph: same operators, wiring, attributes and sizes.
 
-    A product may have gained a bias: repair and training put there what a unit or a norm has left.
+    Only after repair or training may a product have gained a bias, see `other_structure`.
     """
-    detail = other_structure(expected, result, merged or {})
+    detail = other_structure(expected, result, merged or {}, repaired=repaired)
     return Check("graph as planned", not detail, detail=detail)
 
 

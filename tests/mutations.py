@@ -1,15 +1,21 @@
-"""Every way to change one thing in a model file, field by field."""
+"""Every way to change one thing in a model file, field by field, or to add one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from google.protobuf.message import Message
+
+    Change = Callable[[onnx.ModelProto], None]
+
+WITH_BIAS = 3
+"""Inputs of a product that has a bias."""
 
 
 class Mutation(NamedTuple):
@@ -21,12 +27,34 @@ class Mutation(NamedTuple):
     """
 
     where: str
-    apply: Callable[[onnx.ModelProto], None]
+    apply: Change
 
 
 def mutations(model: onnx.ModelProto) -> Iterator[Mutation]:
     """Yield a change of each field, a turned order, and the loss of the last of each list."""
     yield from _of(model, "", lambda whole: whole)
+
+
+def additions(model: onnx.ModelProto) -> Iterator[Mutation]:
+    """Yield one more of each thing that a model may hold, none of which the model itself has."""
+    node = next(node for node in model.graph.node if node.op_type in ("Conv", "Gemm"))
+    value, place = node.output[0], list(model.graph.node).index(node)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name in node.input)
+    if len(node.input) < WITH_BIAS:
+        axis = 1 if any(a.name == "transB" for a in node.attribute) or node.op_type == "Conv" else 0
+        bias = onnx.numpy_helper.from_array(np.full(weight.dims[1 - axis], 5, np.float32), "more")
+        yield Mutation("a bias", _all(_adds("initializer", bias), _reads(place, "more")))
+    more = onnx.numpy_helper.from_array(np.ones(3, np.float32), "more")
+    yield Mutation("an initializer", _adds("initializer", more))
+    yield Mutation("an input", _adds("input", _port("more", [3])))
+    yield Mutation("an output", _adds("output", _port(value, None)))
+    yield Mutation(
+        "an initializer among the inputs", _adds("input", _port(weight.name, weight.dims))
+    )
+    unused = onnx.helper.make_node("Relu", [value], ["more"])
+    yield Mutation("a node", _adds("node", unused))
+    yield Mutation("an opset", _imports)
+    yield Mutation("a device", lambda whole: _devices(whole.graph.node[place]))
 
 
 def mutated(model: onnx.ModelProto, mutation: Mutation) -> onnx.ModelProto:
@@ -65,6 +93,34 @@ def _other(value: str | bytes | float) -> str | bytes | float:
     if isinstance(value, bytes):
         return bytes([value[0] ^ 1]) + value[1:] if value else b"x"
     return value + 1
+
+
+def _port(name: str, shape: Sequence[int] | None) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+
+def _adds(kind: str, message: Message) -> Change:
+    return lambda whole: getattr(whole.graph, kind).append(message)
+
+
+def _reads(place: int, name: str) -> Change:
+    return lambda whole: whole.graph.node[place].input.append(name)
+
+
+def _imports(whole: onnx.ModelProto) -> None:
+    whole.opset_import.add(domain="more", version=1)
+
+
+def _devices(node: onnx.NodeProto) -> None:
+    node.device_configurations.add(configuration_id="more")
+
+
+def _all(*changes: Change) -> Change:
+    def change(whole: onnx.ModelProto) -> None:
+        for one in changes:
+            one(whole)
+
+    return change
 
 
 def _getter(find: Callable, name: str) -> Callable:

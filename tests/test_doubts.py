@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from helpers import analyse, build
+from helpers import analyse, build, run_onnx
 from small import archive, images, invoke, saved
 
 from obc_onnx import latency
 from obc_onnx.feeds import random_feed
+from obc_onnx.graph import Graph
 from obc_onnx.latency import Race, race
 from obc_onnx.pipeline import compress, make_plan
 from obc_onnx.planning import Budget
-from obc_onnx.report.doubts import doubts_of_speed, doubts_of_widths
+from obc_onnx.recover.error import OutputError
+from obc_onnx.report.doubts import doubts_of_drop, doubts_of_speed, doubts_of_widths
+from obc_onnx.report.summary import Change
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +115,47 @@ def test_without_data_the_last_line_says_that_quality_was_not_measured(tmp_path:
     data = archive(tmp_path, x=images(600))
     good = invoke(*command, "-o", tmp_path / "c.onnx", "--data", data)
     assert last_line(good.stdout).startswith("good: 2."), good.stdout
+
+
+def off(error: float, *, n_lost: int = 0, name: str = "y") -> OutputError:
+    return OutputError(name, error, 4, n_lost, [], 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "outputs", "expected"),
+    [
+        ((0.9, 0.458), [off(0.9)], ["accuracy fell by 44.2 points"]),
+        ((0.9, 0.86), [off(0.9)], []),
+        ((0.1, 0.9), [], []),
+        ((0.9, 0.0), [], ["accuracy fell by 90.0 points"]),
+        ((None, None), [off(0.19)], []),
+        ((None, None), [off(0.21)], ["output 'y' is off by 0.21 of its variance"]),
+        ((None, None), [off(float("nan"))], ["output 'y' is off by nan of its variance"]),
+        ((None, None), [off(0.9, n_lost=1)], []),
+        ((0.9, 0.9), [off(9), off(0.5, name="z")], ["output 'z' is off by 0.50 of its variance"]),
+    ],
+)
+def test_a_result_that_is_much_worse_is_said_to_be(
+    accuracy: tuple[float | None, float | None], outputs: list[OutputError], expected: list[str]
+) -> None:
+    found = doubts_of_drop(Change(*accuracy), outputs, "y", trained=False)
+    assert [doubt.partition(": ")[0] for doubt in found] == expected
+    assert all("--epochs" in doubt and "--max-drop" in doubt for doubt in found)
+
+
+def test_a_cut_that_costs_accuracy_is_not_called_good(tmp_path: Path) -> None:
+    graph, feed = Graph.from_model(build(WIDE)), {"x": images(600)}
+    scores = run_onnx(graph, feed)["y"]
+    usual = scores.mean(axis=0)
+    model = graph.edit({"fc_bias": graph.initializers["fc_bias"] - usual})
+    data = archive(tmp_path, **feed, labels=(scores - usual).argmax(axis=1))
+    asked = {"data": data, "criterion": "random", "recover": "none", "latency": False}
+    report = compress(model, budget=0.2, **asked).report
+    assert report.accuracy.before == 1.0
+    fall = 100 * (report.accuracy.before - report.accuracy.after)
+    assert fall > 20
+    assert f"accuracy fell by {fall:.1f} points" in report.verdict
+    assert report.verdict.startswith("doubtful: ")
 
 
 def test_a_model_that_is_slower_is_said_to_be() -> None:

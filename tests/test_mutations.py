@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import build
-from mutations import Mutation, mutated, mutations
+from mutations import Mutation, additions, mutated, mutations
 from small import CHAIN
 from test_shared import UNRELATED, samples_of, siamese
 
@@ -51,6 +51,7 @@ QUANTISED = (
     "{ w = DequantizeLinear(a, scale, zero) p = MatMul(x, w) c = Add(p, k) q = Relu(c)"
     "  y = MatMul(q, d) }"
 )
+UNBIASED = CHAIN.replace(" float[12] a_bias,", "").replace("(x, a, a_bias)", "(x, a)")
 ATTENTION = (
     "net (float[N,5,6] x) => (float[N,5,6] y)"
     "<float[6,8] wq, float[6,8] wk, float[6,8] wv, float[8,6] wo>"
@@ -118,6 +119,22 @@ def test_no_single_change_is_overlooked(name: str, *, trained: bool) -> None:
         mutation.where
         for mutation in changes
         if not is_refused(original, mutated(written, mutation), result)
+    ]
+    assert overlooked == []
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("name", ["convolutions", "no bias", "shared layers", "merged biases"])
+def test_nothing_that_is_added_is_overlooked(name: str, *, trained: bool) -> None:
+    model = build(UNBIASED) if name == "no bias" else MODELS[name]()
+    original = Graph.from_model(model)
+    asked = {"data": samples_of(model, 20), "training": 1} if trained else {}
+    result = compress(model, budget=0.7, criterion="l2", **asked)
+    assert not is_refused(original, result.model, result)
+    overlooked = [
+        addition.where
+        for addition in additions(result.model)
+        if not is_refused(original, mutated(result.model, addition), result)
     ]
     assert overlooked == []
 

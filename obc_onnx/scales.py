@@ -87,7 +87,8 @@ class Scale:
         difference as a share of the variance.
         """
         total = self.variance * self.numbers * len(self.variance)
-        return (1 / np.sqrt(np.maximum(total, np.finfo(np.float64).tiny)))[self.channels]
+        each = 1 / np.sqrt(np.maximum(total, np.finfo(np.float64).tiny))
+        return np.asarray(each[self.channels])  # of an output that is one channel, numpy's number
 
     def per_channel(self, totals: Numbers) -> Numbers:
         """Add numbers up, shape as one sample, into channels."""

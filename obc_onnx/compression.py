@@ -120,7 +120,7 @@ class Compression:
             require(checks)
         result, recovery = self._recover(cut, samples)
         result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
-        written = Graph.from_model(result.written())
+        written = Graph.from_model(result.written()).with_batch(graph.batch_axes)
         plan = plan.written_as(coupling, result)
         if result is not pruned or coupling is not original:
             plan = replace(plan, weights_sha256=digest_of(written.stored))

@@ -373,6 +373,14 @@ class Graph:
 
     def outline(self) -> Outline:
         """Export without large weights: a message of kilobytes, whatever the size of the model."""
+        model, weights = self._bare
+        own = onnx.ModelProto()
+        own.CopyFrom(model)  # those who take one change it
+        return Outline(own, weights)
+
+    @cached_property
+    def _bare(self) -> Outline:
+        """The outline, which is asked for by all that runs or infers: exporting is slow."""
         return self._outline({})
 
     def _outline(self, merged: Mapping[str, str]) -> Outline:

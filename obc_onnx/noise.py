@@ -31,6 +31,8 @@ MARGIN = 8
 _LARGEST = 0.1
 """Above this share of the RMS, allowing noise allows mistakes too."""
 _DRAWS = 3
+_STRONGER = (2, 4, 8, 16, 32, 64)
+"""Roundings that weights move by where fewer move nothing: the first step of a grid is its size."""
 _SEED = 0
 
 
@@ -116,7 +118,27 @@ class Reference:
             for name, value in reference.values.items():
                 noise = max(limits[name].noise, relative_error(moved[name], value))
                 limits[name] = replace(limits[name], noise=noise)
+        for roundings in _STRONGER:
+            resting = reference.at_rest(limits)
+            if not resting:
+                break
+            moved = run(disturbed(graph, rng, roundings))
+            for name in resting:
+                noise = relative_error(moved[name], reference.values[name])
+                limits[name] = replace(limits[name], noise=noise)
         return replace(reference, limits=limits)
+
+    def at_rest(self, limits: Mapping[str, Limit]) -> list[str]:
+        """Name the floats that nothing has moved yet.
+
+        They may lie on a grid, as a sigmoid near 0 does where it is computed as a share of 1: two
+        ways to round right are then a whole step apart, or none.
+        """
+        return [
+            name
+            for name, value in self.values.items()
+            if not limits[name].noise and is_float(value.dtype) and value.any()
+        ]
 
     @classmethod
     def of_outputs(cls, graph: Graph, feed: Values) -> Reference:
@@ -131,8 +153,8 @@ class Reference:
         return cls.measured(graph, lambda g: Session(g, optimize=False).run(feed), _LARGEST)
 
 
-def disturbed(graph: Graph, rng: np.random.Generator) -> Graph:
-    """Move every weight of several axes by about its last bit, up or down.
+def disturbed(graph: Graph, rng: np.random.Generator, roundings: int = 1) -> Graph:
+    """Move every weight of several axes by about its last bit, or by more roundings, up or down.
 
     Whole numbers stay: a mask needs its zeros, and positions mean exact numbers. So do vectors and
     single numbers, such as exponents, scales of sizes and bounds.
@@ -140,7 +162,7 @@ def disturbed(graph: Graph, rng: np.random.Generator) -> Graph:
     weights = {}
     for name, array in graph.initializers.items():
         if is_float(array.dtype) and sum(size > 1 for size in array.shape) > 1:
-            epsilon = epsilon_of(array.dtype)
+            epsilon = roundings * epsilon_of(array.dtype)
             factors = np.array([1 - epsilon, 1 + epsilon]).astype(array.dtype)
             with np.errstate(over="ignore"):
                 moved = array * factors[rng.integers(0, 2, array.shape, np.uint8)]

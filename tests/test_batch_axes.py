@@ -548,6 +548,32 @@ def test_samples_that_share_a_statistic_take_a_run_each(nodes: str) -> None:
         assert samples.batch_axes.inputs == {"x": 0}
 
 
+def test_a_result_keeps_the_batch_that_samples_have_shown() -> None:
+    """Random inputs would find that samples of different signs share a condition."""
+    text = """
+    net (float[N,8] x) => (float[N,3] y) <float[8,16] u, float[16,3] v, float none = {0}> {
+      m = ReduceMean<keepdims = 0>(x) p = Less(m, none) f = Cast<to = 1>(p)
+      a = MatMul(x, u) b = Relu(a) c = MatMul(b, v) y = Mul(c, f)
+    }"""
+    model = build(text)
+    assert settled(Graph.from_model(model), None, {}).batch == 1
+    samples = Samples({"x": -np.abs(drawn(N, 8))}, None, {})
+    assert obc_onnx.compress(model, data=samples, budget=0.6).graph.batch is None
+
+
+def test_constants_among_the_outputs_have_no_samples() -> None:
+    """They are scored beside others, as one channel."""
+    text = """
+    net (float[N,8] x) => (float[N,3] y, float[2,3] anchors) <float[8,16] u, float[16,3] v> {
+      anchors = Constant<value = float[2,3] {0, 1, 2, 3, 4, 5}>()
+      a = MatMul(x, u) b = Relu(a) y = MatMul(b, v)
+    }"""
+    result = obc_onnx.compress(build(text), data=Samples({"x": drawn(N, 8)}, None, {}), budget=0.6)
+    assert result.graph.batch_axes.outputs == {"y": 0, "anchors": None}
+    errors = {output.name: output.error for output in result.report.outputs}
+    assert errors["y"] > errors["anchors"] == 0
+
+
 @pytest.mark.parametrize(("front", "size"), [(1, 1), (2, 2), ("N", None)])
 def test_open_sizes_of_pictures_are_no_batch(front: int | str, size: int | None) -> None:
     text = f"net (float[{front},3,H,W] x) => (float[{front},2,H,W] y) <float[2,3,3,3] w> {{"

@@ -13,8 +13,11 @@ from small import chain
 
 import obc_onnx
 from obc_onnx import verify
+from obc_onnx.graph import Graph
 from obc_onnx.noise import MARGIN, Limit, Reference, disturbed
 from obc_onnx.oracle import Oracle
+from obc_onnx.precision import relative_error
+from obc_onnx.runtime import Session
 from obc_onnx.surgery import mask_reads, remove_units
 from obc_onnx.verify import check_masked, check_twin, compare
 
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.graph import Graph
 
 HEAD = (
     "(float[N,3,16,16] x) => (float[N,4] y) <float[40,3,3,3] a, float[40] a_bias,"
@@ -34,6 +36,11 @@ SHARP = f"sharp {HEAD} w = Mul(v, c) y = Sin(w) }}"
 """A sine of large numbers amplifies rounding."""
 SATURATED = f"saturated {HEAD} w = Add(v, c) y = Sigmoid(w) }}"
 """A sigmoid of about -200 is 0 whatever the weights are."""
+GATED = """
+gated (float[1,8] x) => (float[1,1] y) <float[8,8] w, float[1,1] c> {
+  p = MatMul(x, w) q = ReduceMean<keepdims=1>(p) z = Add(q, c) y = Sigmoid(z)
+}"""
+"""A sigmoid of -7 lies on a grid: ONNX Runtime computes it as a share of 1."""
 SIZES = {"a": 12, "b": 20}
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -135,6 +142,27 @@ def test_a_wrong_cut_is_found_inside_where_outputs_are_saturated(
     check = check_masked(found.coupling, keep, feed)
     assert not check.passed
     assert "value 'p'" in check.detail or "value 'r'" in check.detail
+
+
+@pytest.mark.parametrize("bias", [-6.5, -7.0, -7.5, -8.0, -8.5, -9.5])
+def test_a_value_on_a_grid_may_be_a_step_away(bias: float) -> None:
+    rng = np.random.default_rng(0)
+    w, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 8), (1, 8)))
+    graph = Graph.from_model(build(GATED, {"w": w, "c": np.full((1, 1), bias, np.float32)}))
+    limit = Reference.of_outputs(graph, {"x": x}).limits["y"]
+    z, y = Session(graph, optimize=False, outputs=["z", "y"]).run({"x": x}).values()
+    alone = Graph.from_model(build("gate (float[1,1] z) => (float[1,1] y) { y = Sigmoid(z) }"))
+    gate = Session(alone, optimize=False)
+    near = [np.float32(z * (1 + roundings * 2.0**-23)) for roundings in range(-8, 9)]
+    steps = [relative_error(gate.run({"z": beside})["y"], y) for beside in near]
+    assert max(steps) <= limit.allowed < 1e-1
+    assert limit.noise > 0
+
+
+def test_a_value_that_nothing_moves_is_allowed_no_noise() -> None:
+    found = analyse(build(SATURATED, {"c": np.full(4, 200, np.float32)}))
+    limit = Reference.of_outputs(found.graph, make_feed(found.graph, np.random.default_rng(0), 3))
+    assert limit.limits["y"].noise == 0
 
 
 def oracle_warnings(result: obc_onnx.Result) -> list[str]:

@@ -144,17 +144,22 @@ class _Moments(Watch):
         super().__init__((sum((len(positions) + 1) ** 2 for positions in blocks),))
         self._axis, self._blocks = axis, blocks
 
-    def numbers(self, x: Tensor) -> Tensor:
-        """Multiply in float32 at least."""
-        x = wide(x).movedim(self._axis, -1)
-        x = x.reshape(-1, x.shape[-1])
+    def numbers(self, x: Tensor, counted: Tensor | None) -> Tensor:
+        """Multiply in float32 at least; the one of what does not count is a 0."""
+        x = wide(x)
+        ones = torch.ones_like(x) if counted is None else counted.to(x).expand_as(x)
         parts = [self.total.new_zeros(0)]
         for positions in self._blocks:
-            units = x[:, torch.from_numpy(positions).to(x.device)].movedim(1, -1)
-            rows = units.reshape(-1, len(positions))
-            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+            places = torch.from_numpy(positions).to(x.device)
+            units, there = (self._rows(value, places) for value in (x, ones))
+            rows = torch.cat([units, there[:, :1]], 1)
             parts.append((rows.T @ rows).double().flatten())
         return torch.cat(parts)
+
+    def _rows(self, x: Tensor, places: Tensor) -> Tensor:
+        """Lay out the units at some places, shape [rows, units]."""
+        rows = x.movedim(self._axis, -1)[..., places].movedim(-2, -1)
+        return rows.reshape(-1, len(places))
 
 
 def _solve(moments: Numbers, kept: NDArray[np.bool_], *, centred: bool) -> tuple[Numbers, Numbers]:

@@ -2,8 +2,8 @@
 
 A source is one of these; `labels` are optional everywhere:
 
-- an `.npz` with one array per model input, and `labels`;
-- a folder with one `.npy` per model input, and `labels.npy`;
+- an `.npz` with one array per model input, and `labels` or `lengths`;
+- a folder with one `.npy` per model input, and `labels.npy` or `lengths.npy`;
 - a `.tar` or a folder of them, laid out as WebDataset does: `archives` says how;
 - a folder of images, in class subfolders or, without labels, straight in it.
 
@@ -33,6 +33,7 @@ from obc_onnx.defaults import HOLDOUT
 from obc_onnx.errors import DataError, InvariantError
 from obc_onnx.images import ImageOptions
 from obc_onnx.placing import check, known_by, place
+from obc_onnx.ragged import LENGTHS, check_lengths, with_made_mask
 from obc_onnx.sample_checks import LABELS, check_labels
 from obc_onnx.sources import LazyArray, MemoryArray
 from obc_onnx.stored import listed, open_stored
@@ -61,12 +62,14 @@ class DataOptions:
         holdout: Share of it, drawn from all classes, that is only measured on.
         evaluation: Samples to measure on instead.
         images: How pictures become an input.
+        mask_input: The input that says which positions are padding, where it is not found.
     """
 
     source: str | Path | Samples | None = None
     holdout: float = HOLDOUT
     evaluation: str | Path | Samples | None = None
     images: ImageOptions = field(default_factory=ImageOptions)
+    mask_input: str | None = None
 
     @classmethod
     def of(cls, data: DataOptions | str | Path | Samples | None) -> DataOptions:
@@ -86,7 +89,10 @@ class Samples:
         prepared: For inputs that hold pictures, how those are made.
         fixed: What the other inputs are given in every run.
         batch_axes: Where the model has the samples; None until `placed`.
-        padding: Which positions are no data, see `padding.find_padding`; None where all are.
+        lengths: How many positions of each sample hold something, shape [samples]; None where a
+            mask says it, or all do.
+        mask_input: The input that is known to be a mask, though nothing has shown it yet.
+        padding: Which positions are no data, see `masks.with_padding`; None where all are.
     """
 
     inputs: Mapping[str, NDArray[Any] | LazyArray]
@@ -95,6 +101,8 @@ class Samples:
     prepared: Mapping[str, Preparation] = field(default_factory=dict)
     fixed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     batch_axes: BatchAxes | None = None
+    lengths: NDArray[np.int64] | None = None
+    mask_input: str | None = None
     padding: Padding | None = None
 
     def __len__(self) -> int:
@@ -131,6 +139,18 @@ class Samples:
         fixed = {name: np.asarray(v, self.dtypes[name], "C") for name, v in self.fixed.items()}
         return {**feed, **fixed}
 
+    def real(self, which: slice | NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Say where chosen samples hold something, shape [chosen, positions]; None where all do."""
+        if self.padding is None:
+            return None
+        array = self.inputs[self.padding.name]
+        if self.padding.real is not None:
+            return np.asarray(array[which] == self.padding.real)
+        assert self.lengths is not None
+        batch_axis = 0 if self.batch_axes is None else self.batch_axes.inputs[self.padding.name]
+        axis = self.padding.axis + (self.padding.axis < (batch_axis or 0))
+        return np.arange(array.shape[axis]) < self.lengths[which][:, None]
+
     def placed(self, batch_axes: BatchAxes, ranks: Mapping[str, int]) -> Samples:
         """Bring the samples of each input to the front, and set apart what is given once.
 
@@ -165,6 +185,7 @@ class Samples:
             self,
             inputs={name: _part(array, which) for name, array in self.inputs.items()},
             labels=None if self.labels is None else self.labels[which],
+            lengths=None if self.lengths is None else self.lengths[which],
         )
 
     def mixed(self) -> Samples:
@@ -214,7 +235,7 @@ def load_samples(
         DataError: Something does not fit; the message is one sentence.
     """
     images = images or ImageOptions()
-    samples = _opened(path, graph, images, named)
+    samples = _opened(path, graph, DataOptions(images=images), named)
     _check_use(images, [samples])
     return samples
 
@@ -235,6 +256,7 @@ def check_samples(
         DataError: Names, ranks, types, sizes, values or labels do not fit the model.
         RequestError: An axis is named that the model does not have.
     """
+    samples = with_made_mask(samples, graph)
     given = sorted({*samples.inputs, *samples.fixed})
     if given != sorted(_names(graph)):
         raise DataError(
@@ -246,6 +268,8 @@ def check_samples(
         samples = place(samples, graph, what, named or {})
     else:
         check(samples, graph, what)
+    if samples.lengths is not None:
+        samples = replace(samples, lengths=check_lengths(samples.lengths, len(samples)))
     if samples.labels is None:
         return samples
     check_labels(samples.labels, len(samples), graph)
@@ -268,11 +292,13 @@ def open_samples(
             raise DataError("samples to measure on need samples to work with: give --data too")
         if options.images.given:
             raise DataError(f"{', '.join(options.images.given)} need pictures: give --data too")
+        if options.mask_input is not None:
+            raise DataError("--mask-input is of samples: give --data too")
         return None, None
-    opened = [_opened(options.source, graph, options.images, named)]
+    opened = [_opened(options.source, graph, options, named)]
     if options.evaluation is not None:
         placed = known_by(graph, opened[0])
-        opened.append(_opened(options.evaluation, placed, options.images, named))
+        opened.append(_opened(options.evaluation, placed, options, named))
     _check_use(options.images, opened)
     if options.evaluation is None:
         used, held = opened[0].split(options.holdout)
@@ -282,20 +308,23 @@ def open_samples(
 
 
 def _opened(
-    source: str | Path | Samples, graph: Graph, images: ImageOptions, named: Axes | None
+    source: str | Path | Samples, graph: Graph, options: DataOptions, named: Axes | None
 ) -> Samples:
     if isinstance(source, Samples):
-        return check_samples(source, graph, named=named)
+        mask = options.mask_input or source.mask_input
+        return check_samples(replace(source, mask_input=mask), graph, named=named)
     path = Path(source)
     if not path.exists():
         raise DataError(f"data '{path}' does not exist")
     if not path.is_dir() and not path.is_file():
         raise DataError(f"data '{path}' is neither a file nor a folder")
     if path.is_dir() or path.suffix == ".tar":
-        stored = open_stored(path, graph.inputs, images)
+        stored = open_stored(path, graph.inputs, options.images)
         samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.prepared)
+        samples = replace(samples, lengths=stored.lengths)
     else:
         samples = _from_archive(path, graph)
+    samples = replace(samples, mask_input=options.mask_input)
     return check_samples(samples, graph, f"data '{path}'", named)
 
 
@@ -368,8 +397,10 @@ def _from_archive(path: Path, graph: Graph) -> Samples:
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # numpy gives other members of a zip as bytes
             raise DataError(f"data '{path}' holds '{name}', which is not an array")
-    labels = arrays.pop(LABELS, None) if LABELS not in _names(graph) else None
-    return Samples(arrays, labels, _dtypes(graph))
+    labels, lengths = (
+        arrays.pop(name, None) if name not in _names(graph) else None for name in (LABELS, LENGTHS)
+    )
+    return Samples(arrays, labels, _dtypes(graph), lengths=lengths)
 
 
 def _dtypes(graph: Graph) -> dict[str, np.dtype[Any]]:

@@ -221,6 +221,12 @@ data_options = combined(
         show_default=True,
         help="Share of the data, drawn from all classes, that is only measured on.",
     ),
+    click.option(
+        "--mask-input",
+        metavar="NAME",
+        help="Input that is 1 at positions that hold something and 0 at padding; found by running "
+        "the model where it is not named.",
+    ),
     image_options,
 )
 
@@ -321,6 +327,7 @@ def data_of(options: dict[str, Any]) -> DataOptions:
         source=options["data"],
         holdout=options["holdout"],
         evaluation=options["eval_data"],
+        mask_input=options["mask_input"],
         images=ImageOptions(
             **{field.name: options[f"image_{field.name}"] for field in fields(ImageOptions)}
         ),

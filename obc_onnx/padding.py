@@ -1,27 +1,28 @@
 """Padding: positions that fill samples of different lengths up, and that count nowhere.
 
-A model with a mask among its inputs is told which positions of a sample are real. What stands
-elsewhere is no data: not in scores, not in what weights are solved for, not in errors.
+A model with a mask among its inputs is told which positions of a sample are real; else the lengths
+of samples say it. What stands elsewhere is no data: not in scores, not in what weights are solved
+for or trained towards, not in errors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from obc_onnx.axes import product
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Coupling
+    from obc_onnx.data import Samples
 
-    Feed = Mapping[str, NDArray[Any]]
     Mask = NDArray[np.bool_]
+    RealOf = Callable[[str], Mask | None]
 
 
 @dataclass(frozen=True)
@@ -29,28 +30,44 @@ class Padding:
     """Which positions of samples are filled up, since samples are of different lengths.
 
     Attributes:
-        mask: An input of shape [samples, positions].
-        real: What it is where something stands: 1, or 0 where it marks the padding.
+        name: An input along which the positions lie: a mask of shape [samples, positions], or where
+            lengths say what is real, any.
+        real: What a mask is where something stands: 1, or 0 where it marks the padding; None where
+            the samples have lengths.
+        axis: Of the input, along which the positions lie.
     """
 
-    mask: str
-    real: int
-
-    def positions(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        """Say where something stands, shape [samples, positions]."""
-        return np.asarray(feed[self.mask] == self.real)
+    name: str
+    real: int | None
+    axis: int = 1
 
 
 def describe_padding(padding: Padding) -> str:
     """Say for a report what counts nowhere."""
+    nowhere = "count in no score, repair, training or error of outputs"
+    if padding.real is None:
+        return (
+            f"positions of input '{padding.name}' on axis {padding.axis} beyond the length of a "
+            f"sample are padding: they {nowhere}"
+        )
     return (
-        f"positions at which input '{padding.mask}' is {1 - padding.real} are padding, since the "
-        f"outputs do not depend on them: they count in no score, repair or error of outputs"
+        f"positions at which input '{padding.name}' is {1 - padding.real} are padding: they "
+        f"{nowhere}"
     )
 
 
+def real_of(coupling: Coupling, samples: Samples, which: slice | NDArray[np.int64]) -> RealOf:
+    """Return what says of a value, by its name, where it is no padding for chosen samples."""
+    found = samples.real(which)
+
+    def of(name: str) -> Mask | None:
+        return real_positions(coupling, samples.padding, name, found)
+
+    return of
+
+
 def real_positions(
-    coupling: Coupling, padding: Padding | None, name: str, feed: Feed
+    coupling: Coupling, padding: Padding | None, name: str, found: Mask | None
 ) -> Mask | None:
     """Say which positions of a value are no padding.
 
@@ -58,18 +75,25 @@ def real_positions(
         coupling: Of the model that the value is of.
         padding: Of the samples.
         name: Of the value.
-        feed: The inputs of a run.
+        found: Where something stands in a run, shape [samples, positions].
     Returns:
         A mask that broadcasts to the value in that run; None where nothing of it is padding, since
         positions do not lie along its axes.
     """
-    if padding is None or name not in coupling.axes:
+    if padding is None or found is None or name not in coupling.axes:
         return None
-    (batch, positions), axes = coupling.axes[padding.mask], coupling.axes[name]
-    real = padding.positions(feed)
-    if axes[:1] == (product((batch, positions)),):  # tokens of all samples in a row
-        return real.reshape(-1, *[1] * (len(axes) - 1))
-    if axes[:1] != (batch,) or positions not in axes[1:]:
+    axes, own = coupling.axes[name], coupling.axes[padding.name]
+    batch_axis = coupling.graph.batch_axes.inputs[padding.name]
+    if batch_axis is None:
         return None
-    at = axes.index(positions, 1)
-    return real.reshape(len(real), *[-1 if i == at else 1 for i in range(1, len(axes))])
+    batch, positions = own[batch_axis], own[padding.axis]
+    shape = [1] * len(axes)
+    for pair, real in (((batch, positions), found), ((positions, batch), found.T)):
+        if product(pair) in axes:  # positions of all samples in a row
+            shape[axes.index(product(pair))] = -1
+            return real.reshape(shape)
+    if batch not in axes or positions not in axes:
+        return None
+    at, along = axes.index(batch), axes.index(positions)
+    shape[at], shape[along] = found.shape
+    return (found if at < along else found.T).reshape(shape)

@@ -19,7 +19,7 @@ import numpy as np
 from obc_onnx.axes import Concat, Dim, Product, Take, leaves
 from obc_onnx.logits import softmax_axis
 from obc_onnx.node import is_float
-from obc_onnx.padding import real_positions
+from obc_onnx.padding import real_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -140,9 +140,9 @@ def measure_scales(
     for part in samples.batches(size):
         feed = samples.feed(part)
         found = run(feed)
+        real = real_of(coupling, samples, part)
         for port, own in zip(ports, sums, strict=True):
-            real = real_positions(coupling, samples.padding, port.name, feed)
-            own.add(found[port.name], real, part.stop - part.start)
+            own.add(found[port.name], real(port.name), part.stop - part.start)
     return [own.scale() for own in sums]
 
 

@@ -9,6 +9,7 @@ from obc_onnx.archives import open_shards
 from obc_onnx.errors import DataError
 from obc_onnx.images import prepare
 from obc_onnx.picture_files import PictureSource, list_pictures
+from obc_onnx.ragged import LENGTHS
 from obc_onnx.sample_checks import LABELS
 from obc_onnx.sources import LazyArray, MappedFile, find_arrays, map_file
 
@@ -32,11 +33,13 @@ class Stored:
         inputs: Arrays by name.
         labels: Class indices, not checked yet, or None.
         prepared: For inputs that hold pictures, how those are made.
+        lengths: Of the samples, not checked yet, or None.
     """
 
     inputs: Mapping[str, LazyArray]
     labels: NDArray[Any] | None
     prepared: Mapping[str, Preparation] = field(default_factory=dict)
+    lengths: NDArray[Any] | None = None
 
 
 def open_stored(path: Path, ports: Sequence[Port], images: ImageOptions) -> Stored:
@@ -67,10 +70,10 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _from_arrays(files: dict[str, Path], ports: Sequence[Port]) -> Stored:
-    own = all(port.name != LABELS for port in ports)
-    path = files.pop(LABELS, None) if own else None
+    beside = {LABELS, LENGTHS} - {port.name for port in ports}
+    arrays = {name: map_file(files.pop(name)) for name in beside & files.keys()}
     inputs = {name: LazyArray(MappedFile(file)) for name, file in files.items()}
-    return Stored(inputs, None if path is None else map_file(path))
+    return Stored(inputs, arrays.get(LABELS), lengths=arrays.get(LENGTHS))
 
 
 def _from_shards(

@@ -59,7 +59,7 @@ LAYERS = (
     ("surgery",),
     ("images", "padding", "precision", "oracle"),
     ("noise", "picture_files"),
-    ("archives", "augmentation", "sample_checks", "batch_guesses", "batch_runs"),
+    ("archives", "augmentation", "sample_checks", "ragged", "batch_guesses", "batch_runs"),
     ("stored", "batching"),
     ("placing",),
     ("data", "latency", "measure"),

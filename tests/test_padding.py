@@ -99,11 +99,10 @@ def test_nothing_is_a_mask_that_hides_nothing() -> None:
 def test_positions_are_found_along_axes_and_in_rows_of_tokens() -> None:
     coupling = coupling_of(encoder())
     samples = padded(coupling, 4)
-    padding, feed = Padding("mask", 1), samples.feed(slice(0, 4))
-    real = samples.inputs["mask"] == 1
-    assert np.array_equal(real_positions(coupling, padding, "y", feed), real[:, :, None])
-    assert real_positions(coupling, padding, "z", feed) is None
-    assert real_positions(coupling, None, "y", feed) is None
+    padding, real = Padding("mask", 1), samples.inputs["mask"] == 1
+    assert np.array_equal(real_positions(coupling, padding, "y", real), real[:, :, None])
+    assert real_positions(coupling, padding, "z", real) is None
+    assert real_positions(coupling, None, "y", real) is None
     text = (
         "net (float[N,L,4] x, float[N,L] mask) => (float[M,6] y)"
         "<float[4,6] w> { r = Reshape(x, rows) y = MatMul(r, w) "
@@ -112,7 +111,7 @@ def test_positions_are_found_along_axes_and_in_rows_of_tokens() -> None:
     model = build(text, {"rows": [-1, 4], "two": [2]})
     flat = analyse(model, shapes={"x": (2, 5, 4), "mask": (2, 5)}).coupling
     mask = np.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]], np.float32)
-    found = real_positions(flat, padding, "y", {"mask": mask})
+    found = real_positions(flat, padding, "y", mask == 1)
     assert np.array_equal(found, mask.reshape(10, 1) == 1)
 
 

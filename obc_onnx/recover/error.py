@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.measure import batch_size_of
-from obc_onnx.padding import real_positions
+from obc_onnx.padding import real_of
 from obc_onnx.runtime import Session
 from obc_onnx.scales import laid_out, measure_scales
 
@@ -113,10 +113,10 @@ class Distance:
         for part in samples.batches(self._size):
             feed = samples.feed(part)
             expected, values = self._reference.run(feed), found.run(feed)
+            real = real_of(self._original, samples, part)
             for own in sums:
                 name = own.scale.name
-                real = real_positions(self._original, samples.padding, name, feed)
-                own.add(expected[name], values[name], real)
+                own.add(expected[name], values[name], real(name))
         return [own.error() for own in sums]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from obc_onnx.measure import batch_size_of
-from obc_onnx.padding import real_positions
+from obc_onnx.padding import real_of
 from obc_onnx.progress import track
 from obc_onnx.recover.layers import Layer, find_layers, find_shared
 from obc_onnx.recover.least_squares import Halves, solve
@@ -42,13 +42,13 @@ from obc_onnx.twin import derived_twin
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
     from obc_onnx.module import TorchTwin
+    from obc_onnx.padding import RealOf
 
     Solver = Callable[..., Tensor]
     Use = tuple[Layer, Target]
@@ -74,8 +74,7 @@ class _Pair(NamedTuple):
         layers: Of the cut network, each as its uses, with the outputs that these should have.
         scores: Products of the cut network.
         n_held: How many chunks, the last ones, are held out.
-        real: Says for a value of the original and a chunk which positions are no padding, as a
-            mask that broadcasts to the value; None where all are.
+        real: Says for each chunk which positions of a value of the original are no padding.
     """
 
     dense: Lockstep
@@ -84,7 +83,7 @@ class _Pair(NamedTuple):
     layers: list[list[Use]]
     scores: list[Scores]
     n_held: int
-    real: Callable[[str, int], NDArray[np.bool_] | None]
+    real: Sequence[RealOf]
 
     def counted(self, layer: Layer, i: int, shape: Sequence[int]) -> Tensor | None:
         """Say which rows of a layer's outputs count in a chunk: 1, and 0 where there is padding.
@@ -96,7 +95,7 @@ class _Pair(NamedTuple):
         Returns:
             That shape; None where all count.
         """
-        real = self.real(layer.output, i)
+        real = self.real[i](layer.output)
         if real is None or real.shape[layer.writes] > 1:
             return None
         rows = torch.from_numpy(real).movedim(layer.writes, -1)[..., 0]
@@ -175,8 +174,9 @@ def _make_pair(
     count = max(count // size, 1) * size
     order = np.random.default_rng(seed).permutation(len(samples))[:count]
     order = np.sort(np.resize(order, count))  # a batch may take more than there are
-    feeds = [samples.feed(order[start : start + size]) for start in range(0, count, size)]
-    chunks = [as_inputs(graph.inputs, feed, device) for feed in feeds]
+    parts = [order[start : start + size] for start in range(0, count, size)]
+    chunks = [as_inputs(graph.inputs, samples.feed(part), device) for part in parts]
+    real = [real_of(coupling, samples, part) for part in parts]
     right = Lockstep(cut, chunks)
     found = [layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.calls]
     shared = find_shared(coupling, pruned, cut)
@@ -189,10 +189,6 @@ def _make_pair(
     held = [target.value for uses in layers for _, target in uses]
     held += [value for product in scores for value in product.values]
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
-
-    def real(name: str, i: int) -> NDArray[np.bool_] | None:
-        return real_positions(coupling, samples.padding, name, feeds[i])
-
     return _Pair(Lockstep(dense, chunks, held), right, cut, layers, scores, n_held, real)
 
 
@@ -323,7 +319,7 @@ def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> Lay
     factors = pair.cut.arguments(scores.key)
     chunks = [
         Products(left, right, wanted[i], weights[0][i] if weights else None).counted(
-            pair.real(scores.key, i)
+            pair.real[i](scores.key)
         )
         for i, (left, right) in enumerate(factors)
     ]

@@ -134,12 +134,12 @@ class _Moments(Watch):
         super().__init__((_KINDS, shape[axis]), left)
         self._axis = axis
 
-    def numbers(self, x: Tensor) -> Tensor:
+    def numbers(self, x: Tensor, counted: Tensor | None) -> Tensor:
         """Sum over all other axes."""
         flat = self._flat(x).double()
         count = torch.full_like(flat[0], len(flat))
-        if self.left is not None:
-            count = self._flat(self.left.expand_as(x)).sum(0)
+        if counted is not None:
+            count = self._flat(counted.expand_as(x)).sum(0)
         return torch.stack([flat.sum(0), flat.square().sum(0), (flat != 0).sum(0), count])
 
     def _flat(self, x: Tensor) -> Tensor:

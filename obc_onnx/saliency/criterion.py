@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.errors import DataError
-from obc_onnx.padding import real_positions
+from obc_onnx.padding import real_of
 from obc_onnx.saliency.options import Scoring
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.data import Samples
     from obc_onnx.defaults import Ranking
+    from obc_onnx.padding import RealOf
     from obc_onnx.scales import Scale
 
     Saliency = dict[str, NDArray[np.float64]]
@@ -82,17 +83,9 @@ class Scene:
         size = batch_size_of(graph, self.scoring.row_size)
         return measure_scales(self.coupling, self.data(), run, size)
 
-    def real_positions(self, name: str, which: slice) -> NDArray[np.bool_] | None:
-        """Say which positions of an output are no padding, see `padding.real_positions`.
-
-        Args:
-            name: Of the output.
-            which: Samples.
-        """
-        samples = self.data()
-        if samples.padding is None:
-            return None
-        return real_positions(self.coupling, samples.padding, name, samples.feed(which))
+    def real_positions(self, which: slice) -> RealOf:
+        """Return what says which positions of a value are no padding, see `padding.real_of`."""
+        return real_of(self.coupling, self.data(), which)
 
 
 class Criterion(ABC):

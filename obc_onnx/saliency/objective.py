@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.graph import Graph
+    from obc_onnx.padding import RealOf
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.options import Objective as Kind
     from obc_onnx.saliency.options import Rows
@@ -76,15 +77,15 @@ class Projections(Objective):
     Args:
         seed: Of what is drawn.
         scales: Of the float outputs, in order.
-        real: Says for an output by name and for samples which positions are no padding, as a mask
-            that broadcasts to the output; None where all are.
+        real: Gives for samples what says which positions of an output are no padding, see
+            `padding.real_of`.
     """
 
     def __init__(
         self,
         seed: int,
         scales: Sequence[Scale],
-        real: Callable[[str, slice], NDArray[np.bool_] | None],
+        real: Callable[[slice], RealOf],
     ) -> None:
         self._seed, self._scales, self._real = seed, scales, real
 
@@ -117,7 +118,7 @@ class Projections(Objective):
         weights, real = scale.weights(), None
         if scale.batch_axis is not None:
             weights = np.expand_dims(weights, scale.batch_axis)
-            real = self._real(scale.name, which)
+            real = self._real(which)(scale.name)
         return torch.from_numpy(weights if real is None else weights * real).to(output)
 
 

@@ -116,7 +116,7 @@ class _SecondMoments(Watch):
         super().__init__(shape, left)
         self._axis, self._geometry = axis, geometry
 
-    def numbers(self, x: Tensor) -> Tensor:
+    def numbers(self, x: Tensor, counted: Tensor | None) -> Tensor:  # noqa: ARG002
         """Multiply in float32 at least."""
         x = wide(x)
         if self._geometry:

@@ -39,23 +39,36 @@ class Watch(nn.Module):
         shape: Of the total.
         left: Which positions of a sample are still there, with an axis for the batch, so that it
             broadcasts; None where nothing was removed.
+
+    Attributes:
+        real: Which positions of the next pass are no padding, as a mask that broadcasts; None where
+            all are.
     """
 
     total: Tensor
     left: Tensor | None
+    real: Tensor | None
 
     def __init__(self, shape: tuple[int, ...], left: NDArray[np.bool_] | None = None) -> None:
         super().__init__()
         self.register_buffer("left", None if left is None else torch.from_numpy(left))
         self.register_buffer("total", torch.zeros(shape, dtype=torch.float64))
+        self.real = None
         self._fresh: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Take the numbers of one pass, in no less than the precision of `x`."""
         with torch.autocast(x.device.type, enabled=False):
-            seen = x.detach() if self.left is None else x.detach() * self.left
-            self._fresh.append(self.numbers(seen))
+            counted = self._counted()
+            seen = x.detach() if counted is None else x.detach().where(counted, 0)
+            self._fresh.append(self.numbers(seen, counted))
         return x
+
+    def _counted(self) -> Tensor | None:
+        """Say which positions are neither removed nor padding; None where all count."""
+        if self.real is None or self.left is None:
+            return self.left if self.real is None else self.real
+        return self.left & self.real
 
     def forget(self) -> None:
         """Leave out what a pass that failed has taken."""
@@ -68,8 +81,13 @@ class Watch(nn.Module):
         self.forget()
 
     @abstractmethod
-    def numbers(self, x: Tensor) -> Tensor:
-        """Return what is added for one tensor, in the shape of the total."""
+    def numbers(self, x: Tensor, counted: Tensor | None) -> Tensor:
+        """Return what is added for one tensor, in the shape of the total.
+
+        Args:
+            x: 0 where nothing counts.
+            counted: Which positions count, broadcasts to `x`; None where all do.
+        """
 
 
 def read_of(role: Role) -> Read | None:
@@ -95,18 +113,23 @@ def watch_reads(
     roles = [role for group in scene.coupling.groups for role in roles_of(group, scene.scoring)]
     calls = calls_of(twin)
     watches: dict[Read, Watch] = {}
+    values: dict[Read, str] = {}
     for role in roles:
         read = read_of(role)
         if read is not None and role.tap is not None and read not in watches:
             watches[read] = make(calls[role.node.key], role, role.tap)
+            values[read] = role.node.inputs[role.tap.slot]
     at: dict[Place, list[Watch]] = {}
     for (place, _), watch in watches.items():
         at.setdefault(place, []).append(watch)
     insert(twin, {place: nn.Sequential(*own) for place, own in at.items()})
     twin.to(scene.device)
 
-    def run(inputs: list[Tensor], which: slice) -> None:  # noqa: ARG001
-        for watch in watches.values():
+    def run(inputs: list[Tensor], which: slice) -> None:
+        real_of = scene.real_positions(which)
+        for read, watch in watches.items():
+            real = real_of(values[read])
+            watch.real = None if real is None else torch.from_numpy(real).to(scene.device)
             watch.forget()
         with torch.no_grad():
             twin(*inputs)

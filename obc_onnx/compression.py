@@ -61,9 +61,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from obc_onnx.baseline import Fed
     from obc_onnx.coupling import Coupling, Keep
     from obc_onnx.latency import Race
     from obc_onnx.plan import PruningPlan
+    from obc_onnx.recover.error import OutputError
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.request import Request
     from obc_onnx.run_folder import RunFolder
@@ -88,6 +90,15 @@ class Opened(NamedTuple):
     samples: Samples | None
     held: Samples | None
     original: Coupling
+
+
+class Measured(NamedTuple):
+    """What samples and a clock say of a result; see `Report`."""
+
+    outputs: list[OutputError]
+    accuracy: Change
+    fed: list[Fed]
+    latency_ms: Change
 
 
 @dataclass(frozen=True)
@@ -335,19 +346,7 @@ class Compression:
     ) -> Report:
         graph, plan = cut.original.graph, cut.plan
         with self.clock("measure"):
-            baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
-            after = None if samples[1] is None else accuracy(result, samples[1])
-            change = Change(baseline.accuracy, after)
-            outputs = errors_of_outputs(cut.original, result, samples[1])
-            times = self._race(cut, result, samples[1])
-        doubts = [
-            *baseline.doubts,
-            *doubts_of_quality(measured=samples[1] is not None),
-            *doubts_of_outputs(outputs),
-            *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=bool(epochs[1])),
-            *doubts_of_widths(cut.coupling, cut.keep),
-            *doubts_of_speed(times),
-        ]
+            measured = self._measure(cut, result, samples, trained=bool(epochs[1]))
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
@@ -355,22 +354,46 @@ class Compression:
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
-            outputs=outputs,
-            accuracy=change,
             held_out=0 if samples[1] is None else len(samples[1]),
-            fed=baseline.fed,
-            latency_ms=Change(None, None) if times is None else Change(*times.medians_ms),
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),
             unknown=list(cut.coupling.unknown),
             recovery=recovery,
             notes=self.notes,
-            warnings=[*self.warnings, *doubts],
+            warnings=self.warnings,
             sparse_epochs=epochs[0],
             epochs=epochs[1],
             verification=checks,
             seconds=self.clock.seconds,
+            **measured._asdict(),
         )
+
+    def _measure(
+        self,
+        cut: Cut,
+        result: Graph,
+        samples: tuple[Samples | None, Samples | None],
+        *,
+        trained: bool,
+    ) -> Measured:
+        """Hold the result against the original, and note what speaks against it."""
+        graph, held = cut.original.graph, samples[1]
+        baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
+        change = Change(baseline.accuracy, None if held is None else accuracy(result, held))
+        outputs = errors_of_outputs(cut.original, result, held)
+        times = self._race(cut, result, held)
+        self.warnings.extend(
+            [
+                *baseline.doubts,
+                *doubts_of_quality(measured=held is not None),
+                *doubts_of_outputs(outputs),
+                *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),
+                *doubts_of_widths(cut.coupling, cut.keep),
+                *doubts_of_speed(times),
+            ]
+        )
+        latency = Change(None, None) if times is None else Change(*times.medians_ms)
+        return Measured(outputs, change, baseline.fed, latency)
 
     def _race(self, cut: Cut, result: Graph, held: Samples | None) -> Race | None:
         """Time both models, where that was asked for or costs little."""

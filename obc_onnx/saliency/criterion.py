@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.errors import DataError
-from obc_onnx.padding import real_of
 from obc_onnx.saliency.options import Scoring
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ class Scene:
 
     def real_positions(self, which: slice) -> RealOf:
         """Return what says which positions of a value are no padding, see `padding.real_of`."""
+        from obc_onnx.padding import real_of
+
         return real_of(self.coupling, self.data(), which)
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     Feed = Mapping[str, NDArray[Any]]
     Shape = tuple[int, ...]
 
+_TRIED_BATCH = 1009
+"""A prime that no model spells out: a batch of 2 passes for any other 2, as of a table's rows."""
+
 Model = str | Path | onnx.ModelProto | Graph
 """How a model may be given: a file, a loaded model, or a graph."""
 
@@ -109,7 +112,7 @@ def settled(
         declared = graph.batch_axes
         likely = graph.with_batch(replace(declared, inputs={**declared.inputs, **named}))
         shapes = input_shapes(likely, given)
-        found = _followed(likely, shapes, rules) or batch_of_shapes(likely, shapes, named)
+        found = follow_batch(likely, shapes, rules) or batch_of_shapes(likely, shapes, named)
         graph = graph.with_batch(found)
     batch = graph.batch_axes
     for name, shape in (given or {}).items():
@@ -122,15 +125,16 @@ def settled(
     return graph
 
 
-def _followed(graph: Graph, inputs: Mapping[str, Shape], rules: RuleSet) -> BatchAxes | None:
+def follow_batch(graph: Graph, inputs: Mapping[str, Shape], rules: RuleSet) -> BatchAxes | None:
     """Return the batch as it is declared, where the graph itself shows that it is one."""
     batch = graph.batch_axes
     axes = {name: axis for name, axis in batch.inputs.items() if axis is not None}
     sizes = {inputs[name][axis] for name, axis in axes.items()}
     if batch.size is not None or len(axes) < len(batch.inputs) or len(sizes) != 1:
         return None
+    tried = batch.resized(inputs, _TRIED_BATCH)
     try:
-        outputs = axes_apart(graph, infer_strictly(graph, inputs) | dict(inputs), rules)
+        outputs = axes_apart(graph, infer_strictly(graph, tried) | tried, rules)
     except ModelError:  # it does not take as many samples
         return None
     return None if outputs is None else replace(batch, outputs=outputs, proven=True)

@@ -82,6 +82,11 @@ class Runs:
         self.doubled = [session.run(feed) for feed in pair.doubled]
         self.shaken = session.run(pair.shaken)
         self.joined = {name: self._joined_axis(name) for name in self.together}
+        self._blocks = {
+            name: self._n_blocks(name, axis)
+            for name, axis in self.joined.items()
+            if axis is not None
+        }
 
     def _joined_axis(self, name: str) -> int | None:
         """Return the axis on which both are as long as each alone together, None without one."""
@@ -100,6 +105,25 @@ class Runs:
         axis = self.joined.get(name)
         return axis is not None and self.alone[0][name].shape[axis] != 1
 
+    def shares(self, name: str, both: NDArray[Any]) -> list[NDArray[Any]]:
+        """Take a value of two samples apart, along the joined axis."""
+        axis = self.joined[name]
+        assert axis is not None
+        return _shares(both, axis, self._blocks[name])
+
+    def _n_blocks(self, name: str, axis: int) -> int:
+        """Return in how many blocks the joined axis holds one sample beside the other.
+
+        It is 1 where all positions of a sample are together, and as many as there are heads where
+        these go before the batch. Of what is possible, that which is nearest to each alone counts;
+        where samples change each other, nothing is near.
+        """
+        if not self.is_folded(name):
+            return 1
+        n_positions = self.alone[0][name].shape[axis]
+        possible = [count for count in range(1, n_positions + 1) if n_positions % count == 0]
+        return min(possible, default=1, key=lambda blocks: self._distance_alone(name, axis, blocks))
+
     def distance(self, name: str) -> float:
         """Return how much of one sample's share of a value the other one changes.
 
@@ -109,20 +133,32 @@ class Runs:
         if axis is None:
             return distance(self.doubled[0][name], both)
         return max(
-            distance(np.split(run[name], 2, axis)[place], np.split(both, 2, axis)[place])
+            distance(self.shares(name, run[name])[place], self.shares(name, both)[place])
             for place, run in enumerate(self.doubled)
         )
 
     def distance_alone(self, name: str) -> float:
-        """Return how far both are from each alone, beside each other along the joined axis."""
+        """Return how far both are from each alone."""
         axis = self.joined[name]
         assert axis is not None
-        beside = np.concatenate([run[name] for run in self.alone], axis)
-        return distance(beside, self.together[name])
+        return self._distance_alone(name, axis, self._blocks[name])
+
+    def _distance_alone(self, name: str, axis: int, blocks: int) -> float:
+        shares = _shares(self.together[name], axis, blocks)
+        return distance(np.stack([run[name] for run in self.alone]), np.stack(shares))
 
     def noise(self, name: str) -> float:
         """Return what some roundings of the inputs change."""
         return distance(self.shaken[name], self.alone[0][name])
+
+
+def _shares(both: NDArray[Any], axis: int, blocks: int) -> list[NDArray[Any]]:
+    """Take two samples apart that lie beside each other in blocks of an axis."""
+    shape = both.shape
+    size = shape[axis] // (2 * blocks)
+    cut = both.reshape(*shape[:axis], blocks, 2, size, *shape[axis + 1 :])
+    one = (*shape[:axis], blocks * size, *shape[axis + 1 :])
+    return [cut.take(place, axis + 1).reshape(one) for place in range(2)]
 
 
 def distance(found: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -160,10 +196,8 @@ def is_ordered(session: Session, graph: Graph, pair: Pair, runs: Runs, name: str
 
     Time does, and a statistic over a batch does not.
     """
-    axis = runs.joined[name]
-    assert axis is not None
-    halves = np.split(session.run(pair.swapped)[name], 2, axis)
-    found = distance(np.concatenate(halves[::-1], axis), runs.together[name])
+    swapped = runs.shares(name, session.run(pair.swapped)[name])
+    found = distance(np.stack(swapped[::-1]), np.stack(runs.shares(name, runs.together[name])))
     return found > max(allowed_distance(graph), _OF_ROUNDINGS * runs.noise(name))
 
 

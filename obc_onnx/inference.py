@@ -51,11 +51,12 @@ def axes_apart(
     """Say which axis of each output has one position for each sample, where that is certain.
 
     It is where the batch passes every node as units do that may be removed: no operator mixes its
-    positions, picks from it, or sums over it.
+    positions, picks from it, sums over it, or sets each sample beside every other.
 
     Args:
         graph: The model, whose `batch_axes` say where its inputs have samples.
-        shapes: A concrete shape for every tensor, from `infer_shapes`.
+        shapes: A concrete shape for every tensor, from `infer_shapes`, with a number of samples
+            that is the size of nothing else.
         rules: What is known of operators.
     Returns:
         None where it is not certain.
@@ -108,6 +109,8 @@ class _Finder:
             return None
         if self.system.inexact(batch) is not None or self._is_summed_over(batch):
             return None
+        if any(self._is_paired(value, batch) for value in self.values.values()):
+            return None
         if any(self._hides(node, batch) for node in self.graph.nodes):
             return None
         found: dict[str, int | None] = {}
@@ -125,6 +128,10 @@ class _Finder:
         )
         return any(batch in leaves(self.system.resolve(axis)) for axis in axes)
 
+    def _is_paired(self, value: Value, batch: Dim) -> bool:
+        """Say whether a value has samples along several axes: each one beside every other."""
+        return sum(batch in leaves(self.system.resolve(axis)) for axis in value.axes) > 1
+
     def _hides(self, node: Node, batch: Dim) -> bool:
         """Say whether a node knows of samples, and gives data without an axis of them.
 
@@ -136,11 +143,19 @@ class _Finder:
         has = batch in self._dims_of(value for value in read if not value.constant)
         if has and any(batch not in self._dims_of([value]) for value in data):
             return True
+        counted = self._counted(read)
+        if batch in counted and self._counted(made) - counted - self._dims_of(read):
+            return True  # what follows from the number of samples is not followed any further
         return bool(data) and any(
             self._counts(name, self._wanted(node, slot), batch)
             for slot, name in enumerate(node.inputs)
             if name in self.values
         )
+
+    def _counted(self, values: Iterable[Value]) -> set[Dim]:
+        """Return the dims whose sizes numbers follow."""
+        axes = (axis for value in values for number in value.sized for axis in axes_of(number))
+        return {dim for axis in axes for dim in leaves(self.system.resolve(axis))}
 
     def _wanted(self, node: Node, slot: int) -> tuple[Wanted, ...]:
         own = (s.wanted for s in self.spellings if s.node.key == node.key and s.place == slot)

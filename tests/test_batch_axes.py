@@ -89,6 +89,21 @@ net (float[N,8] x) => (float[N,3] y) <
   a = MatMul(m, u) b = Relu(a) y = MatMul(b, v)
 }"""
 
+HEADS = """
+net (float[N,4] x) => (float[N,3] y, float[M,8] scores) <
+  float[4,16] u, float[16,16] m, float[16,3] v,
+  int64[3] cut = {-1, 2, 8}, int64[2] fold = {-1, 8}
+> {
+  a = MatMul(x, u) b = Relu(a) c = MatMul(b, m) y = MatMul(c, v)
+  h = Reshape(c, cut) t = Transpose<perm = [1, 0, 2]>(h) scores = Reshape(t, fold)
+}"""
+CONSTANT = """
+net (float[N,6] x) => (float[N,3] y, float[16,3] w) <
+  float[6,16] u, float[16,16] m, float[16,3] v
+> {
+  a = MatMul(x, u) b = Relu(a) c = MatMul(b, m) y = MatMul(c, v) w = Identity(v)
+}"""
+
 
 SUM = """
 net (float[T,N,6] x) => (float[T,N,3] y) <float[6,16] u, float[16,3] v, int64 zero = {0}> {
@@ -111,6 +126,8 @@ NETS = {
     "LSTM with its state": Net(LSTM, {"x": 0, "state": 1}, {"y": 0, "next": 1}),
     "a number": Net(SCALAR, {"x": 0, "rate": None}, {"y": 0}),
     "a table": Net(TABLE, {"x": 0, "anchors": None}, {"y": 0}),
+    "heads before the batch": Net(HEADS, {"x": 0}, {"y": 0, "scores": None}),
+    "an output of weights": Net(CONSTANT, {"x": 0}, {"y": 0, "w": None}),
     "a written batch": Net(WRITTEN, {"x": 0}, {"y": 0}, 1),
     "a folded batch": Net(FOLDED, {"x": 0}, {"y": 0}, 1),
 }
@@ -131,6 +148,8 @@ DATA: dict[str, Arrays] = {
     "LSTM with its state": {"x": drawn(N, 6), "state": drawn(2, N, 8)},
     "a number": {"x": drawn(N, 6), "rate": np.array(0.5, np.float32)},
     "a table": {"x": drawn(N, 6), "anchors": drawn(7, 3)},
+    "heads before the batch": {"x": drawn(N, 4)},
+    "an output of weights": {"x": drawn(N, 6)},
     "a written batch": {"x": drawn(N, 2, 4)},
     "a folded batch": {"x": drawn(N, 8)},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes import product
+from obc_onnx.axes import Dim, product
 from obc_onnx.ops.host import as_ints
 from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.value import Value, apply
@@ -107,7 +107,7 @@ class Squeeze(FreeOfMacs):
         """Drop the expressions of those axes.
 
         Where the node names none, it is given the names of those that it drops now: an axis with
-        one unit left would go too.
+        one unit left would go too. An open axis may have one when the model runs.
         """
         x, node = context.value(0), context.node
         axes = node.integers("axes") or context.integers(1)
@@ -120,6 +120,8 @@ class Squeeze(FreeOfMacs):
             dropped = {i for i, axis in enumerate(x.axes) if axis.size == 1}
             place = "axes" if node.opset < _AXES_AS_INPUT_SINCE else 1
             context.spell(place, *sorted(dropped), because=x.axes)
+            is_open = [a for a in x.axes if isinstance(a, Dim) and context.system.is_open(a)]
+            context.freeze(is_open, "an axis that goes where it has one position")
         kept = tuple(axis for i, axis in enumerate(x.axes) if i not in dropped)
         shape = tuple(axis.size for axis in kept)
         return [Value(kept, apply(lambda known: known.reshape(shape), x.numbers))]

@@ -20,7 +20,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from obc_onnx.batch_axes import BatchAxes, declared_axes
-from obc_onnx.canonical import canonical
+from obc_onnx.canonical import canonical, settle
 from obc_onnx.copies import merge_copies
 from obc_onnx.dense import make_sparse_again, sparse_constants, without_sparse
 from obc_onnx.errors import InvariantError, ModelError
@@ -309,6 +309,12 @@ class Graph:
             inputs[slot] = tensors[name]
         self._drop_unused(copy, released, dispensable)
         return Graph(copy, self._original, None, self.copies, self.batch_axes)
+
+    def settled(self) -> Graph:
+        """Return this graph as it is read back: more of it may have turned out constant."""
+        copy = self._surgeon.copy()
+        copies = settle(copy, self._original)
+        return Graph(copy, self._original, None, {**self.copies, **copies}, self.batch_axes)
 
     def known_as(self, other: Graph) -> Graph:
         """Return this graph under the hash and file size of another, which a plan is to be for.

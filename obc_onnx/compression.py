@@ -340,14 +340,12 @@ class Compression:
             change = Change(baseline.accuracy, after)
             outputs = errors_of_outputs(cut.original, result, samples[1])
             times = self._race(cut, result, samples[1])
-        doubts = [
-            *baseline.doubts,
+        quality = [
             *doubts_of_quality(measured=samples[1] is not None),
             *doubts_of_outputs(outputs),
             *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=bool(epochs[1])),
-            *doubts_of_widths(cut.coupling, cut.keep),
-            *doubts_of_speed(times),
         ]
+        cost = [*doubts_of_widths(cut.coupling, cut.keep), *doubts_of_speed(times)]
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
@@ -365,7 +363,7 @@ class Compression:
             unknown=list(cut.coupling.unknown),
             recovery=recovery,
             notes=self.notes,
-            warnings=[*self.warnings, *doubts],
+            warnings=[*self.warnings, *baseline.doubts, *quality, *cost],
             sparse_epochs=epochs[0],
             epochs=epochs[1],
             verification=checks,

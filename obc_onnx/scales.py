@@ -87,7 +87,8 @@ class Scale:
         difference as a share of the variance.
         """
         total = self.variance * self.numbers * len(self.variance)
-        return (1 / np.sqrt(np.maximum(total, np.finfo(np.float64).tiny)))[self.channels]
+        weights = 1 / np.sqrt(np.maximum(total, np.finfo(np.float64).tiny))
+        return np.asarray(weights[self.channels])  # of one number, numpy makes a scalar
 
     def per_channel(self, totals: Numbers) -> Numbers:
         """Add numbers up, shape as one sample, into channels."""

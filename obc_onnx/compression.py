@@ -341,7 +341,7 @@ class Compression:
             outputs = errors_of_outputs(cut.original, result, samples[1])
             times = self._race(cut, result, samples[1])
         quality = [
-            *doubts_of_quality(measured=samples[1] is not None),
+            *doubts_of_quality(outputs, given=samples[1] is not None),
             *doubts_of_outputs(outputs),
             *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=bool(epochs[1])),
         ]

@@ -117,6 +117,18 @@ def test_without_data_the_last_line_says_that_quality_was_not_measured(tmp_path:
     assert last_line(good.stdout).startswith("good: 2."), good.stdout
 
 
+def test_outputs_that_cannot_be_compared_are_not_called_good(tmp_path: Path) -> None:
+    text = WIDE.replace("float[N,4] y", "int64[N,1] y")
+    text = text.replace(
+        "y = Gemm<transB=1>(u, fc, fc_bias)",
+        "scores = Gemm<transB=1>(u, fc, fc_bias) y = ArgMax<axis=1>(scores)",
+    )
+    data = archive(tmp_path, x=images(600))
+    report = compress(build(text), data=data, criterion="l2", latency=False).report
+    assert report.verdict.startswith("doubtful: quality was not measured (")
+    assert any("no output is a float" in warning for warning in report.warnings)
+
+
 def off(error: float, *, n_lost: int = 0, name: str = "y") -> OutputError:
     return OutputError(name, error, 4, n_lost, [], 1.0, 1.0)
 

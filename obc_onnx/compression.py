@@ -213,7 +213,7 @@ class Compression:
             else:
                 plan = self._plan_within_drop(opened, plan_of)
         if request.budget.round_to is None and plan.round_to is not None:
-            self.notes.append(note_on_blocks(plan.round_to))
+            self.notes.append(note_on_blocks(plan, plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)
         return plan

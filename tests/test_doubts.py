@@ -79,6 +79,22 @@ def test_widths_are_rounded_less_where_the_target_cannot_be_met_else() -> None:
     assert "with more the targets cannot be met" in note
 
 
+def test_a_width_that_parts_of_several_groups_share_is_named() -> None:
+    """Of 20 and 12 channels side by side, 8 and 12 stay."""
+    text = (
+        "net (float[N,3,8,8] x) => (float[N,4,8,8] y)"
+        "<float[20,3,1,1] a, float[12,3,1,1] b, float[4,32,1,1] c>"
+        "{ p = Conv(x, a) q = Conv(x, b) r = Concat<axis=1>(p, q) s = Relu(r) y = Conv(s, c) }"
+    )
+    alone = Budget(0.8, only=("a",))
+    report = compress(build(text), budget=alone, criterion="l2", latency=False).report
+    (note,) = (note for note in report.notes if "multiples" in note)
+    assert "; but 20 along axis 1 of 'c'" in note
+    both = compress(build(text), budget=0.5, criterion="l2", latency=False).report
+    (note,) = (note for note in both.notes if "multiples" in note)
+    assert "; but" not in note
+
+
 def test_a_group_keeps_an_eighth_and_less_where_that_is_asked(tmp_path: Path) -> None:
     model = build(WIDE)
     of = analyse(model).coupling

@@ -57,13 +57,25 @@ def canonical(model: onnx.ModelProto) -> tuple[gs.Graph, dict[str, str]]:
     _forget_types(surgeon)
     _lift_constants(surgeon)
     surgeon.toposort()
+    return surgeon, settle(surgeon, model)
+
+
+def settle(surgeon: gs.Graph, model: onnx.ModelProto) -> dict[str, str]:
+    """Bring what is constant into canonical form, in place; surgery may leave more of it.
+
+    Args:
+        surgeon: What to change.
+        model: What it was imported from, with its weights or without.
+    Returns:
+        For each copy of a vector that is made, the initializer that it is a copy of.
+    """
     listed = {port.name for port in model.graph.input}
     defaults = listed if model.ir_version >= FIRST_IR_WITH_DEFAULTS else set()
     fold_numbers(surgeon, defaults)
     fold_statistics(surgeon, defaults)
     fold_transposes(surgeon, defaults)
     drop_zero_states(surgeon, defaults)
-    return surgeon, give_copies(surgeon, listed)
+    return give_copies(surgeon, listed)
 
 
 def _forget_types(surgeon: gs.Graph) -> None:

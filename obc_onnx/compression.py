@@ -224,7 +224,7 @@ class Compression:
             else:
                 plan = self._plan_within_drop(opened, plan_of)
         if request.budget.round_to is None and plan.round_to is not None:
-            self.notes.append(note_on_blocks(plan.round_to))
+            self.notes.append(note_on_blocks(plan, plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)
         return plan
@@ -385,7 +385,7 @@ class Compression:
         self.warnings.extend(
             [
                 *baseline.doubts,
-                *doubts_of_quality(measured=held is not None),
+                *doubts_of_quality(outputs, given=held is not None),
                 *doubts_of_outputs(outputs),
                 *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),
                 *doubts_of_widths(cut.coupling, cut.keep),

@@ -257,8 +257,8 @@ def check_samples(
         RequestError: An axis is named that the model does not have.
     """
     samples = with_made_mask(samples, graph)
-    given = sorted({*samples.inputs, *samples.fixed})
-    if given != sorted(_names(graph)):
+    given = [*samples.inputs, *samples.fixed]
+    if set(given) != set(_names(graph)):
         raise DataError(
             f"{what} holds {listed(given)}, but the model's inputs are {listed(_names(graph))}"
         )
@@ -304,7 +304,7 @@ def open_samples(
         used, held = opened[0].split(options.holdout)
     else:
         used, held = (samples.mixed() for samples in opened)
-    return _whole_batches(used), _whole_batches(held)
+    return _whole_batches(used, "work with"), _whole_batches(held, "measure on")
 
 
 def _opened(
@@ -373,14 +373,24 @@ def _along(array: NDArray[Any] | LazyArray, axis: int) -> NDArray[Any] | LazyArr
     return array.along(axis) if isinstance(array, LazyArray) else np.moveaxis(array, axis, 0)
 
 
-def _whole_batches(samples: Samples) -> Samples:
-    """Leave out what does not fill a batch, where the number of samples in a run is not free."""
+def _whole_batches(samples: Samples, use: str) -> Samples:
+    """Leave out what does not fill a batch, where the number of samples in a run is not free.
+
+    Args:
+        samples: All.
+        use: What they are for, as messages say it.
+    Raises:
+        DataError: They fill none.
+    """
     size = None if samples.batch_axes is None else samples.batch_axes.size
     if size is None:
         return samples
     n_whole = len(samples) // size * size
     if n_whole == 0:
-        raise DataError(f"the model takes batches of {size}, but there are {len(samples)} samples")
+        raise DataError(
+            f"the model takes batches of {size}, but there are {len(samples)} samples to {use}: "
+            f"give more --data, or another --holdout"
+        )
     return samples.part(slice(0, n_whole))
 
 

@@ -101,7 +101,7 @@ def kept_aside(model: onnx.ModelProto, held: Collection[str]) -> list[onnx.Tenso
         held: Names of the constants that its graph has.
     """
     graph = model.graph
-    inner = {n for node in graph.node for own in _subgraphs(node) for n in _used(own)}
+    inner = inner_names(graph)
     own = {name for node in graph.node for name in node.input}
     own |= {port.name for port in graph.output}
     listed = {port.name for port in graph.input}
@@ -112,6 +112,11 @@ def kept_aside(model: onnx.ModelProto, held: Collection[str]) -> list[onnx.Tenso
                 _named(entry.t, node.output[0]) for entry in node.attribute if entry.name == "value"
             ]
     return [tensor for tensor in found if tensor.name not in held]
+
+
+def inner_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every name that subgraphs of a graph use."""
+    return {n for node in graph.node for own in _subgraphs(node) for n in _used(own)}
 
 
 def inner_weights(node: onnx.NodeProto) -> int:

@@ -20,7 +20,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from obc_onnx.batch_axes import BatchAxes, declared_axes
-from obc_onnx.canonical import canonical
+from obc_onnx.canonical import canonical, settle
 from obc_onnx.copies import merge_copies
 from obc_onnx.dense import make_sparse_again, sparse_constants, without_sparse
 from obc_onnx.errors import InvariantError, ModelError
@@ -31,6 +31,7 @@ from obc_onnx.export import (
     export_nodes,
     first_output,
     header_of,
+    inner_names,
     inner_weights,
     is_weight,
     kept_aside,
@@ -121,8 +122,8 @@ class Graph:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
         whole = inlined(model)
         surgeon, copies = canonical(without_sparse(whole))
-        listed = {port.name for port in whole.graph.input}
-        original = described(whole, surgeon.tensors().keys() - listed)
+        stays = {port.name for port in whole.graph.input} | inner_names(whole.graph)
+        original = described(whole, surgeon.tensors().keys() - stays)
         surgeon.import_domains = original.opset_import  # the old ones would keep `whole` alive
         return cls(surgeon, original, sha256, copies)
 
@@ -309,6 +310,12 @@ class Graph:
             inputs[slot] = tensors[name]
         self._drop_unused(copy, released, dispensable)
         return Graph(copy, self._original, None, self.copies, self.batch_axes)
+
+    def settled(self) -> Graph:
+        """Return this graph as it is read back: more of it may have turned out constant."""
+        copy = self._surgeon.copy()
+        copies = settle(copy, self._original)
+        return Graph(copy, self._original, None, {**self.copies, **copies}, self.batch_axes)
 
     def known_as(self, other: Graph) -> Graph:
         """Return this graph under the hash and file size of another, which a plan is to be for.

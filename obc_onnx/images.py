@@ -307,7 +307,8 @@ def _scaling_of(
 
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) not in {1, channels}:
-        raise DataError(f"--image-{name} needs 1 or {channels} numbers, found {len(values)}")
+        needed = "1 number" if channels == 1 else f"1 or {channels} numbers"
+        raise DataError(f"--image-{name} needs {needed}, found {len(values)}")
     return values * (channels // len(values))
 
 

@@ -32,7 +32,7 @@ from obc_onnx.scoring import Scores, choose_criterion, make_scene, used_of
 from obc_onnx.sensitivity import Sensitivity, measure_groups
 from obc_onnx.surgery import remove_units
 from obc_onnx.training.options import TrainingOptions, training_options
-from obc_onnx.verify import Check, check_masked, why_no_twin
+from obc_onnx.verify import Check, check_file, check_masked, why_no_twin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -357,7 +357,10 @@ def verify(
         why_no_twin(coupling),
         original=coupling,
     )
-    return [check_masked(coupling, keep, feed), *check_result(cut, after, clock)]
+    checks = [check_masked(coupling, keep, feed), *check_result(cut, after, clock)]
+    if isinstance(compressed, (str, Path)) and all(check.passed for check in checks):
+        checks.append(check_file(Path(compressed), after, feed))
+    return checks
 
 
 def _check_device(device: str) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from obc_onnx.analysis import Clock, analyse
 from obc_onnx.costs import COSTS
-from obc_onnx.graph import Graph
 from obc_onnx.precision import is_quantised
 from obc_onnx.saliency import make_criterion
 from obc_onnx.verify import (
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.graph import Graph
     from obc_onnx.plan import PruningPlan
 
     Shape = tuple[int, ...]
@@ -55,12 +55,11 @@ class Cut:
 def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
     """Check everything that must hold of a result as it is read back, trained or not."""
     original = cut.original.graph
-    planned = Graph.from_model(cut.pruned.to_model())  # on loading, more may turn out constant
     repaired = cut.plan.weights_sha256 is not None
     checks = [
         check_plan(original, result, cut.plan),
         check_weights(original, result, cut.plan),
-        check_structure(planned, result, cut.plan.merged, repaired=repaired),
+        check_structure(cut.pruned.settled(), result, cut.plan.merged, repaired=repaired),
         check_description(original, result, cut.plan.copies),
         check_interface(original, result),
         *check_format(original, result, cut.inputs),

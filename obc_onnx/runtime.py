@@ -19,6 +19,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -86,6 +87,25 @@ class Session:
         except refusals as error:
             raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
         return dict(zip(self.output_names, values, strict=True))
+
+
+def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Run a file as any program would, by its path, without optimisations.
+
+    Returns:
+        Each output by name.
+    Raises:
+        ModelError: ONNX Runtime refuses the file.
+    """
+    options = _options(optimize=False)
+    refusals: tuple[type[Exception], ...] = (*_refusals(), ValueError, RuntimeError)
+    try:
+        session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        values = session.run(None, dict(feed))
+    except refusals as error:
+        raise ModelError(f"ONNX Runtime cannot run '{path}': {error}") from error
+    names = (output.name for output in session.get_outputs())
+    return dict(zip(names, values, strict=True))
 
 
 def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[Any]]:

@@ -53,8 +53,8 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Tor
         name of the ONNX value that it gives under "value".
     Raises:
         InvariantError: The shapes are those of another graph.
-        UnsupportedOperatorError: Operators without a rule or, where all have one, those that
-            torch cannot compute; all of them in one message.
+        UnsupportedOperatorError: An input that torch does not take, operators without a rule or,
+            where all have one, those that torch cannot compute; all of them in one message.
     """
     for name, array in graph.initializers.items():
         if shapes.get(name, array.shape) != array.shape:
@@ -62,6 +62,12 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Tor
                 f"the shapes are those of another graph: '{name}' has {array.shape} here, and not "
                 f"{shapes[name]}"
             )
+    other = [port.name for port in graph.inputs if port.dtype.kind == "O"]
+    if other:
+        raise UnsupportedOperatorError(
+            f"torch takes no input such as '{other[0]}', which holds strings or is no tensor; such "
+            f"a model can be pruned with --criterion l2 and without training"
+        )
     unknown = [node.label for node in graph.nodes if rules.find(node) is None]
     if unknown:
         raise UnsupportedOperatorError(

@@ -18,12 +18,13 @@ from obc_onnx.node import holds_weights
 from obc_onnx.noise import Reference
 from obc_onnx.oracle import Oracle
 from obc_onnx.precision import relative_error
-from obc_onnx.runtime import Session
+from obc_onnx.runtime import Session, run_file
 from obc_onnx.shapes import infer_strictly
 from obc_onnx.surgery import mask_reads, remove_units, slice_initializers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -313,6 +314,22 @@ def check_runs(result: Graph, feed: Feed) -> Check:
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             return Check(name, passed=False, detail=f"output '{output}' is not finite")
     return Check(name, passed=True)
+
+
+def check_file(path: Path, result: Graph, feed: Feed) -> Check:
+    """Run a file as it lies there: what a graph does not hold, such as types, may fail it.
+
+    Args:
+        path: The file.
+        result: What was read from it, and checked.
+        feed: An input.
+    """
+    name = "file computes what was checked"
+    try:
+        found = run_file(path, feed)
+    except ModelError as error:
+        return Check(name, passed=False, detail=str(error))
+    return compare(name, found, Reference.of_outputs(result, feed))
 
 
 def why_no_twin(coupling: Coupling) -> str:

@@ -304,7 +304,7 @@ def test_a_static_batch_takes_whole_batches_only(tmp_path: Path) -> None:
     assert used is not None
     assert held is not None
     assert (len(used), len(held)) == (20, 4)
-    with pytest.raises(DataError, match="batches of 4, but there are 2 samples"):
+    with pytest.raises(DataError, match="batches of 4, but there are 2 samples to measure on"):
         open_samples(DataOptions(archive(tmp_path, x=images(10))), graph)
 
 

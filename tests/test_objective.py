@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,6 +140,17 @@ def test_a_loss_of_the_user_is_differentiated(losses: str) -> None:
     assert_equal(score(case, samples), score(case, samples, loss=f"{losses}:entropy"))
     bare = type(samples)(samples.inputs, None, samples.dtypes)
     assert all((v > 0).any() for v in score(case, bare, loss=f"{losses}:blind").values())
+
+
+def test_an_output_of_one_number_without_samples_is_projected() -> None:
+    """A second input that is given once, with a batch of its own, makes such outputs."""
+    scale = Scale("a", np.array(0), [], np.zeros(()), np.array([4.0]), np.array([1.0]), None)
+    gradients = []
+    for own in (scale, replace(scale, variance=np.array([1.0]))):
+        output = torch.ones((), requires_grad=True)
+        Projections(5, [own], lambda *_: None)([output], slice(0, 3)).backward()
+        gradients.append(float(output.grad))
+    assert gradients[0] == pytest.approx(gradients[1] / 2)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,15 @@ def test_an_exported_program_that_would_be_for_one_size_is_refused() -> None:
         TwinProgram.of(model, {"x": (2, 2, 6, 5)}).export()
 
 
+def test_an_input_of_strings_is_refused() -> None:
+    model = build(
+        "net (string[N] s, float[N,6] x) => (float[N,4] y, string[N] t) <float[6,4] a>"
+        "{ y = MatMul(x, a) t = Identity(s) }"
+    )
+    with pytest.raises(UnsupportedOperatorError, match="'s', which holds strings"):
+        twin_of(model)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

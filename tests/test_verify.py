@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 from helpers import Analysed, analyse, make_feed
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from small import chain, half_plan
+from small import chain, half_plan, invoke
 
 import obc_onnx.twin
 from obc_onnx import verify
@@ -19,6 +20,7 @@ from obc_onnx.errors import VerificationError
 from obc_onnx.feeds import random_feed
 from obc_onnx.graph import Graph
 from obc_onnx.noise import Reference
+from obc_onnx.pipeline import compress
 from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.surgery import remove_units
 from obc_onnx.verify import (
@@ -40,8 +42,8 @@ from obc_onnx.verify import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    import onnx
     from numpy.typing import NDArray
 
     from obc_onnx.coupling import Keep
@@ -189,6 +191,34 @@ def test_changed_integers_fail_the_structure_but_trained_weights_do_not(pruned: 
     sizes = pruned.edit({"a_bias": pruned.initializers["a_bias"].astype(np.int64)})
     check = check_structure(sizes, sizes.edit({"a_bias": sizes.initializers["a_bias"] + 1}))
     assert (check.passed, check.detail) == (False, "numbers in 'a_bias' differ")
+
+
+def test_a_file_is_run_as_it_lies_there(tmp_path: Path) -> None:
+    model, small, plan = (tmp_path / name for name in ("m.onnx", "s.onnx", "p.json"))
+    onnx.save(chain(), model)
+    result = compress(model, latency=False)
+    result.save(small, plan)
+    assert invoke("verify", model, small, "--plan", plan).exit_code == 0
+    other = result.model
+    kind = onnx.TensorProto.INT64
+    other.graph.value_info.append(onnx.helper.make_tensor_value_info("q", kind, None))
+    onnx.save(other, small)
+    refused = invoke("verify", model, small, "--plan", plan)
+    assert refused.exit_code == VerificationError.exit_code
+    assert "file computes what was checked" in refused.stderr
+    assert "Type Error" in refused.stderr
+
+
+def test_a_file_that_computes_something_else_fails(
+    pruned: Graph, feed: dict[str, NDArray[Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "s.onnx"
+    pruned.save(path)
+    assert verify.check_file(path, pruned, feed).passed
+    other = pruned.edit({"b_bias": pruned.initializers["b_bias"] + 1})
+    check = verify.check_file(path, other, feed)
+    assert not check.passed
+    assert "value 'y'" in check.detail
 
 
 def test_an_input_that_became_static_fails_the_interface(whole: Analysed, pruned: Graph) -> None:

@@ -24,12 +24,20 @@ _FAR = 0.2
 not repaired lost 3.3 points of accuracy at an error of 0.10, and 27.5 at 0.45."""
 
 
-def doubts_of_quality(*, measured: bool) -> list[str]:
-    """Warn where no samples said how good the result is."""
-    if measured:
+def doubts_of_quality(outputs: Sequence[OutputError], *, given: bool) -> list[str]:
+    """Warn where nothing said how good the result is.
+
+    Args:
+        outputs: The errors of those that were measured; an accuracy is always that of one of them.
+        given: Whether there were samples.
+    """
+    if outputs:
         return []
-    cause = "no data was given, and what was written may be worth nothing"
-    return [f"quality was not measured: {cause}; --data takes samples without labels too"]
+    cause = "no output is a float" if given else "no data was given"
+    remedy = "compare its answers yourself" if given else "--data takes samples without labels too"
+    return [
+        f"quality was not measured: {cause}, and what was written may be worth nothing; {remedy}"
+    ]
 
 
 def doubts_of_outputs(outputs: Sequence[OutputError]) -> list[str]:

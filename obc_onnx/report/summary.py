@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling import Coupling, Group, Keep
     from obc_onnx.explain import AxisExplanation
     from obc_onnx.graph import Graph
+    from obc_onnx.plan import PruningPlan
     from obc_onnx.recover.error import OutputError
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.training.course import Epoch
@@ -189,13 +190,25 @@ def summarise_frozen(coupling: Coupling) -> list[dict[str, Any]]:
     return [asdict(frozen) for frozen in coupling.frozen]
 
 
-def note_on_blocks(block: int) -> str:
-    """Say of what widths are a multiple where nobody asked for one."""
+def note_on_blocks(plan: PruningPlan, block: int) -> str:
+    """Say of what widths are a multiple where nobody asked for one, and which are not.
+
+    Those of groups are; an axis with parts of several groups, such as a concatenation, need not be.
+    """
     if block == 1:
-        return "widths are any number: with multiples of channels the targets cannot be met"
-    larger = "" if block == BLOCKS[0] else ", since with more the targets cannot be met"
+        return "widths are any number: with multiples of channels the budget cannot be met"
+    larger = "" if block == BLOCKS[0] else ", since with more the budget cannot be met"
+    off = [
+        f"{len(kept)} along axis {axis} of '{name}'"
+        for name, axes in plan.initializers.items()
+        for axis, kept in axes.items()
+        if len(kept) % block
+    ]
+    but = f"; but {off[0]}, since parts of other groups lie there, or limits say so" if off else ""
+    more = f" ({len(off)} axes)" if len(off) > 1 else ""
     return (
         f"widths that shrink are multiples of {block} channels, for speed{larger}: see --round-to"
+        f"{but}{more}"
     )
 
 

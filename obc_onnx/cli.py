@@ -295,8 +295,8 @@ def twin(
 
     program = TwinProgram.of(model, input_shape, batch_axes=batch_axes)
     note = "" if output is None else program.save(output)
-    if note:
-        click.echo(note, err=True)
+    for sentence in filter(None, (note, program.doubt)):
+        click.echo(sentence, err=True)
     if print_code:
         click.echo(program.twin.code)
 

@@ -19,6 +19,9 @@ _OF_ONE_AXIS = 13
 _KEEPS_AXES = frozenset({"Cast", "Identity"})
 _PASSES_ON = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
 
+_SPREADS = frozenset({"Expand", *_PASSES_ON, "Unsqueeze"})
+"""What brings sums back to the shape of what was summed."""
+
 
 def ends_in_softmax(graph: Graph) -> bool:
     """Say whether the first output holds probabilities: a Softmax, then nothing but layout."""
@@ -49,7 +52,7 @@ def softmax_axis(graph: Graph, port: Port) -> int | None:
     if rank == CLASSES_RANK:
         return None if _softmax_behind(graph, port.name, _PASSES_ON) is None else -1
     node = _softmax_behind(graph, port.name, _KEEPS_AXES)
-    if node is None:
+    if node is None or node.op_type != "Softmax":
         return None
     if node.opset >= _OF_ONE_AXIS:
         return node.integer("axis", -1)
@@ -58,10 +61,32 @@ def softmax_axis(graph: Graph, port: Port) -> int | None:
 
 def _softmax_behind(graph: Graph, name: str, passed: Container[str]) -> Node | None:
     """Go back from a value through some operators to a Softmax, None where none is."""
+    node = _source(graph, name, passed)
+    if node is None or node.op_type == "Softmax":
+        return node
+    return node if _spells_softmax(graph, node) else None
+
+
+def _spells_softmax(graph: Graph, node: Node) -> bool:
+    """Say whether a node divides exponentials by their sums over the last axis, as JAX does."""
+    if node.op_type != "Div":
+        return False
+    powers = _source(graph, node.inputs[0], ())
+    total = _source(graph, node.inputs[1], _SPREADS)
+    if powers is None or total is None or powers.op_type != "Exp" or total.op_type != "ReduceSum":
+        return False
+    axes = total.integers("axes")
+    if axes is None and total.has_input(1) and total.inputs[1] in graph.initializers:
+        axes = tuple(graph.initializers[total.inputs[1]].reshape(-1).tolist())
+    return total.inputs[0] == powers.key and axes in {(-1,), (CLASSES_RANK - 1,)}
+
+
+def _source(graph: Graph, name: str, passed: Container[str]) -> Node | None:
+    """Go back from a value through some operators; None where no node computes it."""
     node = graph.producers.get(name)
     while node is not None and node.op_type in passed:
         node = graph.producers.get(node.inputs[0])
-    return node if node is not None and node.op_type == "Softmax" else None
+    return node
 
 
 def logits_of(output: Tensor, *, probabilities: bool) -> Tensor:

@@ -9,6 +9,7 @@ they were. Sums in another order, which is all that a right cut changes, do much
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from obc_onnx.precision import allowed_error, epsilon_of, is_vacuous, precision_
 from obc_onnx.runtime import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +32,8 @@ MARGIN = 8
 _LARGEST = 0.1
 """Above this share of the RMS, allowing noise allows mistakes too."""
 _DRAWS = 3
+_STEPS_BACK = 4
+"""Nodes between an output and what tells of it, such as a Sigmoid and a Reshape."""
 _STRONGER = (2, 4, 8, 16, 32, 64)
 """Roundings that weights move by where fewer move nothing: the first step of a grid is its size."""
 _SEED = 0
@@ -151,6 +154,66 @@ class Reference:
             ModelError: ONNX Runtime refuses the graph or the inputs.
         """
         return cls.measured(graph, lambda g: Session(g, optimize=False).run(feed), _LARGEST)
+
+    def untold(self) -> list[str]:
+        """Name the values that tell little: they are mostly rounding, or equal for all samples."""
+        return [
+            name
+            for name, value in self.values.items()
+            if self.limits[name].is_mostly_noise
+            or is_vacuous(value, self.limits[name].allowed, self.axes.get(name, 0))
+        ]
+
+    def joined(
+        self, other: Reference, names: Collection[str], tolerated: Collection[str]
+    ) -> Reference:
+        """Return a reference with some values of another one.
+
+        Args:
+            other: Of the same graph.
+            names: Values of the other that are taken.
+            tolerated: Values of this one that may be as far off as rounding makes them.
+        """
+        loose = {name: replace(self.limits[name], most=float("inf")) for name in tolerated}
+        values = {name: other.values[name] for name in names}
+        limits = {name: other.limits[name] for name in names}
+        return replace(
+            self, values={**values, **self.values}, limits={**limits, **self.limits, **loose}
+        )
+
+    @classmethod
+    def behind(cls, graph: Graph, feed: Values, names: Collection[str]) -> Reference:
+        """Run a graph, and return the floats that nodes of some values take, as far as they tell.
+
+        Where those tell nothing either, what their nodes take is looked at in their place.
+
+        Args:
+            graph: The graph.
+            feed: Inputs by name.
+            names: Values that nodes compute, of which little is known.
+        """
+        found = cls({}, {}, {})
+        for _ in range(_STEPS_BACK):
+            if not (sources := _computed_from(graph, names)):
+                break
+            reference = cls.measured(graph, partial(_floats, sources, feed))
+            names = reference.untold()
+            telling = [name for name in reference.values if name not in names]
+            found = found.joined(reference, telling, ())
+        return found
+
+
+def _computed_from(graph: Graph, names: Collection[str]) -> list[str]:
+    """Name what nodes compute that the nodes of some values take."""
+    nodes = (graph.producers[name] for name in names if name in graph.producers)
+    used = dict.fromkeys(source for node in nodes for source in node.inputs)
+    return [source for source in used if source in graph.producers]
+
+
+def _floats(names: Sequence[str], feed: Values, graph: Graph) -> Values:
+    """Run a graph, and return those of some values that are floats."""
+    found = Session(graph, optimize=False, outputs=names).run(feed)
+    return {n: v for n, v in found.items() if isinstance(v, np.ndarray) and is_float(v.dtype)}
 
 
 def disturbed(graph: Graph, rng: np.random.Generator, roundings: int = 1) -> Graph:

@@ -24,7 +24,7 @@ from obc_onnx.ops.host import as_tensor, host_call, read_sizes
 from obc_onnx.ops.quantize import quantize
 from obc_onnx.shapes import ElementTypes, infer_shapes
 from obc_onnx.subgraphs import control_module
-from obc_onnx.tensors import module_name, parameter_name, to_array, to_tensor
+from obc_onnx.tensors import module_name, parameter_name, to_array, to_tensor, wide
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -105,6 +105,32 @@ def run_module(module: nn.Module, graph: Graph, feed: Mapping[str, NDArray[Any]]
     with torch.no_grad():
         outputs = module(*(to_tensor(feed[port.name]) for port in graph.inputs))
     return {p.name: to_array(o, p.dtype) for p, o in zip(graph.outputs, outputs, strict=True)}
+
+
+def run_inside(
+    twin: TorchTwin, graph: Graph, feed: Mapping[str, NDArray[Any]], names: Container[str]
+) -> dict[str, NDArray[Any]]:
+    """Run a twin, and return some of the floats that it computes, in float32 or wider.
+
+    Args:
+        twin: The network.
+        graph: What its inputs are called.
+        feed: An array for each input.
+        names: ONNX values to return; those that the twin does not compute one by one are left out.
+    """
+    found: dict[str, NDArray[Any]] = {}
+
+    class Run(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            name = n.meta.get("value", "")
+            if name in names and isinstance(value, torch.Tensor) and value.is_floating_point():
+                found[name] = to_array(wide(value), np.dtype(np.float64))
+            return value
+
+    with torch.no_grad():
+        Run(twin).run(*(to_tensor(feed[port.name]) for port in graph.inputs))
+    return found
 
 
 def check_device(device: str) -> None:

@@ -17,10 +17,27 @@ from obc_onnx.saliency import Scene, make_criterion
 
 SOFTMAX = CHAIN.replace("y = Gemm", "z = Gemm").replace(" }", " y = Softmax<axis=-1>(z) }")
 BEHIND_LAYOUT = SOFTMAX.replace("y = Softmax", "v = Softmax").replace(" }", " y = Identity(v) }")
+SPELLED = SOFTMAX.replace(
+    "y = Softmax<axis=-1>(z)",
+    "most = ReduceMax<axes=[1]>(z) less = Sub(z, most) e = Exp(less) size = Shape(e)"
+    " sum = ReduceSum<keepdims=0>(e, last) own = Unsqueeze(sum, last) all = Expand(own, size)"
+    " y = Div(e, all)",
+).replace("float[4] fc_bias>", "float[4] fc_bias, int64[1] last = {1}>")
+"""A Softmax as JAX writes it."""
+OVER_SAMPLES = SPELLED.replace("last = {1}", "last = {0}")
+OF_OTHERS = SPELLED.replace("ReduceSum<keepdims=0>(e,", "ReduceSum<keepdims=0>(less,")
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [(CHAIN, False), (SOFTMAX, True), (BEHIND_LAYOUT, True)]
+    ("text", "expected"),
+    [
+        (CHAIN, False),
+        (SOFTMAX, True),
+        (BEHIND_LAYOUT, True),
+        (SPELLED, True),
+        (OVER_SAMPLES, False),
+        (OF_OTHERS, False),
+    ],
 )
 def test_a_softmax_at_the_end_is_seen(text: str, expected: bool) -> None:
     assert ends_in_softmax(Graph.from_model(build(text))) is expected
@@ -36,8 +53,9 @@ def test_scores_do_not_depend_on_a_softmax_at_the_end(rng: np.random.Generator) 
     pixels = {"x": rng.standard_normal((16, 3, 8, 8)).astype(np.float32)}
     samples = Samples(pixels, rng.integers(0, 4, 16), {"x": np.dtype(np.float32)})
     found = []
-    for text in (CHAIN, SOFTMAX):
+    for text in (CHAIN, SOFTMAX, SPELLED):
         coupling, _ = analyse(Graph.from_model(build(text)), None, DEFAULT_RULES, Clock())
         found.append(make_criterion("jacobian").score(Scene(coupling, samples), {}))
     for name, scores in found[0].items():
         np.testing.assert_allclose(found[1][name], scores, rtol=1e-3)
+        np.testing.assert_allclose(found[2][name], scores, rtol=1e-3)

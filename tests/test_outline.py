@@ -190,3 +190,20 @@ def test_the_original_does_not_keep_the_weights_too(tmp_path: Path) -> None:
     tool.write(tmp_path / "d.onnx", tool.Decoder(layers=1, width=64, vocabulary=50), seed=0)
     graph = Graph.load(tmp_path / "d.onnx")
     assert graph._original.ByteSize() < 20_000
+
+
+def test_an_outline_is_made_once_and_each_caller_may_change_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = Graph.from_model(build(WIDE))
+    first = graph.outline()
+    monkeypatch.setattr("obc_onnx.graph.export", None)
+    first.declared()
+    second = graph.outline()
+    assert second.model != first.model
+    assert [port.name for port in second.model.graph.input] == ["x"]
+    monkeypatch.undo()
+    doubled = graph.edit({"w": 2 * graph.initializers["w"]})
+    feed = {"x": np.ones((1, 40), np.float32)}
+    (before,), (after,) = (Session(g).run(feed).values() for g in (graph, doubled))
+    np.testing.assert_allclose(after, 2 * before)

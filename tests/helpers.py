@@ -22,6 +22,7 @@ from obc_onnx.oracle import Oracle
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.lockstep import Lockstep
 from obc_onnx.runtime import Session
+from obc_onnx.scales import Scale
 from obc_onnx.shapes import infer_shapes, input_shapes
 from obc_onnx.surgery import mask_reads, remove_units
 from obc_onnx.tensors import as_inputs, parameter_name, to_array, to_tensor
@@ -275,3 +276,12 @@ def public_model(name: str) -> Path:
     if not path.is_file():
         pytest.skip(f"'{path}' is missing: python tools/fetch_public_models.py")
     return path
+
+
+def one_channel(
+    name: str, shape: tuple[int, ...], variance: float, batch_axis: int = 0
+) -> dict[str, Scale]:
+    """The scale of an output of which all numbers are one channel; `shape` is that of a sample."""
+    channels, size = np.zeros(shape, np.int64), float(np.prod(shape))
+    spread, numbers = np.array([variance]), np.array([size])
+    return {name: Scale(name, channels, ["all"], np.zeros(shape), spread, numbers, batch_axis)}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from helpers import build as build_at
-from helpers import public_model
+from helpers import one_channel, public_model
 
 import obc_onnx
 from obc_onnx.analysis import Clock, analyse, settled
@@ -360,8 +360,8 @@ def test_losses_compare_samples_wherever_they_are() -> None:
         graph_of("time-major GRU"),
         check_samples(samples_of("time-major GRU"), graph_of("time-major GRU")),
     )
-    options = TrainingOptions(epochs=1, loss=(("cosine", 1.0),))
-    loss = TrainingLoss(options, graph, [1.0], labelled=False)
+    options, name = TrainingOptions(epochs=1, loss=(("cosine", 1.0),)), graph.outputs[0].name
+    loss = TrainingLoss(options, graph, one_channel(name, (T, 3), 1.0, 1), labelled=False)
     found, wanted = torch.randn(2, T, N, 3, generator=torch.Generator().manual_seed(0))
     rows = (value.movedim(1, 0).reshape(N, -1) for value in (found, wanted))
     expected = 1 - torch.cosine_similarity(*rows, dim=1).mean()

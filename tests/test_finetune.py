@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from helpers import analyse, build
+from helpers import analyse, build, one_channel
 from nets import NETS, draw_keep, draw_samples, make_static, model_of
 from torch.nn.functional import softmax
 
@@ -121,29 +121,32 @@ def test_the_loss_of_class_logits_mixes_labels_and_distillation() -> None:
     soft = 9.0 * (warm[0] * np.log(warm[0] / warm[1])).sum(1).mean()
     options = TrainingOptions(epochs=1, temperature=3.0, loss=(("ce", 0.3), ("kd", 0.7)))
     outputs, targets, classes = ([torch.from_numpy(v)] for v in (y, t, labels))
-    measure = TrainingLoss(options, model_graph("dense"), [7.0], labelled=True)
+    measure = TrainingLoss(options, model_graph("dense"), {}, labelled=True)
     found = measure(outputs, targets, Labels(*classes))
     assert found.item() == pytest.approx(0.3 * hard + 0.7 * soft, rel=1e-12)
 
 
-def test_other_outputs_add_their_error_over_their_spread() -> None:
+def test_other_outputs_add_their_error_over_their_variance() -> None:
     rng = np.random.default_rng(0)
     y, t = rng.standard_normal((2, 6, 4))
     z, s = rng.standard_normal((2, 6, 3, 2))
     outputs = (torch.from_numpy(y), torch.arange(6), torch.from_numpy(z))
     targets = [torch.from_numpy(t), torch.arange(6), torch.from_numpy(s)]
     graph = Graph.from_model(build(THREE_OUTPUTS))
+    scales = {**one_channel("y", (4,), 2.0), **one_channel("z", (3, 2), 0.5)}
     free, bound = (
-        TrainingLoss(TrainingOptions(epochs=1), graph, [2.0, 1.0, 0.5], labelled=labelled)
+        TrainingLoss(TrainingOptions(epochs=1), graph, scales, labelled=labelled)
         for labelled in (False, True)
     )
     found = free(outputs, targets, None)
-    expected = ((y - t) ** 2).mean() / 2.0 + ((z - s) ** 2).mean() / 0.5
-    assert found.item() == pytest.approx(expected, rel=1e-12)
+    first_alone, last = (
+        np.log1p(((a - b) ** 2).mean() / var) for a, b, var in ((y, t, 2.0), (z, s, 0.5))
+    )
+    assert found.item() == pytest.approx(first_alone + last, rel=1e-12)
     labels = Labels(torch.zeros(6, dtype=torch.int64))
     both = bound(outputs, targets, labels)
     first = bound(outputs[:1], targets[:1], labels)
-    assert (both - first).item() == pytest.approx(((z - s) ** 2).mean() / 0.5, rel=1e-12)
+    assert (both - first).item() == pytest.approx(last, rel=1e-12)
 
 
 def test_the_first_loss_is_that_of_the_pruned_network_towards_the_original() -> None:
@@ -151,7 +154,8 @@ def test_the_first_loss_is_that_of_the_pruned_network_towards_the_original() -> 
     feed = task.samples.feed(slice(0, None))
     found, target = (Session(g).run(feed)["y"] for g in (task.pruned, task.original))
     (epoch,) = task.train(epochs=1, batch_size=24)
-    assert epoch.loss == pytest.approx(((found - target) ** 2).mean() / target.var(), rel=1e-4)
+    shares = ((found - target) ** 2).mean(0) / target.var(0, ddof=1)
+    assert epoch.loss == pytest.approx(np.log1p(shares).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -299,18 +303,18 @@ def test_a_static_reshape_survives_training(batch: int) -> None:
     assert set(batch_sizes(task)) == {batch}
 
 
-def test_an_output_of_one_number_has_the_spread_of_all_samples() -> None:
+def test_an_output_of_one_number_has_the_variance_of_all_samples() -> None:
     text = "net (float[1,6] x) => (float[1,1] y) <float[5,6] w, float[1,5] v>"
     model = build(text + "{ h = Gemm<transB=1>(x, w) y = Gemm<transB=1>(h, v) }")
     task = Task(model, 20)
     session = Session(task.original)
     values = [session.run(task.samples.feed(slice(i, i + 1)))["y"] for i in range(20)]
-    assert task.teacher().spreads == pytest.approx([np.var(values)], rel=1e-5)
+    assert task.teacher().scales["y"].variance == pytest.approx(np.var(values, ddof=1), rel=1e-5)
     history = task.train(epochs=5, lr=0.002)
     assert history[-1].loss < history[0].loss < 100
 
 
-def test_an_output_that_never_changes_has_its_square_as_spread() -> None:
+def test_an_output_that_never_changes_has_its_square_for_a_variance() -> None:
     text = "net (float[N,6] x) => (float[N,4] y, float[N,2] c) <float[5,6] w, float[4,5] v, float[1,2] p>"
     model = build(
         text + "{ h = Gemm<transB=1>(x, w) y = Gemm<transB=1>(h, v) r = ReduceMean<axes=[1]>(x)"
@@ -318,8 +322,8 @@ def test_an_output_that_never_changes_has_its_square_as_spread() -> None:
     )
     task = Task(model)
     p = task.original.initializers["p"]
-    spreads = task.teacher().spreads
-    assert spreads[1] == pytest.approx(p.astype(np.float64).var(), rel=1e-5)
+    variance = task.teacher().scales["c"].variance
+    assert variance == pytest.approx([np.square(p).mean()] * len(variance), rel=1e-5)
     assert math.isfinite(task.train()[-1].loss)
 
 

@@ -121,8 +121,8 @@ def test_with_stored_statistics_what_trains_is_what_is_written() -> None:
     task = Task("norm", 24)
     expected, found = outputs(task)
     (epoch,) = task.train(norms="stored", lr=1e-30, epochs=1, batch_size=24)
-    error = ((found - expected) ** 2).mean() / expected.var()
-    assert epoch.loss == pytest.approx(error, rel=1e-4)
+    shares = ((found - expected) ** 2).mean(0) / expected.var(0, ddof=1)
+    assert epoch.loss == pytest.approx(np.log1p(shares).mean(), rel=1e-4)
 
 
 # What epochs are judged by.
@@ -130,7 +130,7 @@ def test_with_stored_statistics_what_trains_is_what_is_written() -> None:
 
 def judged(task: Task, labelled: bool, **changes: Any) -> tuple[float, float | None]:
     options = TrainingOptions(epochs=1, **changes)
-    loss = TrainingLoss(options, task.original, task.teacher().spreads, labelled=labelled)
+    loss = TrainingLoss(options, task.original, task.teacher().scales, labelled=labelled)
     return Judge(task.coupling, task.samples, loss)(task.pruned)
 
 

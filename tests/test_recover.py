@@ -14,7 +14,7 @@ from obc_onnx.data import Samples
 from obc_onnx.graph import Graph
 from obc_onnx.pipeline import compress
 from obc_onnx.planning import Budget
-from obc_onnx.recover.error import output_error, spread_of
+from obc_onnx.recover.error import output_error
 from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover
 from obc_onnx.runtime import Session
@@ -206,12 +206,6 @@ def test_the_output_error_is_a_share_of_the_variance_of_each_channel_over_all_sa
     found = output_error(cut.coupling, cut.pruned, cut.samples)
     assert found == pytest.approx(mean_error(y, z), rel=1e-4)
     assert output_error(cut.coupling, cut.original, cut.samples) == 0
-
-
-def test_a_spread_is_never_rounding_or_zero() -> None:
-    assert spread_of(1.0, 5.0) == 4.0
-    assert spread_of(3.0, 9.0 + 1e-14) == pytest.approx(9.0)
-    assert spread_of(0.0, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("name", ["norm", "dense"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from helpers import one_channel
 from nets import model_of
 from test_finetune import Task
 from test_training import options
@@ -43,12 +44,13 @@ def test_distances_by_formula() -> None:
     y, t = (torch.from_numpy(v) for v in rng.standard_normal((2, 6, 4)))
     graph = Graph.from_model(model_of("dense"))
     expected = {
-        "mse": ((y - t) ** 2).mean() / 4.0,
-        "smooth-l1": functional.smooth_l1_loss(y / 2, t / 2),
+        "mse": (((y - t) ** 2).mean() / 4.0).log1p(),
+        "smooth-l1": functional.smooth_l1_loss(y / 2, t / 2).log1p(),
         "cosine": 1 - ((y * t).sum(1) / y.norm(dim=1) / t.norm(dim=1)).mean(),
     }
     for name, value in expected.items():
-        loss = TrainingLoss(options(loss=((name, 3.0),)), graph, [4.0], labelled=False)
+        scales = one_channel("y", (4,), 4.0)
+        loss = TrainingLoss(options(loss=((name, 3.0),)), graph, scales, labelled=False)
         assert loss([y], [t], None).item() == pytest.approx(3 * value.item(), rel=1e-9)
 
 
@@ -56,9 +58,7 @@ def test_blended_labels_count_by_their_share() -> None:
     y = torch.randn(5, 4)
     own, other = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([1, 1, 0, 2, 3])
     graph = Graph.from_model(model_of("dense"))
-    loss = TrainingLoss(
-        options(loss=(("ce", 1.0),), label_smoothing=0.1), graph, [1.0], labelled=True
-    )
+    loss = TrainingLoss(options(loss=(("ce", 1.0),), label_smoothing=0.1), graph, {}, labelled=True)
     expected = 0.3 * functional.cross_entropy(y, own, label_smoothing=0.1)
     expected += 0.7 * functional.cross_entropy(y, other, label_smoothing=0.1)
     found = loss([y], [y], Labels(own, other, 0.3))

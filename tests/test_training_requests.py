@@ -96,11 +96,15 @@ def test_inputs_are_not_rounded_by_half_precision() -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
-def test_spreads_are_measured_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scales_are_measured_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("norm", 40)
-    whole = Teacher(task.coupling, task.samples, torch.device("cpu"), varies=True).spreads
+    whole = (
+        Teacher(task.coupling, task.samples, torch.device("cpu"), varies=True).scales["y"].variance
+    )
     monkeypatch.setattr(module, "batch_size_of", lambda _: 7)
-    parts = Teacher(task.coupling, task.samples, torch.device("cpu"), varies=True).spreads
+    parts = (
+        Teacher(task.coupling, task.samples, torch.device("cpu"), varies=True).scales["y"].variance
+    )
     assert parts == pytest.approx(whole, rel=1e-5)
 
 

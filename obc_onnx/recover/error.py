@@ -33,7 +33,6 @@ _SHOWN = 3
 _TAIL = 5
 """Percentile over samples."""
 _HELD_OUT = 0.2
-_ROUNDING = 1e-12
 
 
 def split(samples: Samples, batch: int) -> tuple[Samples, Samples]:
@@ -195,12 +194,3 @@ class _Differences:
 def _together(errors: Sequence[float] | Numbers) -> float:
     """Return the geometric mean of one plus each error, less one; 0 of none."""
     return float(np.expm1(np.log1p(errors).mean())) if len(errors) else 0.0
-
-
-def spread_of(mean: float, mean_square: float) -> float:
-    """Return the scale of an output's squared errors: its variance over samples and positions.
-
-    Where that is only rounding, since all values are equal, its mean square, or 1.
-    """
-    variance = mean_square - mean**2
-    return variance if variance > _ROUNDING * mean_square else mean_square or 1.0

@@ -6,13 +6,19 @@ solved for once, over all its uses. Where a weight cannot change, since other no
 is too large to solve for, the bias takes the mean of what is missing. Products
 of two values have no weight: one of the layers in front repairs them.
 
+Rows of a few tokens of a transformer may be far larger than all others; norms divide them by their
+size. Least squares would fit those alone, so that no row counts more than a few usual ones.
+
 Sources: Luo et al., ThiNet, arXiv 1707.06342, and He et al., Channel Pruning, arXiv 1707.06168, for
-the least squares; going through the repaired network, and sums as targets, are recipes of their
-own. Every output keeps its weights unless samples that were held out say that others are better.
+the least squares; Sun et al., Massive Activations in Large Language Models, arXiv 2402.17762, for
+the rows; going through the repaired network, sums as targets, and the limit on rows are recipes of
+their own. Every output keeps its weights unless samples that were held out say that others are
+better.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,7 +46,7 @@ from obc_onnx.tensors import as_inputs, parameter_name, wide
 from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
@@ -63,6 +69,8 @@ _TOGETHER = 8
 """Samples whose inputs are laid out at a time: a filter's own may be many times the input."""
 _UNCHANGED = 1e-6
 """Share of the outputs' squares: a layer that errs no more, as rounding does, is left alone."""
+_USUAL = 3.0
+"""Times the median of their squares: larger rows count as if they were of this size."""
 _LARGEST = 6144
 """Inputs times kernel of a layer, at most: the time to solve grows with the third power."""
 
@@ -271,13 +279,16 @@ def _shift(pair: _Pair, uses: list[Use]) -> LayerFit | None:
     total, halves = 0.0, Halves(pair.cut.n_chunks, pair.n_held, (1, len(bias), 1))
     for use, target in uses:
         _advance(pair, use, target)
-        wanted = pair.wanted(use, target)
-        for i, given in enumerate(pair.cut.preview(use.output)):
+        wanted, previews = pair.wanted(use, target), pair.cut.preview(use.output)
+        usual = _usual_size(pair, use, map(wanted, range(len(previews))))
+        for i, given in enumerate(previews):
             y, found = wanted(i), use.outputs(wide(given))
             own = pair.counted(use, i, y.shape[:-1])
             y, found = (rows.flatten(0, -2) if own is None else rows[own] for rows in (y, found))
+            factor = _factors(y[None], usual)
             moments = halves.of(i)
-            moments.add(y.new_ones(1, len(y), 1), (y - found)[None])
+            moments.add(factor, (y - found)[None] * factor)
+            y = y[None] * factor
             total += float(y.double().square().sum()) if moments is halves.judge else 0.0
     nothing = torch.zeros(1, len(bias), 1, dtype=torch.float64)
     better = _better(layer, halves, nothing, total, solve, biased=True)
@@ -333,6 +344,36 @@ def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> Lay
     return fit if fit.after < fit.before else None
 
 
+def _usual_size(pair: _Pair, layer: Layer, outputs: Iterable[Tensor]) -> float:
+    """Return up to which sum of squares a row of wanted outputs counts whole.
+
+    Args:
+        pair: Says what is padding.
+        layer: Whose outputs they are.
+        outputs: Of each chunk, shape [samples, *positions, outputs].
+    """
+    sizes = []
+    for i, y in enumerate(outputs):
+        size, own = y.square().sum(-1), pair.counted(layer, i, y.shape[:-1])
+        sizes.append(size.flatten() if own is None else size[own])
+    found = torch.cat(sizes)
+    if not len(found):
+        return math.inf
+    median = float(found.median())
+    return _USUAL * (median or float(found.mean())) or math.inf
+
+
+def _factors(y: Tensor, usual: float) -> Tensor:
+    """Return what to multiply rows with, both inputs and outputs, shape [1, rows, 1].
+
+    Args:
+        y: Wanted outputs, shape [blocks, rows, outputs].
+        usual: Up to which sum of squares a row counts whole.
+    """
+    size = y.square().sum((0, 2), keepdim=True)
+    return (usual / size.clamp_min(usual)).sqrt() if math.isfinite(usual) else torch.ones_like(size)
+
+
 class _Rows:
     """The inputs of a layer and its wanted outputs, at real positions drawn by chance."""
 
@@ -342,12 +383,16 @@ class _Rows:
         self._arguments = pair.cut.arguments(layer.node.key)
         self._wanted = pair.wanted(layer, target)
         self.n_chunks = len(self._arguments)
+        self._usual = _usual_size(pair, layer, map(self._outputs, range(self.n_chunks)))
+
+    def _outputs(self, i: int) -> Tensor:
+        """Return what the product of a chunk should be, shape [samples, *positions, outputs]."""
+        added = self._layer.added(self._call, self._arguments[i])
+        return self._wanted(i) if added is None else self._wanted(i) - wide(added)
 
     def of(self, i: int, rng: np.random.Generator, *, biased: bool) -> tuple[Tensor, Tensor]:
         """Return inputs [blocks, rows, inputs] and outputs [blocks, rows, outputs] of a chunk."""
-        layer = self._layer
-        added = layer.added(self._call, self._arguments[i])
-        y = self._wanted(i) if added is None else self._wanted(i) - wide(added)
+        layer, y = self._layer, self._outputs(i)
         counted = self._pair.counted(layer, i, y.shape[:-1])
         shape, n_samples = y.shape[1:-1], len(y)
         places = int(np.prod(shape))
@@ -365,4 +410,6 @@ class _Rows:
         y = y.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
         if counted is not None:
             x, y = (value[:, counted.reshape(-1)] for value in (x, y))
-        return (torch.cat([x, x.new_ones(*x.shape[:2], 1)], -1) if biased else x), y
+        factor = _factors(y, self._usual)
+        x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], -1) if biased else x
+        return x * factor, y * factor

@@ -15,6 +15,7 @@ import torch
 
 from obc_onnx.errors import DivergedError, RequestError
 from obc_onnx.loading import Loader
+from obc_onnx.padding import real_of
 from obc_onnx.processes import add_up, own_part, rank, world_size
 from obc_onnx.progress import Progress
 from obc_onnx.tensors import as_inputs, lay_channels_last
@@ -103,11 +104,12 @@ class _Training:
         self._fabric = make_fabric(options)
         self._ports = graph.inputs
         used, held = parts_of(samples, options.validation, options.seed, graph.batch or 1)
+        self._coupling, self._samples = coupling, used
         check_mixing(options, graph)
         varies = options.augmentation is not None or options.mixup > 0 or options.cutmix > 0
         self._teacher = Teacher(coupling, used, self._fabric.device, varies=varies)
         labelled = samples.labels is not None
-        self._loss = TrainingLoss(options, graph, self._teacher.spreads, labelled=labelled)
+        self._loss = TrainingLoss(options, graph, self._teacher.scales, labelled=labelled)
         self._holds_out = held is not None
         self._judge = Judge(coupling, held or first_of(used, graph.batch or 1), self._loss)
         self._loader = Loader(used, options.augmentation, options.workers, options.seed)
@@ -304,7 +306,9 @@ class _Training:
                 f"batch norms cannot be trained on {len(which)} samples at a time: export the "
                 f"model with a dynamic batch, or leave --epochs out"
             ) from error
-        loss = self._loss(outputs, targets, self._labels(labels, others, share))
+        # what blends samples says of no position that it is padding
+        real = real_of(self._coupling, self._samples, which) if others is None else None
+        loss = self._loss(outputs, targets, self._labels(labels, others, share), real)
         if not loss.requires_grad:
             raise RequestError(
                 "the loss depends on no weight that learns: there is nothing to train"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from obc_onnx.measure import accuracy, batch_size_of
+from obc_onnx.padding import real_of
 from obc_onnx.recover.error import Distance
 from obc_onnx.runtime import Session
 from obc_onnx.training.loss import Labels
@@ -44,7 +45,7 @@ class Judge:
     """
 
     def __init__(self, coupling: Coupling, samples: Samples, loss: TrainingLoss) -> None:
-        self._original, self._samples, self._loss = coupling.graph, samples, loss
+        self._coupling, self._samples, self._loss = coupling, samples, loss
         self._measure: Callable[[Graph], float]
         if loss.replaces_distance:
             teacher = Teacher(coupling, samples, torch.device("cpu"), varies=False)
@@ -63,17 +64,18 @@ class Judge:
 
     def _mean_loss(self, teacher: Teacher, graph: Graph) -> float:
         total, session = 0.0, Session(graph)
-        for part in self._samples.batches(batch_size_of(self._original)):
+        for part in self._samples.batches(batch_size_of(self._coupling.graph)):
             feed, which = self._samples.feed(part), np.arange(part.start, part.stop)
             outputs = self._tensors(session.run(feed))
             wanted = teacher.outputs(which, feed) if self._loss.needs_original else []
             labels = self._samples.labels
             known = None if labels is None else Labels(torch.from_numpy(labels[part]))
-            total += float(self._loss(outputs, wanted, known)) * len(which)
+            real = real_of(self._coupling, self._samples, part)
+            total += float(self._loss(outputs, wanted, known, real)) * len(which)
         return total / len(self._samples)
 
     def _tensors(self, values: dict[str, NDArray[Any]]) -> list[torch.Tensor]:
-        return [torch.from_numpy(values[port.name]) for port in self._original.outputs]
+        return [torch.from_numpy(values[port.name]) for port in self._coupling.graph.outputs]
 
 
 def parts_of(

@@ -12,16 +12,19 @@ from obc_onnx.errors import RequestError
 from obc_onnx.logits import class_axis, ends_in_softmax, logits_of
 from obc_onnx.node import CLASSES_RANK
 from obc_onnx.tensors import wide
+from obc_onnx.training.compared import Compared
 from obc_onnx.training.options import LABELS_AND_TEACHER, check_labels
 from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
     from obc_onnx.graph import Graph
     from obc_onnx.node import Port
+    from obc_onnx.padding import RealOf
+    from obc_onnx.scales import Scale
     from obc_onnx.training.options import TrainingOptions
 
 
@@ -45,9 +48,8 @@ class TrainingLoss:
 
     "ce" and "kd" look at the first output, which holds class logits or probabilities: cross entropy
     with the labels, and T^2 * KL(original / T || pruned / T). "mse", "cosine" and "smooth-l1"
-    compare every float output with the original's; squares are divided by the output's spread, so
-    that outputs of any scale count alike. A float output that nothing looks at adds its "mse", so
-    that no output drifts.
+    compare every float output with the original's, see `compared`. A float output that nothing
+    looks at adds its "mse", so that no output drifts. What is padding counts in none of these.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the mix
     is that of the recipes in Chen et al., arXiv 2508.05521.
@@ -55,17 +57,17 @@ class TrainingLoss:
     Args:
         options: Which losses, and their numbers.
         graph: The original.
-        spreads: For each output the scale of its squared errors.
+        scales: Of the float outputs, by name.
         labelled: Whether there are labels.
     Raises:
         RequestError: No output is a float, or a loss needs labels and there are none.
     """
 
     def __init__(
-        self, options: TrainingOptions, graph: Graph, spreads: Sequence[float], *, labelled: bool
+        self, options: TrainingOptions, graph: Graph, scales: Mapping[str, Scale], *, labelled: bool
     ) -> None:
-        self._options, self._spreads = options, spreads
-        self._axes = [graph.batch_axes.outputs.get(port.name) for port in graph.outputs]
+        self._options = options
+        self._compared = {name: Compared(scale) for name, scale in scales.items()}
         self._names = [port.name for port in graph.outputs]
         self._probabilities, self._axis = ends_in_softmax(graph), class_axis(graph)
         self._rank = len(graph.outputs[0].shape or (0, 0))
@@ -106,7 +108,11 @@ class TrainingLoss:
             raise RequestError("--label-smoothing is of loss 'ce', which is not asked for")
 
     def __call__(
-        self, outputs: Sequence[Tensor], targets: Sequence[Tensor], labels: Labels | None
+        self,
+        outputs: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        labels: Labels | None,
+        real: RealOf | None = None,
     ) -> Tensor:
         """Return the loss, a scalar in float32 at least.
 
@@ -114,6 +120,7 @@ class TrainingLoss:
             outputs: Of the pruned network, in order.
             targets: Of the original; none where `needs_original` says no.
             labels: Where there are some.
+            real: Says of an output, by its name, where it is no padding; None where all counts.
         """
         floats = [i for i, output in enumerate(outputs) if output.is_floating_point()]
         if not floats:
@@ -130,30 +137,43 @@ class TrainingLoss:
                 terms.append(weight * self._user(name, found, wanted, labels))
                 seen.update(floats)
             elif name in _DISTANCES:
-                terms += [weight * self._distance(name, found, wanted, i) for i in floats]
+                terms += [weight * self._distance(name, found, wanted, i, real) for i in floats]
                 seen.update(floats)
             else:
-                terms.append(weight * self._of_classes(name, found[0], wanted[:1], labels))
+                terms.append(weight * self._of_classes(name, found[0], wanted[:1], labels, real))
                 seen.add(0)
-        terms += [self._distance("mse", found, wanted, i) for i in floats if i not in seen]
+        terms += [self._distance("mse", found, wanted, i, real) for i in floats if i not in seen]
         return torch.stack(terms).sum()
 
     def _distance(
-        self, name: str, found: Sequence[Tensor], wanted: Sequence[Tensor], i: int
+        self,
+        name: str,
+        found: Sequence[Tensor],
+        wanted: Sequence[Tensor],
+        i: int,
+        real: RealOf | None,
     ) -> Tensor:
-        values, axis = (found[i], wanted[i]), self._axes[i]
-        if axis:
-            values = values[0].movedim(axis, 0), values[1].movedim(axis, 0)
-        return _DISTANCES[name](*values, self._spreads[i])
+        own = None if real is None else real(self._names[i])
+        return _DISTANCES[name](self._compared[self._names[i]], found[i], wanted[i], own)
 
     def _of_classes(
-        self, name: str, output: Tensor, targets: Sequence[Tensor], labels: Labels | None
+        self,
+        name: str,
+        output: Tensor,
+        targets: Sequence[Tensor],
+        labels: Labels | None,
+        real: RealOf | None,
     ) -> Tensor:
         logits = logits_of(output, probabilities=self._probabilities)
         if name == "kd":
             wanted = logits_of(targets[0], probabilities=self._probabilities)
             assert self._axis is not None
             logits, wanted = (value.movedim(self._axis, -1) for value in (logits, wanted))
+            mask = None if real is None else real(self._names[0])
+            if mask is not None:
+                rows = torch.from_numpy(mask).to(logits.device).movedim(self._axis, -1)[..., 0]
+                rows = rows.expand(logits.shape[:-1])
+                logits, wanted = logits[rows], wanted[rows]
             return distillation(logits, wanted, self._options.temperature)
         assert labels is not None
         smoothing = self._options.label_smoothing
@@ -189,23 +209,4 @@ def distillation(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     return temperature**2 * soft
 
 
-def _mse(output: Tensor, target: Tensor, spread: float) -> Tensor:
-    return functional.mse_loss(output, target) / spread
-
-
-def _smooth_l1(output: Tensor, target: Tensor, spread: float) -> Tensor:
-    scale = spread**0.5
-    return functional.smooth_l1_loss(output / scale, target / scale)
-
-
-def _cosine(output: Tensor, target: Tensor, spread: float) -> Tensor:  # noqa: ARG001
-    samples = len(output) if output.ndim else 1
-    found, wanted = (value.reshape(samples, -1) for value in (output, target))
-    return 1 - functional.cosine_similarity(found, wanted, dim=-1).mean()
-
-
-_DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "mse": _mse,
-    "smooth-l1": _smooth_l1,
-    "cosine": _cosine,
-}
+_DISTANCES = {"mse": Compared.mse, "smooth-l1": Compared.smooth_l1, "cosine": Compared.cosine}

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from obc_onnx.measure import batch_size_of
-from obc_onnx.recover.error import spread_of
 from obc_onnx.runtime import Session
+from obc_onnx.scales import measure_scales
 from obc_onnx.tensors import as_inputs
 from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CACHE_BYTES = 2**28
 """Outputs are kept for all samples as long as they fit into this."""
 _MEASURED = 1024
-"""Samples that the spread of outputs is measured on, at most."""
+"""Samples that the scales of outputs are measured on, at most."""
 
 
 class Teacher:
@@ -40,7 +40,7 @@ class Teacher:
         varies: Whether samples look different each time, so that nothing can be kept.
 
     Attributes:
-        spreads: For each output the scale of its squared errors, see `spread_of`.
+        scales: Of the float outputs, by name.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Teacher:
         fits = per_run * math.ceil(len(samples) / self._size) <= _CACHE_BYTES
         self._keeps = by_sample and fits and not varies
         some = samples.part(slice(0, max(_MEASURED // self._size, 1) * self._size))
-        runs = (self._session.run(some.feed(part)) for part in some.batches(self._size))
-        self.spreads = _spreads(runs if by_sample else [first], self._names)
+        measured = measure_scales(coupling, some, self._session.run, self._size)
+        self.scales = {scale.name: scale for scale in measured}
         self._twin = None
         if device.type != "cpu" and not self._keeps:
             twin = derived_twin(graph, coupling)
@@ -99,13 +99,3 @@ class Teacher:
             np.concatenate([run[name] for run in runs], axis or 0)
             for name, axis in zip(self._names, self._axes, strict=True)
         ]
-
-
-def _spreads(runs: Iterable[Mapping[str, NDArray[Any]]], names: Sequence[str]) -> list[float]:
-    """Measure the spread of each output over several runs, one run in memory at a time."""
-    sums = {name: np.zeros(3) for name in names}
-    for run in runs:
-        for name in names:
-            wide = run[name].astype(np.float64)
-            sums[name] += wide.size, wide.sum(), np.square(wide).sum()
-    return [spread_of(total / count, square / count) for count, total, square in sums.values()]

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.errors import DataError
-from obc_onnx.padding import real_positions
 from obc_onnx.saliency.options import Scoring
 
 if TYPE_CHECKING:
@@ -89,6 +88,8 @@ class Scene:
             name: Of the output.
             which: Samples.
         """
+        from obc_onnx.padding import real_positions
+
         samples = self.data()
         if samples.padding is None:
             return None

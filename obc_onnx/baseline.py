@@ -268,7 +268,13 @@ def _doubts_about_accuracy(
 
 
 def _luck(right: int, n_samples: int, chance: float) -> float:
-    """Return how likely a model that guesses is right that often, or more often."""
+    """Return how likely a model that guesses is right that often, or more often.
+
+    Args:
+        right: How many answers are right.
+        n_samples: Of how many.
+        chance: Of one to be; above 0 and below 1, as where labels are of several classes.
+    """
     logs = [
         math.lgamma(n_samples + 1)
         - math.lgamma(count + 1)

@@ -115,8 +115,9 @@ class _Finder:
             return None
         found: dict[str, int | None] = {}
         for port in self.graph.outputs:
-            value = self.values.get(port.name)  # a constant that is an output is followed by nobody
-            axes = [self.system.resolve(axis) for axis in value.axes] if value else []
+            if port.name not in self.values:
+                return None  # an initializer, which no node reads
+            axes = [self.system.resolve(axis) for axis in self.values[port.name].axes]
             found[port.name] = axes.index(batch) if batch in axes else None
         return found if None not in found.values() else None
 

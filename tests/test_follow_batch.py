@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import build
 
-from obc_onnx.analysis import follow_batch
+from obc_onnx.analysis import follow_batch, settled
 from obc_onnx.errors import ModelError
 from obc_onnx.graph import Graph
 from obc_onnx.ops import DEFAULT_RULES
@@ -123,6 +123,12 @@ def test_samples_that_touch_each_other_are_not_said_to_be_apart(text: str) -> No
     assert found_in(graph) is None
     for axis in range(2):
         assert not all(is_apart(graph, axis, count) for count in (2, 3)), "the table is wrong"
+
+
+def test_a_weight_that_no_node_reads_is_an_output_without_samples() -> None:
+    model = build("net (float[N,4] x) => (float[N,4] y, float[3] w) <float[3] w> { y = Relu(x) }")
+    found = settled(Graph.from_model(model), None, {}).batch_axes
+    assert (found.outputs, found.size) == ({"y": 0, "w": None}, None)
 
 
 @pytest.mark.parametrize("text", APART.values(), ids=APART.keys())

@@ -285,7 +285,7 @@ def test_two_processes_score_as_one(tmp_path: Path) -> None:
     subprocess.run(start, check=True, timeout=200)
     for i, command in enumerate(commands):
         two = Scores.load(tmp_path / f"{i}.npz").groups
-        assert CliRunner().invoke(cli, command).exit_code == 0
+        assert CliRunner().invoke(cli, [*command, "--force"]).exit_code == 0
         one = Scores.load(tmp_path / f"{i}.npz").groups
         assert one.keys() == two.keys() != set()
         for group, values in one.items():

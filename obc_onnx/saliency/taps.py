@@ -119,7 +119,8 @@ class Taps:
             met = [dim for dim in own if dim in dims and counts(role, dim, self.scoring)]
             for tap in self._taps_of(role) if met else ():
                 place = (role.node.key, tap.at, tap.slot)
-                wanted.setdefault(place, []).extend(self._projections(role, tap, met))
+                if found := self._projections(role, tap, met):  # what is shown may lack the dim
+                    wanted.setdefault(place, []).extend(found)
         return wanted
 
     def _taps_of(self, role: Role) -> list[Tap]:

@@ -95,8 +95,13 @@ def test_training_at_a_rate_that_was_found_is_training_at_that_rate(
     assert given.folded_bytes() == found.folded_bytes()
 
 
-def test_a_training_that_usual_rates_throw_off_takes_a_smaller_one() -> None:
-    how: dict[str, Any] = {"loss": (("mse", 1e4),), "validation": 0.3, "epochs": 4}
+def test_a_training_that_usual_rates_throw_off_takes_a_smaller_one(tmp_path: Path) -> None:
+    path = tmp_path / "loss.py"
+    path.write_text(
+        "def squares(outputs, targets, labels):\n"
+        "    return (outputs['y'] - targets['y']).square().mean() / targets['y'].var()\n"
+    )
+    how: dict[str, Any] = {"loss": ((f"{path}:squares", 1000.0),), "validation": 0.3, "epochs": 4}
     with pytest.raises(DivergedError):
         Task("dense", 80).train(lr=FIRST, **how)
     course = Task("dense", 80).course(lr=None, **how)

@@ -243,3 +243,23 @@ def test_norms_are_measured_at_real_positions() -> None:
     batches = [(x[own] @ w)[there[own]] for own in chosen]
     assert norms["mean"] == pytest.approx(np.mean([b.mean(0) for b in batches], 0), abs=1e-4)
     assert norms["var"] == pytest.approx(np.mean([b.var(0, ddof=1) for b in batches], 0), rel=1e-3)
+
+
+def test_distillation_looks_at_real_positions_alone() -> None:
+    text = "net (float[N,L,3] x, float[N,L] mask) => (float[N,L,4] y) <float[3,6] w, float[6,4] v>"
+    body = "{ h = MatMul(x, w) t = Tanh(h) o = MatMul(t, v) y = Softmax(o) k = Neg(mask) }"
+    coupling = analyse(build(text + body), shapes={"x": (2, 5, 3), "mask": (2, 5)}).coupling
+    there = np.arange(5) < np.array([[2], [5], [3]])
+    inputs = {"x": np.zeros((3, 5, 3), np.float32), "mask": there.astype(np.float32)}
+    types = {port.name: port.dtype for port in coupling.graph.inputs}
+    samples = Samples(inputs, None, types, padding=Padding("mask", 1))
+    loss = TrainingLoss(
+        TrainingOptions(epochs=1, temperature=1.0, loss=(("kd", 1.0),)),
+        coupling.graph,
+        {},
+        labelled=False,
+    )
+    p, q = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    found = loss([p], [q], None, real_of(coupling, samples, np.arange(3)))
+    rows = (q * (q / p).log()).sum(-1).numpy()[there]
+    assert found.item() == pytest.approx(rows.mean(), rel=1e-4)

@@ -77,7 +77,8 @@ def with_made_mask(samples: Samples, graph: Graph) -> Samples:
         return samples  # nothing to make, or what is missing is no mask
     port = missing[0]
     n_positions = _positions_of(port, samples, graph)
-    lengths = check_lengths(np.asarray(samples.lengths), len(samples.lengths))
+    counts = _sizes_of(port, 0, samples, graph) or {len(samples.lengths)}
+    lengths = check_lengths(np.asarray(samples.lengths), min(counts))
     check_fits(lengths, n_positions, f"input '{port.name}', which is made of them,")
     made = (np.arange(n_positions) < lengths[:, None]).astype(port.dtype)
     return replace(samples, inputs={**samples.inputs, port.name: made}, mask_input=port.name)
@@ -88,16 +89,24 @@ def _positions_of(mask: Port, samples: Samples, graph: Graph) -> int:
     size = (mask.shape or ())[1]
     if isinstance(size, int):
         return size
-    given = [port for port in graph.inputs if port.name in samples.inputs]
-    sizes = {
-        int(samples.inputs[port.name].shape[axis])
-        for port in given
-        for axis, name in enumerate(port.shape or ())
-        if name == size and samples.inputs[port.name].ndim == len(port.shape or ())
-    }
+    sizes = _sizes_of(mask, 1, samples, graph)
     if len(sizes) != 1:
         raise DataError(
             f"the data lacks input '{mask.name}', and '{LENGTHS}' does not say how many positions "
             f"it has: no other input has an axis '{size}'; give the array '{mask.name}' itself"
         )
     return sizes.pop()
+
+
+def _sizes_of(mask: Port, axis: int, samples: Samples, graph: Graph) -> set[int]:
+    """Return the sizes that other inputs have along axes of the name of one of the mask."""
+    wanted = (mask.shape or ())[axis]
+    if not isinstance(wanted, str):
+        return set()
+    return {
+        int(samples.inputs[port.name].shape[place])
+        for port in graph.inputs
+        if port.name in samples.inputs
+        for place, name in enumerate(port.shape or ())
+        if name == wanted and samples.inputs[port.name].ndim == len(port.shape or ())
+    }

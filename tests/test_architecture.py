@@ -81,7 +81,7 @@ LAYERS = (
     ("recover.scores", "recover.fuse"),
     ("recover.refit",),
     ("recover.stage", "sensitivity", "max_drop"),
-    ("training.options", "training.fabric", "training.synced_norm", "training.trial"),
+    ("training.options", "training.fabric", "training.synced_norm", "training.trial", "training.compared"),
     ("training.norm_modes", "training.loss", "training.mixing", "training.order", "training.optimise", "training.teacher", "training.sparse"),
     ("training.evaluation", "training.course"),
     ("training.engine",),
@@ -109,7 +109,7 @@ A star stands for the modules of a folder that are not listed: operator families
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
 SURGEON = {"canonical", "copies", "export", "folding", "graph", "node"}
-TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "axis_maps", "channel_start", "equivalent", "loading", "recover.fuse", "recover.least_squares", "recover.lockstep", "recover.match", "recover.norm_moments", "recover.norms", "recover.origins", "recover.refit", "recover.scores", "recover.targets", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.sparse", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
+TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "axis_maps", "channel_start", "equivalent", "loading", "recover.fuse", "recover.least_squares", "recover.lockstep", "recover.match", "recover.norm_moments", "recover.norms", "recover.origins", "recover.refit", "recover.scores", "recover.targets", "training.compared", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.sparse", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
          "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes", "saliency.reads",
          "saliency.sweep", "saliency.taps"}  # fmt: skip
 """Modules that load torch when they are imported."""

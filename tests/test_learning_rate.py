@@ -95,8 +95,13 @@ def test_training_at_a_rate_that_was_found_is_training_at_that_rate(
     assert given.folded_bytes() == found.folded_bytes()
 
 
-def test_a_training_that_usual_rates_throw_off_takes_a_smaller_one() -> None:
-    how: dict[str, Any] = {"loss": (("mse", 1000.0),), "validation": 0.3, "epochs": 4}
+def test_a_training_that_usual_rates_throw_off_takes_a_smaller_one(tmp_path: Path) -> None:
+    path = tmp_path / "loss.py"
+    path.write_text(
+        "def squares(outputs, targets, labels):\n"
+        "    return (outputs['y'] - targets['y']).square().mean() / targets['y'].var()\n"
+    )
+    how: dict[str, Any] = {"loss": ((f"{path}:squares", 1000.0),), "validation": 0.3, "epochs": 4}
     with pytest.raises(DivergedError):
         Task("dense", 80).train(lr=FIRST, **how)
     course = Task("dense", 80).course(lr=None, **how)
@@ -132,6 +137,13 @@ def judged(task: Task, labelled: bool, **changes: Any) -> tuple[float, float | N
     options = TrainingOptions(epochs=1, **changes)
     loss = TrainingLoss(options, task.original, task.teacher().scales, labelled=labelled)
     return Judge(task.coupling, task.samples, loss)(task.pruned)
+
+
+def distance(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """The geometric mean of one plus what the squares are of the variance of each channel."""
+    axes = (0, *range(2, expected.ndim))
+    variance = expected.var(0, ddof=1).mean(axes[1:] and tuple(a - 1 for a in axes[1:]))
+    return float(np.expm1(np.log1p(((found - expected) ** 2).mean(axes) / variance).mean()))
 
 
 def outputs(task: Task) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

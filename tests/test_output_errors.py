@@ -10,6 +10,7 @@ import pytest
 from helpers import analyse, build, random_keep
 from nets import draw_samples
 
+from obc_onnx.data import Samples
 from obc_onnx.pipeline import compress, score
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import Distance, output_error
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
 
 DETECTOR = (
@@ -246,3 +246,23 @@ def test_places_that_are_joined_are_places_of_the_same_channels() -> None:
     ]
     errors = ((z - y) ** 2).mean((0, 2)) / y.var(0, ddof=1).mean(1)
     assert found.error == pytest.approx(pooled(errors), rel=1e-3)
+
+
+@pytest.mark.parametrize("n_active", [2, 40])
+def test_a_channel_that_few_samples_move_is_not_called_lost(n_active: int) -> None:
+    """Channel 0 is a Relu that only some samples reach; what is compared never reaches it."""
+    text = "net (float[N,2] x) => (float[N,2] y) <float[2,2] w, float[2] c> "
+    body = "{ m = MatMul(x, w) s = Add(m, c) y = Relu(s) }"
+    constants = {"w": np.eye(2, dtype=np.float32), "c": np.zeros(2, np.float32)}
+    coupling = analyse(build(text + body, constants)).coupling
+    x = np.random.default_rng(0).uniform(1, 2, (200, 2)).astype(np.float32)
+    x[n_active:, 0] = -1
+    samples = Samples({"x": x}, None, {"x": x.dtype})
+    changed = coupling.graph.edit({"c": np.array([-4, 0], np.float32)})
+    (found,) = Distance(coupling, samples).outputs(changed)
+    errors = {channel.channel: channel.error for channel in found.worst}
+    dead = np.square(np.maximum(x[:, 0], 0)).mean() / np.maximum(x[:, 0], 0).var(ddof=1)
+    assert errors["[0]"] == pytest.approx(dead, rel=1e-4)
+    assert errors["[0]"] > 1
+    assert found.n_lost == (n_active > 2)
+    assert bool(doubts_of_outputs([found])) == (n_active > 2)

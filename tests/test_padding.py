@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from helpers import analyse, build
 
 from obc_onnx.data import Samples
 from obc_onnx.masks import find_padding
-from obc_onnx.padding import Padding, real_positions
+from obc_onnx.measure import batch_size_of
+from obc_onnx.padding import Padding, real_of, real_positions
 from obc_onnx.pipeline import compress, measure_sensitivity, score
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import Distance
+from obc_onnx.recover.norms import reestimate_norms
 from obc_onnx.recover.refit import refit
 from obc_onnx.saliency import Scoring
 from obc_onnx.surgery import remove_units
+from obc_onnx.training.loss import TrainingLoss
+from obc_onnx.training.options import TrainingOptions
+from obc_onnx.training.teacher import Teacher
 
 if TYPE_CHECKING:
     import onnx
@@ -115,10 +121,15 @@ def test_positions_are_found_along_axes_and_in_rows_of_tokens() -> None:
     assert np.array_equal(found, mask.reshape(10, 1) == 1)
 
 
-def test_what_stands_at_padding_changes_no_score() -> None:
+CRITERIA = ["jacobian", "activation", "variance", "apoz", "group-obs"]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_what_stands_at_padding_changes_no_score(criterion: str) -> None:
     model, coupling = encoder(), coupling_of(encoder())
+    how = Scoring(objective="output") if criterion == "jacobian" else None
     found = [
-        score(model, data=padded(coupling, 40, content), scoring=Scoring(objective="output")).groups
+        score(model, data=padded(coupling, 40, content), criterion=criterion, scoring=how).groups
         for content in (0, 1)
     ]
     assert found[0].keys() == found[1].keys() != set()
@@ -172,3 +183,83 @@ def test_commands_find_the_mask_and_the_report_says_so() -> None:
     for one, other in zip(*found, strict=True):
         pairs = zip(one.points, other.points, strict=True)
         assert all(a.error == pytest.approx(b.error, rel=1e-3) for a, b in pairs)
+
+
+def test_what_stands_at_padding_changes_nothing_that_is_trained() -> None:
+    model, coupling = encoder(), coupling_of(encoder())
+    losses = []
+    for content in (0, 1):
+        training = TrainingOptions(epochs=2, batch_size=10, lr=0.01, validation=0.0)
+        samples = padded(coupling, 40, content)
+        losses.append(
+            [e.loss for e in compress(model, data=samples, training=training).report.epochs]
+        )
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][0] > 0
+
+
+def test_the_loss_of_an_output_is_that_of_its_real_positions() -> None:
+    coupling = coupling_of(encoder())
+    bare = padded(coupling, 30)
+    samples = replace(bare, padding=find_padding(coupling, bare))
+    teacher = Teacher(coupling, samples, torch.device("cpu"), varies=False)
+    options = TrainingOptions(epochs=1, loss=(("mse", 1.0),))
+    loss = TrainingLoss(options, coupling.graph, teacher.scales, labelled=False)
+    which = np.arange(30)
+    y, z = teacher.outputs(which, samples.feed(which))
+    there = samples.inputs["mask"] == 1
+    off = torch.where(torch.from_numpy(there)[:, :, None], 0.0, 50.0)
+    real = real_of(coupling, samples, which)
+    assert loss([y + off, z], [y, z], None, real).item() == 0
+    step = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    shares = (step.numpy() ** 2)[there].mean(0) / teacher.scales["y"].variance
+    found = loss([y + step + off, z], [y, z], None, real)
+    assert found.item() == pytest.approx(np.log1p(shares).mean(), rel=1e-4)
+
+
+NORMED = (
+    "net (float[N,L,3] x, float[N,L] mask) => (float[N,L,4] y) <float[3,6] w, float[6] scale,"
+    " float[6] bias, float[6] mean, float[6] var, float[6,4] v>"
+    "{ c = MatMul(x, w) t = Transpose<perm=[0,2,1]>(c)"
+    "  n = BatchNormalization(t, scale, bias, mean, var) u = Transpose<perm=[0,2,1]>(n)"
+    "  r = Relu(u) o = MatMul(r, v) m = Unsqueeze(mask, two) y = Mul(o, m) }"
+)
+
+
+def test_norms_are_measured_at_real_positions() -> None:
+    model = build(NORMED, {"two": [2], "var": np.ones(6, np.float32)})
+    coupling = analyse(model, shapes={"x": (2, 7, 3), "mask": (2, 7)}).coupling
+    rng = np.random.default_rng(0)
+    there = np.arange(7) < rng.integers(2, 8, 32)[:, None]
+    x = rng.standard_normal((32, 7, 3)).astype(np.float32)
+    inputs = {"x": np.where(there[:, :, None], x, 100).astype(np.float32), "mask": there}
+    types = {port.name: port.dtype for port in coupling.graph.inputs}
+    samples = Samples(inputs, None, types, padding=Padding("mask", 1))
+    norms = reestimate_norms(coupling, coupling.graph, samples, 0).initializers
+    w = coupling.graph.initializers["w"].astype(np.float64)
+    order = np.random.default_rng(0).permutation(32)
+    size = batch_size_of(coupling.graph)
+    chosen = [np.sort(order[a : a + size]) for a in range(0, 32, size)]
+    batches = [(x[own] @ w)[there[own]] for own in chosen]
+    assert norms["mean"] == pytest.approx(np.mean([b.mean(0) for b in batches], 0), abs=1e-4)
+    assert norms["var"] == pytest.approx(np.mean([b.var(0, ddof=1) for b in batches], 0), rel=1e-3)
+
+
+def test_distillation_looks_at_real_positions_alone() -> None:
+    text = "net (float[N,L,3] x, float[N,L] mask) => (float[N,L,4] y) <float[3,6] w, float[6,4] v>"
+    body = "{ h = MatMul(x, w) t = Tanh(h) o = MatMul(t, v) y = Softmax(o) k = Neg(mask) }"
+    coupling = analyse(build(text + body), shapes={"x": (2, 5, 3), "mask": (2, 5)}).coupling
+    there = np.arange(5) < np.array([[2], [5], [3]])
+    inputs = {"x": np.zeros((3, 5, 3), np.float32), "mask": there.astype(np.float32)}
+    types = {port.name: port.dtype for port in coupling.graph.inputs}
+    samples = Samples(inputs, None, types, padding=Padding("mask", 1))
+    loss = TrainingLoss(
+        TrainingOptions(epochs=1, temperature=1.0, loss=(("kd", 1.0),)),
+        coupling.graph,
+        {},
+        labelled=False,
+    )
+    p, q = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    found = loss([p], [q], None, real_of(coupling, samples, np.arange(3)))
+    rows = (q * (q / p).log()).sum(-1).numpy()[there]
+    assert found.item() == pytest.approx(rows.mean(), rel=1e-4)

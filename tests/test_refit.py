@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from helpers import analyse, assert_layers_are_linear, build
+from helpers import analyse, assert_layers_are_linear, build, run_onnx
 from nets import HEAD, IMAGE, NETS, case_of, draw_keep, draw_samples, model_of, prune
 
 from obc_onnx.data import Samples
@@ -29,6 +29,8 @@ from obc_onnx.tensors import as_inputs
 from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from obc_onnx.graph import Graph
 
 FORMS = {
@@ -319,3 +321,41 @@ def test_a_gpu_repairs_as_a_cpu_does(method: Any) -> None:
     ]
     for name, array in found[0].initializers.items():
         np.testing.assert_allclose(found[1].initializers[name], array, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["weight", "weight and bias"])
+def test_rows_that_outweigh_all_others_do_not_decide(biased: bool) -> None:
+    """One sample of 20 is a hundred times larger than the others, and is not looked at here."""
+    text = (
+        "net (float[N,8] x) => (float[N,5] y) <float[8,24] w, float[24] b, float[24,5] v, float[5] c>"
+        "{ h = MatMul(x, w) a = Add(h, b) r = Relu(a) m = MatMul(r, v) y = END }"
+    )
+    model = build(text.replace("END", "Add(m, c)" if biased else "Identity(m)"))
+    coupling = analyse(model).coupling
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((600, 8)).astype(np.float32)
+    large = rng.random(600) < 0.05
+    x[large] *= 100
+    samples = Samples({"x": x}, None, {"x": x.dtype})
+    (group,) = coupling.groups
+    keep = {group.dim: np.arange(24) < 8}
+    pruned = remove_units(coupling, keep)
+    fitted, _ = refit(coupling, keep, pruned, samples, 0)
+    fresh = rng.standard_normal((400, 8)).astype(np.float32)
+    wanted, found = (
+        run_onnx(graph, {"x": fresh})["y"].astype(np.float64) for graph in (coupling.graph, fitted)
+    )
+    known = {name: coupling.graph.initializers[name] for name in ("w", "b")}
+
+    def hidden(rows: NDArray[Any]) -> NDArray[np.float64]:
+        units = np.maximum(rows @ known["w"][:, :8] + known["b"][:8], 0)
+        return np.column_stack([units, np.ones(len(rows))] if biased else [units])
+
+    def error_of(rows: NDArray[np.bool_]) -> float:
+        y = run_onnx(coupling.graph, {"x": x[rows]})["y"]
+        matrix = np.linalg.lstsq(hidden(x[rows]), y, rcond=None)[0]
+        return float(np.square(hidden(fresh) @ matrix - wanted).mean())
+
+    best, misled = error_of(~large), error_of(np.ones(600, np.bool_))
+    assert misled > 1.5 * best, "so it matters"
+    assert np.square(found - wanted).mean() < best + 0.3 * (misled - best)

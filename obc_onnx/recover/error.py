@@ -30,6 +30,9 @@ LOST = 1.0
 """An error as large as the variance: the channel's mean would be as near to the original."""
 _SHOWN = 3
 """Channels of an output that are named, those that are the farthest away."""
+_TELLING = 4
+"""Samples that have to make a channel's variance: of normal ones, a third do; of one that hardly
+ever fires, those where it does."""
 _TAIL = 5
 """Percentile over samples."""
 _HELD_OUT = 0.2
@@ -66,8 +69,10 @@ class OutputError:
         name: Of the output.
         error: That of all channels, see `Distance`.
         n_channels: How many there are.
-        n_lost: How many have an error above 1, so that their mean would be nearer.
-        worst: The channels with the largest errors, the largest first.
+        n_lost: How many have an error above 1, so that their mean would be nearer, among those that
+            enough samples move to tell.
+        worst: The channels with the largest errors, the largest first; those that too few samples
+            move come last.
         agreement: Cosine of the angle between what sets a sample apart from the mean output in the
             original and in the changed network, as a mean over samples; 1 where all is the same.
         agreement_p5: 5th percentile of it: one of twenty samples agrees less.
@@ -137,6 +142,7 @@ class _Differences:
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
         self._squares, self._counts = np.zeros((2, *scale.channels.shape))
+        self._powers = np.zeros((2, len(scale.variance)))
         self._agreements: list[Numbers] = []
 
     def add(
@@ -157,7 +163,23 @@ class _Differences:
         counts = np.broadcast_to(wanted.counts, error.shape)
         self._squares += np.square(error * counts).sum(0)
         self._counts += counts.sum(0)
+        self._add_powers(np.square(centred * counts))
         self._agreements.append(self._agreement(centred, error, wanted))
+
+    def _add_powers(self, squares: Numbers) -> None:
+        """Add up by channel what samples differ from the centre, and the squares of that."""
+        by_sample = [self.scale.per_channel(own) for own in squares]
+        for own in by_sample:
+            self._powers += np.stack([own, np.square(own)])
+
+    def _telling(self, counts: Numbers) -> NDArray[np.bool_]:
+        """Say of which channels enough samples make the variance, or none, since they are at rest.
+
+        As many as would give the same sums if all others stood still: (sum v)^2 / sum v^2.
+        """
+        total, squares = self._powers
+        at_rest = total < self.scale.variance * counts / 2  # then another scale stands for it
+        return np.asarray(at_rest | (total**2 >= _TELLING * squares))
 
     def _agreement(self, centred: Numbers, error: Numbers, wanted: Rows) -> Numbers:
         """Return the cosine of each sample, of the whole run where rows are no samples."""
@@ -175,13 +197,14 @@ class _Differences:
         scale = self.scale
         squares, counts = scale.per_channel(self._squares), scale.per_channel(self._counts)
         errors = squares / np.maximum(counts, 1) / scale.variance
-        worst = np.argsort(-errors, kind="stable")[:_SHOWN]
+        telling = self._telling(counts)
+        worst = np.lexsort((-errors, ~telling))[:_SHOWN]
         agreements = np.concatenate(self._agreements)
         return OutputError(
             name=scale.name,
             error=_together(errors),
             n_channels=len(errors),
-            n_lost=int((errors > LOST).sum()),
+            n_lost=int((telling & (errors > LOST)).sum()),
             worst=[
                 ChannelError(scale.labels[i], float(errors[i]), float(np.sqrt(scale.variance[i])))
                 for i in worst

@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import fx
 
 from obc_onnx.measure import batch_size_of
 from obc_onnx.ops.norm import batch_norm
+from obc_onnx.padding import real_of
 from obc_onnx.progress import track
 from obc_onnx.recover.error import MEASURED
+from obc_onnx.recover.lockstep import name_of
 from obc_onnx.tensors import as_inputs
 from obc_onnx.twin import derived_twin
 
 if TYPE_CHECKING:
-    from torch import fx
-
     from obc_onnx.coupling import Coupling
     from obc_onnx.data import Samples
     from obc_onnx.graph import Graph
     from obc_onnx.node import Node
+    from obc_onnx.padding import RealOf
 
 _MEAN = 3
 """Slot of the mean of a batch norm."""
@@ -61,15 +63,48 @@ def reestimate_norms(
     Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
     """
     twin = derived_twin(pruned, coupling).to(device)
+    run = _RealPass(twin)
     size = min(batch_size_of(pruned), len(samples))
     order = np.random.default_rng(seed).permutation(len(samples))[:MEASURED]
     starts = range(0, len(order) - size + 1, size)
     with torch.no_grad():
         for number, start in enumerate(track(starts, "re-estimating norms"), start=1):
             _measure_norms(twin, number)
-            feed = samples.feed(np.sort(order[start : start + size]))
-            twin(*as_inputs(pruned.inputs, feed, device))
+            which = np.sort(order[start : start + size])
+            run.real = real_of(coupling, samples, which)
+            run.run(*as_inputs(pruned.inputs, samples.feed(which), device))
     return twin.write_to(pruned)
+
+
+class _RealPass(fx.Interpreter):
+    """A pass in which norms take their statistics of what is no padding.
+
+    Attributes:
+        real: Says of a value, by its name, where it is no padding.
+    """
+
+    real: RealOf
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Leave padding out of statistics; it is normalised with those that are stored then."""
+        if target is not batch_norm or not kwargs["training"]:
+            return super().call_function(target, args, kwargs)
+        x, *parameters = args
+        real = self.real(self._given)
+        if real is None or real.shape[1] > 1 or parameters[_MEAN - 1].ndim > 1:
+            return batch_norm(*args, **kwargs)
+        there = torch.from_numpy(real).to(x.device).movedim(1, -1)[..., 0]
+        rows = x.movedim(1, -1)
+        there = there.expand(rows.shape[:-1])
+        found = torch.empty_like(rows)
+        found[there] = batch_norm(rows[there], *parameters, **kwargs)
+        found[~there] = batch_norm(rows[~there], *parameters, **{**kwargs, "training": False})
+        return found.movedim(-1, 1)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Note what the node is given: a call knows values, but not their names."""
+        self._given = name_of(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else ""
+        return super().run_node(n)
 
 
 def _sees_one_value(coupling: Coupling, norm: Node) -> bool:

@@ -50,7 +50,7 @@ def doubts_of_outputs(outputs: Sequence[OutputError]) -> list[str]:
             cause = (
                 f"their mean would be nearer to the original's, as for {worst.channel} with an "
                 f"error of {worst.error:.3g} beside a deviation of {worst.deviation:.3g}; too much "
-                f"was cut for what they do, or they hardly move on the held-out samples"
+                f"was cut for what they do"
             )
             found.append(f"{what}: {cause}")
     return found

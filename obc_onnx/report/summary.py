@@ -196,8 +196,8 @@ def note_on_blocks(plan: PruningPlan, block: int) -> str:
     Those of groups are; an axis with parts of several groups, such as a concatenation, need not be.
     """
     if block == 1:
-        return "widths are any number: with multiples of channels the targets cannot be met"
-    larger = "" if block == BLOCKS[0] else ", since with more the targets cannot be met"
+        return "widths are any number: with multiples of channels the budget cannot be met"
+    larger = "" if block == BLOCKS[0] else ", since with more the budget cannot be met"
     off = [
         f"{len(kept)} along axis {axis} of '{name}'"
         for name, axes in plan.initializers.items()

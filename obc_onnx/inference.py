@@ -112,7 +112,8 @@ class _Finder:
             return None
         found: dict[str, int | None] = {}
         for port in self.graph.outputs:
-            axes = [self.system.resolve(axis) for axis in self.values[port.name].axes]
+            value = self.values.get(port.name)  # none of a constant that no node uses
+            axes = [] if value is None else [self.system.resolve(axis) for axis in value.axes]
             found[port.name] = axes.index(batch) if batch in axes else None
         return found if None not in found.values() else None
 

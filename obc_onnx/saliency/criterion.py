@@ -8,10 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.errors import DataError
-from obc_onnx.measure import batch_size_of
-from obc_onnx.padding import real_positions
 from obc_onnx.saliency.options import Scoring
-from obc_onnx.scales import measure_scales
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +61,8 @@ class Scene:
     @cached_property
     def scales(self) -> list[Scale]:
         """The scales of the model's float outputs on the samples; whole, whatever is masked."""
+        from obc_onnx.measure import batch_size_of
+        from obc_onnx.scales import measure_scales
         from obc_onnx.tensors import as_inputs, to_array
         from obc_onnx.twin import derived_twin
 
@@ -86,6 +85,8 @@ class Scene:
             name: Of the output.
             which: Samples.
         """
+        from obc_onnx.padding import real_positions
+
         samples = self.data()
         if samples.padding is None:
             return None

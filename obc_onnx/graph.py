@@ -36,6 +36,7 @@ from obc_onnx.export import (
     kept_aside,
     restore_notes,
     tensor_notes,
+    used_inside,
 )
 from obc_onnx.external import bytes_of, data_file, layout, sha256_of, write_arrays
 from obc_onnx.files import replacing
@@ -122,7 +123,8 @@ class Graph:
         whole = inlined(model)
         surgeon, copies = canonical(without_sparse(whole))
         listed = {port.name for port in whole.graph.input}
-        original = described(whole, surgeon.tensors().keys() - listed)
+        inside = used_inside(whole.graph)  # which surgery may leave as their only use
+        original = described(whole, surgeon.tensors().keys() - listed - inside)
         surgeon.import_domains = original.opset_import  # the old ones would keep `whole` alive
         return cls(surgeon, original, sha256, copies)
 

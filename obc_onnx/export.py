@@ -101,7 +101,7 @@ def kept_aside(model: onnx.ModelProto, held: Collection[str]) -> list[onnx.Tenso
         held: Names of the constants that its graph has.
     """
     graph = model.graph
-    inner = inner_names(graph)
+    inner = used_inside(graph)
     own = {name for node in graph.node for name in node.input}
     own |= {port.name for port in graph.output}
     listed = {port.name for port in graph.input}
@@ -112,11 +112,6 @@ def kept_aside(model: onnx.ModelProto, held: Collection[str]) -> list[onnx.Tenso
                 _named(entry.t, node.output[0]) for entry in node.attribute if entry.name == "value"
             ]
     return [tensor for tensor in found if tensor.name not in held]
-
-
-def inner_names(graph: onnx.GraphProto) -> set[str]:
-    """Return every name that subgraphs of a graph use."""
-    return {n for node in graph.node for own in _subgraphs(node) for n in _used(own)}
 
 
 def inner_weights(node: onnx.NodeProto) -> int:
@@ -136,6 +131,11 @@ def inner_weights(node: onnx.NodeProto) -> int:
 def is_weight(tensor: onnx.TensorProto) -> bool:
     """Say whether a constant is of a type that holds weights."""
     return holds_weights(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+
+
+def used_inside(graph: onnx.GraphProto) -> set[str]:
+    """Name what subgraphs use, their own values included."""
+    return {n for node in graph.node for own in _subgraphs(node) for n in _used(own)}
 
 
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

@@ -31,12 +31,12 @@ from obc_onnx.export import (
     export_nodes,
     first_output,
     header_of,
-    inner_names,
     inner_weights,
     is_weight,
     kept_aside,
     restore_notes,
     tensor_notes,
+    used_inside,
 )
 from obc_onnx.external import bytes_of, data_file, layout, sha256_of, write_arrays
 from obc_onnx.files import replacing
@@ -122,8 +122,9 @@ class Graph:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
         whole = inlined(model)
         surgeon, copies = canonical(without_sparse(whole))
-        stays = {port.name for port in whole.graph.input} | inner_names(whole.graph)
-        original = described(whole, surgeon.tensors().keys() - stays)
+        listed = {port.name for port in whole.graph.input}
+        inside = used_inside(whole.graph)  # which surgery may leave as their only use
+        original = described(whole, surgeon.tensors().keys() - listed - inside)
         surgeon.import_domains = original.opset_import  # the old ones would keep `whole` alive
         return cls(surgeon, original, sha256, copies)
 

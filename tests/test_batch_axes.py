@@ -653,3 +653,12 @@ def test_inputs_without_sizes_are_no_hindrance() -> None:
     model.graph.input[0].type.tensor_type.ClearField("shape")
     samples = check_samples(samples_of("a number"), Graph.from_model(model))
     assert len(samples) == N
+
+
+def test_a_constant_that_is_an_output_holds_no_samples() -> None:
+    text = (
+        "net (float[N,6] x) => (float[N,4] y, float[6] a) <float[6,4] w, float[6] a>"
+        "{ y = MatMul(x, w) }"
+    )
+    batch = settled(Graph.from_model(build_at(text)), None, {}).batch_axes
+    assert (batch.inputs, batch.outputs) == ({"x": 0}, {"y": 0, "a": None})

@@ -314,9 +314,8 @@ def test_the_command_line_takes_every_option(folder: Path, tmp_path: Path) -> No
         "(pixel * 1/255 - 0.5, 0.4, 0.3) / 0.2"
     )
     assert (fed["name"], fed["dtype"], fed["shape"]) == ("x", "float32", [3, 8, 8])
-    result = invoke(
-        *command, "--image-resize", "crop", "--image-crop", "0.875", "--holdout", "0.5", "--force"
-    )
+    more = ("--image-resize", "crop", "--image-crop", "0.875", "--holdout", "0.5", "--force")
+    result = invoke(*command, *more)
     assert "cropped from 0.875 of the short side to 8 x 8" in result.stdout
 
 

@@ -151,12 +151,6 @@ def outputs(task: Task) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return tuple(run_onnx(g, feed)["y"].astype(np.float64) for g in (task.original, task.pruned))
 
 
-def distance(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    """Join the errors of channels, shape [samples, channels], each a share of its own variance."""
-    errors = ((found - expected) ** 2).mean(0) / expected.var(0, ddof=1)
-    return float(np.exp(np.log(1 + errors).mean()) - 1)
-
-
 @pytest.mark.parametrize("labelled", [False, True])
 def test_the_distance_to_the_original_chooses_where_its_outputs_teach(labelled: bool) -> None:
     task = Task("dense", 30, labelled=labelled)

@@ -27,6 +27,7 @@ from obc_onnx.scoring import Scores
 from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from obc_onnx.data import Samples
@@ -104,10 +105,15 @@ def plain_scale(name: str, size: int) -> Scale:
     return Scale(name, channels, [], np.zeros(size), ones / size, ones, 0)
 
 
+def nowhere(_which: slice) -> Callable[[str], None]:
+    """Say that no position is padding."""
+    return lambda _name: None
+
+
 def test_projections_are_normal_and_their_own_for_every_output_and_sample() -> None:
     outputs = [torch.ones(3, 4000, requires_grad=True), torch.ones(3, 4000, requires_grad=True)]
     scales = [plain_scale(name, 4000) for name in ("a", "b")]
-    Projections(5, scales, lambda *_: None)(outputs, slice(10, 13)).backward()
+    Projections(5, scales, nowhere)(outputs, slice(10, 13)).backward()
     drawn = torch.stack([output.grad for output in outputs]).reshape(6, -1)
     assert (drawn.mean(1).abs() < 0.08).all()
     assert ((drawn.std(1) - 1).abs() < 0.05).all()
@@ -127,7 +133,7 @@ def test_projections_are_divided_by_the_scales_and_leave_padding_out() -> None:
     ):
         output = torch.ones(shape, requires_grad=True)
         seen = output if mask is not None else output.reshape(3, 8)
-        Projections(5, [scale], lambda *_, mask=mask: mask)([seen], slice(0, 3)).backward()
+        Projections(5, [scale], lambda _, mask=mask: lambda _: mask)([seen], slice(0, 3)).backward()
         gradients.append(output.grad.numpy())
     drawn = gradients[1].reshape(3, 8)
     expected = drawn.reshape(shape) / np.sqrt(variance * numbers * 2) * real
@@ -148,7 +154,7 @@ def test_an_output_of_one_number_without_samples_is_projected() -> None:
     gradients = []
     for own in (scale, replace(scale, variance=np.array([1.0]))):
         output = torch.ones((), requires_grad=True)
-        Projections(5, [own], lambda *_: None)([output], slice(0, 3)).backward()
+        Projections(5, [own], nowhere)([output], slice(0, 3)).backward()
         gradients.append(float(output.grad))
     assert gradients[0] == pytest.approx(gradients[1] / 2)
 

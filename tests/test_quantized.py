@@ -24,7 +24,7 @@ from onnx import TensorProto
 from ops import cases_quantized_fused
 
 import obc_onnx
-import obc_onnx.compression
+import obc_onnx.result_checks
 from obc_onnx.errors import VerificationError
 from obc_onnx.ops import DEFAULT_RULES
 from obc_onnx.ops.quantize import dequantize, quantize
@@ -345,7 +345,7 @@ def test_kernels_that_saturate_matter_only_where_a_twin_was_used(
 ) -> None:
     model = by_hand()
     off = Check("twin equals ONNX Runtime", False, 0.3, 0.05, "output 'y': error 0.3 above 0.05")
-    monkeypatch.setattr(obc_onnx.compression, "check_twin", lambda *_: off)
+    monkeypatch.setattr(obc_onnx.result_checks, "check_twin", lambda *_: off)
     options = {"budget": Budget(0.6), "input_shape": {"x": (2, *IMAGE)}}
     report = obc_onnx.compress(model, criterion="l2", **options).report
     (noted,) = [check for check in report.verification if check.name == off.name]

@@ -199,7 +199,7 @@ def test_a_loss_file_is_not_overwritten(model: Path) -> None:
     arguments = ["--epochs", "1", "--loss", f"{code}:loss", "--plan-out", code]
     found = ask(model, "compress", *arguments)
     assert found.exit_code != 0
-    assert "is named twice" in found.output
+    assert "is read, and would be destroyed" in found.output
     assert code.read_text().startswith("def")
 
 
@@ -222,7 +222,7 @@ def test_labels_are_asked_for_before_a_folder_is_made(model: Path) -> None:
 def test_a_run_is_another_with_other_data_code_or_scores(model: Path) -> None:
     run, code = model.with_name("run"), model.with_name("own.py")
     code.write_text("def loss(found, wanted, labels):\n    return found['y'].square()\n")
-    usual = ["--epochs", "1", "--loss", f"{code}:loss", "--run-dir", run]
+    usual = ["--epochs", "1", "--loss", f"{code}:loss", "--run-dir", run, "--force"]
     assert ask(model, "compress", *usual).exit_code == 0
     assert ask(model, "compress", *usual, "--resume").exit_code == 0
     code.write_text("def loss(found, wanted, labels):\n    return found['y'].abs()\n")
@@ -238,7 +238,7 @@ def test_a_run_is_another_with_other_data_code_or_scores(model: Path) -> None:
 )
 def test_a_broken_folder_is_said(model: Path, name: str, content: bytes | None) -> None:
     run = model.with_name("run")
-    usual = ["--epochs", "1", "--run-dir", run]
+    usual = ["--epochs", "1", "--run-dir", run, "--force"]
     assert ask(model, "compress", *usual).exit_code == 0
     if content is None:
         torch.save({"student": {}}, run / name)
@@ -251,7 +251,7 @@ def test_a_broken_folder_is_said(model: Path, name: str, content: bytes | None) 
 
 def test_what_a_killed_process_left_is_swept(model: Path) -> None:
     run = model.with_name("run")
-    usual = ["--epochs", "1", "--run-dir", run]
+    usual = ["--epochs", "1", "--run-dir", run, "--force"]
     assert ask(model, "compress", *usual).exit_code == 0
     (run / ".checkpoint.pt.abcd").mkdir()
     (run / ".checkpoint.pt.abcd" / "checkpoint.pt").write_bytes(b"half")

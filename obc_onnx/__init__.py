@@ -8,22 +8,31 @@ from typing import TYPE_CHECKING, Any
 from obc_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from obc_onnx.pipeline import apply, compress, inspect, make_plan, measure_sensitivity, score
-    from obc_onnx.result import Result
+    from obc_onnx.report.result import Result
+    from obc_onnx.run.api import (
+        apply,
+        compress,
+        inspect,
+        make_plan,
+        measure_sensitivity,
+        score,
+        verify,
+    )
 
 _DEFINED_IN = {
-    "Result": "result",
-    "apply": "pipeline",
-    "compress": "pipeline",
-    "inspect": "pipeline",
-    "make_plan": "pipeline",
-    "measure_sensitivity": "pipeline",
-    "score": "pipeline",
+    "Result": "report.result",
+    "apply": "run.api",
+    "compress": "run.api",
+    "inspect": "run.api",
+    "make_plan": "run.api",
+    "measure_sensitivity": "run.api",
+    "score": "run.api",
+    "verify": "run.api",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load the pipeline on first use: importing the package stays cheap."""
+    """Load a name on first use: importing the package stays cheap."""
     if name in _DEFINED_IN:
         return getattr(import_module(f"obc_onnx.{_DEFINED_IN[name]}"), name)
     raise AttributeError(f"module 'obc_onnx' has no attribute '{name}'")
@@ -38,4 +47,5 @@ __all__ = [
     "make_plan",
     "measure_sensitivity",
     "score",
+    "verify",
 ]

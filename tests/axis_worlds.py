@@ -15,17 +15,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from obc_onnx.axes import (
-    Concat,
-    Dim,
-    Take,
-    concat,
-    leaves,
-    mask,
-    product,
-    take,
-)
-from obc_onnx.unification import AxisSystem
+from obc_onnx.axes.expressions import Concat, Dim, Take, concat, leaves, mask, product, take
+from obc_onnx.axes.unification import AxisSystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +24,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
     from numpy.typing import NDArray
 
-    from obc_onnx.axes import Expr
+    from obc_onnx.axes.expressions import Expr
 
     Keep = dict[Dim, NDArray[np.bool_]]
     Unit = tuple[Dim, int]

@@ -8,15 +8,15 @@ import torch
 from nets import with_grads
 from torch.nn import functional as fn
 
-from obc_onnx.axis_maps import Mix
-from obc_onnx.tensors import initializer_name
+from obc_onnx.equivalent.maps import Mix
+from obc_onnx.twin.tensors import initializer_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from obc_onnx.equivalent import EquivalentTwin
+    from obc_onnx.equivalent.network import EquivalentTwin
 
 
 class Parts(NamedTuple):

@@ -23,7 +23,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from obc_onnx.graph import Graph
+from obc_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
     from pathlib import Path

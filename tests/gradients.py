@@ -9,10 +9,10 @@ import torch
 from nets import Case, with_grads
 from torch.func import functional_call
 
-from obc_onnx.axes import Dim, leaves, mask
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.tensors import parameter_name
-from obc_onnx.twin import build_twin
+from obc_onnx.axes.expressions import Dim, leaves, mask
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.twin.build import build_twin
+from obc_onnx.twin.tensors import parameter_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

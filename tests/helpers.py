@@ -13,20 +13,21 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from obc_onnx.axes import count
-from obc_onnx.foreign import without_foreign
-from obc_onnx.graph import Graph
-from obc_onnx.inference import find_coupling
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.oracle import Oracle
+from obc_onnx.axes.expressions import count
+from obc_onnx.coupling.inference import find_coupling
+from obc_onnx.graph.foreign import without_foreign
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.graph.shapes import infer_shapes, input_shapes
+from obc_onnx.measuring.scales import Scale
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.recover.layers import find_layers
-from obc_onnx.recover.lockstep import Lockstep
-from obc_onnx.runtime import Session
-from obc_onnx.scales import Scale
-from obc_onnx.shapes import infer_shapes, input_shapes
-from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.tensors import as_inputs, parameter_name, to_array, to_tensor
-from obc_onnx.twin import build_twin, derived_twin
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.twin.build import build_twin, derived_twin
+from obc_onnx.twin.lockstep import Lockstep
+from obc_onnx.twin.tensors import as_inputs, parameter_name, to_array, to_tensor
+from obc_onnx.verification.oracle import Oracle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.model import Coupling, Keep
 
     Shape = tuple[int, ...]
     Feed = Mapping[str, NDArray]

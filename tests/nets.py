@@ -10,8 +10,8 @@ import torch
 from helpers import analyse, build
 from onnx import TensorProto, numpy_helper
 
-from obc_onnx.data import Samples
-from obc_onnx.surgery import remove_units
+from obc_onnx.samples.samples import Samples
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
 
 N_CLASSES = 4
 HEAD = "pool = GlobalAveragePool(last) flat = Flatten(pool) y = Gemm<transB=1>(flat, fc, fc_b)"

@@ -10,15 +10,15 @@ import onnx
 from click.testing import CliRunner, Result
 from helpers import build
 
-from obc_onnx.cli import cli
-from obc_onnx.pipeline import compress
+from obc_onnx.cli.main import cli
+from obc_onnx.run.api import compress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
-    from obc_onnx.plan import PruningPlan
+    from obc_onnx.planning.plan import PruningPlan
 
 N_CLASSES = 4
 OLD = b"what was there before"

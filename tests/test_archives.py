@@ -13,11 +13,11 @@ from helpers import build
 from sample_files import labelled, npy, picture, png, tar
 from small import CHAIN, TWO_INPUTS, assert_refused, chain, images, invoke, saved
 
-from obc_onnx import picture_files as pictures
-from obc_onnx.data import load_samples
 from obc_onnx.errors import DataError
-from obc_onnx.graph import Graph
-from obc_onnx.images import ImageOptions
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples import pictures
+from obc_onnx.samples.image_options import ImageOptions
+from obc_onnx.samples.read import load_samples
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,20 +15,12 @@ from axis_worlds import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obc_onnx.axes import (
-    Dim,
-    concat,
-    leaves,
-    mask,
-    product,
-    runs_of,
-    take,
-)
+from obc_onnx.axes.expressions import Dim, concat, leaves, mask, product, runs_of, take
+from obc_onnx.axes.unification import AxisSystem
 from obc_onnx.errors import InvariantError
-from obc_onnx.unification import AxisSystem
 
 if TYPE_CHECKING:
-    from obc_onnx.axes import Expr
+    from obc_onnx.axes.expressions import Expr
 
 
 def test_a_unit_owns_as_many_neighbours_as_the_factors_behind_it_multiply_to() -> None:

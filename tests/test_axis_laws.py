@@ -31,18 +31,12 @@ from axis_worlds import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obc_onnx.axes import (
-    Dim,
-    count,
-    leaves,
-    mask,
-    units_along,
-)
+from obc_onnx.axes.expressions import Dim, count, leaves, mask, units_along
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obc_onnx.axes import Expr
+    from obc_onnx.axes.expressions import Expr
 
     Unit = tuple[Dim, int]
 

@@ -15,11 +15,13 @@ from PIL import Image
 from scipy.stats import binomtest
 from small import CHAIN, archive, classes, images, invoke, saved
 
-from obc_onnx import baseline
-from obc_onnx.baseline import FEW_SAMPLES, Fed, examine
-from obc_onnx.data import DataOptions, Samples, check_samples, known_by, load_samples, open_samples
-from obc_onnx.graph import Graph
-from obc_onnx.runtime import Session
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring import baseline
+from obc_onnx.measuring.baseline import FEW_SAMPLES, Fed, examine
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.read import check_samples, known_by, load_samples, open_samples
+from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,21 +16,23 @@ from helpers import build as build_at
 from helpers import one_channel, public_model
 
 import obc_onnx
-from obc_onnx.analysis import Clock, analyse, settled
-from obc_onnx.augmentation import Augmentation
-from obc_onnx.cli import cli
-from obc_onnx.data import DataOptions, Samples, check_samples, load_samples, open_samples
+from obc_onnx.cli.main import cli
+from obc_onnx.coupling.analysis import Clock, analyse, settled
 from obc_onnx.errors import DataError, RequestError, ShapeError
-from obc_onnx.graph import Graph
-from obc_onnx.loading import Loader
-from obc_onnx.measure import accuracy
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.pipeline import measure_sensitivity, verify
-from obc_onnx.placing import first_of, known_by, shapes_of
-from obc_onnx.planning import Budget
-from obc_onnx.program import TwinProgram
-from obc_onnx.runtime import Session
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.outputs import accuracy
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.planning.budget import Budget
+from obc_onnx.run.api import measure_sensitivity, verify
+from obc_onnx.run.twin_program import TwinProgram
 from obc_onnx.saliency.options import Scoring
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.placing import first_of, known_by, shapes_of
+from obc_onnx.samples.read import check_samples, load_samples, open_samples
+from obc_onnx.samples.samples import Samples
+from obc_onnx.training.augmentation import Augmentation
+from obc_onnx.training.loading import Loader
 from obc_onnx.training.loss import TrainingLoss
 from obc_onnx.training.options import TrainingOptions
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.batch_axes import Axes
+    from obc_onnx.graph.batch_axes import Axes
 
     Arrays = dict[str, NDArray[Any]]
 

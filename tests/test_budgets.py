@@ -13,23 +13,23 @@ from helpers import TO_THE_UNIT, analyse, build
 from nets import NETS, model_of
 from small import assert_refused, chain, invoke, saved
 
-from obc_onnx.costs import COSTS, Macs, Params, Size, share_of
-from obc_onnx.defaults import RANKINGS
+from obc_onnx.cli.options import parse_target
 from obc_onnx.errors import InfeasibleTargetError, RequestError
-from obc_onnx.graph import Graph
-from obc_onnx.limits import Limits, load_limits
-from obc_onnx.options import parse_target
-from obc_onnx.pipeline import compress
-from obc_onnx.planning import Budget, make_plan
-from obc_onnx.surgery import remove_units
+from obc_onnx.graph.model import Graph
+from obc_onnx.planning.budget import Budget, Limits, load_limits
+from obc_onnx.planning.costs import COSTS, Macs, Params, Size, share_of
+from obc_onnx.planning.search import make_plan
+from obc_onnx.run.api import compress
+from obc_onnx.saliency.options import RANKINGS
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.plan import PruningPlan
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.planning.plan import PruningPlan
 
 TWINS = (
     "net (float[N,6] x) => (float[N,4] y) <float[16,6] a, float[6,16] b, float[16,6] c,"

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from small import CHAIN, archive, classes, images, invoke, saved
 
 from obc_onnx import __version__
-from obc_onnx.plan import PruningPlan
+from obc_onnx.planning.plan import PruningPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_the_version_is_that_of_the_package() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from obc_onnx.cli import cli\n"
+        "import sys; from obc_onnx.cli.main import cli\n"
         f"cli({arguments}, standalone_mode=False)\n"
         f"print({HEAVY}, file=sys.stderr)"
     )

@@ -33,8 +33,8 @@ from small import (
     written_into,
 )
 
-import obc_onnx.compression
-import obc_onnx.pipeline
+import obc_onnx.run.api
+import obc_onnx.run.compression
 from obc_onnx.errors import ModelError
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def test_a_write_that_the_system_cuts_short_leaves_the_target_as_it_was(
 
 TRAIN = """
 import logging, signal, sys
-from obc_onnx.cli import cli
+from obc_onnx.cli.main import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)
 logging.basicConfig(stream=sys.stdout, level=logging.INFO)
 cli(sys.argv[1:], prog_name="obc-onnx")
@@ -287,8 +287,8 @@ def test_a_failed_check_names_it_and_leaves_the_target_as_it_was(
         pruned = true_remove_units(coupling, keep)
         return pruned.edit({"fc_bias": np.zeros(5, np.float32)})
 
-    true_remove_units = obc_onnx.compression.remove_units
-    monkeypatch.setattr(obc_onnx.compression, "remove_units", breaking)
+    true_remove_units = obc_onnx.run.compression.remove_units
+    monkeypatch.setattr(obc_onnx.run.compression, "remove_units", breaking)
     parts = ("initializers as planned", "'fc_bias' has shape (5,), planned (4,)")
     refuse(saved(tmp_path), parts=parts, code=_FAILED_CHECK)
 
@@ -296,7 +296,7 @@ def test_a_failed_check_names_it_and_leaves_the_target_as_it_was(
 def test_a_bug_of_ours_is_no_error_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(obc_onnx.pipeline, "compress", lambda *_a, **_k: 1 // 0)
+    monkeypatch.setattr(obc_onnx.run.api, "compress", lambda *_a, **_k: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         invoke("compress", saved(tmp_path), "-o", tmp_path / "small.onnx")
 
@@ -307,7 +307,7 @@ def test_a_message_of_several_lines_becomes_one_sentence(
     def fail(*_args: Any, **_options: Any) -> None:
         raise ModelError("ONNX Runtime says:\n  this\n\nand that\n")
 
-    monkeypatch.setattr(obc_onnx.pipeline, "compress", fail)
+    monkeypatch.setattr(obc_onnx.run.api, "compress", fail)
     result = invoke("compress", saved(tmp_path), "-o", tmp_path / "small.onnx")
     assert result.stderr == "Error: ONNX Runtime says: this and that\n"
 

@@ -13,9 +13,11 @@ from helpers import analyse, assert_close, build, run_onnx, run_twin
 from nets import draw_samples
 
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.saliency import Scene, Scoring, make_criterion
-from obc_onnx.twin import build_twin
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.saliency.criteria import make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.twin.build import build_twin
 
 if TYPE_CHECKING:
     import onnx

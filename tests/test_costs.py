@@ -9,13 +9,13 @@ import pytest
 from helpers import analyse, coupling_of, random_keep
 from nets import NETS, model_of
 
-from obc_onnx.costs import COSTS, Macs, Params, Size
-from obc_onnx.surgery import remove_units
+from obc_onnx.planning.costs import COSTS, Macs, Params, Size
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from obc_onnx.coupling import Coupling, Group, Keep
+    from obc_onnx.coupling.model import Coupling, Group, Keep
 
 UNEVEN = (
     "net (float[N,6] x) => (float[N,4] y) <float[8,6] w1, float[5,8] w2, float[5,3] w3,"

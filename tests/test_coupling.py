@@ -9,12 +9,13 @@ import onnx
 import pytest
 from helpers import analyse, build, coupling_of, make_feed, run_onnx
 
-from obc_onnx.axes import Concat, Dim, Product, describe, leaves
-from obc_onnx.pipeline import inspect
-from obc_onnx.surgery import mask_reads, remove_units
+from obc_onnx.axes.expressions import Concat, Dim, Product, describe, leaves
+from obc_onnx.run.api import inspect
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling import Coupling
+    from obc_onnx.coupling.model import Coupling
 
 IMAGE = "(float[N,3,8,8] x) => (float[N,4,H,W] y)"
 VECTOR = "(float[N,3,8,8] x) => (float[N,M] y)"

@@ -16,11 +16,12 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from obc_onnx.errors import RequestError
-from obc_onnx.saliency import CRITERIA, Scene, Scoring, make_criterion
-from obc_onnx.saliency.options import PRESETS
+from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.options import PRESETS, Scoring
 
 if TYPE_CHECKING:
-    from obc_onnx.data import Samples
+    from obc_onnx.samples.samples import Samples
 
 EXACT = 1e-9
 PLAIN = [name for name in NETS if name not in {"shared bias", "tied"}]

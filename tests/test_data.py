@@ -28,9 +28,11 @@ from small import (
     written_into,
 )
 
-from obc_onnx.data import DataOptions, Samples, load_samples, open_samples
 from obc_onnx.errors import DataError
-from obc_onnx.graph import Graph
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.read import load_samples, open_samples
+from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path

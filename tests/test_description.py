@@ -11,8 +11,8 @@ from helpers import analyse, build, make_feed, run_onnx, run_twin
 from onnx import TensorProto, helper, numpy_helper
 from small import assert_refused, chain, invoke
 
-from obc_onnx.graph import Graph
-from obc_onnx.pipeline import compress, inspect
+from obc_onnx.graph.model import Graph
+from obc_onnx.run.api import compress, inspect
 
 if TYPE_CHECKING:
     from pathlib import Path

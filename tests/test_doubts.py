@@ -10,20 +10,20 @@ import pytest
 from helpers import analyse, build, run_onnx
 from small import archive, images, invoke, saved
 
-from obc_onnx import latency
-from obc_onnx.feeds import random_feed
-from obc_onnx.graph import Graph
-from obc_onnx.latency import Race, race
-from obc_onnx.pipeline import compress, make_plan
-from obc_onnx.planning import Budget
-from obc_onnx.recover.error import OutputError
+from obc_onnx.graph.feeds import random_feed
+from obc_onnx.graph.model import Graph
+from obc_onnx.measuring import latency
+from obc_onnx.measuring.error import OutputError
+from obc_onnx.measuring.latency import Race, race
+from obc_onnx.planning.budget import Budget
 from obc_onnx.report.doubts import doubts_of_drop, doubts_of_speed, doubts_of_widths
 from obc_onnx.report.summary import Change
+from obc_onnx.run.api import compress, make_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from obc_onnx.plan import PruningPlan
+    from obc_onnx.planning.plan import PruningPlan
 
 WIDE = (
     "net (float[N,3,8,8] x) => (float[N,4] y)"
@@ -114,7 +114,7 @@ def test_a_group_keeps_an_eighth_and_less_where_that_is_asked(tmp_path: Path) ->
 
 
 def make_plan_with(model: object, scores: dict[str, np.ndarray], budget: Budget) -> PruningPlan:
-    from obc_onnx.planning import make_plan as planned
+    from obc_onnx.planning.search import make_plan as planned
 
     of = analyse(model).coupling
     return planned(of, lambda _: scores, budget, "given", 0)

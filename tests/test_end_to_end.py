@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import obc_onnx
-from obc_onnx.data import DataOptions
-from obc_onnx.planning import Budget
+from obc_onnx.planning.budget import Budget
+from obc_onnx.samples.options import DataOptions
 from obc_onnx.training.options import TrainingOptions
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from nets import NETS, Case, case_of, draw_inputs, draw_keep, error_of, prune, s
 from torch.nn import functional as fn
 from torch.utils.flop_counter import FlopCounterMode
 
-from obc_onnx.axes import leaves
-from obc_onnx.axis_maps import Mix
-from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.twin import derived_twin
+from obc_onnx.axes.expressions import leaves
+from obc_onnx.equivalent.maps import Mix
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.twin.build import derived_twin
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, fx
 
-    from obc_onnx.coupling import Keep
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Keep
+    from obc_onnx.graph.model import Graph
 
 EXACT = 1e-10
 STEPS = 20

@@ -13,10 +13,10 @@ from csv_rows import append, read
 from helpers import load_tool
 from nets import draw_samples, model_of
 
-from obc_onnx.graph import Graph
-from obc_onnx.ops.norm import batch_norm
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.norms.batch import batch_norm
 from obc_onnx.training.options import TrainingOptions
-from obc_onnx.twin import derived_twin
+from obc_onnx.twin.build import derived_twin
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 from helpers import build, coupling_of
 
-from obc_onnx.cli import cli
+from obc_onnx.cli.main import cli
+from obc_onnx.coupling.explain import explain
 from obc_onnx.errors import RequestError
-from obc_onnx.explain import explain
 
 if TYPE_CHECKING:
     from pathlib import Path

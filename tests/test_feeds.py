@@ -7,9 +7,9 @@ import pytest
 from helpers import build
 
 from obc_onnx.errors import ModelError
-from obc_onnx.feeds import random_feed
-from obc_onnx.graph import Graph
-from obc_onnx.shapes import infer_shapes
+from obc_onnx.graph.feeds import random_feed
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.shapes import infer_shapes
 
 STEP = (
     "net (float[2,8] x, int64[1] step, int64[1] last) => (float[2,M] y)"

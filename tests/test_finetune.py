@@ -12,11 +12,11 @@ from helpers import analyse, build, one_channel
 from nets import NETS, draw_keep, draw_samples, make_static, model_of
 from torch.nn.functional import softmax
 
-from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.errors import DivergedError, RequestError
-from obc_onnx.graph import Graph
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import remove_units
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.surgery.cut import remove_units
 from obc_onnx.training import teacher as module
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.loss import Labels, TrainingLoss
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from obc_onnx.data import Samples
+    from obc_onnx.samples.samples import Samples
     from obc_onnx.training.course import Course, Epoch
 
 TWO_OUTPUTS = (

@@ -8,8 +8,8 @@ import onnxruntime as ort
 import pytest
 from helpers import build
 
-from obc_onnx.graph import Graph
-from obc_onnx.runtime import Session
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
 
 HEAD = "net (float[N,5,6] x) => (float[N,5,4] y) <float[4,6] w, float[4] b>"
 FOLDED = {

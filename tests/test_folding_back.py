@@ -43,12 +43,12 @@ from unfolding_cases import (
     unfolded_of,
 )
 
-from obc_onnx.data import load_samples
-from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.equivalent.norms import fold_norms, same_units, unfold_norms
 from obc_onnx.errors import InvariantError
-from obc_onnx.graph import Graph
-from obc_onnx.surgery import remove_units
-from obc_onnx.unfolding import fold_norms, same_units, unfold_norms
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples.read import load_samples
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from pathlib import Path

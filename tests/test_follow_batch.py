@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from helpers import build
 
-from obc_onnx.analysis import follow_batch, settled
+from obc_onnx.coupling.analysis import follow_batch, settled
 from obc_onnx.errors import ModelError
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.runtime import Session
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 
 if TYPE_CHECKING:
-    from obc_onnx.batch_axes import BatchAxes
+    from obc_onnx.graph.batch_axes import BatchAxes
 
 CONSTANTS: dict[str, Any] = {
     "zero": [0], "one": [1], "two": [2], "last": [-1], "end": [9999], "start": [-9999],

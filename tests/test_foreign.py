@@ -11,7 +11,7 @@ from helpers import build
 
 from obc_onnx import compress, inspect
 from obc_onnx.errors import ModelError
-from obc_onnx.foreign import without_foreign
+from obc_onnx.graph.foreign import without_foreign
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ import pytest
 from helpers import OPSET, analyse, assert_close, build, make_feed, run_onnx
 from onnx import helper, numpy_helper
 
-import obc_onnx.graph as graph_module
+import obc_onnx.graph.model as graph_module
 from obc_onnx.errors import ModelError
-from obc_onnx.graph import Graph
-from obc_onnx.surgery import remove_units
+from obc_onnx.graph.model import Graph
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from pathlib import Path

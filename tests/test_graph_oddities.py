@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from obc_onnx import compress
 from obc_onnx.errors import InvariantError, ModelError
-from obc_onnx.graph import Graph
-from obc_onnx.runtime import Session
-from obc_onnx.shapes import ElementTypes, infer_shapes, input_shapes
-from obc_onnx.surgery import mask_reads
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.graph.shapes import ElementTypes, infer_shapes, input_shapes
+from obc_onnx.surgery.mask import mask_reads
 
 TWO_CONVS = (
     "net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[5,3,1,1] a, float[4,5,1,1] b>"

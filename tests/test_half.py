@@ -12,12 +12,13 @@ from nets import NETS, draw_samples, model_of
 from onnx import TensorProto, numpy_helper
 
 import obc_onnx
-from obc_onnx.planning import Budget
-from obc_onnx.saliency import CRITERIA, Scene, make_criterion
-from obc_onnx.verify import check_masked, check_twin
+from obc_onnx.planning.budget import Budget
+from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.verification.checks import check_masked, check_twin
 
 if TYPE_CHECKING:
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph.model import Graph
 
 N_KEEPS = 3
 EVERYWHERE = [name for name in CRITERIA if name != "bn-scale"]

@@ -10,12 +10,12 @@ from helpers import analyse, build, make_feed, run_onnx, run_twin
 from onnx import numpy_helper
 
 import obc_onnx
-from obc_onnx.data import Samples
-from obc_onnx.graph import Graph
-from obc_onnx.holding import encoding_of
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.tensors import parameter_name
-from obc_onnx.twin import build_twin
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.samples.samples import Samples
+from obc_onnx.twin.build import build_twin
+from obc_onnx.twin.tensors import parameter_name
+from obc_onnx.twin.weights import encoding_of
 
 RNG = np.random.default_rng(3)
 WHOLE = RNG.integers(-128, 128, (6, 4)).astype(np.int8)

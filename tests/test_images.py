@@ -16,11 +16,13 @@ from PIL import Image
 from sample_files import arrays, in_memory
 from small import CHAIN, OPEN, TWO_INPUTS, assert_refused, invoke, saved
 
-from obc_onnx import picture_files
-from obc_onnx.data import DataOptions, Samples, load_samples, open_samples
 from obc_onnx.errors import DataError
-from obc_onnx.graph import Graph
-from obc_onnx.images import ImageOptions
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples import pictures as picture_files
+from obc_onnx.samples.image_options import ImageOptions
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.read import load_samples, open_samples
+from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,10 +15,10 @@ import pytest
 from helpers import assert_close, load_tool
 from small import archive, invoke, written_into
 
-import obc_onnx.graph as graph_module
+import obc_onnx.graph.model as graph_module
 from obc_onnx.errors import ModelError
-from obc_onnx.external import bytes_of
-from obc_onnx.graph import Graph
+from obc_onnx.graph.external import bytes_of
+from obc_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
     from pathlib import Path

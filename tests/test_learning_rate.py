@@ -14,8 +14,8 @@ from test_finetune import Task
 
 from obc_onnx import compress
 from obc_onnx.errors import DivergedError
-from obc_onnx.graph import Graph
-from obc_onnx.planning import Budget
+from obc_onnx.graph.model import Graph
+from obc_onnx.planning.budget import Budget
 from obc_onnx.training.evaluation import Judge, parts_of
 from obc_onnx.training.loss import TrainingLoss
 from obc_onnx.training.options import NORMS, TrainingOptions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.data import Samples
+    from obc_onnx.samples.samples import Samples
 
 FIRST = 0.03
 

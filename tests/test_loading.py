@@ -19,12 +19,13 @@ import torch
 from sample_files import N, arrays, files, in_memory, labelled, shards, tar
 from small import chain, classes, images
 
-from obc_onnx import picture_files as pictures
-from obc_onnx.augmentation import Augmentation
-from obc_onnx.data import Samples, load_samples
 from obc_onnx.errors import DataError, InvariantError, ObcError, RequestError
-from obc_onnx.graph import Graph
-from obc_onnx.loading import Loader
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples import pictures
+from obc_onnx.samples.read import load_samples
+from obc_onnx.samples.samples import Samples
+from obc_onnx.training.augmentation import Augmentation
+from obc_onnx.training.loading import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -8,12 +8,14 @@ import torch
 from helpers import build
 from small import CHAIN
 
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.data import Samples
-from obc_onnx.graph import Graph
-from obc_onnx.logits import ends_in_softmax, logits_of
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.saliency import Scene, make_criterion
+from obc_onnx.coupling.analysis import Clock, analyse
+from obc_onnx.graph.model import Graph
+from obc_onnx.measuring.classes import ends_in_softmax
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.saliency.criteria import make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.samples.samples import Samples
+from obc_onnx.twin.logits import logits_of
 
 SOFTMAX = CHAIN.replace("y = Gemm", "z = Gemm").replace(" }", " y = Softmax<axis=-1>(z) }")
 BEHIND_LAYOUT = SOFTMAX.replace("y = Softmax", "v = Softmax").replace(" }", " y = Identity(v) }")

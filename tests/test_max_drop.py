@@ -11,20 +11,20 @@ from helpers import TO_THE_UNIT, analyse, build
 from nets import draw_samples
 from small import CHAIN, TWO_INPUTS, archive, assert_refused, half_plan, images, invoke, saved
 
-from obc_onnx.data import DataOptions, Samples
 from obc_onnx.errors import InfeasibleTargetError, RequestError
-from obc_onnx.limits import Limits
-from obc_onnx.max_drop import GRID, Judge, find_plan
-from obc_onnx.measure import accuracy
-from obc_onnx.pipeline import compress, make_plan
-from obc_onnx.planning import Budget
-from obc_onnx.recover.error import output_error
-from obc_onnx.runtime import Session
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import output_error
+from obc_onnx.measuring.outputs import accuracy
+from obc_onnx.planning.budget import Budget, Limits
+from obc_onnx.planning.max_drop import GRID, Judge, find_plan
+from obc_onnx.run.api import compress, make_plan
+from obc_onnx.samples.options import DataOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from obc_onnx.plan import PruningPlan
+    from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.samples.samples import Samples
 
 NORMED = (
     "net (float[N,3,8,8] x) => (float[N,4] y)"

@@ -13,13 +13,13 @@ from small import CHAIN
 from test_shared import UNRELATED, samples_of, siamese
 
 from obc_onnx.errors import ObcError
-from obc_onnx.graph import Graph
-from obc_onnx.pipeline import compress, verify
+from obc_onnx.graph.model import Graph
+from obc_onnx.run.api import compress, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from obc_onnx.result import Result
+    from obc_onnx.report.result import Result
 
 IF = (
     "net (float[N,6] x, bool c) => (float[N,4] y)"

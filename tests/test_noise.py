@@ -12,20 +12,21 @@ from helpers import Analysed, analyse, build, load_tool, make_feed, public_model
 from small import chain
 
 import obc_onnx
-from obc_onnx import verify
-from obc_onnx.graph import Graph
-from obc_onnx.noise import MARGIN, Limit, Reference, disturbed
-from obc_onnx.oracle import Oracle
-from obc_onnx.precision import relative_error
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import derived_twin
-from obc_onnx.verify import check_masked, check_twin, compare, compare_twin
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.precision import relative_error
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.noise import MARGIN, Limit, Reference, disturbed
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.verification import checks as verify
+from obc_onnx.verification.checks import check_masked, check_twin, compare, compare_twin
+from obc_onnx.verification.oracle import Oracle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling, Keep
 
 HEAD = (
     "(float[N,3,16,16] x) => (float[N,4] y) <float[40,3,3,3] a, float[40] a_bias,"

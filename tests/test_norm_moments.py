@@ -9,15 +9,15 @@ import pytest
 from helpers import analyse, build
 from nets import draw_samples
 
-from obc_onnx.channel_start import find_readers
-from obc_onnx.recover.error import output_error
+from obc_onnx.equivalent.starts import find_readers
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import output_error
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.norm_moments import norm_moments
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import remove_units
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling, Keep
 
 N_UNITS = 6
 HEAD = (

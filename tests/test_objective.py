@@ -17,20 +17,22 @@ from click.testing import CliRunner
 from helpers import analyse
 from nets import NETS, Case, case_of, draw_samples, model_of
 
-from obc_onnx.cli import cli
+from obc_onnx.cli.main import cli
 from obc_onnx.errors import DataError, RequestError
-from obc_onnx.saliency import Scene, Scoring, make_criterion
+from obc_onnx.measuring.scales import Scale
+from obc_onnx.saliency.criteria import make_criterion
+from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.objective import Projections, answers
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.saliency.scores import Scores
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.scales import Scale
-from obc_onnx.scoring import Scores
 from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from obc_onnx.data import Samples
+    from obc_onnx.samples.samples import Samples
 
 EXACT = 1e-10
 LOSSES = """
@@ -249,7 +251,7 @@ def test_the_number_of_batches_decides_how_many_samples_are_looked_at() -> None:
 TWO = """
 import json, os, sys
 import torch.multiprocessing
-from obc_onnx.cli import cli
+from obc_onnx.cli.main import cli
 from obc_onnx.processes import joined
 
 def work(rank, port, commands):

@@ -7,7 +7,7 @@ import pytest
 from helpers import analyse, assert_pruned_equals_masked, build
 from test_spelling import sizes
 
-from obc_onnx.graph import Graph
+from obc_onnx.graph.model import Graph
 
 OPEN = (
     "net (float[n,s,8] x, int64[n,s] mask) => (float[n,S,6] y)"

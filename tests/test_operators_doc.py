@@ -8,7 +8,7 @@ import onnx
 import pytest
 from helpers import load_tool
 
-from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.frozen import Frozen
 
 if TYPE_CHECKING:

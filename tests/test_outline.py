@@ -13,9 +13,9 @@ from helpers import OPSET, build, load_tool
 from onnx import TensorProto, helper, numpy_helper
 
 from obc_onnx.errors import ModelError
-from obc_onnx.graph import Graph
-from obc_onnx.outline import KEPT_ELEMENTS, serialised
-from obc_onnx.runtime import Session, compute_constants
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.outline import KEPT_ELEMENTS, serialised
+from obc_onnx.graph.session import Session, compute_constants
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,7 +114,7 @@ def test_weights_that_are_written_apart_are_read_again(
     model: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = Graph.from_model(model)
-    monkeypatch.setattr("obc_onnx.graph.MAX_PROTOBUF_BYTES", 1000)
+    monkeypatch.setattr("obc_onnx.graph.model.MAX_PROTOBUF_BYTES", 1000)
     graph.save(tmp_path / "model.onnx")
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert graph.size_bytes() == size
@@ -197,7 +197,7 @@ def test_an_outline_is_made_once_and_each_caller_may_change_their_own(
 ) -> None:
     graph = Graph.from_model(build(WIDE))
     first = graph.outline()
-    monkeypatch.setattr("obc_onnx.graph.export", None)
+    monkeypatch.setattr("obc_onnx.graph.model.export", None)
     first.declared()
     second = graph.outline()
     assert second.model != first.model

@@ -10,21 +10,21 @@ import pytest
 from helpers import analyse, build, random_keep
 from nets import draw_samples
 
-from obc_onnx.data import Samples
-from obc_onnx.pipeline import compress, score
-from obc_onnx.planning import Budget
-from obc_onnx.recover.error import Distance, output_error
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import Distance, output_error
+from obc_onnx.planning.budget import Budget
 from obc_onnx.report.doubts import doubts_of_outputs
 from obc_onnx.report.terminal import report_text
-from obc_onnx.runtime import Session
-from obc_onnx.saliency import Scoring
-from obc_onnx.surgery import remove_units
+from obc_onnx.run.api import compress, score
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.samples.samples import Samples
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph.model import Graph
 
 DETECTOR = (
     "net (float[N,3,4,5] x) => (float[N,5,20] y)"

@@ -10,17 +10,18 @@ import pytest
 import torch
 from helpers import analyse, build
 
-from obc_onnx.data import Samples
-from obc_onnx.masks import find_padding
-from obc_onnx.measure import batch_size_of
-from obc_onnx.padding import Padding, real_of, real_positions
-from obc_onnx.pipeline import compress, measure_sensitivity, score
-from obc_onnx.planning import Budget
-from obc_onnx.recover.error import Distance
+from obc_onnx.measuring.error import Distance
+from obc_onnx.measuring.masks import find_padding
+from obc_onnx.measuring.outputs import batch_size_of
+from obc_onnx.measuring.padding import real_of, real_positions
+from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.norms import reestimate_norms
 from obc_onnx.recover.refit import refit
-from obc_onnx.saliency import Scoring
-from obc_onnx.surgery import remove_units
+from obc_onnx.run.api import compress, measure_sensitivity, score
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.samples.padding import Padding
+from obc_onnx.samples.samples import Samples
+from obc_onnx.surgery.cut import remove_units
 from obc_onnx.training.loss import TrainingLoss
 from obc_onnx.training.options import TrainingOptions
 from obc_onnx.training.teacher import Teacher
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling
+    from obc_onnx.coupling.model import Coupling
 
 LENGTH, WIDTH, VOCABULARY = 9, 8, 12
 ENCODER = """

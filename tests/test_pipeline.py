@@ -24,15 +24,16 @@ from small import (
 )
 
 import obc_onnx
-from obc_onnx.data import DataOptions, Samples
 from obc_onnx.errors import DivergedError, RequestError
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.elementwise import Unary
-from obc_onnx.pipeline import verify
-from obc_onnx.plan import PruningPlan
-from obc_onnx.planning import Budget
-from obc_onnx.runtime import Session
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.run.api import verify
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.samples import Samples
 from obc_onnx.training.options import TrainingOptions
 
 if TYPE_CHECKING:

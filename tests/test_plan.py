@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from small import NORMED, UNKNOWN, chain, half_plan
 
-from obc_onnx.defaults import RANKINGS
 from obc_onnx.errors import InfeasibleTargetError, RequestError
-from obc_onnx.pipeline import compress
-from obc_onnx.plan import PruningPlan
-from obc_onnx.planning import Budget, make_plan
-from obc_onnx.surgery import remove_units
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.planning.search import make_plan
+from obc_onnx.run.api import compress
+from obc_onnx.saliency.options import RANKINGS
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling, Keep
 
 UNIT_A = 64 * 27 + 36 * 20 * 9
 """MACs of one unit of `a:0` in `chain`: a row that it writes, and what reads it."""

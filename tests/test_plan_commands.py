@@ -23,8 +23,8 @@ from small import (
 
 import obc_onnx
 from obc_onnx.errors import RequestError
-from obc_onnx.plan import PruningPlan
-from obc_onnx.planning import Budget
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.plan import PruningPlan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from helpers import build, run_onnx
 from small import chain
 
-from obc_onnx.cli import cli
+from obc_onnx.cli.main import cli
 from obc_onnx.errors import ModelError, VerificationError
-from obc_onnx.graph import Graph
-from obc_onnx.program import TwinProgram
-from obc_onnx.tensors import initializer_name
+from obc_onnx.graph.model import Graph
+from obc_onnx.run.twin_program import TwinProgram
+from obc_onnx.twin.tensors import initializer_name
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from helpers import load_tool, public_model
 
-from obc_onnx.cli import cli
-from obc_onnx.graph import Graph
+from obc_onnx.cli.main import cli
+from obc_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
     from pathlib import Path

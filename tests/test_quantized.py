@@ -24,16 +24,18 @@ from onnx import TensorProto
 from ops import cases_quantized_fused
 
 import obc_onnx
-import obc_onnx.result_checks
+import obc_onnx.verification.result
 from obc_onnx.errors import VerificationError
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.ops.quantize import dequantize, quantize
-from obc_onnx.planning import Budget
-from obc_onnx.saliency import CRITERIA, Scene, make_criterion
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.ops.quantised.linear import dequantize, quantize
+from obc_onnx.planning.budget import Budget
+from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.jacobian import accumulate
-from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import build_twin
-from obc_onnx.verify import Check
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.twin.build import build_twin
+from obc_onnx.verification.checks import Check
 
 if TYPE_CHECKING:
     import onnx
@@ -345,7 +347,7 @@ def test_kernels_that_saturate_matter_only_where_a_twin_was_used(
 ) -> None:
     model = by_hand()
     off = Check("twin equals ONNX Runtime", False, 0.3, 0.05, "output 'y': error 0.3 above 0.05")
-    monkeypatch.setattr(obc_onnx.result_checks, "check_twin", lambda *_: off)
+    monkeypatch.setattr(obc_onnx.verification.result, "check_twin", lambda *_: off)
     options = {"budget": Budget(0.6), "input_shape": {"x": (2, *IMAGE)}}
     report = obc_onnx.compress(model, criterion="l2", **options).report
     (noted,) = [check for check in report.verification if check.name == off.name]

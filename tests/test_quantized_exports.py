@@ -19,8 +19,9 @@ from helpers import (
 from nets import draw_samples
 from onnxruntime.quantization import QuantFormat, QuantType
 
-from obc_onnx.saliency import Scene, make_criterion
-from obc_onnx.surgery import remove_units
+from obc_onnx.saliency.criteria import make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from helpers import build
 from test_padding import coupling_of, encoder, padded
 
-from obc_onnx.cli import cli
-from obc_onnx.data import DataOptions, Samples
+from obc_onnx.cli.main import cli
 from obc_onnx.errors import DataError, ObcError, RequestError
-from obc_onnx.pipeline import score
+from obc_onnx.run.api import score
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,13 +23,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from token_graphs import TOKEN_BLOCKS, TOKEN_HEADS, build_token_net, token_nets
 
-from obc_onnx.surgery import mask_reads, remove_units
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
 
 if TYPE_CHECKING:
     import onnx
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
 
 every_net = st.one_of(nets, token_nets)
 seeds = st.integers(0, 2**16)

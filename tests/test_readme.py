@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from conftest import ROOT
 from small import CHAIN, N_CLASSES, saved
 
-from obc_onnx.cli import cli
-from obc_onnx.limits import Limits, load_limits
+from obc_onnx.cli.main import cli
+from obc_onnx.planning.budget import Limits, load_limits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,8 +20,9 @@ from helpers import (
 )
 from onnx import TensorProto, helper, numpy_helper
 
-from obc_onnx.graph import Graph
-from obc_onnx.planning import Budget, make_plan
+from obc_onnx.graph.model import Graph
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.search import make_plan
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.magnitude import L2
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import ArrayLike
 
-    from obc_onnx.coupling import Coupling
+    from obc_onnx.coupling.model import Coupling
 
 IMAGE = "(float[N,3,8,8] x) => (float[N,4,H,W] y)"
 BETWEEN = "{{ p = Conv(x, a) q = Relu(p) {} r = Conv(q, w) s = Relu(r) y = Conv(s, c) }}"

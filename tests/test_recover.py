@@ -10,21 +10,21 @@ import torch
 from helpers import analyse, build
 from nets import draw_keep, draw_samples, make_static, model_of
 
-from obc_onnx.data import Samples
-from obc_onnx.graph import Graph
-from obc_onnx.pipeline import compress
-from obc_onnx.planning import Budget
-from obc_onnx.recover.error import output_error
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import output_error
+from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import remove_units
+from obc_onnx.run.api import compress
+from obc_onnx.samples.samples import Samples
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.recover.methods import Recovery
 
 HELD_OUT = 0.2

@@ -10,28 +10,28 @@ import torch
 from helpers import analyse, assert_layers_are_linear, build, run_onnx
 from nets import HEAD, IMAGE, NETS, case_of, draw_keep, draw_samples, model_of, prune
 
-from obc_onnx.data import Samples
-from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.pipeline import compress, verify
-from obc_onnx.planning import Budget
-from obc_onnx.recover import lockstep
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.measuring.error import output_error
+from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.calibration import looks_like_noise
-from obc_onnx.recover.error import output_error
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.least_squares import Moments, solve
-from obc_onnx.recover.lockstep import Lockstep, affordable
 from obc_onnx.recover.match import match
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
-from obc_onnx.surgery import remove_units
-from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import derived_twin
+from obc_onnx.run.api import compress, verify
+from obc_onnx.samples.samples import Samples
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.twin import lockstep
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.lockstep import Lockstep, affordable
+from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph.model import Graph
 
 FORMS = {
     "conv": "float[5,3,3,2] w, float[5] b> { y = Conv<strides=[2,1],pads=[1,0,2,1],dilations=[1,2]>(x, w, b) }",

@@ -8,15 +8,15 @@ import numpy as np
 from helpers import analyse, build
 from nets import HEAD, IMAGE, draw_samples
 
+from obc_onnx.graph.session import Session
 from obc_onnx.recover import refit as module
 from obc_onnx.recover.refit import refit
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import remove_units
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     import pytest
 
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph.model import Graph
 
 SHARED = (
     f"{IMAGE} <float[6,3,3,3] w1, float[6] b1, float[5,6,1,1] w2, float[5] b2, float[5] b3,"

@@ -11,14 +11,13 @@ from helpers import analyse, build
 from nets import HEAD, IMAGE, draw_keep, draw_samples, model_of
 
 from obc_onnx.errors import RequestError
-from obc_onnx.limits import Limits
-from obc_onnx.pipeline import apply, compress, make_plan, verify
-from obc_onnx.planning import Budget
+from obc_onnx.planning.budget import Budget, Limits
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
-from obc_onnx.surgery import remove_units
-from obc_onnx.twin import derived_twin
+from obc_onnx.run.api import apply, compress, make_plan, verify
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.twin.build import derived_twin
 
 ODD = {
     "dead": f"{IMAGE} <float[6,3,3,3] w1, float[5,6,3,3] w2, float[4,6,1,1] d, float[4,5] fc,"
@@ -131,7 +130,7 @@ def test_a_drop_is_a_number(drop: float) -> None:
     ("share", "size", "width"), [(0.28, 25, 7), (0.58, 50, 29), (0.07, 100, 7)]
 )
 def test_a_share_of_a_width_is_not_moved_by_rounding(share: float, size: int, width: int) -> None:
-    from obc_onnx import limits as module
+    from obc_onnx.planning import rooms as module
 
     assert module._width(share, size, np.ceil) == width
     assert module._width(share, size, np.floor) == width
@@ -139,7 +138,7 @@ def test_a_share_of_a_width_is_not_moved_by_rounding(share: float, size: int, wi
 
 
 def test_a_drop_at_the_limit_is_allowed() -> None:
-    from obc_onnx.max_drop import find_plan
+    from obc_onnx.planning.max_drop import find_plan
 
     plan = make_plan(model_of("dense"), budget=Budget(0.9))
     found = find_plan(lambda _: plan, lambda _: None, lambda _: 0.93 - 0.92, 0.01)  # type: ignore[arg-type,return-value]
@@ -149,7 +148,7 @@ def test_a_drop_at_the_limit_is_allowed() -> None:
 def test_a_drop_is_one_from_the_original_that_sparse_learning_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from obc_onnx import compression
+    from obc_onnx.run import compression
     from obc_onnx.training.options import TrainingOptions
 
     graph = analyse(model_of("norm")).graph

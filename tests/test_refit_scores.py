@@ -12,20 +12,20 @@ import torch
 from helpers import OPSET, analyse, build
 from nets import draw_samples
 
+from obc_onnx.measuring.error import output_error
+from obc_onnx.recover import attention as module_of_scores
 from obc_onnx.recover import refit as module
-from obc_onnx.recover import scores as module_of_scores
-from obc_onnx.recover.error import output_error
+from obc_onnx.recover.attention import Products, find_scores, fit_scores, put_into_layer, recombine
 from obc_onnx.recover.layers import find_layers
-from obc_onnx.recover.lockstep import Lockstep
 from obc_onnx.recover.refit import refit
-from obc_onnx.recover.scores import Products, find_scores, fit_scores, put_into_layer, recombine
 from obc_onnx.recover.targets import take
-from obc_onnx.surgery import remove_units
-from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import derived_twin
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.lockstep import Lockstep
+from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
-    from obc_onnx.recover.scores import Scores
+    from obc_onnx.recover.attention import Scores
 
 WEIGHTS = "float[6,8] wq, float[8] bq, float[6,8] wk, float[8] bk, float[6,6] wv, float[6,4] wo"
 SEPARATE = (

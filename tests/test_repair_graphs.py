@@ -11,17 +11,17 @@ from helpers import analyse, assert_close, public_model, run_onnx
 from nets import draw_keep, draw_samples
 from repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SHARED, SUMS
 
-from obc_onnx.axes import count, mask, product, take
-from obc_onnx.graph import Graph
-from obc_onnx.pipeline import compress, verify
-from obc_onnx.planning import Budget
-from obc_onnx.recover.error import split
+from obc_onnx.axes.expressions import count, mask, product, take
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import split
+from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
 from obc_onnx.recover.targets import kept_along
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import remove_units
-from obc_onnx.twin import derived_twin, run_module
+from obc_onnx.run.api import compress, verify
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.twin.build import derived_twin, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.data import Samples
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.samples.samples import Samples
 
     Numbers = NDArray[np.float64]
 

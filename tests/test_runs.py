@@ -16,8 +16,8 @@ import torch
 from click.testing import CliRunner
 from nets import draw_samples, model_of
 
-from obc_onnx.cli import cli
-from obc_onnx.graph import Graph
+from obc_onnx.cli.main import cli
+from obc_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def invoke(arguments: list[str]) -> None:
 KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(int(sys.argv[3]))  # as many as the other runs have: sums depend on it
-from obc_onnx.cli import cli
+from obc_onnx.cli.main import cli
 from obc_onnx.training import keeper
 save, calls = keeper.Keeper.save, []
 
@@ -127,7 +127,7 @@ def work(rank, port, arguments):
                    "TORCHELASTIC_RUN_ID": "one"}
     import torch
     torch.set_num_threads(1)
-    from obc_onnx.cli import cli
+    from obc_onnx.cli.main import cli
     cli(arguments, standalone_mode=False)
 
 if __name__ == "__main__":

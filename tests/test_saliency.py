@@ -24,13 +24,15 @@ from onnx import numpy_helper
 from torch.nn.functional import cross_entropy
 
 from obc_onnx.errors import DataError, RequestError
-from obc_onnx.saliency import CRITERIA, Scene, Scoring, make_criterion
+from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.jacobian import accumulate
+from obc_onnx.saliency.options import Scoring
 
 if TYPE_CHECKING:
     import onnx
 
-    from obc_onnx.data import Samples
+    from obc_onnx.samples.samples import Samples
 
 EXACT = 1e-10
 PLAIN = [name for name in NETS if name != "shared bias"]

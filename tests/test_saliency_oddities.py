@@ -13,16 +13,18 @@ from click.testing import CliRunner
 from helpers import analyse, build, run_onnx
 from nets import Case, case_of, draw_samples, make_double, model_of
 
-from obc_onnx.cli import cli
+from obc_onnx.cli.main import cli
 from obc_onnx.errors import DataError, RequestError
-from obc_onnx.module import TorchTwin
-from obc_onnx.saliency import CRITERIA, Scene, Scoring, make_criterion
-from obc_onnx.scoring import Scores, choose_criterion
+from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.saliency.scores import Scores, choose_criterion
+from obc_onnx.twin.module import TorchTwin
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from obc_onnx.data import Samples
+    from obc_onnx.samples.samples import Samples
 
 SQUARE_ROOT = (
     "net (float[N,6] x) => (float[N,3] y) <float[6,5] a, float[5,4] b, float[4,3] c, int64[1] ax = {1}>"

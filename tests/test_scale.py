@@ -10,10 +10,10 @@ import pytest
 from helpers import IR_VERSION, OPSET
 from onnx import TensorProto, helper, numpy_helper
 
-from obc_onnx.graph import Graph
-from obc_onnx.inference import find_coupling
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.shapes import infer_shapes, input_shapes
+from obc_onnx.coupling.inference import find_coupling
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.shapes import infer_shapes, input_shapes
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 
 WIDTH = 4
 

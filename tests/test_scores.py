@@ -13,15 +13,14 @@ from helpers import analyse
 from nets import draw_samples, model_of
 
 import obc_onnx
-from obc_onnx.cli import cli
-from obc_onnx.data import Samples
-from obc_onnx.defaults import HOLDOUT
+from obc_onnx.cli.main import cli
+from obc_onnx.cli.score_options import scoring_of
 from obc_onnx.errors import RequestError
-from obc_onnx.plan import PruningPlan
-from obc_onnx.saliency import Scoring
-from obc_onnx.saliency.options import PRESETS
-from obc_onnx.score_options import scoring_of
-from obc_onnx.scoring import Scores
+from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.saliency.options import PRESETS, Scoring
+from obc_onnx.saliency.scores import Scores
+from obc_onnx.samples.options import HOLDOUT
+from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,13 +12,13 @@ from helpers import analyse, build
 from nets import draw_samples, model_of
 from small import CHAIN, archive, assert_refused, chain, classes, images, invoke, saved
 
-from obc_onnx.data import DataOptions
-from obc_onnx.measure import accuracy
-from obc_onnx.pipeline import measure_sensitivity, score
-from obc_onnx.planning import Budget
-from obc_onnx.report.picture import sensitivity_svg
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import mask_reads
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.outputs import accuracy
+from obc_onnx.planning.budget import Budget
+from obc_onnx.report.pictures import sensitivity_svg
+from obc_onnx.run.api import measure_sensitivity, score
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.surgery.mask import mask_reads
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 from helpers import load_tool, public_model
 
-from obc_onnx.graph import Graph
-from obc_onnx.runtime import Session
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,15 +14,15 @@ import pytest
 from helpers import analyse, build, make_feed, random_keep, run_onnx
 from onnx import numpy_helper
 
-from obc_onnx.data import Samples
-from obc_onnx.graph import Graph
-from obc_onnx.pipeline import compress, verify
-from obc_onnx.plan import PruningPlan
-from obc_onnx.planning import Budget
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.plan import PruningPlan
 from obc_onnx.recover.norms import reestimate_norms
 from obc_onnx.recover.refit import refit
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import remove_units
+from obc_onnx.run.api import compress, verify
+from obc_onnx.samples.samples import Samples
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.result import Result
+    from obc_onnx.report.result import Result
 
 
 class Siamese(NamedTuple):

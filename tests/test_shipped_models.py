@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from helpers import TOLERANCE, analyse, make_feed, relative_error, run_onnx, run_twin
 
-from obc_onnx.data import Samples, load_samples
-from obc_onnx.graph import Graph
-from obc_onnx.measure import accuracy
-from obc_onnx.pipeline import inspect
-from obc_onnx.planning import Budget, make_plan
+from obc_onnx.graph.model import Graph
+from obc_onnx.measuring.outputs import accuracy
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.search import make_plan
+from obc_onnx.run.api import inspect
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.magnitude import L2
-from obc_onnx.surgery import mask_reads, remove_units
+from obc_onnx.samples.read import load_samples
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
+
+if TYPE_CHECKING:
+    from obc_onnx.samples.samples import Samples
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 SAMPLE = MODELS / "fashion-test.npz"

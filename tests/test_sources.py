@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import CHAIN, TWO_INPUTS, assert_refused, chain, classes, images, invoke, saved
 
-from obc_onnx import sample_checks
-from obc_onnx.data import DataOptions, Samples, load_samples, open_samples
 from obc_onnx.errors import DataError
-from obc_onnx.graph import Graph
-from obc_onnx.sources import LazyArray, MappedFile
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples import checks as sample_checks
+from obc_onnx.samples.lazy import LazyArray, MappedFile
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.read import load_samples, open_samples
+from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,11 +9,11 @@ import pytest
 from helpers import analyse
 from nets import NETS, draw_inputs, draw_samples, model_of, sine_loss
 
-from obc_onnx.axes import units_of
-from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.axes.expressions import units_of
+from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.errors import RequestError
-from obc_onnx.pipeline import compress, verify
-from obc_onnx.planning import Budget
+from obc_onnx.planning.budget import Budget
+from obc_onnx.run.api import compress, verify
 from obc_onnx.training.options import TrainingOptions
 from obc_onnx.training.sparse import GroupPenalty
 from obc_onnx.training.stage import sparsify
@@ -21,7 +21,7 @@ from obc_onnx.training.stage import sparsify
 if TYPE_CHECKING:
     import torch
 
-    from obc_onnx.plan import PruningPlan
+    from obc_onnx.planning.plan import PruningPlan
 
 
 class Whole:

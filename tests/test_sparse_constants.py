@@ -12,8 +12,8 @@ from helpers import analyse, make_feed, run_onnx, run_twin
 from onnx import TensorProto, helper, numpy_helper
 
 from obc_onnx.errors import ModelError
-from obc_onnx.graph import Graph
-from obc_onnx.pipeline import compress, verify
+from obc_onnx.graph.model import Graph
+from obc_onnx.run.api import compress, verify
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

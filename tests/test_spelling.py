@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from helpers import analyse, assert_pruned_equals_masked, build, coupling_of, make_feed
 
-from obc_onnx.graph import Graph
+from obc_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike
 
-    from obc_onnx.coupling import Coupling
+    from obc_onnx.coupling.model import Coupling
 
 IMAGE = "(float[N,3,8,8] x) => (float[N,4,H,W] y)"
 VECTOR = "(float[N,3,8,8] x) => (float[N,M] y)"

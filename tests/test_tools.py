@@ -12,7 +12,7 @@ import pytest
 from helpers import analyse, load_tool
 from nets import draw_samples, model_of
 
-from obc_onnx.saliency import Scoring
+from obc_onnx.saliency.options import Scoring
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -74,7 +74,7 @@ def test_loss_and_accuracy_are_those_of_the_outputs(compare: ModuleType, setting
     from torch import from_numpy
     from torch.nn.functional import cross_entropy
 
-    from obc_onnx.runtime import Session
+    from obc_onnx.graph.session import Session
 
     samples = setting.held
     logits = Session(setting.original).run(dict(samples.inputs))["y"]
@@ -95,7 +95,7 @@ def test_ranks_correlate_as_spearman_says() -> None:
 
 
 def test_masking_a_unit_changes_the_loss_as_pruning_it_does(compare: ModuleType) -> None:
-    from obc_onnx.surgery import remove_units
+    from obc_onnx.surgery.cut import remove_units
 
     tool = load_tool("rank_criteria")
     coupling = analyse(model_of("dense")).coupling

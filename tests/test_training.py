@@ -11,12 +11,12 @@ from helpers import analyse, build
 from nets import draw_keep, draw_samples, model_of
 from test_finetune import Task
 
-from obc_onnx.channel_start import channel_start
-from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.equivalent.starts import channel_start
 from obc_onnx.errors import RequestError
-from obc_onnx.recover.error import output_error
-from obc_onnx.saliency import Scene
-from obc_onnx.surgery import remove_units
+from obc_onnx.measuring.error import output_error
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.surgery.cut import remove_units
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.optimise import Average, make_optimizer, set_rate
 from obc_onnx.training.options import PRESETS, TrainingOptions

@@ -11,24 +11,24 @@ import torch
 from helpers import analyse, build, run_onnx
 from nets import HEAD, IMAGE, draw_keep, draw_samples, sine_loss
 
-from obc_onnx.data import check_samples
-from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.errors import DataError, DivergedError, RequestError
-from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.surgery import remove_units
-from obc_onnx.tensors import initializer_name
+from obc_onnx.samples.read import check_samples
+from obc_onnx.surgery.cut import remove_units
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.optimise import make_optimizer
 from obc_onnx.training.options import TrainingOptions
-from obc_onnx.twin import build_twin, check_device, derived_twin
+from obc_onnx.twin.build import build_twin, check_device, derived_twin
+from obc_onnx.twin.tensors import initializer_name
 
 if TYPE_CHECKING:
     import onnx
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.samples.samples import Samples
 
 TAIL = f"last = Tanh(n) {HEAD} }}"
 WEIGHTS = "float[6,3,3,3] w, float[4,6] fc, float[4] fc_b"

@@ -14,11 +14,11 @@ from helpers import build
 from nets import NETS, draw_samples, model_of
 from test_finetune import Task
 
-from obc_onnx.cli import cli
+from obc_onnx.cli.main import cli
 from obc_onnx.errors import RequestError
-from obc_onnx.graph import Graph
-from obc_onnx.pipeline import compress, verify
-from obc_onnx.planning import Budget
+from obc_onnx.graph.model import Graph
+from obc_onnx.planning.budget import Budget
+from obc_onnx.run.api import compress, verify
 from obc_onnx.training import teacher as module
 from obc_onnx.training.options import TrainingOptions, parse_loss
 from obc_onnx.training.teacher import Teacher

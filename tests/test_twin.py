@@ -17,16 +17,16 @@ from onnx import helper
 from torch import fx, nn
 
 from obc_onnx.errors import InvariantError, UnsupportedOperatorError
-from obc_onnx.holding import weights_of
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.surgery import remove_units
-from obc_onnx.tensors import initializer_name, parameter_name, to_array, to_tensor
-from obc_onnx.twin import build_twin, derived_twin
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.twin.build import build_twin, derived_twin
+from obc_onnx.twin.tensors import initializer_name, parameter_name, to_array, to_tensor
+from obc_onnx.twin.weights import weights_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph.model import Graph
 
 NET = (
     "net (float[N,3,5,5] x) => (float[N,4] y)"

@@ -10,17 +10,17 @@ import torch
 from helpers import analyse, assert_close, build, run_onnx, run_twin
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.program import TwinProgram
-from obc_onnx.tensors import initializer_name
-from obc_onnx.twin import build_twin
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.run.twin_program import TwinProgram
+from obc_onnx.twin.build import build_twin
+from obc_onnx.twin.tensors import initializer_name
 
 if TYPE_CHECKING:
     import onnx
     from helpers import Feed
 
-    from obc_onnx.module import TorchTwin
+    from obc_onnx.twin.module import TorchTwin
 
 RNG = np.random.default_rng(1)
 

@@ -30,12 +30,12 @@ from unfolding_cases import (
     unfolded_of,
 )
 
-from obc_onnx import unfolding
-from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.equivalent import norms as unfolding
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.equivalent.norms import EPSILON, fold_norms, unfold_norms
 from obc_onnx.errors import DataError
-from obc_onnx.graph import Graph
-from obc_onnx.runtime import Session
-from obc_onnx.unfolding import EPSILON, fold_norms, unfold_norms
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from small import chain, half_plan, invoke
 
-import obc_onnx.twin
-from obc_onnx import verify
+import obc_onnx.twin.build
 from obc_onnx.errors import VerificationError
-from obc_onnx.feeds import random_feed
-from obc_onnx.graph import Graph
-from obc_onnx.noise import Reference
-from obc_onnx.pipeline import compress
-from obc_onnx.precision import allowed_error, is_vacuous, precision_of, relative_error
-from obc_onnx.surgery import remove_units
-from obc_onnx.verify import (
+from obc_onnx.graph.feeds import random_feed
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.precision import allowed_error, is_vacuous, precision_of, relative_error
+from obc_onnx.measuring.noise import Reference
+from obc_onnx.run.api import compress
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.verification import checks as verify
+from obc_onnx.verification.checks import (
     Check,
     check_budget,
     check_format,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Keep
+    from obc_onnx.coupling.model import Keep
 
 SHAPES = {"x": (2, 3, 8, 8)}
 GRAPH = Graph.from_model(chain())
@@ -114,13 +114,13 @@ def test_the_masked_oracle_fails_where_other_units_were_removed(
 def test_the_twin_check_fails_where_torch_computes_something_else(
     pruned: Graph, feed: dict[str, NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true_build_twin = obc_onnx.twin.build_twin
+    true_build_twin = obc_onnx.twin.build.build_twin
 
     def off(graph: Graph, *rest: Any) -> Any:
         bias = graph.initializers["fc_bias"]
         return true_build_twin(graph.edit({"fc_bias": bias + np.float32(0.01)}), *rest)
 
-    monkeypatch.setattr(obc_onnx.twin, "build_twin", off)
+    monkeypatch.setattr(obc_onnx.twin.build, "build_twin", off)
     check = check_twin(analyse(pruned).coupling, feed)
     assert not check.passed
     assert 1e-4 < check.error < 1

@@ -18,18 +18,18 @@ from nets import (
 )
 from onnx import TensorProto, numpy_helper
 
-from obc_onnx.graph import Graph
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import remove_units
-from obc_onnx.unfolding import Unfolded, fold_norms, same_units, unfold_norms
+from obc_onnx.equivalent.norms import Unfolded, fold_norms, same_units, unfold_norms
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.data import Samples
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.samples.samples import Samples
 
 SINGLE, HALF = 1e-5, 2e-2
 """What rounding may change in float32 and in float16, over the RMS of an output."""

@@ -27,13 +27,13 @@ import torch
 from tqdm import tqdm
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
-from obc_onnx.foreign import all_nodes
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.graph.foreign import all_nodes
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.graph.shapes import infer_shapes
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.frozen import Frozen
-from obc_onnx.runtime import Session
-from obc_onnx.shapes import infer_shapes
-from obc_onnx.twin import build_twin, run_module
+from obc_onnx.twin.build import build_twin, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

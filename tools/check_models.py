@@ -24,25 +24,26 @@ import numpy as np
 from tqdm import tqdm
 
 from obc_onnx import compress
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.axes import count, leaves
+from obc_onnx.axes.expressions import count, leaves
+from obc_onnx.coupling.analysis import Clock, analyse
 from obc_onnx.errors import InfeasibleTargetError
-from obc_onnx.graph import Graph
-from obc_onnx.node import is_float
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.planning import Budget
-from obc_onnx.precision import relative_error
-from obc_onnx.runtime import Session
-from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import derived_twin, run_module
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.node import is_float
+from obc_onnx.graph.precision import relative_error
+from obc_onnx.graph.session import Session
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.planning.budget import Budget
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.twin.build import derived_twin, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.model import Coupling, Keep
 
 TARGET = 0.5
 BATCHES = (1, 3)

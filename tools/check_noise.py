@@ -28,22 +28,23 @@ import numpy as np
 from check_models import random_keep
 from tqdm import tqdm
 
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.axes import Product, mask
-from obc_onnx.feeds import random_feed
-from obc_onnx.graph import Graph
-from obc_onnx.noise import Reference
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.oracle import Oracle
-from obc_onnx.surgery import mask_reads, remove_units, slice_initializers
-from obc_onnx.verify import compare
+from obc_onnx.axes.expressions import Product, mask
+from obc_onnx.coupling.analysis import Clock, analyse
+from obc_onnx.graph.feeds import random_feed
+from obc_onnx.graph.model import Graph
+from obc_onnx.measuring.noise import Reference
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.surgery.cut import remove_units, slice_initializers
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.verification.checks import compare
+from obc_onnx.verification.oracle import Oracle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling, Keep
 
     Values = Mapping[str, NDArray[Any]]
     Place = tuple[str, int]

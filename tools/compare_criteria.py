@@ -29,22 +29,24 @@ import numpy as np
 from csv_rows import add_files, append, read
 from tqdm import tqdm
 
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.data import load_samples
+from obc_onnx.coupling.analysis import Clock, analyse
 from obc_onnx.errors import InfeasibleTargetError
-from obc_onnx.graph import Graph
-from obc_onnx.measure import answers
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.planning import Budget, make_plan
-from obc_onnx.runtime import Session
-from obc_onnx.saliency import CRITERIA, Scoring, make_criterion
-from obc_onnx.scoring import make_scene
-from obc_onnx.surgery import remove_units
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.outputs import answers
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.search import make_plan
+from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.saliency.scores import make_scene
+from obc_onnx.samples.read import load_samples
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from obc_onnx.data import Samples
+    from obc_onnx.samples.samples import Samples
 
 SHARES = tuple(np.round(np.arange(0.9, 0.09, -0.1), 2).tolist())
 """Shares of the MACs to stop at."""

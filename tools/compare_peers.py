@@ -38,10 +38,10 @@ def measure_ours(path: Path) -> dict[str, Any]:
     """Time the coupling; count channels, and the params that half of every group takes along."""
     import numpy as np
 
-    from obc_onnx.graph import Graph
-    from obc_onnx.inference import find_coupling
-    from obc_onnx.ops import DEFAULT_RULES
-    from obc_onnx.shapes import infer_shapes, input_shapes
+    from obc_onnx.coupling.inference import find_coupling
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.shapes import infer_shapes, input_shapes
+    from obc_onnx.ops.catalogue import DEFAULT_RULES
 
     graph = Graph.load(path)
     shapes = infer_shapes(graph, input_shapes(graph))
@@ -63,7 +63,7 @@ def measure_ours(path: Path) -> dict[str, Any]:
 
 
 def _channels(coupling: Any, dims: set[Any]) -> int:
-    from obc_onnx.axes import leaves
+    from obc_onnx.axes.expressions import leaves
 
     axes = {
         coupling.axes[role.node.inputs[role.slot]][role.axis]
@@ -78,8 +78,8 @@ def measure_torch_pruning(path: Path) -> dict[str, Any]:
     import torch
     import torch_pruning
 
-    from obc_onnx.graph import Graph
-    from obc_onnx.shapes import input_shapes
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.shapes import input_shapes
 
     network = _network(path.name.split(".")[0])
     (shape,) = input_shapes(Graph.load(path)).values()
@@ -117,8 +117,8 @@ def measure_onnxsim(path: Path) -> dict[str, Any]:
     import onnxruntime
     import onnxsim
 
-    from obc_onnx.graph import Graph
-    from obc_onnx.shapes import input_shapes
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.shapes import input_shapes
 
     model = onnx.load(path)
     start = time.perf_counter()

@@ -32,21 +32,22 @@ import torch
 from csv_rows import add_files, append, cell, read
 from tqdm import tqdm
 
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.data import load_samples
-from obc_onnx.graph import Graph
-from obc_onnx.measure import accuracy
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.planning import Budget, make_plan
+from obc_onnx.coupling.analysis import Clock, analyse
+from obc_onnx.graph.model import Graph
+from obc_onnx.measuring.outputs import accuracy
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.search import make_plan
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.stage import recover
-from obc_onnx.saliency import Scoring
-from obc_onnx.scoring import choose_criterion, make_scene
-from obc_onnx.surgery import remove_units
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.saliency.scores import choose_criterion, make_scene
+from obc_onnx.samples.read import load_samples
+from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.data import Samples
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.samples.samples import Samples
 
 Repair = Callable[["Coupling", "Keep", Graph, "Samples", int], Graph]
 

@@ -33,15 +33,16 @@ from csv_rows import add_files, append, cell, read
 from tqdm import tqdm
 
 from obc_onnx import compress, make_plan
-from obc_onnx.augmentation import Augmentation
-from obc_onnx.data import DataOptions, load_samples
-from obc_onnx.graph import Graph
-from obc_onnx.planning import Budget
+from obc_onnx.graph.model import Graph
+from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.methods import METHODS
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.read import load_samples
+from obc_onnx.training.augmentation import Augmentation
 from obc_onnx.training.options import PRECISIONS, TrainingOptions, parse_loss
 
 if TYPE_CHECKING:
-    from obc_onnx.plan import PruningPlan
+    from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
 
 STARTS: dict[str, dict[str, Any]] = {

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING
 import onnx
 
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.node import Node
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.ops.context import ForwardContext
+from obc_onnx.graph.node import Node
+from obc_onnx.graph.shapes import ElementTypes
+from obc_onnx.ops.base.context import ForwardContext
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.frozen import Frozen
-from obc_onnx.shapes import ElementTypes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.ops.rule import Rule, Shape
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.ops.base.rule import Rule, Shape
 
     Operator = tuple[str, str]
     """Domain and name."""

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from obc_onnx.external import data_file, layout
-from obc_onnx.outline import Outline
+from obc_onnx.graph.external import data_file, layout
+from obc_onnx.graph.outline import Outline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,20 +23,22 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 from compare_criteria import evaluate, parse_variant
 
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.data import load_samples
+from obc_onnx.coupling.analysis import Clock, analyse
 from obc_onnx.errors import RequestError
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.placing import first_of, known_by, shapes_of
-from obc_onnx.saliency import CRITERIA, Scene, Scoring, make_criterion
-from obc_onnx.surgery import mask_reads
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.samples.placing import first_of, known_by, shapes_of
+from obc_onnx.samples.read import load_samples
+from obc_onnx.surgery.mask import mask_reads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.data import Samples
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.samples.samples import Samples
 
     Values = dict[str, NDArray[np.float64]]
 

@@ -24,21 +24,23 @@ from torch.nn.functional import cross_entropy
 from turns import FLAG, best, take_turns
 from turns import measure as measure_run
 
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.data import load_samples
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.placing import first_of, known_by, shapes_of
-from obc_onnx.saliency import Scene, Scoring, make_criterion
-from obc_onnx.twin import build_twin
+from obc_onnx.coupling.analysis import Clock, analyse
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.saliency.criteria import make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.samples.placing import first_of, known_by, shapes_of
+from obc_onnx.samples.read import load_samples
+from obc_onnx.twin.build import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, fx
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.data import Samples
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.samples.samples import Samples
 
 WAYS = ("ours", "step", "stored")
 STORED_SHARE = 16

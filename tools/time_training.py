@@ -36,18 +36,18 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from turns import FLAG, best, measure, take_turns
 
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.coupling.analysis import Clock, analyse
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.conv import conv
-from obc_onnx.surgery import remove_units
-from obc_onnx.tensors import lay_channels_last
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.twin.tensors import lay_channels_last
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling, Keep
 
 WAYS = ("ours", "plain", "explicit", "original")
 N_CLASSES = 10

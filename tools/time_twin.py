@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.runtime import Session
-from obc_onnx.shapes import infer_shapes, input_shapes
-from obc_onnx.twin import build_twin
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.graph.shapes import infer_shapes, input_shapes
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.twin.build import build_twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

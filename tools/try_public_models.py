@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from obc_onnx.graph import Graph
+from obc_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from obc_onnx.node import Port
+    from obc_onnx.graph.node import Port
 
     Draw = Callable[["Port", np.random.Generator], NDArray[Any]]
 

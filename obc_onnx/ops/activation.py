@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 from obc_onnx.ops.elementwise import PositionByPosition
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 
 class ParametricUnary(PositionByPosition):

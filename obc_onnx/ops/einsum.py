@@ -6,18 +6,18 @@ import math
 from string import ascii_letters
 from typing import TYPE_CHECKING, NamedTuple
 
+from obc_onnx.ops.base.rule import Call, Rule
+from obc_onnx.ops.base.value import Value
 from obc_onnx.ops.linear import couple_product
-from obc_onnx.ops.rule import Call, Rule
-from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
-    from obc_onnx.ops.rule import Shape
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.rule import Shape
 
 _ELLIPSIS = "..."
 _PAIR = 2

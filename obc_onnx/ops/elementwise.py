@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import TensorProto
 
-from obc_onnx.ops.arithmetic import follow
-from obc_onnx.ops.broadcast import broadcast_axes, couple_parameters
-from obc_onnx.ops.dtypes import bits_dtype, check_held, torch_dtype, wrap
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
+from obc_onnx.ops.base.arithmetic import follow
+from obc_onnx.ops.base.broadcast import broadcast_axes, couple_parameters
+from obc_onnx.ops.base.dtypes import bits_dtype, check_held, torch_dtype, wrap
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 _UNARY = {
     op_type: torch_name or op_type.lower()

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 
 class Frozen(FreeOfMacs):

@@ -20,19 +20,19 @@ from obc_onnx.ops.activation import (
     selu,
     thresholded_relu,
 )
+from obc_onnx.ops.base.rule import Call, Rule
+from obc_onnx.ops.base.value import Value
 from obc_onnx.ops.conv import Conv, conv
 from obc_onnx.ops.linear import Gemm, MatMul, gemm
-from obc_onnx.ops.rule import Call, Rule
-from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext, Role
-    from obc_onnx.ops.rule import Shape
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext, Role
+    from obc_onnx.ops.base.rule import Shape
 
 _HOMOGENEOUS = ("", "Relu", "LeakyRelu")
 _PLAIN = {

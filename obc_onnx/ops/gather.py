@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.axes.sizes import value_of
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.context import Tap
-from obc_onnx.ops.host import as_ints
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value, apply
-from obc_onnx.sizes import value_of
+from obc_onnx.ops.base.context import Tap
+from obc_onnx.ops.base.host import as_ints
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value, apply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 _TABLE_RANK = 2
 _ONE_PER_ROW = 2

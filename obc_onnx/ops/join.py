@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes import concat
-from obc_onnx.ops.host import as_ints
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value, apply
+from obc_onnx.axes.expressions import concat
+from obc_onnx.ops.base.host import as_ints
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value, apply
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 _SIZES_AS_INPUT_SINCE = 13
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes import Dim, product
-from obc_onnx.ops.host import as_ints
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value, apply
-from obc_onnx.sizes import Sized
+from obc_onnx.axes.expressions import Dim, product
+from obc_onnx.axes.sizes import Sized
+from obc_onnx.ops.base.host import as_ints
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value, apply
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 _AXES_AS_INPUT_SINCE = 13
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from obc_onnx.ops.broadcast import broadcast_axes
-from obc_onnx.ops.context import Tap
-from obc_onnx.ops.rule import Call, Rule
-from obc_onnx.ops.value import Value
+from obc_onnx.ops.base.broadcast import broadcast_axes
+from obc_onnx.ops.base.context import Tap
+from obc_onnx.ops.base.rule import Call, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
-    from obc_onnx.ops.rule import Shape
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.rule import Shape
 
     Letter = str | int
 

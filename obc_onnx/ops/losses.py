@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from obc_onnx.ops.base.rule import Call
 from obc_onnx.ops.frozen import Frozen
-from obc_onnx.ops.rule import Call
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.ops.context import ForwardContext
-    from obc_onnx.ops.rule import Rule
+    from obc_onnx.ops.base.context import ForwardContext
+    from obc_onnx.ops.base.rule import Rule
 
 _IGNORES_NOTHING = -(2**31)
 """No class: the default where a node names none to ignore."""

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import TensorProto
 
-from obc_onnx.ops.dtypes import torch_dtype
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
+from obc_onnx.ops.base.dtypes import torch_dtype
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 
 class Cumulate(FreeOfMacs):

@@ -6,17 +6,17 @@ import math
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.padding import explicit_pads, same_pads
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
+from obc_onnx.ops.base.padding import explicit_pads, same_pads
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 
 class _Pool(FreeOfMacs):

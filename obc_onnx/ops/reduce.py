@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from obc_onnx.ops.host import as_ints
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value, apply
+from obc_onnx.ops.base.host import as_ints
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value, apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 _SUMS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare")
 """To these a masked position adds nothing."""

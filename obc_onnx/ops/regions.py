@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes import product
+from obc_onnx.axes.expressions import product
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.context import Tap
-from obc_onnx.ops.padding import explicit_pads
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
+from obc_onnx.ops.base.context import Tap
+from obc_onnx.ops.base.padding import explicit_pads
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
-    from obc_onnx.ops.rule import Shape
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.rule import Shape
 
 _PLANE = 4
 """Rank of a batch of images."""

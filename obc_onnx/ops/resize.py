@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.ops.host import as_ints
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
-from obc_onnx.sizes import Size, axes_of, value_of
+from obc_onnx.axes.sizes import Size, axes_of, value_of
+from obc_onnx.ops.base.host import as_ints
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
     Points = NDArray[np.floating[Any]]
 

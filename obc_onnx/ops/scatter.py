@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
-from obc_onnx.sizes import axes_of, value_of
+from obc_onnx.axes.sizes import axes_of, value_of
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
-    from obc_onnx.ops.value import Wanted
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.value import Wanted
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 """What torch calls the ways to join an update with what is there."""

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value, apply
 from obc_onnx.ops.reduce import Softmax, along, span_of, without
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value, apply
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 
 class Hardmax(Softmax):

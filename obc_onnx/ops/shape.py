@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from obc_onnx.axes import product
-from obc_onnx.ops.dtypes import torch_dtype
-from obc_onnx.ops.host import as_ints, device_of, read_sizes
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value, apply, followed
-from obc_onnx.sizes import Size as SizeOf
-from obc_onnx.sizes import Sized, axis_of
+from obc_onnx.axes.expressions import product
+from obc_onnx.axes.sizes import Size as SizeOf
+from obc_onnx.axes.sizes import Sized, axis_of
+from obc_onnx.ops.base.dtypes import torch_dtype
+from obc_onnx.ops.base.host import as_ints, device_of, read_sizes
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value, apply, followed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 
 class Shape(FreeOfMacs):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from obc_onnx.ops.dtypes import torch_dtype
+from obc_onnx.ops.base.dtypes import torch_dtype
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 from obc_onnx.ops.frozen import Frozen
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 _AXIS_AS_INPUT_SINCE = 20
 _FLOAT = 1

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes import concat, take
+from obc_onnx.axes.expressions import concat, take
+from obc_onnx.axes.sizes import axes_of
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops.host import as_ints
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value, apply, concrete
-from obc_onnx.sizes import axes_of
+from obc_onnx.ops.base.host import as_ints
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value, apply, concrete
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
-    from obc_onnx.ops.value import Wanted
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.value import Wanted
 
 
 class Slice(FreeOfMacs):

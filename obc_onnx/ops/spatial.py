@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.axes import product
-from obc_onnx.ops.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.value import Value
+from obc_onnx.axes.expressions import product
+from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import CoupleContext, ForwardContext
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 
 class _Blocks(FreeOfMacs):

@@ -1,1 +1,5 @@
-"""Repair without training: the cut network is brought back towards the original on samples."""
+"""Repair without training.
+
+In come the original, the cut graph and samples; out goes the cut graph with weights that bring its
+outputs nearer to the original's, or as it was where no step did. No gradient is taken.
+"""

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.images import IMAGE_RANK, channels_last
+from obc_onnx.samples.images import IMAGE_RANK, channels_last
 
 if TYPE_CHECKING:
-    from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.samples.samples import Samples
 
 _LEAST = 0.2
 """Correlation of neighbours: pictures have above 0.8, independent noise 0."""

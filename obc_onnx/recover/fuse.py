@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from obc_onnx.axes import leaves
-from obc_onnx.channel_start import find_readers, start_from
-from obc_onnx.equivalent import EquivalentTwin, Start, find_parametrised
+from obc_onnx.axes.expressions import leaves
+from obc_onnx.coupling.members import member_of, operands, owners_along
+from obc_onnx.equivalent.network import EquivalentTwin, Start, find_parametrised
+from obc_onnx.equivalent.starts import find_readers, start_from
 from obc_onnx.recover.norm_moments import norm_moments
-from obc_onnx.saliency.members import member_of, operands, owners_along
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling, Group, Keep
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.graph.model import Graph
 
     Numbers = NDArray[np.float64]
 

@@ -9,18 +9,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.tensors import parameter_name
+from obc_onnx.twin.tensors import parameter_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor, fx
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.graph import Graph
-    from obc_onnx.module import TorchTwin
-    from obc_onnx.node import Node
-    from obc_onnx.ops.context import Role, Tap
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import Role, Tap
+    from obc_onnx.twin.module import TorchTwin
 
 _MATRIX = 2
 

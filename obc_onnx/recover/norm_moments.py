@@ -20,20 +20,20 @@ import torch
 from torch import fx
 
 from obc_onnx.ops.elementwise import PositionByPosition
-from obc_onnx.saliency.probes import calls_of
-from obc_onnx.twin import derived_twin
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.probes import calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from obc_onnx.axes import Dim
-    from obc_onnx.channel_start import Reader
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.module import TorchTwin
-    from obc_onnx.node import Node
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.equivalent.starts import Reader
+    from obc_onnx.graph.node import Node
     from obc_onnx.saliency.reads import Read
+    from obc_onnx.twin.module import TorchTwin
 
     Numbers = NDArray[np.float64]
 

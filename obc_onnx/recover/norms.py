@@ -13,21 +13,21 @@ import numpy as np
 import torch
 from torch import fx
 
-from obc_onnx.measure import batch_size_of
-from obc_onnx.ops.norm import batch_norm
-from obc_onnx.padding import real_of
+from obc_onnx.measuring.error import MEASURED
+from obc_onnx.measuring.outputs import batch_size_of
+from obc_onnx.measuring.padding import real_of
+from obc_onnx.ops.norms.batch import batch_norm
 from obc_onnx.progress import track
-from obc_onnx.recover.error import MEASURED
-from obc_onnx.recover.lockstep import name_of
-from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import derived_twin
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.lockstep import name_of
+from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
-    from obc_onnx.node import Node
-    from obc_onnx.padding import RealOf
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.node import Node
+    from obc_onnx.measuring.padding import RealOf
+    from obc_onnx.samples.samples import Samples
 
 _MEAN = 3
 """Slot of the mean of a batch norm."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from obc_onnx.recover.lockstep import name_of
+from obc_onnx.twin.lockstep import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from obc_onnx.graph import Graph
-    from obc_onnx.module import TorchTwin
+    from obc_onnx.graph.model import Graph
     from obc_onnx.recover.layers import Layer
+    from obc_onnx.twin.module import TorchTwin
 
 _MOVES = frozenset({"Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze"}) | {
     "Transpose",

@@ -26,14 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from obc_onnx.measure import batch_size_of
-from obc_onnx.padding import real_of
+from obc_onnx.measuring.outputs import batch_size_of
+from obc_onnx.measuring.padding import real_of
 from obc_onnx.progress import track
-from obc_onnx.recover.layers import Layer, find_layers, find_shared
-from obc_onnx.recover.least_squares import Halves, solve
-from obc_onnx.recover.lockstep import Lockstep, affordable
-from obc_onnx.recover.methods import LayerFit
-from obc_onnx.recover.scores import (
+from obc_onnx.recover.attention import (
     Products,
     Scores,
     find_scores,
@@ -41,20 +37,24 @@ from obc_onnx.recover.scores import (
     put_into_layer,
     recombine,
 )
+from obc_onnx.recover.layers import Layer, find_layers, find_shared
+from obc_onnx.recover.least_squares import Halves, solve
+from obc_onnx.recover.methods import LayerFit
 from obc_onnx.recover.targets import Target, take, target_of
-from obc_onnx.tensors import as_inputs, parameter_name, wide
-from obc_onnx.twin import derived_twin
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.lockstep import Lockstep, affordable
+from obc_onnx.twin.tensors import as_inputs, parameter_name, wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
-    from obc_onnx.module import TorchTwin
-    from obc_onnx.padding import RealOf
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.measuring.padding import RealOf
+    from obc_onnx.samples.samples import Samples
+    from obc_onnx.twin.module import TorchTwin
 
     Solver = Callable[..., Tensor]
     Use = tuple[Layer, Target]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from obc_onnx.measuring.error import Distance, split
 from obc_onnx.recover.calibration import looks_like_noise
-from obc_onnx.recover.error import Distance, split
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.match import match
 from obc_onnx.recover.methods import Recovery
@@ -13,10 +13,10 @@ from obc_onnx.recover.norms import reestimate_norms, why_no_norms
 from obc_onnx.recover.refit import refit
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
     from obc_onnx.recover.methods import LayerFit, Method
+    from obc_onnx.samples.samples import Samples
 
 _STEPS: dict[Method, tuple[str, ...]] = {
     "auto": ("refit", "stats"),

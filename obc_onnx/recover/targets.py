@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from obc_onnx.axes import leaves, mask
-from obc_onnx.ops.norm import affine_of
+from obc_onnx.axes.expressions import leaves, mask
+from obc_onnx.ops.norms.batch import affine_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.graph import Graph
-    from obc_onnx.node import Node
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.node import Node
     from obc_onnx.recover.layers import Layer
-    from obc_onnx.recover.lockstep import Lockstep
+    from obc_onnx.twin.lockstep import Lockstep
 
     Numbers = NDArray[np.float64]
 

@@ -1,1 +1,4 @@
-"""What changed, for people and for programs."""
+"""What people and programs are told.
+
+In come the values of all stages, out go text, JSON and pictures. It decides and measures nothing.
+"""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from obc_onnx.costs import units_left
+from obc_onnx.planning.costs import units_left
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.latency import Race
-    from obc_onnx.recover.error import OutputError
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.measuring.error import OutputError
+    from obc_onnx.measuring.latency import Race
     from obc_onnx.report.summary import Change
 
 _NARROW = 0.1

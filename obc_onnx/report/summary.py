@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes import describe
-from obc_onnx.defaults import BLOCKS
+from obc_onnx.axes.expressions import describe
+from obc_onnx.planning.budget import BLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from obc_onnx.baseline import Fed
-    from obc_onnx.coupling import Coupling, Group, Keep
-    from obc_onnx.explain import AxisExplanation
-    from obc_onnx.graph import Graph
-    from obc_onnx.plan import PruningPlan
-    from obc_onnx.recover.error import OutputError
+    from obc_onnx.coupling.explain import AxisExplanation
+    from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.measuring.baseline import Fed
+    from obc_onnx.measuring.error import OutputError
+    from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.training.course import Epoch
-    from obc_onnx.verify import Check
+    from obc_onnx.verification.checks import Check
 
 
 _SHOWN = 3

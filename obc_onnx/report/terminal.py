@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from obc_onnx.planning.sensitivity import N_SHARES
 from obc_onnx.report.summary import Change
-from obc_onnx.sensitivity import N_SHARES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from obc_onnx.baseline import Fed
-    from obc_onnx.plan import PruningPlan
-    from obc_onnx.recover.error import OutputError
+    from obc_onnx.measuring.baseline import Fed
+    from obc_onnx.measuring.error import OutputError
+    from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.planning.sensitivity import Point, Sensitivity
     from obc_onnx.report.summary import GroupSummary, Inspection, Report
-    from obc_onnx.sensitivity import Point, Sensitivity
-    from obc_onnx.verify import Check
+    from obc_onnx.verification.checks import Check
 
 _WIDTH = 100
 

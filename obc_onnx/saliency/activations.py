@@ -8,27 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from obc_onnx.axes import leaves
+from obc_onnx.axes.expressions import leaves
+from obc_onnx.coupling.members import along_axis, by_unit, left_of, member_of, operands
 from obc_onnx.saliency.criterion import OF_MEMBERS, OF_SAMPLES, Criterion
-from obc_onnx.saliency.members import (
-    along_axis,
-    by_unit,
-    left_of,
-    member_of,
-    operands,
-    reduced,
-    roles_of,
-)
 from obc_onnx.saliency.reads import Watch, read_of, watch_reads
+from obc_onnx.saliency.reduction import reduced, roles_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Keep
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.members import Member
+    from obc_onnx.coupling.model import Keep
     from obc_onnx.saliency.criterion import Saliency, Scene
-    from obc_onnx.saliency.members import Member
 
     Numbers = NDArray[np.float64]
 

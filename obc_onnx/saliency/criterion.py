@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.data import Samples
-    from obc_onnx.defaults import Ranking
-    from obc_onnx.padding import RealOf
-    from obc_onnx.scales import Scale
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.measuring.padding import RealOf
+    from obc_onnx.measuring.scales import Scale
+    from obc_onnx.saliency.options import Ranking
+    from obc_onnx.samples.samples import Samples
 
     Saliency = dict[str, NDArray[np.float64]]
 
@@ -65,10 +65,10 @@ class Scene:
     @cached_property
     def scales(self) -> list[Scale]:
         """The scales of the model's float outputs on the samples; whole, whatever is masked."""
-        from obc_onnx.measure import batch_size_of
-        from obc_onnx.scales import measure_scales
-        from obc_onnx.tensors import as_inputs, to_array
-        from obc_onnx.twin import derived_twin
+        from obc_onnx.measuring.outputs import batch_size_of
+        from obc_onnx.measuring.scales import measure_scales
+        from obc_onnx.twin.build import derived_twin
+        from obc_onnx.twin.tensors import as_inputs, to_array
 
         graph = self.coupling.graph
         twin = derived_twin(graph, self.coupling)
@@ -84,7 +84,7 @@ class Scene:
 
     def real_positions(self, which: slice) -> RealOf:
         """Return what says which positions of a value are no padding, see `padding.real_of`."""
-        from obc_onnx.padding import real_of
+        from obc_onnx.measuring.padding import real_of
 
         return real_of(self.coupling, self.data(), which)
 

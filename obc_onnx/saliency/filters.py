@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from obc_onnx.coupling.members import member_of, operands, owners_along
 from obc_onnx.saliency.criterion import Criterion
-from obc_onnx.saliency.members import member_of, operands, owners_along, reduced, roles_of
+from obc_onnx.saliency.reduction import reduced, roles_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.axes import Dim, Expr
-    from obc_onnx.coupling import Keep
+    from obc_onnx.axes.expressions import Dim, Expr
+    from obc_onnx.coupling.model import Keep
     from obc_onnx.saliency.criterion import Saliency, Scene
 
     Numbers = NDArray[np.float64]

@@ -8,30 +8,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from obc_onnx.axes import leaves
-from obc_onnx.processes import add_up
+from obc_onnx.axes.expressions import leaves
+from obc_onnx.coupling.members import along_axis, bias_of, by_unit, member_of
 from obc_onnx.saliency.criterion import OF_LOSS, OF_MEMBERS, OF_SAMPLES, Criterion
-from obc_onnx.saliency.members import (
-    along_axis,
-    bias_of,
-    by_unit,
-    member_of,
-    reduced,
-    roles_of,
-)
 from obc_onnx.saliency.objective import check_loss, make_objective
-from obc_onnx.saliency.probes import alias_of, calls_of, has_place, insert, masked_twin
-from obc_onnx.saliency.sweep import Sweep
+from obc_onnx.saliency.reduction import reduced, roles_of
+from obc_onnx.saliency.sweep import Sweep, masked_twin
+from obc_onnx.twin.probes import alias_of, calls_of, has_place, insert
+from obc_onnx.twin.processes import add_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Keep
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.members import Member
+    from obc_onnx.coupling.model import Keep
     from obc_onnx.saliency.criterion import Saliency, Scene
-    from obc_onnx.saliency.members import Member
-    from obc_onnx.saliency.probes import Place
+    from obc_onnx.twin.probes import Place
 
 
 class Taylor(Criterion):

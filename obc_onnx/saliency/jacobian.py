@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from obc_onnx.processes import add_up
+from obc_onnx.coupling.members import member_of
 from obc_onnx.saliency.criterion import COUPLED, OF_LOSS, OF_MEMBERS, OF_SAMPLES, Criterion
-from obc_onnx.saliency.members import member_of, reduced
 from obc_onnx.saliency.objective import make_objective
-from obc_onnx.saliency.probes import masked_twin
-from obc_onnx.saliency.sweep import Sweep
+from obc_onnx.saliency.reduction import reduced
+from obc_onnx.saliency.sweep import Sweep, masked_twin
 from obc_onnx.saliency.taps import Taps
+from obc_onnx.twin.processes import add_up
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Coupling, Keep
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.members import Member
+    from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.saliency.criterion import Saliency, Scene
-    from obc_onnx.saliency.members import Member
     from obc_onnx.saliency.options import Scoring
 
     Rows = dict[tuple[Member, Dim], Tensor]

@@ -6,25 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from obc_onnx.coupling.members import along_axis, by_unit, member_of, operands
 from obc_onnx.saliency.criterion import Criterion
-from obc_onnx.saliency.members import (
-    along_axis,
-    by_unit,
-    member_of,
-    operands,
-    reduced,
-    roles_of,
-)
+from obc_onnx.saliency.reduction import reduced, roles_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Keep
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.members import Member
+    from obc_onnx.coupling.model import Keep
     from obc_onnx.saliency.criterion import Saliency, Scene
-    from obc_onnx.saliency.members import Member
 
     Numbers = NDArray[np.float64]
 

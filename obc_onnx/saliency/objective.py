@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional
 
 from obc_onnx.errors import DataError, RequestError
-from obc_onnx.logits import ends_in_softmax, logits_of
-from obc_onnx.measure import answers
-from obc_onnx.node import CLASSES_RANK, is_float
-from obc_onnx.tensors import wide
+from obc_onnx.graph.node import CLASSES_RANK, is_float
+from obc_onnx.measuring.classes import ends_in_softmax
+from obc_onnx.measuring.outputs import answers
+from obc_onnx.twin.logits import logits_of
+from obc_onnx.twin.tensors import wide
 from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.graph import Graph
-    from obc_onnx.padding import RealOf
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.measuring.padding import RealOf
+    from obc_onnx.measuring.scales import Scale
     from obc_onnx.saliency.criterion import Scene
     from obc_onnx.saliency.options import Objective as Kind
     from obc_onnx.saliency.options import Rows
-    from obc_onnx.scales import Scale
 
     UserLoss = Callable[[dict[str, Tensor], Tensor | None], Tensor]
 

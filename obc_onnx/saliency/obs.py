@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.nn import functional
 
-from obc_onnx.axes import mask
-from obc_onnx.ops.conv import conv
-from obc_onnx.saliency.criterion import OF_MEMBERS, OF_SAMPLES, Criterion
-from obc_onnx.saliency.members import (
+from obc_onnx.axes.expressions import mask
+from obc_onnx.coupling.members import (
     along_axis,
     by_unit,
     left_of,
     member_of,
     operands,
     owners_along,
-    reduced,
-    roles_of,
 )
+from obc_onnx.ops.conv import conv
+from obc_onnx.saliency.criterion import OF_MEMBERS, OF_SAMPLES, Criterion
 from obc_onnx.saliency.reads import Watch, read_of, watch_reads
-from obc_onnx.tensors import wide
+from obc_onnx.saliency.reduction import reduced, roles_of
+from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, fx
 
-    from obc_onnx.axes import Dim
-    from obc_onnx.coupling import Coupling, Group, Keep
-    from obc_onnx.ops.context import Role, Tap
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.members import Member
+    from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.ops.base.context import Role, Tap
     from obc_onnx.saliency.criterion import Saliency, Scene
-    from obc_onnx.saliency.members import Member
 
 _RIDGE = 1e-3
 """Added to the diagonal of second moments, as a share of its mean."""

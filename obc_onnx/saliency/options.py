@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from obc_onnx.defaults import SCORED_SAMPLES
 from obc_onnx.errors import RequestError
 
 if TYPE_CHECKING:
@@ -15,11 +14,17 @@ Objective = Literal["labels", "pseudo", "output"]
 Rows = Literal["sample", "batch"]
 Reduction = Literal["sum", "mean", "max", "first", "coupled"]
 Normalizer = Literal["none", "mean", "max", "sum", "parameters"]
+Ranking = Literal["global", "per-cost", "uniform", "isomorphic"]
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 ROWS: tuple[Rows, ...] = get_args(Rows)
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 NORMALIZERS: tuple[Normalizer, ...] = get_args(Normalizer)
+RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
+FORMER_RANKINGS: dict[str, Ranking] = {"per-mac": "per-cost"}
+"""Names that recorded experiments use; with a target of MACs alone they order units alike."""
+
+SCORED_SAMPLES = 512
 
 ROW_SIZE = 32
 """Samples per batch where nothing else is asked for; a pass takes fewer where memory lacks."""

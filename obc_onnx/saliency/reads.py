@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import nn
 
-from obc_onnx.processes import add_up
-from obc_onnx.saliency.members import roles_of
-from obc_onnx.saliency.probes import calls_of, insert, masked_twin
-from obc_onnx.saliency.sweep import Sweep
+from obc_onnx.saliency.reduction import roles_of
+from obc_onnx.saliency.sweep import Sweep, masked_twin
+from obc_onnx.twin.probes import calls_of, insert
+from obc_onnx.twin.processes import add_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, fx
 
-    from obc_onnx.coupling import Keep
-    from obc_onnx.ops.context import Role, Tap
+    from obc_onnx.coupling.model import Keep
+    from obc_onnx.ops.base.context import Role, Tap
     from obc_onnx.saliency.criterion import Scene
-    from obc_onnx.saliency.probes import Place
+    from obc_onnx.twin.probes import Place
 
 
 Read: TypeAlias = "tuple[Place, int]"

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from obc_onnx.processes import own_share
 from obc_onnx.progress import track
 from obc_onnx.saliency.objective import rows_of
-from obc_onnx.tensors import as_inputs
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.processes import own_share
+from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,13 +21,27 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Keep
+    from obc_onnx.graph.model import Graph
     from obc_onnx.saliency.criterion import Scene
+    from obc_onnx.twin.module import TorchTwin
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def masked_twin(scene: Scene, keep: Keep) -> tuple[Graph, TorchTwin]:
+    """Mask the units that are gone, which gives what the pruned network gives.
+
+    Returns:
+        The masked graph, and its twin on the scene's device, with weights that do not learn.
+    """
+    coupling = scene.coupling
+    graph = mask_reads(coupling, keep) if keep else coupling.graph
+    twin = derived_twin(graph, coupling)
+    return graph, twin.to(scene.device).eval().requires_grad_(False)  # noqa: FBT003
 
 
 class Sweep(Generic[Result]):

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from obc_onnx.axes import Dim, Product, leaves
-from obc_onnx.ops.context import Tap
-from obc_onnx.saliency.members import Member, bias_of, counts, member_of, owners_along
+from obc_onnx.axes.expressions import Dim, Product, leaves
+from obc_onnx.coupling.members import Member, bias_of, member_of, owners_along
+from obc_onnx.ops.base.context import Tap
 from obc_onnx.saliency.objective import check_loss
 from obc_onnx.saliency.options import Scoring
-from obc_onnx.saliency.probes import alias_of, calls_of, has_place, insert
-from obc_onnx.tensors import wide
+from obc_onnx.saliency.reduction import counts
+from obc_onnx.twin.probes import alias_of, calls_of, has_place, insert
+from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.axes import Expr
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.module import TorchTwin
-    from obc_onnx.ops.context import Role
-    from obc_onnx.saliency.probes import Place
+    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.ops.base.context import Role
+    from obc_onnx.twin.module import TorchTwin
+    from obc_onnx.twin.probes import Place
 
 
 @dataclass(frozen=True)

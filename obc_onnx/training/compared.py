@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.scales import Scale
+    from obc_onnx.measuring.scales import Scale
 
     Mask = NDArray[np.bool_]
 

@@ -14,14 +14,12 @@ import numpy as np
 import torch
 
 from obc_onnx.errors import DivergedError, RequestError
-from obc_onnx.loading import Loader
-from obc_onnx.padding import real_of
-from obc_onnx.processes import add_up, own_part, rank, world_size
+from obc_onnx.measuring.padding import real_of
 from obc_onnx.progress import Progress
-from obc_onnx.tensors import as_inputs, lay_channels_last
 from obc_onnx.training.course import Course, Epoch, best_of
 from obc_onnx.training.evaluation import Judge, first_of, parts_of
 from obc_onnx.training.fabric import make_fabric
+from obc_onnx.training.loading import Loader
 from obc_onnx.training.loss import Labels, TrainingLoss
 from obc_onnx.training.mixing import check_mixing, mix
 from obc_onnx.training.norm_modes import NormModes
@@ -31,6 +29,8 @@ from obc_onnx.training.order import Order, rate
 from obc_onnx.training.synced_norm import share_statistics
 from obc_onnx.training.teacher import Teacher
 from obc_onnx.training.trial import RATES, Trial, best_of_trials, run_trials, trial_steps
+from obc_onnx.twin.processes import add_up, own_part, rank, world_size
+from obc_onnx.twin.tensors import as_inputs, lay_channels_last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.data import Samples
-    from obc_onnx.equivalent import EquivalentTwin
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.equivalent.network import EquivalentTwin
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.samples.samples import Samples
     from obc_onnx.training.keeper import Keeper
     from obc_onnx.training.options import NormsName, TrainingOptions
     from obc_onnx.training.sparse import GroupPenalty

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from obc_onnx.measure import accuracy, batch_size_of
-from obc_onnx.padding import real_of
-from obc_onnx.recover.error import Distance
-from obc_onnx.runtime import Session
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import Distance
+from obc_onnx.measuring.outputs import accuracy, batch_size_of
+from obc_onnx.measuring.padding import real_of
 from obc_onnx.training.loss import Labels
 from obc_onnx.training.teacher import Teacher
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.samples.samples import Samples
     from obc_onnx.training.loss import TrainingLoss
 
 _SMALLEST = 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -11,8 +11,8 @@ from obc_onnx.errors import RequestError
 from obc_onnx.files import replacing
 
 if TYPE_CHECKING:
-    from obc_onnx.run_folder import RunFolder
-
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 _PARTS = {
     *("student", "optimizer", "precision", "history", "trials", "losses", "best", "average"),
@@ -20,6 +20,19 @@ _PARTS = {
 }
 SPARSE_LEARNING, TUNING = "sparse", ""
 """Stages of training: what the names of their files start with."""
+
+
+class Checkpoints(Protocol):
+    """Where the states of a run are kept."""
+
+    resume: bool
+    """Whether a run that is there goes on."""
+
+    def checkpoint(self, stage: str) -> Path:
+        """Say where states of a stage of training are kept."""
+
+    def keep_metrics(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Keep one JSON object per epoch of a stage."""
 
 
 class Keeper:
@@ -30,7 +43,7 @@ class Keeper:
         stage: Which stage.
     """
 
-    def __init__(self, folder: RunFolder, stage: str) -> None:
+    def __init__(self, folder: Checkpoints, stage: str) -> None:
         self._folder, self._stage = folder, stage
 
     def load(self) -> dict[str, Any] | None:

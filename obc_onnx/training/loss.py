@@ -9,11 +9,12 @@ import torch
 from torch.nn import functional
 
 from obc_onnx.errors import RequestError
-from obc_onnx.logits import class_axis, ends_in_softmax, logits_of
-from obc_onnx.node import CLASSES_RANK
-from obc_onnx.tensors import wide
+from obc_onnx.graph.node import CLASSES_RANK
+from obc_onnx.measuring.classes import class_axis, ends_in_softmax
 from obc_onnx.training.compared import Compared
 from obc_onnx.training.options import LABELS_AND_TEACHER, check_labels
+from obc_onnx.twin.logits import logits_of
+from obc_onnx.twin.tensors import wide
 from obc_onnx.user_code import load_function
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from obc_onnx.graph import Graph
-    from obc_onnx.node import Port
-    from obc_onnx.padding import RealOf
-    from obc_onnx.scales import Scale
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.node import Port
+    from obc_onnx.measuring.padding import RealOf
+    from obc_onnx.measuring.scales import Scale
     from obc_onnx.training.options import TrainingOptions
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import RequestError
-from obc_onnx.images import IMAGE_RANK, channels_last
+from obc_onnx.samples.images import IMAGE_RANK, channels_last
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph.model import Graph
     from obc_onnx.training.options import TrainingOptions
 
     Feed = dict[str, NDArray[Any]]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from obc_onnx.ops.norm import batch_norm
+from obc_onnx.ops.norms.batch import batch_norm
 from obc_onnx.training.synced_norm import batch_norm_of_all
 
 if TYPE_CHECKING:
-    from obc_onnx.module import TorchTwin
     from obc_onnx.training.options import NormsName
+    from obc_onnx.twin.module import TorchTwin
 
 
 class NormModes:

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from obc_onnx.equivalent import EquivalentTwin
+    from obc_onnx.equivalent.network import EquivalentTwin
     from obc_onnx.training.options import TrainingOptions
 
 _SECOND_BETA = 0.999

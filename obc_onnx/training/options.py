@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
-from obc_onnx.defaults import BATCH_SIZE, VALIDATION
 from obc_onnx.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obc_onnx.augmentation import Augmentation
+    from obc_onnx.training.augmentation import Augmentation
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]
@@ -27,6 +26,12 @@ STARTS: tuple[StartName, ...] = get_args(StartName)
 SPARSE: tuple[SparseName, ...] = get_args(SparseName)
 NORMS: tuple[NormsName, ...] = get_args(NormsName)
 
+BATCH_SIZE = 64
+LEARNING_RATE = 0.01
+"""Of sparse learning; that of fine-tuning is found by trials."""
+VALIDATION = 0.1
+FINETUNE_EPOCHS = 20
+"""Of the command that does nothing but train."""
 LABELS_AND_TEACHER = (("ce", 0.5), ("kd", 0.5))
 """The loss where there are labels, half and half as in the paper."""
 LOSSES = ("ce", "kd", "mse", "cosine", "smooth-l1")

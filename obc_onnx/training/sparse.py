@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from obc_onnx.axes import leaves
-from obc_onnx.saliency.members import bias_of, member_of, owners_along
-from obc_onnx.tensors import parameter_name
+from obc_onnx.axes.expressions import leaves
+from obc_onnx.coupling.members import bias_of, member_of, owners_along
+from obc_onnx.twin.tensors import parameter_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.coupling import Coupling, Group
-    from obc_onnx.equivalent import EquivalentTwin
-    from obc_onnx.saliency.members import Member
+    from obc_onnx.coupling.members import Member
+    from obc_onnx.coupling.model import Coupling, Group
+    from obc_onnx.equivalent.network import EquivalentTwin
     from obc_onnx.training.options import SparseName, TrainingOptions
 
 _LARGEST = 16.0

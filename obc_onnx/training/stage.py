@@ -6,31 +6,30 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from obc_onnx.analysis import Clock, analyse
-from obc_onnx.channel_start import channel_start
-from obc_onnx.defaults import LEARNING_RATE
-from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.recover.error import Distance, split
+from obc_onnx.coupling.analysis import Clock, analyse
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.equivalent.norms import fold_norms, same_units, unfold_norms
+from obc_onnx.equivalent.starts import channel_start
+from obc_onnx.measuring.error import Distance, split
 from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover as repair
-from obc_onnx.saliency import Scoring
-from obc_onnx.scoring import make_scene
-from obc_onnx.surgery import remove_units
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.saliency.scores import make_scene
+from obc_onnx.surgery.cut import remove_units
 from obc_onnx.training.course import doubts_on, notes_on
 from obc_onnx.training.engine import finetune
-from obc_onnx.training.keeper import SPARSE_LEARNING, TUNING, Keeper
+from obc_onnx.training.keeper import SPARSE_LEARNING, TUNING, Checkpoints, Keeper
+from obc_onnx.training.options import LEARNING_RATE
 from obc_onnx.training.sparse import GroupPenalty
-from obc_onnx.unfolding import fold_norms, same_units, unfold_norms
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling import Coupling, Keep
-    from obc_onnx.data import Samples
-    from obc_onnx.graph import Graph
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.equivalent.norms import Unfolded
+    from obc_onnx.graph.model import Graph
     from obc_onnx.recover.methods import Method
-    from obc_onnx.run_folder import RunFolder
+    from obc_onnx.samples.samples import Samples
     from obc_onnx.training.course import Epoch
     from obc_onnx.training.options import TrainingOptions
-    from obc_onnx.unfolding import Unfolded
 
 
 logger = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ def tune(
     *,
     teacher: Coupling | None = None,
     recover: Method = "auto",
-    folder: RunFolder | None = None,
+    folder: Checkpoints | None = None,
 ) -> Tuned:
     """Train a pruned network towards its original.
 
@@ -102,7 +101,10 @@ def tune(
 
 
 def sparsify(
-    coupling: Coupling, samples: Samples, options: TrainingOptions, folder: RunFolder | None = None
+    coupling: Coupling,
+    samples: Samples,
+    options: TrainingOptions,
+    folder: Checkpoints | None = None,
 ) -> tuple[Graph, list[Epoch]]:
     """Train a whole network so that its weak units matter less.
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.distributed.nn.functional import all_reduce
 
-from obc_onnx.ops.norm import batch_norm
-from obc_onnx.tensors import wide
+from obc_onnx.ops.norms.batch import batch_norm
+from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obc_onnx.module import TorchTwin
+    from obc_onnx.twin.module import TorchTwin
 
 
 def share_statistics(twin: TorchTwin) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from obc_onnx.measure import batch_size_of
-from obc_onnx.runtime import Session
-from obc_onnx.scales import measure_scales
-from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import derived_twin
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.outputs import batch_size_of
+from obc_onnx.measuring.scales import measure_scales
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.data import Samples
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.samples.samples import Samples
 
 _CACHE_BYTES = 2**28
 """Outputs are kept for all samples as long as they fit into this."""

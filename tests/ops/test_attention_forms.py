@@ -31,14 +31,15 @@ from ops import (
     cases_stateful,
 )
 
-from obc_onnx.axes import leaves
+from obc_onnx.axes.expressions import leaves
+from obc_onnx.coupling.inference import find_coupling
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.graph import Graph
-from obc_onnx.inference import find_coupling
-from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import build_twin
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.twin.build import build_twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -24,14 +24,14 @@ from helpers import (
 from ops.cases_frozen import WITHOUT_ROWS
 from torch.utils.flop_counter import FlopCounterMode
 
-from obc_onnx.axes import leaves
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.recover.lockstep import Lockstep
-from obc_onnx.runtime import Session
-from obc_onnx.shapes import known_types
-from obc_onnx.surgery import remove_units
-from obc_onnx.tensors import as_inputs
-from obc_onnx.twin import build_twin, derived_twin
+from obc_onnx.axes.expressions import leaves
+from obc_onnx.graph.session import Session
+from obc_onnx.graph.shapes import known_types
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.twin.build import build_twin, derived_twin
+from obc_onnx.twin.lockstep import Lockstep
+from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
     from ops.cases import Case

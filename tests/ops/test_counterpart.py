@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto, helper
 
-from obc_onnx.graph import Graph
-from obc_onnx.inference import find_coupling
-from obc_onnx.ops.context import Tap
-from obc_onnx.ops.counterpart import couple_as
+from obc_onnx.coupling.inference import find_coupling
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.base.context import Tap
+from obc_onnx.ops.base.counterpart import couple_as
+from obc_onnx.ops.base.rule import RuleSet
+from obc_onnx.ops.base.value import Value
 from obc_onnx.ops.frozen import Frozen
-from obc_onnx.ops.rule import RuleSet
-from obc_onnx.ops.value import Value
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling import Coupling
-    from obc_onnx.ops.context import CoupleContext
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.ops.base.context import CoupleContext
 
 DOMAIN = "test"
 SHAPES = {"x": (2, 5, 6, 4), "n": (1,), "y": (2, 5, 6, 4), "s": (1,)}

@@ -9,14 +9,14 @@ from helpers import analyse, build
 from ops.cases_frozen import CASES
 
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.ops import DEFAULT_RULES
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.frozen import Frozen
-from obc_onnx.twin import build_twin
+from obc_onnx.twin.build import build_twin
 
 if TYPE_CHECKING:
     from ops.cases import Case
 
-    from obc_onnx.node import Node
+    from obc_onnx.graph.node import Node
 
 FROZEN = tuple(c for c in CASES if not c.prunes)
 each_frozen = pytest.mark.parametrize("case", FROZEN, ids=lambda case: case.id)

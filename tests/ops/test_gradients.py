@@ -9,9 +9,9 @@ from ops.test_conformance import BATCH, CASES, generator
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.tensors import to_tensor
-from obc_onnx.twin import build_twin
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.twin.build import build_twin
+from obc_onnx.twin.tensors import to_tensor
 
 if TYPE_CHECKING:
     from ops.cases import Case

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ops.cases import Case
 
-    from obc_onnx.coupling import Coupling
+    from obc_onnx.coupling.model import Coupling
 
 OPEN = (
     "MatMul-plain",

@@ -10,15 +10,16 @@ import torch
 from helpers import Analysed, analyse, assert_close, build, make_feed, random_keep
 from onnx.reference import ReferenceEvaluator
 
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import build_twin
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.twin.build import build_twin
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obc_onnx.graph import Graph
+    from obc_onnx.graph.model import Graph
 
 NEWEST = onnx.defs.onnx_opset_version()
 CALLS = tuple(

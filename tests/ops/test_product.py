@@ -7,11 +7,11 @@ from gradients import brute_force, twin_of
 from helpers import build, coupling_of
 from nets import Case, case_of, draw_inputs, draw_keep, error_of, prune, sine_loss
 
-from obc_onnx.equivalent import EquivalentTwin
-from obc_onnx.node import Node
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.graph.node import Node
 from obc_onnx.ops.einsum import Einsum
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.twin import derived_twin
+from obc_onnx.twin.build import derived_twin
 
 EXACT = 1e-10
 PRODUCTS = {

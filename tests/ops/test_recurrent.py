@@ -22,21 +22,22 @@ from helpers import (
 from nets import case_of, draw_inputs, draw_keep, error_of, prune, sine_loss
 from onnx.reference import ReferenceEvaluator
 
-from obc_onnx.equivalent import EquivalentTwin
+from obc_onnx.coupling.inference import find_coupling
+from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.errors import UnsupportedOperatorError
-from obc_onnx.graph import Graph
-from obc_onnx.inference import find_coupling
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.ops.recurrent_forward import recur
+from obc_onnx.graph.model import Graph
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.ops.recurrent.forward import recur
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.surgery import mask_reads, remove_units
-from obc_onnx.twin import build_twin, derived_twin
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.twin.build import build_twin, derived_twin
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling import Coupling
+    from obc_onnx.coupling.model import Coupling
 
     Feed = dict[str, NDArray]
 

@@ -13,7 +13,7 @@ from ops.test_conformance import BATCH, CASES, generator
 from ops.test_gradients import smooth
 
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.tensors import to_tensor
+from obc_onnx.twin.tensors import to_tensor
 
 if TYPE_CHECKING:
     from ops.cases import Case

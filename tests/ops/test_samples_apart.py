@@ -10,16 +10,16 @@ import onnx
 import pytest
 from ops.test_conformance import CASES, generator
 
-from obc_onnx.analysis import follow_batch
-from obc_onnx.graph import Graph
-from obc_onnx.ops import DEFAULT_RULES
-from obc_onnx.runtime import Session
+from obc_onnx.coupling.analysis import follow_batch
+from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ops.cases import Case
 
-    from obc_onnx.batch_axes import BatchAxes
+    from obc_onnx.graph.batch_axes import BatchAxes
 
 SIZES = np.float32([1, 7, 0.2])
 """What samples are multiplied with, so that no scale or largest number is that of all."""

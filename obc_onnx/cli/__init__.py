@@ -1,0 +1,5 @@
+"""The command line: parse, call, print.
+
+One file for each command or family of commands. Everything heavy is imported inside of commands.
+Nothing is decided here that Python could not ask for.
+"""

@@ -1,0 +1,366 @@
+"""What the command line takes, and what it becomes; groups of options that commands share."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from obc_onnx.planning.budget import BLOCKS, MIN_CHANNELS, STEPS, TARGET_MACS
+from obc_onnx.recover.methods import METHODS
+from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
+from obc_onnx.samples.image_options import IMAGE_COLORS, IMAGE_LAYOUTS, IMAGE_RESIZES
+from obc_onnx.samples.options import HOLDOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obc_onnx.planning.budget import Budget
+    from obc_onnx.samples.options import DataOptions
+
+FILE = click.Path(path_type=Path)
+_PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_OF_BYTES = {
+    **_PREFIXES,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+_LETTERS = "KMGIBkmgib"
+
+
+def parse_shapes(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Read `NAME:1x3x224x224` options; the last colon counts, since names may hold some."""
+    shapes = {}
+    for value in values:
+        name, _, sizes = value.rpartition(":")
+        if not name or not all(size.isdecimal() for size in sizes.split("x")):
+            raise click.BadParameter(f"'{value}' is not of the form NAME:1x3x224x224")
+        shapes[name] = tuple(int(size) for size in sizes.split("x"))
+    return shapes
+
+
+def parse_axes(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, int | None]:
+    """Read `NAME:1` or `NAME:none` options; the last colon counts, since names may hold some."""
+    axes: dict[str, int | None] = {}
+    for value in values:
+        name, _, axis = value.rpartition(":")
+        if not name or not (axis.isdecimal() or axis == "none"):
+            raise click.BadParameter(f"'{value}' is not of the form NAME:1 or NAME:none")
+        axes[name] = None if axis == "none" else int(axis)
+    return axes
+
+
+def parse_numbers(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
+    """Read `0.485,0.456,0.406`."""
+    try:
+        return None if value is None else tuple(float(number) for number in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a list of numbers") from None
+
+
+def parse_factor(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a number such as `0.5`, or a fraction such as `1/255`."""
+    try:
+        return None if value is None else float(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"'{value}' is neither a number nor one as 1/255") from None
+
+
+def parse_target(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a share such as `0.5`, or a number such as `12e6`, `500K` or, of bytes, `1.5MiB`."""
+    if value is None:
+        return None
+    prefixes = _OF_BYTES if parameter.name == "target_size" else _PREFIXES
+    number = value.rstrip(_LETTERS)
+    factor = prefixes.get(value[len(number) :].upper())
+    try:
+        found = Decimal(number) * (factor or 1)
+    except InvalidOperation:
+        factor = None
+    if factor is None:
+        known = ", ".join(name for name in prefixes if name)
+        raise click.BadParameter(
+            f"'{value}' is neither a share such as 0.5 nor a number such as 12e6 or 500K; what may "
+            f"follow a number: {known}"
+        )
+    if factor > 1 and found <= 1:
+        raise click.BadParameter(f"'{value}' is a number of 1 or less; write a share as 0.5")
+    return float(found)
+
+
+def parse_width(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a width: a whole number is units, any other number a share."""
+    try:
+        return None if value is None else int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"'{value}' is neither a number of units such as 8 nor a share such as 0.25"
+        ) from None
+
+
+def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one decorator of several, so that commands share groups of options."""
+
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+input_shape_option = click.option(
+    "--input-shape",
+    metavar="NAME:1x3x224x224",
+    multiple=True,
+    callback=parse_shapes,
+    help="Size of a dynamic input; may be given several times.",
+)
+batch_axis_option = click.option(
+    "--batch-axis",
+    "batch_axes",
+    metavar="NAME:AXIS|none",
+    multiple=True,
+    callback=parse_axes,
+    help="Axis of an input that holds samples, or none for one that is given once; found by "
+    "running the model where it is not named. May be given several times.",
+)
+force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+latency_option = click.option(
+    "--latency/--no-latency",
+    default=None,
+    help="Time of both models in ONNX Runtime. [measured where it takes a few seconds at most]",
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
+)
+
+
+image_options = combined(
+    click.option(
+        "--image-scale",
+        metavar="FACTOR",
+        callback=parse_factor,
+        help="Factor of pixel values, which are 0 to 255; 1 for a model that takes those. A model "
+        "of integers is fed them as they are.  [default: 1/255]",
+    ),
+    click.option(
+        "--image-mean",
+        metavar="A,B,C",
+        callback=parse_numbers,
+        help="Means that are subtracted after scaling, by channel or one for all.  [default: 0]",
+    ),
+    click.option(
+        "--image-std",
+        metavar="A,B,C",
+        callback=parse_numbers,
+        help="Deviations that scaled values less the mean are divided by, likewise.  [default: 1]",
+    ),
+    click.option(
+        "--image-layout",
+        type=click.Choice(IMAGE_LAYOUTS),
+        help="Place of the channels; told from the input's shape by default.",
+    ),
+    click.option(
+        "--image-color",
+        type=click.Choice(IMAGE_COLORS),
+        help="Order of the channels; rgb for 3 and gray for 1 by default.",
+    ),
+    click.option("--image-size", type=(int, int), help="Height and width, where they are open."),
+    click.option(
+        "--image-resize",
+        type=click.Choice(IMAGE_RESIZES),
+        help="Way to fit pictures of other sizes: height and width apart, the short side with the "
+        "ends of the long one cut off, or the long side with the rest padded.  [default: stretch]",
+    ),
+    click.option(
+        "--image-crop",
+        metavar="SHARE",
+        type=float,
+        help="Share of the short side that crop leaves: 0.875 takes 224 of 256.  [default: 1]",
+    ),
+    click.option(
+        "--image-pad",
+        metavar="0..255",
+        type=int,
+        help="Pixel value that letterbox pads with.  [default: 0]",
+    ),
+)
+data_options = combined(
+    click.option(
+        "--data",
+        type=FILE,
+        help="An .npz with one array per input, a folder of .npy or images, or .tar shards.",
+    ),
+    click.option(
+        "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."
+    ),
+    click.option(
+        "--holdout",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=HOLDOUT,
+        show_default=True,
+        help="Share of the data, drawn from all classes, that is only measured on.",
+    ),
+    click.option(
+        "--mask-input",
+        metavar="NAME",
+        help="Input that is 1 at positions that hold something and 0 at padding; found by running "
+        "the model where it is not named.",
+    ),
+    image_options,
+)
+
+
+group_options = combined(
+    click.option(
+        "--allow-inexact",
+        is_flag=True,
+        help="Prune groups under a layer norm or a mean too, which a mask cannot verify.",
+    ),
+    click.option(
+        "--exclude", multiple=True, help="Pattern of node or initializer names to leave whole."
+    ),
+    click.option(
+        "--only",
+        multiple=True,
+        help="Pattern of node or initializer names to prune, and no others.",
+    ),
+)
+plan_options = combined(
+    click.option(
+        "--target-macs",
+        metavar="SHARE|NUMBER",
+        callback=parse_target,
+        help="MACs that may be left: a share such as 0.5, or a number such as 12e6 or 1.5M. Where "
+        f"several targets are given all have to hold. [{TARGET_MACS}, where none is]",
+    ),
+    click.option(
+        "--target-params",
+        metavar="SHARE|NUMBER",
+        callback=parse_target,
+        help="Parameters that may be left, in the same way.",
+    ),
+    click.option(
+        "--target-size",
+        metavar="SHARE|BYTES",
+        callback=parse_target,
+        help="Size that the file may have: a share, or bytes such as 500KB or 1.5MiB.",
+    ),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(min=0),
+        help="In place of targets: cut as far as the held-out accuracy drops by no more than this, "
+        "such as 0.01. Without labels agreement with the original stands for it, and for models "
+        "without classes the error of the outputs.",
+    ),
+    click.option(
+        "--ranking",
+        type=click.Choice([*RANKINGS, *FORMER_RANKINGS]),
+        help="How to compare units of different groups: as they are, per what they save, by the "
+        "same share of each group, or of each set of equal ones; per-cost, once called per-mac, "
+        "for jacobian and global for other criteria, by default.",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        default=STEPS,
+        show_default=True,
+        help="Cut in this many steps, and score again before each.",
+    ),
+    click.option(
+        "--round-to",
+        type=click.IntRange(1),
+        help="Multiple of channels for widths that shrink, as runtimes like 8 or 16. "
+        f"[{BLOCKS[0]}, or less where the targets cannot be met with it]",
+    ),
+    click.option(
+        "--min-channels",
+        metavar="UNITS|SHARE",
+        callback=parse_width,
+        help="Least width of a group that shrinks: units such as 8, or a share such as 0.25. "
+        f"[{MIN_CHANNELS:g}]",
+    ),
+    group_options,
+    click.option(
+        "--config",
+        type=FILE,
+        help="A TOML file with a table for each pattern of names: min, max, round_to, keep.",
+    ),
+)
+recover_option = click.option(
+    "--recover",
+    type=click.Choice(METHODS),
+    default="auto",
+    show_default=True,
+    help="Repair without training: layers solved anew, statistics matched, or what needs no data, "
+    "from norms or by fusing units; auto is the first two, and without data the norms alone.",
+)
+device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
+
+
+def data_of(options: dict[str, Any]) -> DataOptions:
+    """Gather what says where samples come from."""
+    from obc_onnx.samples.image_options import ImageOptions
+    from obc_onnx.samples.options import DataOptions
+
+    return DataOptions(
+        source=options["data"],
+        holdout=options["holdout"],
+        evaluation=options["eval_data"],
+        mask_input=options["mask_input"],
+        images=ImageOptions(
+            **{field.name: options[f"image_{field.name}"] for field in fields(ImageOptions)}
+        ),
+    )
+
+
+def budget_of(options: dict[str, Any]) -> Budget:
+    """Gather what says how much may be left."""
+    from obc_onnx.planning.budget import load_limits
+
+    return replace(
+        groups_of(options),
+        target_macs=options["target_macs"],
+        target_params=options["target_params"],
+        target_size=options["target_size"],
+        min_channels=options["min_channels"],
+        max_drop=options["max_drop"],
+        limits={} if options["config"] is None else load_limits(options["config"]),
+        ranking=options["ranking"],
+        steps=options["steps"],
+        round_to=options["round_to"],
+    )
+
+
+def groups_of(options: dict[str, Any]) -> Budget:
+    """Gather what says which groups may shrink."""
+    from obc_onnx.planning.budget import Budget
+
+    return Budget(
+        exclude=tuple(options["exclude"]),
+        only=tuple(options["only"]),
+        allow_inexact=options["allow_inexact"],
+    )

@@ -1,0 +1,145 @@
+"""Options of the command line that say how units are scored, and what they become."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from obc_onnx.cli.options import combined
+from obc_onnx.errors import RequestError
+from obc_onnx.saliency.criteria import CRITERIA
+from obc_onnx.saliency.options import (
+    NORMALIZERS,
+    OBJECTIVES,
+    PRESETS,
+    REDUCTIONS,
+    ROW_SIZE,
+    ROWS,
+    SCORED_SAMPLES,
+    Scoring,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_USUAL = Scoring()
+
+
+def parse_batch_size(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> int | None:
+    """Read a number of samples; `auto` is 0, which is not the same as to say nothing."""
+    if value is None:
+        return None
+    if value == "auto":
+        return 0
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"'{value}' is neither a number above 0 nor auto")
+    return int(value)
+
+
+def scoring_options(*, alone: bool) -> Callable[[Any], Any]:
+    """Return the options that say how units are scored.
+
+    Args:
+        alone: Whether the command does nothing else, so that short names are free.
+    """
+    prefix = "" if alone else "score-"
+    return combined(_what(prefix), _how(prefix))
+
+
+def _what(prefix: str) -> Callable[[Any], Any]:
+    """Return the options that name the criterion, and what it looks at."""
+    return combined(
+        click.option(
+            "--criterion",
+            type=click.Choice(CRITERIA),
+            help="How to score units; jacobian with data and l2 without, by default.",
+        ),
+        click.option(
+            "--preset",
+            type=click.Choice(list(PRESETS)),
+            help="Named settings, which the options below may change: paper is that of the paper.",
+        ),
+        click.option(
+            "--objective",
+            type=click.Choice(OBJECTIVES),
+            help="What is differentiated; by default labels, where there are some for the only "
+            "output, pseudo where that comes from a Softmax, and output else.",
+        ),
+        click.option(
+            f"--{prefix}loss",
+            "score_loss",
+            metavar="FILE.py:FUNCTION",
+            help="Differentiate this: from outputs by name and labels to a loss per sample.",
+        ),
+        click.option(
+            "--rows",
+            type=click.Choice(ROWS),
+            help="What makes a row of gradients; sample for output and batch else, by default.",
+        ),
+        click.option(
+            f"--{prefix}samples",
+            "score_samples",
+            type=click.IntRange(1),
+            help=f"Samples that the criterion looks at. [{SCORED_SAMPLES}]",
+        ),
+        click.option(
+            "--batches", type=click.IntRange(1), help="Look at so many batches, in place of that."
+        ),
+    )
+
+
+def _how(prefix: str) -> Callable[[Any], Any]:
+    """Return the options that say how numbers come together."""
+    return combined(
+        click.option(
+            f"--{prefix}batch-size",
+            "score_batch_size",
+            callback=parse_batch_size,
+            metavar="N|auto",
+            help=f"Samples per batch; auto is {ROW_SIZE}. Batches that do not fit are cut. [auto]",
+        ),
+        click.option(
+            "--reduction",
+            type=click.Choice(REDUCTIONS),
+            help=f"How the members of a group come together. [{_USUAL.reduction}]",
+        ),
+        click.option(
+            "--normalizer",
+            type=click.Choice(NORMALIZERS),
+            help=f"What the scores of a group are divided by. [{_USUAL.normalizer}]",
+        ),
+        click.option(
+            "--depthwise/--no-depthwise",
+            default=None,
+            help="Whether depthwise weights count. [yes]",
+        ),
+        click.option(
+            "--amp/--no-amp", default=None, help="Compute in bfloat16 where that is safe. [no]"
+        ),
+    )
+
+
+def scoring_of(options: dict[str, Any]) -> Scoring:
+    """Gather what says how units are scored."""
+    given = given_of(options)
+    if "samples" in given and "batches" in given:
+        raise RequestError("the number of batches says how many samples: give one of the two")
+    if "samples" in given:
+        given["batches"] = None  # of a preset
+    if "batch_size" in given:
+        given["batch_size"] = given["batch_size"] or None
+    preset = PRESETS[options["preset"]] if options["preset"] else Scoring()
+    return replace(preset, **given)
+
+
+def given_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Scoring` that were asked for by options of their own."""
+    found = {
+        field: options[f"score_{field}" if f"score_{field}" in options else field]
+        for field in Scoring.__dataclass_fields__
+    }
+    return {field: value for field, value in found.items() if value is not None}

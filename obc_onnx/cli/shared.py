@@ -1,0 +1,166 @@
+"""What commands share: errors and their exit codes, files that are read and written, results."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import click
+
+from obc_onnx.cli.options import data_of
+from obc_onnx.cli.score_options import given_of
+from obc_onnx.errors import ObcError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from obc_onnx.saliency.scores import Scores
+
+P = ParamSpec("P")
+
+_INTERRUPTED = 130
+
+
+class Failure(click.ClickException):
+    """A message for the user, and the exit code that goes with it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what users can act on into a one-line message and exit code; let bugs traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except ObcError as error:
+            sentence = " ".join(str(error).split())  # messages of onnx and ONNX Runtime have lines
+            raise Failure(sentence, error.exit_code) from error
+        except MemoryError as error:
+            raise Failure(f"not enough memory: {error or 'an allocation failed'}", 1) from error
+        except KeyboardInterrupt as error:
+            raise Failure("interrupted; no result was written", _INTERRUPTED) from error
+
+    return wrapper
+
+
+def load_scores(path: Path | None) -> Scores | None:
+    """Read what `score` wrote, where that was given."""
+    from obc_onnx.saliency.scores import Scores
+
+    return None if path is None else Scores.load(path)
+
+
+def scores_read(path: Path | None, options: dict[str, Any]) -> list[Path]:
+    """List a file of scores, where there is one, and check that nothing else says how to score."""
+    if path is None:
+        return []
+    if options["criterion"] or options["preset"] or given_of(options):
+        raise RequestError("--scores are there already: leave out what says how to score")
+    return [path]
+
+
+def compress_and_write(
+    files: tuple[Path, Path, Path | None], options: dict[str, Any], *, as_json: bool, **asked: Any
+) -> None:
+    """Compress a model, write it and the plan, and print the report: the end of several commands.
+
+    Args:
+        files: The model, where it goes, and where its plan goes.
+        options: Those that the command takes.
+        as_json: Whether one object is printed.
+        asked: What else `pipeline.compress` is asked for.
+    """
+    from obc_onnx.report.terminal import report_text
+    from obc_onnx.run.api import compress as compress_model
+
+    model, output, plan_out = files
+    with writer(options["device"]) as (device, writes):
+        result = compress_model(
+            model,
+            data=data_of(options),
+            run_dir=options.get("run_dir"),
+            resume=options.get("resume", False),
+            recover=options["recover"],
+            batch_axes=options["batch_axes"],
+            device=device,
+            **asked,
+        )
+        if writes:
+            result.save(output, plan_out)
+            click.echo(result.report.to_json() if as_json else report_text(result.report))
+
+
+@contextmanager
+def writer(device: str) -> Iterator[tuple[str, bool]]:
+    """Join the other processes, where there are any.
+
+    Yields:
+        The device of this one, and whether it is the one that writes and prints.
+    """
+    from obc_onnx.twin.processes import joined, local_device, rank
+
+    with joined(device):
+        yield local_device(device), rank() == 0
+
+
+def files_read(options: dict[str, Any]) -> list[Path]:
+    """List the files and folders that a command reads besides the model."""
+    from pathlib import Path
+
+    code = [options.get("score_loss"), options.get("transform")]
+    code += [name for name, _ in options.get("loss") or () if ".py:" in name]
+    files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
+    named = [options["data"], options["eval_data"], options.get("config")]
+    return [*files, *(path for path in named if path is not None)]
+
+
+def check_model_targets(
+    model: Path, output: Path, plan_out: Path | None, read: Sequence[Path], *, force: bool
+) -> None:
+    """Check where a compressed model and its plan go, see `check_targets`.
+
+    A model that is too large for one message is written as two files.
+    """
+    from obc_onnx.graph.external import data_file
+
+    plans = [] if plan_out is None else [plan_out]
+    check_targets([output, data_file(output), *plans], model, read, force=force)
+
+
+def check_targets(
+    targets: Sequence[Path], model: Path, read: Sequence[Path], *, force: bool
+) -> None:
+    """Check before long work that files can be written, and that nothing is lost by it.
+
+    Args:
+        targets: What is to be written.
+        model: What is read, with the files that hold its weights.
+        read: What else is read; of a folder all that lies in it.
+        force: Whether files that exist may be replaced; those that are read may not.
+    Raises:
+        RequestError: A target exists, or is one of the others, by whatever links.
+        ModelError: A target cannot be written.
+    """
+    from obc_onnx.files import check_writable, holds
+    from obc_onnx.graph.external import files_of
+
+    for place, target in enumerate(targets):
+        check_writable(target)
+        if any(holds(other, target) for other in targets[:place]):
+            raise RequestError(f"'{target}' is named twice: one file would overwrite the other")
+        if not target.exists():
+            continue
+        source = next((path for path in (*files_of(model), *read) if holds(path, target)), None)
+        if source is not None:
+            raise RequestError(
+                f"'{target}' cannot be written: '{source}' is read, and would be destroyed; name "
+                f"another file"
+            )
+        if not force:
+            raise RequestError(f"'{target}' exists: name another file, or replace it by --force")

@@ -1,0 +1,254 @@
+"""Compute what an imported graph computes from constants alone, where the analysis needs it known.
+
+Only what is needed is folded: everything else stays as it is in the file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from obc_onnx.graph.node import domain_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+    Values = dict[str, NDArray[Any]]
+
+_SHAPE_ARITHMETIC = frozenset({
+    "Abs", "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather",
+    "Identity", "Max", "Min", "Mul", "Neg", "Range", "Reshape", "Shape", "Size", "Slice",
+    "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""All are deterministic."""
+_MAX_NUMBERS = 1024
+_STATISTICS = frozenset({
+    "BatchNormalization", "Einsum", "Gemm", "GroupNormalization", "InstanceNormalization",
+    "LayerNormalization", "LpNormalization", "MatMul", "MeanVarianceNormalization", "ReduceL1",
+    "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "RMSNormalization", "Softmax",
+})  # fmt: skip
+"""Operators whose result at one position depends on other positions of an axis."""
+_RANDOM = frozenset({
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+})  # fmt: skip
+_RECURRENT = {"LSTM": 2, "GRU": 1, "RNN": 1}
+"""How many initial states recurrent layers take, from the sixth input on."""
+_FIRST_STATE = 5
+_REARRANGING = frozenset({
+    "Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose",
+    "Unsqueeze",
+})  # fmt: skip
+_MOST_GROWTH = 2
+"""Weights that are folded may not take more than this many times the space of their sources."""
+
+
+def fold_numbers(surgeon: gs.Graph, overridable: Collection[str]) -> None:
+    """Compute small integers, such as the amounts of a Pad, that depend on constants alone.
+
+    Args:
+        surgeon: The graph, in topological order; it is changed in place.
+        overridable: Initializers that a caller may set, which are no constants.
+    """
+    outputs = {tensor.name for tensor in surgeon.outputs}
+    for node in list(surgeon.nodes):
+        if node.op not in _SHAPE_ARITHMETIC or domain_of(node.domain):
+            continue
+        if node.outputs[0].name in outputs or any(t.name in overridable for t in node.inputs):
+            continue
+        if all(_is_small_integer(tensor) for tensor in node.inputs):
+            inputs = {tensor.name: tensor.values for tensor in node.inputs}
+            (array,) = _evaluate(node, inputs, surgeon.opset)
+            if np.issubdtype(array.dtype, np.integer) and array.size <= _MAX_NUMBERS:
+                replace(surgeon, node, array)
+
+
+def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
+    """Compute weights that come out of a norm or a contraction of others, and what follows them.
+
+    Args:
+        surgeon: The graph, in topological order; it is changed in place.
+        overridable: Initializers that a caller may set, which are no constants.
+    """
+    values: Values = {
+        name: tensor.values
+        for name, tensor in surgeon.tensors().items()
+        if isinstance(tensor, gs.Constant) and name not in overridable
+    }
+    makers = _constant_nodes(surgeon, values)
+    if not any(node.op in _STATISTICS for node in makers):
+        return
+    outputs = {tensor.name for tensor in surgeon.outputs}
+    folded: set[str] = set()
+    for node in makers:
+        follows = any(tensor.name in folded for tensor in node.inputs)
+        names = [tensor.name for tensor in node.outputs if tensor.name]
+        if outputs.isdisjoint(names) and (follows or node.op in _STATISTICS):
+            _compute(node, values, surgeon.opset)
+            before = sum(values[tensor.name].nbytes for tensor in node.inputs if tensor.name)
+            if sum(values[name].nbytes for name in names) <= _MOST_GROWTH * before:
+                folded.update(names)
+    for node in makers:
+        if any(tensor.name in folded for tensor in node.outputs):
+            replace(surgeon, node, *(values.get(tensor.name) for tensor in node.outputs))
+    stays = escaping(surgeon)
+    for node in reversed(makers):  # what only served the others
+        for tensor in list(node.outputs):
+            _drop_idle(surgeon, tensor, stays)
+
+
+def fold_transposes(surgeon: gs.Graph, overridable: Collection[str]) -> None:
+    """Store weights as the nodes behind a Transpose want them, where nothing else reads them.
+
+    Exporters that fold no constants write a fully connected layer so. The name stays.
+
+    Args:
+        surgeon: The graph; it is changed in place.
+        overridable: Initializers that a caller may set, which are no constants.
+    """
+    outputs = escaping(surgeon)
+    for node in list(surgeon.nodes):
+        if node.op != "Transpose" or domain_of(node.domain):
+            continue
+        weight, value = node.inputs[0], node.outputs[0]
+        if value.name in outputs or not _is_private_weight(weight, outputs, overridable):
+            continue
+        weight.values = np.ascontiguousarray(weight.values.transpose(node.attrs.get("perm")))
+        node.inputs.clear()
+        for user in list(value.outputs):
+            for slot, tensor in enumerate(user.inputs):
+                if tensor is value:
+                    user.inputs[slot] = weight
+        node.outputs.clear()
+        take_out(surgeon, node)
+
+
+def _is_private_weight(
+    tensor: gs.Tensor, outputs: Collection[str], overridable: Collection[str]
+) -> bool:
+    """Say whether a value is a constant of floats that one node reads and nobody else."""
+    return (
+        isinstance(tensor, gs.Constant)
+        and _holds(tensor, np.floating)
+        and len(tensor.outputs) == 1
+        and tensor.name not in outputs
+        and tensor.name not in overridable
+    )
+
+
+def drop_zero_states(surgeon: gs.Graph, overridable: Collection[str]) -> None:
+    """Leave out the initial states of recurrent layers that are zeros, as the operators take then.
+
+    One tensor of zeros for all layers, as exporters make it, would tie their units together.
+
+    Args:
+        surgeon: The graph; it is changed in place.
+        overridable: Initializers that a caller may set, which may become something else.
+    """
+    outputs = escaping(surgeon)
+    for node in list(surgeon.nodes):
+        if node.op not in _RECURRENT or domain_of(node.domain):
+            continue
+        for slot in range(_FIRST_STATE, min(len(node.inputs), _FIRST_STATE + _RECURRENT[node.op])):
+            state = node.inputs[slot]
+            if state.name and _is_zero(state, overridable):
+                node.inputs[slot] = gs.Variable.empty()
+                _drop_idle(surgeon, state, outputs)
+
+
+def _is_zero(tensor: gs.Tensor, overridable: Collection[str]) -> bool:
+    """Say whether a value holds zeros, whatever its shape turns out to be."""
+    if isinstance(tensor, gs.Constant):
+        return tensor.name not in overridable and not np.any(tensor.values)
+    if len(tensor.inputs) != 1 or domain_of(tensor.inputs[0].domain):
+        return False
+    node = tensor.inputs[0]
+    if node.op == "ConstantOfShape":
+        value = node.attrs.get("value")
+        return value is None or not np.any(value.values)
+    if node.op == "Concat":
+        return all(_is_zero(part, overridable) for part in node.inputs)
+    return node.op in _REARRANGING and _is_zero(node.inputs[0], overridable)
+
+
+def _drop_idle(surgeon: gs.Graph, tensor: gs.Tensor, outputs: Collection[str]) -> None:
+    """Remove the nodes that only served a value which nothing uses any more."""
+    released = [tensor]
+    while released:
+        for node in list(released.pop().inputs):
+            idle = not any(output.outputs or output.name in outputs for output in node.outputs)
+            if idle:
+                released.extend(node.inputs)
+                node.inputs.clear()
+                node.outputs.clear()
+                take_out(surgeon, node)
+
+
+def escaping(surgeon: gs.Graph) -> set[str]:
+    """Name the values that are outputs, or that subgraphs know: their names have to stay."""
+    inner = (name for graph in surgeon.subgraphs(recursive=True) for name in graph.tensors())
+    return {tensor.name for tensor in surgeon.outputs}.union(inner)
+
+
+def take_out(surgeon: gs.Graph, node: gs.Node) -> None:
+    """Remove a node; graphsurgeon's own way compares it with every other one, piece by piece."""
+    del surgeon.nodes[next(place for place, own in enumerate(surgeon.nodes) if own is node)]
+
+
+def replace(surgeon: gs.Graph, node: gs.Node, *arrays: NDArray[Any] | None) -> None:
+    """Turn the outputs of a node into initializers of the same names."""
+    outputs = list(node.outputs)
+    node.outputs.clear()
+    node.inputs.clear()
+    for output, array in zip(outputs, arrays, strict=True):
+        if array is not None:
+            output.to_constant(array)
+    take_out(surgeon, node)
+
+
+def _constant_nodes(surgeon: gs.Graph, values: Values) -> list[gs.Node]:
+    """List the nodes that depend on constants alone and always give the same."""
+    known, found = set(values), []
+    for node in surgeon.nodes:
+        plain = not domain_of(node.domain) and node.op not in _RANDOM and node.inputs
+        nested = any(isinstance(value, gs.Graph) for value in node.attrs.values())
+        if plain and not nested and all(not t.name or t.name in known for t in node.inputs):
+            known.update(tensor.name for tensor in node.outputs)
+            found.append(node)
+    return found
+
+
+def _compute(node: gs.Node, values: Values, opset: int) -> None:
+    """Compute what a node gives, and first what it needs."""
+    for tensor in node.inputs:
+        if tensor.name and tensor.name not in values:
+            _compute(tensor.inputs[0], values, opset)
+    inputs = {tensor.name: values[tensor.name] for tensor in node.inputs if tensor.name}
+    names = [tensor.name for tensor in node.outputs]
+    computed = _evaluate(node, inputs, opset)
+    values.update({name: array for name, array in zip(names, computed, strict=True) if name})
+
+
+def _evaluate(node: gs.Node, inputs: Values, opset: int) -> list[NDArray[Any]]:
+    evaluator = ReferenceEvaluator(OnnxExporter.export_node(node), opsets={"": opset})
+    return [np.asarray(value) for value in evaluator.run(None, inputs)]
+
+
+def _is_small_integer(tensor: gs.Tensor) -> bool:
+    return (
+        isinstance(tensor, gs.Constant)
+        and np.prod(tensor.shape) <= _MAX_NUMBERS
+        and _holds(tensor, np.integer)
+    )
+
+
+def _holds(tensor: gs.Constant, kind: Any) -> bool:
+    lacking = isinstance(tensor.dtype, int)  # graphsurgeon's word for types that numpy lacks
+    return not lacking and np.issubdtype(tensor.dtype, kind)

@@ -1,0 +1,55 @@
+"""Read a model file, or say in one sentence what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from obc_onnx.errors import ModelError
+from obc_onnx.graph.foreign import without_foreign
+from obc_onnx.graph.outline import outlined
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Read a model file, with its external data.
+
+    Raises:
+        ModelError: The file is missing, not an ONNX model, or fails the checker.
+    """
+    if path.is_dir():
+        raise ModelError(f"model '{path}' is a folder")
+    if not path.is_file():
+        raise ModelError(f"model file '{path}' does not exist")
+    try:
+        _check(path)
+        return onnx.load(path)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"'{path}' fails the ONNX checker: {_sentence(error)}") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(f"'{path}' cannot be read as an ONNX model: {_sentence(error)}") from error
+
+
+def _check(path: Path) -> None:
+    """Run the checker on a file, and where operators are foreign to it, on what it would see."""
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as fault:
+        try:
+            model = outlined(onnx.load(path, load_external_data=False))
+        except DecodeError:
+            raise fault from None
+        known = without_foreign(model)
+        if known is model:
+            raise
+        onnx.checker.check_model(known)
+
+
+def _sentence(error: BaseException) -> str:
+    """Join a message of several lines, which the checker and protobuf write."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines) or type(error).__name__

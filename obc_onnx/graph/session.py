@@ -1,0 +1,204 @@
+"""Run a model in ONNX Runtime: the oracle for everything this package computes otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from obc_onnx.errors import ModelError
+from obc_onnx.graph.outline import Outline, element_type, serialised
+from obc_onnx.installation import no_onnx_runtime
+
+try:
+    import onnxruntime
+    from onnxruntime import InferenceSession  # an emptied folder can be imported, but lacks it
+except ImportError as error:
+    raise no_onnx_runtime(error) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.graph.model import Graph
+
+_NOWHERE = "given"
+"""The file that weights are said to lie in; it is never looked for."""
+_FATAL_SEVERITY = 4
+"""Errors come as exceptions; ONNX Runtime would print them on stderr too."""
+_SPINNING = "session.intra_op.allow_spinning"
+"""Whether threads wait for the next run by looking for it all the time."""
+
+
+class Session:
+    """A loaded model.
+
+    Args:
+        graph: The model to load.
+        providers: Execution providers, first choice first. Ask for CUDA only where there is one.
+        optimize: Whether ONNX Runtime may rewrite the graph; off where values are compared.
+        outputs: Values to return instead of the graph's outputs.
+        takes_turns: Whether torch runs in between: then idle threads do not hold the cores.
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        *,
+        optimize: bool = True,
+        outputs: Sequence[str] | None = None,
+        takes_turns: bool = False,
+    ) -> None:
+        outline = graph.outline()
+        if outputs is not None:
+            _give(outline.model, outputs)
+        self.output_names = list(outputs or (port.name for port in graph.outputs))
+        try:
+            options = _options(optimize=optimize, spins=not takes_turns)
+            self._session, self._weights = _load(outline, options, list(providers))
+        except _refusals() as error:
+            raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
+
+    @property
+    def output_types(self) -> dict[str, np.dtype[Any]]:
+        """The element type of each output; `object` for strings and for what is no tensor."""
+        return {output.name: _element_type(output.type) for output in self._session.get_outputs()}
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run once.
+
+        Args:
+            feed: An array for each graph input.
+        Returns:
+            Each output by name.
+        Raises:
+            ModelError: ONNX Runtime fails on this input.
+        """
+        # ValueError: an input is not fed; RuntimeError: it is of a type that cannot be
+        refusals: tuple[type[Exception], ...] = (*_refusals(), ValueError, RuntimeError)
+        try:
+            values = self._session.run(self.output_names, dict(feed))
+        except refusals as error:
+            raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
+        return dict(zip(self.output_names, values, strict=True))
+
+
+def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Run a file as any program would, by its path, without optimisations.
+
+    Returns:
+        Each output by name.
+    Raises:
+        ModelError: ONNX Runtime refuses the file.
+    """
+    options = _options(optimize=False)
+    refusals: tuple[type[Exception], ...] = (*_refusals(), ValueError, RuntimeError)
+    try:
+        session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        values = session.run(None, dict(feed))
+    except refusals as error:
+        raise ModelError(f"ONNX Runtime cannot run '{path}': {error}") from error
+    names = (output.name for output in session.get_outputs())
+    return dict(zip(names, values, strict=True))
+
+
+def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Compute values that depend on initializers alone.
+
+    Args:
+        graph: The model.
+        names: Values; every one that they depend on has to be computed from initializers.
+    Raises:
+        ModelError: ONNX Runtime refuses a node.
+    """
+    wanted = list(dict.fromkeys(names))
+    needed: dict[str, None] = dict.fromkeys(wanted)
+    queue = list(wanted)
+    for name in queue:
+        if name in graph.producers:
+            fresh = [source for source in graph.producers[name].inputs if source not in needed]
+            needed.update(dict.fromkeys(fresh))
+            queue += fresh
+    model, weights = graph.outline()
+    for field in (model.graph.node, model.graph.initializer):
+        kept = [item for item in field if needed.keys() & _made_by(item)]
+        del field[:]
+        field.extend(kept)
+    del model.graph.input[:]
+    _give(model, wanted)
+    outline = Outline(model, {name: weights[name] for name in weights if name in needed})
+    try:
+        session, _used = _load(outline, _options(optimize=False), ["CPUExecutionProvider"])
+        values = session.run(wanted, {})
+    except _refusals() as error:
+        raise ModelError(f"ONNX Runtime cannot compute the model's weights: {error}") from error
+    return dict(zip(wanted, values, strict=True))
+
+
+def _give(model: onnx.ModelProto, outputs: Iterable[str]) -> None:
+    """Let a model return these values instead of its outputs."""
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+
+
+def _made_by(item: onnx.NodeProto | onnx.TensorProto) -> set[str]:
+    return {item.name} if isinstance(item, onnx.TensorProto) else set(item.output)
+
+
+def _options(*, optimize: bool, spins: bool = True) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_SEVERITY
+    options.add_session_config_entry(_SPINNING, str(int(spins)))
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    return options
+
+
+def _load(
+    outline: Outline, options: onnxruntime.SessionOptions, providers: list[str]
+) -> tuple[InferenceSession, list[onnxruntime.OrtValue]]:
+    """Load a model that uses its weights where they are: none is copied or serialised.
+
+    Returns:
+        The session, and what it uses, which has to live as long.
+    """
+    values = [_reference(array) for array in outline.weights.values()]
+    if values:
+        options.add_external_initializers(list(outline.weights), values)
+    message = serialised(outline.pointing(_NOWHERE, {}))
+    return InferenceSession(message, options, providers), values
+
+
+def _reference(array: NDArray[Any]) -> onnxruntime.OrtValue:
+    """Let ONNX Runtime see an array; it does not know the names of types that numpy lacks."""
+    whole = np.ascontiguousarray(array)
+    if whole.dtype.kind != "V":
+        return onnxruntime.OrtValue.ortvalue_from_numpy(whole)
+    bits = whole.view(f"u{whole.dtype.itemsize}")
+    kind = element_type(whole.dtype)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
+
+
+def _element_type(kind: str) -> np.dtype[Any]:
+    """Read ONNX Runtime's way to write a type, as in "tensor(float16)"."""
+    name = kind.removeprefix("tensor(").removesuffix(")").upper()
+    number = dict(onnx.TensorProto.DataType.items()).get(name)
+    return np.dtype(object) if number is None else onnx.helper.tensor_dtype_to_np_dtype(number)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises about a model or a feed, as opposed to bugs of ours."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.NotImplemented,
+        state.RuntimeException,
+    )

@@ -1,0 +1,1 @@
+"""Attention, of the standard and of ONNX Runtime, and what goes with it."""

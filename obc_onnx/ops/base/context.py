@@ -1,0 +1,273 @@
+"""What rules are given, and what they record.
+
+A rule never sees the whole graph: it sees one node with what is known of its inputs, states
+equalities between axes, records the roles that operands play, and says of which axes the numbers
+that the node spells out are the sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from onnx import helper
+
+from obc_onnx.axes.expressions import concat, product, take
+from obc_onnx.errors import ModelError
+from obc_onnx.ops.base.value import Renumbering, Spelling, Value, Wanted, concrete
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes.expressions import Dim, Expr
+    from obc_onnx.axes.unification import AxisSystem
+    from obc_onnx.graph.node import Node
+    from obc_onnx.graph.shapes import ElementTypes
+
+    Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where the gradient that scores an operand is read.
+
+    Attributes:
+        at: "input": the value entering `slot`, through this node only. "output": what the node puts
+            out. "parameter": the operand in `slot`, broadcast to the output.
+        axis: The axis of that value along which units lie; counted from the output's axes for a
+            parameter.
+    """
+
+    at: Literal["input", "output", "parameter"]
+    slot: int
+    axis: int
+
+
+@dataclass(frozen=True)
+class Role:
+    """One axis of one operand, and what the node does along it.
+
+    Attributes:
+        kind: "writes": the output side of a contraction; "reads": its contracted side; "scales":
+            a parameter that acts position by position.
+        mixes: The dims of the axis that a compressor or decompressor may recombine; empty where the
+            operand is not dense along the axis.
+        bias: The slot of the bias that belongs to the operand.
+        tap: Where to score it; None where no tensor shows it.
+    """
+
+    node: Node
+    slot: int
+    axis: int
+    kind: Literal["writes", "reads", "scales"]
+    mixes: tuple[Expr, ...] = ()
+    bias: int | None = None
+    tap: Tap | None = None
+
+
+@dataclass
+class CoupleContext:
+    """One node on its way through `Rule.couple`."""
+
+    node: Node
+    inputs: tuple[Value | None, ...]
+    output_shapes: tuple[Shape | None, ...]
+    system: AxisSystem
+    roles: list[Role]
+    arrays: tuple[NDArray[Any] | None, ...]
+    """The initializer in each input slot, None where the input is computed or left out."""
+    renumberings: list[Renumbering]
+    spellings: list[Spelling] = field(default_factory=list)
+    written_dims: set[Expr] = field(default_factory=set)
+    """Axes of outputs whose sizes the node itself spells out."""
+    consulted: set[int] = field(default_factory=set)
+    """Slots whose numbers the rule looked at: unless it spells them, they have to stay the same."""
+
+    def value(self, slot: int) -> Value:
+        """Return an input that the operator requires."""
+        value = self.optional(slot)
+        if value is None:
+            raise ModelError(f"{self.node.label} lacks its input {slot}")
+        return value
+
+    def optional(self, slot: int) -> Value | None:
+        """Return an input that may be left out."""
+        return self.inputs[slot] if slot < len(self.inputs) else None
+
+    def shape(self, slot: int = 0) -> Shape:
+        """Return the concrete shape of an output."""
+        shape = self.output_shapes[slot]
+        if shape is None:
+            raise ModelError(f"{self.node.label} has an output of unknown shape")
+        return shape
+
+    def numbers(self, slot: int) -> NDArray[Any] | None:
+        """Return what an input holds, None unless it is the same whenever the model runs.
+
+        The input has to stay what it is, unless the rule spells it.
+        """
+        value = self.optional(slot)
+        if value is None or value.numbers is None:
+            return None
+        self.consulted.add(slot)
+        return concrete(value.numbers, self.system)
+
+    def integers(self, slot: int) -> tuple[int, ...] | None:
+        """Return the elements of an integer input, None where they are computed as it runs."""
+        numbers = self.numbers(slot)
+        return None if numbers is None else tuple(int(number) for number in numbers.reshape(-1))
+
+    def fixed(self, size: int, why: str) -> Expr:
+        """Make a frozen axis."""
+        return self.system.dim(size, f"{why} of {self.node.label}")
+
+    def written(self, size: int, why: str) -> Expr:
+        """Make a frozen axis whose size is written in the node: it is known before it runs."""
+        axis = self.fixed(size, why)
+        self.written_dims.add(axis)
+        return axis
+
+    def varying(self, size: int) -> Dim:
+        """Make a frozen axis, the size of which is only known when the model runs."""
+        axis = self.system.dim(size, f"a size that depends on data of {self.node.label}")
+        self.system.open(axis)
+        return axis
+
+    def opaque(self, why: str, output: int = 0) -> Value:
+        """Make an output of which every axis is frozen."""
+        return Value(tuple(self.fixed(size, why) for size in self.shape(output)))
+
+    def freeze(self, axes: Sequence[Expr], why: str) -> None:
+        """Freeze axes, with the node named in the reason."""
+        for axis in axes:
+            self.system.freeze(axis, f"{why} of {self.node.label}")
+
+    def mark_inexact(self, axes: Sequence[Expr], why: str) -> None:
+        """Note that removing positions of axes changes more than masking them would."""
+        for axis in axes:
+            self.system.mark_inexact(axis, f"{why} in {self.node.label}")
+
+    def unify(self, left: Expr, right: Expr) -> None:
+        """State that two axes lose the same positions.
+
+        Raises:
+            ModelError: Their sizes differ, so the model is inconsistent.
+        """
+        if left.size != right.size:
+            raise ModelError(
+                f"{self.node.label} ties an axis of {left.size} positions to one of {right.size}: "
+                f"the model is inconsistent"
+            )
+        self.system.unify(left, right, self.node.label)
+
+    def cut(self, axis: Expr, ends: Sequence[int]) -> list[Expr]:
+        """Cut an axis into consecutive parts that end at `ends`."""
+        starts = [0, *ends[:-1]]
+        parts: list[Expr] = [
+            self.system.dim(end - start) for start, end in zip(starts, ends, strict=True)
+        ]
+        if self.system.can_cut(axis, ends[:-1]):
+            self.unify(axis, concat(parts))
+            return parts
+        return [
+            take(axis, tuple(range(start, end))) for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def factored(self, axis: Expr, *sizes: int) -> tuple[Expr, ...]:
+        """Write an axis as a product of new dims of these sizes, and return them."""
+        factors = tuple(self.system.dim(size) for size in sizes)
+        self.unify(axis, product(factors))
+        return factors
+
+    def spell(self, place: int | str, *wanted: Wanted, **options: Any) -> None:
+        """Say of which axes the numbers in an input slot or an attribute are the sizes.
+
+        Args:
+            place: A slot, or the name of an attribute.
+            wanted: For each number the axis whose size it is; None where it may be anything, such
+                as the -1 of a Reshape; a number where it has to stay that one.
+            options: Further fields of `Spelling`.
+        """
+        self.spellings.append(Spelling(self.node, place, wanted, **options))
+
+    def pick(self, slot: int, axis: Expr, picked: Sequence[int]) -> Expr:
+        """Take constant positions of an axis, which an input slot names, and return the new axis.
+
+        Surgery numbers them anew where positions of the axis are removed.
+        """
+        index = tuple(position % axis.size for position in picked)
+        self.renumberings.append(Renumbering(self.node, slot, axis, index))
+        return take(axis, index)
+
+    def reads(
+        self, slot: int, axis: int, *, mixes: Sequence[Expr] = (), tap: Tap | None = None
+    ) -> None:
+        """Record that an operand's axis is contracted."""
+        self.roles.append(Role(self.node, slot, axis, "reads", tuple(mixes), None, tap))
+
+    def writes(
+        self,
+        slot: int,
+        axis: int,
+        *,
+        tap: Tap | None,
+        mixes: Sequence[Expr] = (),
+        bias: int | None = None,
+    ) -> None:
+        """Record that an operand's axis makes channels of an output.
+
+        `tap` is None where no output holds just what the operand and its bias make: then it cannot
+        be scored there, and what reads and scales the units has to do.
+        """
+        self.roles.append(Role(self.node, slot, axis, "writes", tuple(mixes), bias, tap))
+
+    def scales(
+        self, slot: int, axis: int, tap: Tap | None = None, *, bias: int | None = None
+    ) -> None:
+        """Record that an operand acts position by position, and maybe a bias with it."""
+        self.roles.append(Role(self.node, slot, axis, "scales", (), bias, tap))
+
+
+@dataclass(frozen=True)
+class ForwardContext:
+    """One node on its way through `Rule.forward`.
+
+    Attributes:
+        node: The node.
+        arrays: The initializers among its inputs, None for what is computed.
+        input_shapes: Of each input, for the sizes that the model was analysed with; only ranks
+            and the shapes of numbers stay what they are. None where that is not known.
+        output_shape: Of its first output, likewise.
+        types: Of all values of the graph.
+    """
+
+    node: Node
+    arrays: tuple[NDArray[Any] | None, ...]
+    input_shapes: tuple[Shape | None, ...]
+    output_shape: Shape | None
+    types: ElementTypes
+
+    def data_type(self, slot: int) -> int:
+        """Return the ONNX data type of an input."""
+        return int(helper.np_dtype_to_tensor_dtype(self.types[self.node.inputs[slot]]))
+
+    def rank(self, slot: int = 0) -> int:
+        """Return the number of axes of an input."""
+        shape = self.input_shapes[slot]
+        if shape is None:
+            raise ModelError(f"{self.node.label}: the rank of its input {slot} is not known")
+        return len(shape)
+
+    def integers(self, slot: int) -> tuple[int, ...] | None:
+        """Return a constant integer input, None where it is computed or left out."""
+        array = self.arrays[slot] if slot < len(self.arrays) else None
+        if array is None or not np.issubdtype(array.dtype, np.integer):
+            return None
+        return tuple(int(value) for value in array.reshape(-1))
+
+    def given(self, *slots: int) -> tuple[int, ...]:
+        """Return those of `slots` that the node has."""
+        return tuple(slot for slot in slots if self.node.has_input(slot))

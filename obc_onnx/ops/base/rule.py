@@ -1,0 +1,158 @@
+"""What an operator rule is, and the set of rules that the stages look operators up in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from obc_onnx.errors import InvariantError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import CoupleContext, ForwardContext
+    from obc_onnx.ops.base.value import Value
+
+    Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the twin computes a node: `function(*inputs, **constants)`.
+
+    Attributes:
+        function: A module-level function over torch tensors, so that the twin prints and pickles.
+        constants: Keyword arguments fixed by attributes or constant inputs.
+        inputs: The input slots that are passed; a slot that is left out is passed as None.
+        trains: Whether the function takes `training`, which follows the twin's mode.
+        numbers: The input slots whose integers the function takes as an int or a tuple of ints,
+            where the twin holds them so (see `host`), as well as in a tensor.
+        makes: Whether the function takes `beside`, a tensor on the device where it makes another.
+        order: The slots in the order in which the function takes them; None where each slot has
+            its own place.
+        prepared: For slots that are not passed as they are, what is passed instead.
+        result: What is made of the output, which it takes first, before its own `order`.
+        bodies: For control flow, the attributes that hold subgraphs, each with ONNX type and shape
+            of its formal inputs. The function then makes a module, of the twins of the subgraphs.
+    """
+
+    function: Callable[..., Any]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[int, ...] = (0,)
+    trains: bool = False
+    numbers: tuple[int, ...] = ()
+    makes: bool = False
+    order: tuple[int, ...] | None = None
+    prepared: Mapping[int, Call] = field(default_factory=dict)
+    result: Call | None = None
+    bodies: Mapping[str, tuple[tuple[int, Shape], ...]] = field(default_factory=dict)
+
+
+class Stored(NamedTuple):
+    """Where the numbers lie that make stored integers real: (q - zero) * scale.
+
+    Attributes:
+        scale: A slot, None where a later node has it.
+        zero: A slot.
+        axis: Along which of the operand they lie, where they are several.
+    """
+
+    scale: int | None
+    zero: int | None
+    axis: int
+
+
+class Rule(ABC):
+    """Everything that the project knows about a family of operators.
+
+    Forget one of the abstract methods and the class cannot be instantiated. Functions that the twin
+    calls import torch when they run, so that an analysis never loads it.
+    """
+
+    op_types: ClassVar[tuple[str, ...]]
+    domains: ClassVar[tuple[str, ...]] = ("",)
+    """Where the operators are defined; "" is the ONNX standard."""
+    why: ClassVar[str] = ""
+    """What stands in the way, where everything is frozen on purpose; said in front of "of NODE"."""
+    repeats: ClassVar[bool] = True
+    """Whether equal inputs always give equal outputs."""
+    held: ClassVar[tuple[int, ...]] = ()
+    """Input slots that are never learned, such as statistics and bounds: buffers in the twin."""
+
+    @abstractmethod
+    def couple(self, context: CoupleContext) -> list[Value]:
+        """State which axes are equal, which roles weights play, and which numbers are sizes.
+
+        Returns:
+            What is known of each output. Numbers that describe shapes are handed on; where they
+            are not, those of the inputs have to stay what they are.
+        """
+
+    @abstractmethod
+    def forward(self, context: ForwardContext) -> Call:
+        """Say how torch computes the node."""
+
+    def is_linear(self, node: Node) -> bool:  # noqa: ARG002
+        """Say whether the output is a weight times an input, and a bias: repair solves for it.
+
+        A rule that is derived from another one, and computes more, has to say so.
+        """
+        return False
+
+    def patches(self) -> Callable[..., Any] | None:
+        """Return what lays out inputs as the filters of a convolution meet them; else None.
+
+        The function takes what that of `forward` takes, without a bias, and returns a tensor of
+        shape [samples, *positions, inputs, *kernel], a view where it can.
+        """
+        return None
+
+    def stored(self, slot: int) -> Stored | None:  # noqa: ARG002
+        """Say how the numbers in a slot are stored; None where they are what they stand for."""
+        return None
+
+    @abstractmethod
+    def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
+        """Count multiply-accumulates for concrete shapes; () stands for an input left out."""
+
+
+class FreeOfMacs(Rule):
+    """An operator that does not multiply and accumulate."""
+
+    def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
+        """Return 0: only contractions count."""
+        return 0
+
+
+class RuleSet:
+    """An immutable table of rules by operator.
+
+    Args:
+        rules: Rule instances; no two may claim the same operator.
+    Raises:
+        InvariantError: An operator is claimed twice.
+    """
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._table: dict[tuple[str, str], Rule] = {}
+        for rule in rules:
+            for key in product(rule.domains, rule.op_types):
+                if key in self._table:
+                    raise InvariantError(f"two rules for operator {key[1]} of '{key[0]}'")
+                self._table[key] = rule
+
+    def find(self, node: Node) -> Rule | None:
+        """Look up the rule for a node; None where the operator is not known."""
+        return self._table.get((node.domain, node.op_type))
+
+    def extended(self, rules: Iterable[Rule]) -> RuleSet:
+        """Return a set with more rules; they must be for operators that have none yet."""
+        return RuleSet([*dict.fromkeys(self._table.values()), *rules])
+
+    @property
+    def operators(self) -> tuple[tuple[str, str], ...]:
+        """Every (domain, operator) that has a rule, sorted."""
+        return tuple(sorted(self._table))

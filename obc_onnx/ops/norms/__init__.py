@@ -1,0 +1,1 @@
+"""Norms, by what their statistics are taken over."""

@@ -1,0 +1,1 @@
+"""Operators on quantised tensors, and those that quantise."""

@@ -1,0 +1,198 @@
+"""What a network costs, and what one unit less would save.
+
+Budgets and rankings are in terms of these objects; nothing else knows how a cost is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from obc_onnx.axes.expressions import count, leaves
+from obc_onnx.graph.node import holds_weights
+from obc_onnx.surgery.cut import remove_units
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.model import Coupling, Group, Keep
+
+
+class Cost(ABC):
+    """One way to count what a network costs.
+
+    Args:
+        coupling: Of the network.
+        splits: Whether repair or training may make copies of a vector differ that the cut leaves
+            equal; then what is left counts each of them.
+
+    Attributes:
+        name: Its name in plans, and in the option of its target.
+        label: What is counted, for people.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+
+    def __init__(self, coupling: Coupling, *, splits: bool = False) -> None:
+        self._coupling = coupling
+        self._splits = splits
+
+    @cached_property
+    def full(self) -> int:
+        """What a share of this cost is a share of."""
+        return self.total({})
+
+    def total(self, keep: Keep) -> int:
+        """Return the cost once only the kept units are left."""
+        return sum(cost for cost, _ in self.parts(keep))
+
+    @abstractmethod
+    def parts(self, keep: Keep) -> list[tuple[int, str]]:
+        """List what the cost is made of, each part with the name of what causes it."""
+
+    @abstractmethod
+    def around(self, dim: Dim, keep: Keep) -> int:
+        """Return that part of the cost which depends on how many units of a dim are left."""
+
+    def marginal(self, group: Group, keep: Keep) -> NDArray[np.float64]:
+        """Return what removing one unit saves, all others being left as they are.
+
+        Returns:
+            For each unit of the group, shape [n_units]; 0 for those that are gone.
+        """
+        left = units_left(group, keep)
+        saved = np.zeros(group.size)
+        before = self.around(group.dim, keep)
+        for unit in np.flatnonzero(left):
+            fewer = left.copy()
+            fewer[unit] = False
+            saved[unit] = before - self.around(group.dim, {**keep, group.dim: fewer})
+            if group.dim not in self._uneven:
+                saved[left] = saved[unit]
+                break
+        return saved
+
+    @cached_property
+    def _uneven(self) -> set[Dim]:
+        """Dims of which axes take some positions, so that units differ in what they cost."""
+        return {dim for axis in self._coupling.tied_axes for dim in leaves(axis)}
+
+
+class Macs(Cost):
+    """Multiply-accumulates of one sample."""
+
+    name, label = "macs", "MACs"
+
+    def parts(self, keep: Keep) -> list[tuple[int, str]]:
+        """List the nodes that multiply and accumulate."""
+        of = self._coupling
+        return [(of.node_macs(node, keep), node.label) for node in of.costed]
+
+    def around(self, dim: Dim, keep: Keep) -> int:
+        """Count the MACs of the nodes that a dim runs through."""
+        nodes = self._coupling.costed_by_dim.get(dim, ())
+        return sum(self._coupling.node_macs(node, keep) for node in nodes)
+
+
+class _Stored(Cost):
+    """A cost of initializers."""
+
+    def parts(self, keep: Keep) -> list[tuple[int, str]]:
+        """List the initializers."""
+        return [(self._of(name, keep), f"'{name}'") for name in self._weights]
+
+    def around(self, dim: Dim, keep: Keep) -> int:
+        """Count what the initializers that a dim lies on hold."""
+        return sum(self._of(name, keep) for name in self._by_dim.get(dim, ()))
+
+    @cached_property
+    def _weights(self) -> dict[str, int]:
+        """What one element of each initializer that counts costs."""
+        arrays = self._coupling.graph.initializers
+        return {name: 1 for name, array in arrays.items() if holds_weights(array.dtype)}
+
+    @cached_property
+    def _by_dim(self) -> dict[Dim, dict[str, None]]:
+        table: dict[Dim, dict[str, None]] = {}
+        for name in self._weights:
+            for axis in self._coupling.axes.get(name, ()):
+                for dim in leaves(axis):
+                    table.setdefault(dim, {})[name] = None
+        return table
+
+    def _of(self, name: str, keep: Keep) -> int:
+        axes = self._coupling.axes.get(name)
+        if axes is None:
+            return self._weights[name] * self._coupling.graph.initializers[name].size
+        return self._weights[name] * math.prod(count(axis, keep) for axis in axes)
+
+
+class Params(_Stored):
+    """Elements of weights."""
+
+    name, label = "params", "params"
+
+    def total(self, keep: Keep) -> int:
+        """Count what is written, or every copy."""
+        return super().total(keep) if self._splits and keep else self._coupling.params(keep)
+
+    def around(self, dim: Dim, keep: Keep) -> int:
+        """Count what the initializers that a dim lies on hold, and the other copies of them."""
+        if self._splits:
+            return super().around(dim, keep)
+        copies, names = self._coupling.graph.copies, self._by_dim.get(dim, {})
+        origins = {copies.get(name, name) for name in names}
+        others = {name for name in self._weights if copies.get(name, name) in origins}
+        written = (names.keys() | others) - self._coupling.merged(keep).keys()
+        return sum(self._of(name, keep) for name in written)
+
+
+class Size(_Stored):
+    """Bytes of the written file.
+
+    What a unit saves is predicted from the initializers that shrink. The total is exact, since a
+    file is more than its weights: it is the size of the graph that surgery really writes.
+    """
+
+    name, label = "size", "file bytes"
+
+    @cached_property
+    def full(self) -> int:
+        """The size of the file that the model was read from; of the one to write without one."""
+        return self._coupling.graph.file_bytes or self.total({})
+
+    def total(self, keep: Keep) -> int:
+        """Cut, and measure what would be written, or that with every copy."""
+        graph = self._coupling.graph
+        pruned = remove_units(self._coupling, keep) if keep else graph
+        return pruned.size_bytes(apart=self._splits and bool(keep))
+
+    @cached_property
+    def _weights(self) -> dict[str, int]:
+        arrays = self._coupling.graph.initializers
+        return {name: array.itemsize for name, array in arrays.items()}
+
+
+COSTS: dict[str, type[Cost]] = {cost.name: cost for cost in (Macs, Params, Size)}
+"""Those that a budget may limit, the cheapest to count first."""
+
+
+def share_of(target: float, full: int) -> float:
+    """Return a target as a share of the full cost.
+
+    Args:
+        target: A share in (0, 1], or a number above 1.
+        full: The cost of the original.
+    """
+    return target if target <= 1 or not full else target / full
+
+
+def units_left(group: Group, keep: Keep) -> NDArray[np.bool_]:
+    """Say which units of a group are still there; do not write into the result."""
+    return keep.get(group.dim, np.ones(group.size, np.bool_))

@@ -1,0 +1,154 @@
+"""The smallest network that is hardly worse: found by bisection over targets of MACs.
+
+Targets lie on a grid, so that the plan that is found is the one that `--target-macs` with its share
+gives: it can be made again, and its budget is verified like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obc_onnx.errors import InfeasibleTargetError
+from obc_onnx.measuring.error import Distance
+from obc_onnx.measuring.outputs import accuracy, answers
+from obc_onnx.samples.checks import classes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.planning.budget import Budget
+    from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.samples.samples import Samples
+
+_ROUNDING = 1e-9
+"""Of a difference of two shares."""
+GRID = 64
+"""Targets are multiples of one part in so many: six plans are tried."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search ended with.
+
+    Attributes:
+        plan: The smallest one that is good enough.
+        share: Its target of MACs.
+        drop: How much worse its result is; 0 where nothing is removed.
+        n_tried: Results that were judged.
+    """
+
+    plan: PruningPlan
+    share: float
+    drop: float
+    n_tried: int
+
+
+def plan_within_drop(
+    plan_of: Callable[[Budget], PruningPlan],
+    budget: Budget,
+    result_of: Callable[[PruningPlan], Graph],
+    judge: Judge,
+) -> tuple[PruningPlan, str]:
+    """Find the plan of a budget with a `max_drop`.
+
+    Args:
+        plan_of: Plans under a budget with targets.
+        budget: What was asked for.
+        result_of: Cuts by a plan, and repairs.
+        judge: Says how much worse that is.
+    Returns:
+        The plan, and for the report what was found, and on what.
+    """
+    allowed = budget.max_drop or 0.0
+    found = find_plan(
+        lambda share: plan_of(replace(budget, target_macs=share, max_drop=None)),
+        result_of,
+        judge.drop,
+        allowed,
+    )
+    return found.plan, (
+        f"the MACs were cut to {found.share:g}, as far as the {judge.what} on {judge.n_samples} "
+        f"held-out samples allows: worse by {found.drop:.4g}, allowed {allowed:g}; "
+        f"{found.n_tried} cuts were tried. What is measured on the same samples is flattered"
+    )
+
+
+def find_plan(
+    plan_of: Callable[[float], PruningPlan],
+    result_of: Callable[[PruningPlan], Graph],
+    drop_of: Callable[[Graph], float],
+    max_drop: float,
+) -> Found:
+    """Find a plan whose result is good enough, while that of the next target below is not.
+
+    Where the drop never shrinks as more is cut, that is the smallest of all that are good enough.
+
+    Args:
+        plan_of: Plans for a share of the MACs.
+        result_of: Cuts by a plan, and repairs.
+        drop_of: Says how much worse a result is than the original.
+        max_drop: How much worse it may be.
+    Raises:
+        InfeasibleTargetError: Not even what has to go whatever the target may go.
+    """
+    drops: dict[int, float] = {}
+    plans = {GRID: plan_of(1.0)}
+    low, high = 0, GRID
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            plans[middle] = plan_of(middle / GRID)
+            drops[middle] = drop_of(result_of(plans[middle]))
+        except InfeasibleTargetError:
+            drops[middle] = np.inf
+        low, high = (low, middle) if drops[middle] <= max_drop + _ROUNDING else (middle, high)
+    plan = plans[high]
+    if high == GRID and plan.initializers:  # limits of widths cut whatever the target is
+        drops[GRID] = drop_of(result_of(plan))
+        if drops[GRID] > max_drop + _ROUNDING:
+            raise InfeasibleTargetError(
+                f"what the limits cut alone makes the model worse by {drops[GRID]:.4g}, and "
+                f"{max_drop:g} is allowed: widen the limits"
+            )
+    n_tried = sum(np.isfinite(drop) for drop in drops.values())
+    return Found(plan, high / GRID, drops.get(high, 0.0), int(n_tried))
+
+
+class Judge:
+    """How much worse graphs are than the original, on held-out samples.
+
+    With labels, the loss of top-1 accuracy. Without, for a model whose first output is of shape
+    [batch, classes], the share of samples whose largest class is another one. For any other model
+    the error of the outputs, each channel on its own scale, see `recover.error.Distance`.
+
+    Args:
+        original: Of the model before.
+        held: Samples to judge on; none that were scored or repaired on.
+    """
+
+    def __init__(self, original: Coupling, held: Samples) -> None:
+        graph = original.graph
+        self._original, self._held, self.n_samples = original, held, len(held)
+        self.what = "accuracy"
+        if held.labels is None:
+            self.what = "error of the outputs"
+            if classes_of(graph) is not None:
+                self.what = "agreement with the original"
+                self._held = replace(held, labels=answers(graph, held))
+        self._before = accuracy(graph, self._held)
+
+    def drop(self, graph: Graph) -> float:
+        """Return how much worse a graph is; below 0 where it is better."""
+        if self._before is None:
+            return self._distance(graph)
+        return self._before - (accuracy(graph, self._held) or 0.0)
+
+    @cached_property
+    def _distance(self) -> Callable[[Graph], float]:
+        return Distance(self._original, self._held)

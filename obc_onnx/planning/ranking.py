@@ -1,0 +1,136 @@
+"""In which order units go: how those of different groups are compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from obc_onnx.axes.expressions import units_of
+from obc_onnx.planning.costs import units_left
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.planning.costs import Cost
+    from obc_onnx.planning.rooms import Room
+    from obc_onnx.saliency.options import Ranking
+
+    Saliency = Mapping[str, NDArray[np.float64]]
+    Cut = tuple[Group, NDArray[np.int64]]
+
+
+def ranked(
+    coupling: Coupling,
+    rooms: Sequence[Room],
+    saliency: Saliency,
+    keep: Keep,
+    ranking: Ranking,
+    costs: Sequence[Cost],
+) -> tuple[list[Cut], int]:
+    """List what may go, least valuable first; each cut leaves a width that is allowed.
+
+    Args:
+        coupling: The groups.
+        rooms: Those that may lose units, and how many.
+        saliency: Of every unit.
+        keep: What is left.
+        ranking: How to compare, see `planning.Budget`.
+        costs: What has to shrink: for the ranking per cost.
+    Returns:
+        The cuts, and how many of the first have to be made whatever the budget says.
+    """
+    protected = _protected(coupling, saliency, keep)
+    cuts: list[Cut] = []
+    values: list[float] = []
+    due: list[bool] = []
+    for room in rooms:
+        group = room.group
+        left = np.flatnonzero(units_left(group, keep))
+        worth = saliency[group.name]
+        if ranking == "per-cost":
+            worth = _per_cost(worth, group, keep, costs)
+        free = left[~np.isin(left, list(protected.get(group.dim, ())))]
+        width = left.size
+        for units in room.cuts(free[np.argsort(worth[free], kind="stable")], width):
+            due.append(width > room.most)
+            width -= units.size
+            values.append(float(worth[units].mean()))
+            cuts.append((group, units))
+    if ranking == "uniform":
+        values = _shares(cuts, values, keep, {room.group: room.group for room in rooms})
+    if ranking == "isomorphic":
+        sets = {room.group: _structure(coupling, room.group) for room in rooms}
+        values = _shares(cuts, values, keep, sets)
+    order = sorted(range(len(cuts)), key=lambda number: (not due[number], values[number]))
+    return [cuts[number] for number in order], sum(due)
+
+
+def _per_cost(
+    saliency: NDArray[np.float64], group: Group, keep: Keep, costs: Sequence[Cost]
+) -> NDArray[np.float64]:
+    """Divide by what one more unit saves, as a share of each cost; what saves nothing goes last."""
+    saved = np.zeros(group.size)
+    for cost in costs:
+        saved += cost.marginal(group, keep) / cost.full
+    worth = np.full(group.size, np.inf)
+    worth[saved > 0] = saliency[saved > 0] / saved[saved > 0]
+    return worth
+
+
+def _shares(
+    cuts: Sequence[Cut], values: Sequence[float], keep: Keep, sets: Mapping[Group, Hashable]
+) -> list[float]:
+    """Return the share of its set that is gone with each cut, all with lower values being made."""
+    size, gone = Counter[Any](), Counter[Any]()
+    for group, key in sets.items():
+        size[key] += group.size
+        gone[key] += group.size - int(units_left(group, keep).sum())
+    shares = np.zeros(len(cuts))
+    for number in np.argsort(np.asarray(values), kind="stable"):
+        group, units = cuts[number]
+        gone[sets[group]] += units.size
+        shares[number] = gone[sets[group]] / size[sets[group]]
+    return [float(share) for share in shares]
+
+
+def _structure(coupling: Coupling, group: Group) -> Hashable:
+    """Describe what a group's members are, so that equal groups have equal descriptions.
+
+    Source: Fang et al., Isomorphic Pruning for Vision Models, arXiv 2407.04616: units are compared
+    within sub-structures of the same topology.
+    """
+    members = Counter(
+        (
+            role.node.op_type,
+            role.kind,
+            role.axis,
+            coupling.shapes[role.node.inputs[role.slot]][role.axis],
+        )
+        for role in group.members
+    )
+    return group.size, frozenset(members.items())
+
+
+def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, set[int]]:
+    """Find units to protect so that no axis that takes positions of others becomes empty."""
+    by_dim = {
+        group.dim: saliency.get(group.name, np.zeros(group.size)) for group in coupling.groups
+    }
+    protected: dict[Dim, set[int]] = {}
+    for axis in coupling.tied_axes:
+        best: tuple[float, Dim, int] | None = None
+        for dim, scores in by_dim.items():
+            for unit in units_of(axis, dim):
+                if keep.get(dim) is not None and not keep[dim][unit]:
+                    continue
+                if best is None or scores[unit] > best[0]:
+                    best = (float(scores[unit]), dim, int(unit))
+        if best is not None:
+            protected.setdefault(best[1], set()).add(best[2])
+    return protected

@@ -1,0 +1,254 @@
+"""Decide which units stay under a budget."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obc_onnx.errors import InfeasibleTargetError, RequestError
+from obc_onnx.planning.budget import BLOCKS, Budget
+from obc_onnx.planning.costs import COSTS, Cost, share_of, units_left
+from obc_onnx.planning.plan import PruningPlan, slices_of
+from obc_onnx.planning.ranking import ranked
+from obc_onnx.planning.rooms import rooms_of
+from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.axes.expressions import Dim
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.planning.ranking import Cut, Saliency
+    from obc_onnx.planning.rooms import Room
+    from obc_onnx.saliency.options import Ranking
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One target as it is checked.
+
+    Attributes:
+        asked: What was asked for.
+        share: The same as a share of the full cost.
+    """
+
+    cost: Cost
+    asked: float
+    share: float
+
+    @classmethod
+    def of(cls, cost: Cost, asked: float) -> _Target:
+        if not (0 < asked <= 1 or (float(asked).is_integer() and asked > 1)):
+            raise RequestError(
+                f"target {cost.label} must be a share in (0, 1] or a whole number above 1, "
+                f"found {asked:g}"
+            )
+        return cls(cost, asked, share_of(asked, cost.full))
+
+    def holds(self, keep: Keep, done: float = 1.0) -> bool:
+        """Say whether `done` of the way to the target has been made."""
+        # the last step is compared with the share itself, and not with what rounding makes of it
+        share = self.share if done == 1 else 1 - (1 - self.share) * done
+        return self.cost.total(keep) / self.cost.full <= share
+
+
+def make_plan(
+    coupling: Coupling,
+    score: Callable[[Keep], Saliency],
+    budget: Budget,
+    criterion: str,
+    seed: int,
+    *,
+    splits: bool = False,
+) -> PruningPlan:
+    """Remove the least salient units until the budget holds.
+
+    Args:
+        coupling: The groups.
+        score: Gives every unit a saliency, with what was removed so far masked.
+        budget: What to meet.
+        criterion: Its name, for the record and for the usual ranking.
+        seed: For the record.
+        splits: Whether repair or training comes after, see `Cost`.
+    Raises:
+        RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
+            units has no score.
+        InfeasibleTargetError: Even the smallest plan does not meet the targets.
+    """
+    if budget.max_drop is not None:
+        raise RequestError("a plan alone drops nothing that could be measured: give targets")
+    ranking = _ranking(budget, criterion)
+    targets = [
+        _Target.of(COSTS[name](coupling, splits=splits), asked)
+        for name, asked in budget.targets.items()
+    ]
+    budget, rooms = _with_blocks(coupling, targets, budget)
+    keep: dict[Dim, NDArray[np.bool_]] = {}
+    for step in range(1, budget.steps + 1):
+        done = step / budget.steps
+        met = all(target.holds(keep, done) for target in targets)
+        if not met or any(room.is_too_wide(keep) for room in rooms):
+            saliency = score(keep)
+            _check_scored(rooms, saliency, criterion)
+            costs = [target.cost for target in targets if not target.holds(keep)]
+            order, n_due = ranked(coupling, rooms, saliency, keep, ranking, costs)
+            keep = _cut_until(order, keep, n_due, targets, done)
+    _check_met(coupling, rooms, targets, keep, budget)
+    return _record(coupling, keep, budget, ranking, criterion, seed)
+
+
+def _ranking(budget: Budget, criterion: str) -> Ranking:
+    known = make_criterion(criterion).ranking if criterion in CRITERIA else "global"
+    asked = budget.ranking or known
+    found = FORMER_RANKINGS.get(asked, asked)
+    if found not in RANKINGS:
+        raise RequestError(f"ranking '{asked}' is not known: choose from {', '.join(RANKINGS)}")
+    return found
+
+
+def _with_blocks(
+    coupling: Coupling, targets: Sequence[_Target], budget: Budget
+) -> tuple[Budget, list[Room]]:
+    """Fix the multiple of widths: what was asked, or the largest that meets the targets."""
+    *larger, smallest = BLOCKS if budget.round_to is None else (budget.round_to,)
+    for block in larger:
+        with suppress(InfeasibleTargetError, RequestError):
+            return _with_block(coupling, targets, budget, block)
+    return _with_block(coupling, targets, budget, smallest)
+
+
+def _with_block(
+    coupling: Coupling, targets: Sequence[_Target], budget: Budget, block: int
+) -> tuple[Budget, list[Room]]:
+    budget = replace(budget, round_to=block)
+    rooms = rooms_of(coupling, budget)
+    _check_feasible(coupling, rooms, targets, budget)
+    return budget, rooms
+
+
+def _check_scored(rooms: Sequence[Room], saliency: Saliency, criterion: str) -> None:
+    for room in rooms:
+        if room.group.name not in saliency:
+            raise RequestError(
+                f"criterion '{criterion}' says nothing of group '{room.group.name}': use another "
+                f"one, or leave the group whole with --exclude"
+            )
+
+
+def _check_feasible(
+    coupling: Coupling, rooms: Sequence[Room], targets: Sequence[_Target], budget: Budget
+) -> None:
+    """Remove all that may be removed, and compare."""
+    for target in targets:
+        if not target.cost.full:
+            unknown = f"; {len(coupling.unknown)} nodes have no rule" if coupling.unknown else ""
+            raise InfeasibleTargetError(
+                f"the model has no {target.cost.label} to save{unknown}{_enclosed(coupling)}"
+            )
+    equal = {group.name: np.zeros(group.size) for group in coupling.groups}
+    smallest = _without({}, ranked(coupling, rooms, equal, {}, "global", [])[0])
+    _check_met(coupling, rooms, targets, smallest, budget)
+
+
+def _check_met(
+    coupling: Coupling,
+    rooms: Sequence[Room],
+    targets: Sequence[_Target],
+    keep: Keep,
+    budget: Budget,
+) -> None:
+    """Check the result: saliency may have protected units that had to go."""
+    for target in targets:
+        if not target.holds(keep):
+            raise _infeasible(coupling, len(rooms), target, keep, budget)
+    for room in rooms:
+        if room.is_too_wide(keep):
+            raise InfeasibleTargetError(
+                f"cannot cut '{room.group.name}' to its max of {room.most} units: axes that take "
+                f"positions of it would become empty"
+            )
+
+
+def _infeasible(
+    coupling: Coupling, n_rooms: int, target: _Target, smallest: Keep, budget: Budget
+) -> InfeasibleTargetError:
+    cost = target.cost
+    full, least = cost.full, cost.total(smallest)
+    parts = sorted(cost.parts(smallest), reverse=True)
+    holders = "; ".join(f"{label} {100 * part / full:.1f} %" for part, label in parts[:3])
+    reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
+    n_inexact = sum(group.inexact is not None for group in coupling.groups)
+    held = len(coupling.groups) - n_rooms
+    hint = f", of which --allow-inexact prunes {n_inexact}" if not budget.allow_inexact else ""
+    narrower = "; --min-channels 1 leaves less" if budget.min_channels is None else ""
+    is_share = target.asked <= 1
+    asked = (
+        f"{target.asked:g} of the {cost.label}" if is_share else f"{target.asked:,.0f} {cost.label}"
+    )
+    left = f"{least / full:.4g}" if is_share else f"{least:,}"
+    return InfeasibleTargetError(
+        f"cannot reach {asked}: with the least width in each of {n_rooms} groups {left} are left "
+        f"({held} more groups are excluded or inexact{hint if n_inexact else ''}{narrower}). "
+        f"What holds it: "
+        f"{holders}. Frozen: {'; '.join(reasons[:5]) or 'nothing'}{_enclosed(coupling)}"
+    )
+
+
+def _enclosed(coupling: Coupling) -> str:
+    """Say which nodes hold weights in subgraphs, which nothing is cut from."""
+    found = [f"{label} ({count:,})" for label, count in coupling.graph.enclosed.items()]
+    return f"; weights inside of subgraphs stay as they are: {', '.join(found)}" if found else ""
+
+
+def _cut_until(
+    order: Sequence[Cut], keep: Keep, n_due: int, targets: Sequence[_Target], done: float
+) -> dict[Dim, NDArray[np.bool_]]:
+    """Make the shortest prefix of cuts, those that are due at least, with which targets hold.
+
+    Found by bisection: all hold at its upper end, and not at its lower one.
+    """
+    low, high = n_due, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        fewer = _without(keep, order[:middle])
+        if all(target.holds(fewer, done) for target in targets):
+            high = middle
+        else:
+            low = middle + 1
+    return _without(keep, order[:low])
+
+
+def _without(keep: Keep, cuts: Sequence[Cut]) -> dict[Dim, NDArray[np.bool_]]:
+    result = {dim: mask.copy() for dim, mask in keep.items()}
+    for group, units in cuts:
+        if group.dim not in result:
+            result[group.dim] = np.ones(group.size, np.bool_)
+        result[group.dim][units] = False
+    return result
+
+
+def _record(
+    coupling: Coupling, keep: Keep, budget: Budget, ranking: Ranking, criterion: str, seed: int
+) -> PruningPlan:
+    kept = {group.name: np.flatnonzero(units_left(group, keep)) for group in coupling.groups}
+    return PruningPlan(
+        model_sha256=coupling.graph.sha256,
+        criterion=criterion,
+        ranking=ranking,
+        round_to=budget.round_to,
+        targets=budget.targets,
+        seed=seed,
+        macs=(coupling.macs({}), coupling.macs(keep)),
+        params=(coupling.params({}), coupling.params(keep)),
+        groups={
+            group.name: {"size": group.size, "kept": kept[group.name].tolist()}
+            for group in coupling.groups
+        },
+        **slices_of(coupling, keep, coupling.merged(keep)),
+    )

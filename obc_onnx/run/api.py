@@ -1,0 +1,373 @@
+"""What the package offers: inspect, score, plan, apply, compress, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_name
+from obc_onnx.coupling.explain import explain
+from obc_onnx.errors import RequestError
+from obc_onnx.graph.feeds import random_feed
+from obc_onnx.measuring.masks import with_padding
+from obc_onnx.measuring.outputs import accuracy
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.planning.budget import MEASURED_SAMPLES, Budget
+from obc_onnx.planning.rooms import rooms_of
+from obc_onnx.planning.sensitivity import Sensitivity, measure_groups
+from obc_onnx.report.summary import (
+    Inspection,
+    notes_on_graph,
+    summarise_frozen,
+    summarise_groups,
+    summarise_scores,
+)
+from obc_onnx.run.compression import Compression
+from obc_onnx.run.request import Request
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.saliency.scores import Scores, choose_criterion, make_scene, used_of
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.placing import first_of, known_by, shapes_of
+from obc_onnx.samples.read import open_samples
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.training.options import TrainingOptions, training_options
+from obc_onnx.verification.checks import Check, check_file, check_masked, why_no_twin
+from obc_onnx.verification.result import Cut, check_result
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from obc_onnx.graph.batch_axes import Axes
+    from obc_onnx.ops.base.rule import RuleSet
+    from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.recover.methods import Method
+    from obc_onnx.report.result import Result
+    from obc_onnx.samples.samples import Samples
+
+    Shape = tuple[int, ...]
+
+
+def inspect(
+    model: Model,
+    *,
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    explained: str | None = None,
+    scores: Scores | None = None,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Inspection:
+    """Find what can be pruned, and what cannot and why.
+
+    Args:
+        model: A file, a loaded model, or a graph.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        explained: A tensor, or one of its axes as `tensor:1`, to follow to all that it is tied to.
+        scores: What `score` gave, to show with each group.
+        rules: What is known of operators.
+    Raises:
+        ModelError: The model cannot be read or analysed.
+        RequestError: An input name or shape does not fit, or there is no such tensor.
+    """
+    clock = Clock()
+    with clock("load"):
+        graph = load_model(model)
+    coupling, _ = analyse(graph, input_shape, rules, clock, batch_axes)
+    if scores is not None:
+        scores.check(coupling)
+    return Inspection(
+        model=model_name(model),
+        sha256=graph.sha256,
+        macs=coupling.macs({}),
+        params=graph.params,
+        groups=summarise_groups(coupling, {}),
+        frozen=summarise_frozen(coupling),
+        unknown=list(coupling.unknown),
+        batch=coupling.graph.batch_axes.notes,
+        explained=[] if explained is None else explain(coupling, explained),
+        salient=[] if scores is None else summarise_scores(scores.groups),
+        seconds=clock.seconds,
+        notes=notes_on_graph(graph),
+    )
+
+
+def compress(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    budget: Budget | float | None = None,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    scores: Scores | None = None,
+    training: TrainingOptions | int = 0,
+    plan: PruningPlan | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    recover: Method = "auto",
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    latency: bool | None = None,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Result:
+    """Make a smaller model with the same inputs and outputs, and prove it.
+
+    Args:
+        model: A file, a loaded model, or a graph; it is left as it is.
+        data: Samples to score, repair, fine-tune and measure on.
+        budget: What to meet; a number is the share of the MACs that may be left, half by default.
+        criterion: "jacobian" by default with data, "l2" without.
+        scoring: How the criterion looks at the samples.
+        scores: What `score` gave, in place of a criterion.
+        training: How to fine-tune; a number is the epochs, 0 does not train.
+        plan: What to cut, in place of a budget and a criterion.
+        run_dir: A folder for the plan, checkpoints and metrics of the run.
+        resume: Whether to go on with the run that is there.
+        recover: How to repair the cut network without training: "refit" solves every layer anew,
+            "stats" measures norms anew or matches statistics, "fuse" makes up from norms or
+            merges units and needs no data, "auto" is the first two, as far as they help on
+            held-out samples, and without data what norms tell, where there are norms.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of every random choice: equal seeds give equal bytes.
+        device: Where torch scores, repairs and trains.
+        latency: Whether to time both models; None does where it takes a few seconds at most.
+        rules: What is known of operators.
+    Returns:
+        The model, its plan and its report. Nothing is written.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+        VerificationError: The result failed a check.
+    """
+    if resume and run_dir is None:
+        raise RequestError("--resume goes on with a run: give its --run-dir")
+    request = Request(
+        name=model_name(model),
+        data=DataOptions.of(data),
+        budget=budget if isinstance(budget, Budget) else Budget(budget),
+        criterion=criterion,
+        scoring=scoring or Scoring(),
+        scores=scores,
+        plan=plan,
+        training=training_options(training, seed, device),
+        run_dir=None if run_dir is None else Path(run_dir),
+        resume=resume,
+        recover=recover,
+        input_shape=input_shape or {},
+        batch_axes=batch_axes or {},
+        seed=seed,
+        device=device,
+        latency=latency,
+        rules=rules,
+    )
+    _check_device(device)
+    return Compression(request).execute(model)
+
+
+def make_plan(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    budget: Budget | float | None = None,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    scores: Scores | None = None,
+    recover: Method = "auto",
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rules: RuleSet = DEFAULT_RULES,
+) -> PruningPlan:
+    """Decide which units stay, and cut nothing: the first half of `compress`, see there.
+
+    Repair matters only to a budget with a `max_drop`, whose candidates are repaired and measured.
+
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    request = Request(
+        name=model_name(model),
+        data=DataOptions.of(data),
+        budget=budget if isinstance(budget, Budget) else Budget(budget),
+        criterion=criterion,
+        scoring=scoring or Scoring(),
+        scores=scores,
+        recover=recover,
+        input_shape=input_shape or {},
+        batch_axes=batch_axes or {},
+        seed=seed,
+        device=device,
+        rules=rules,
+    )
+    _check_device(device)
+    return Compression(request).decide(model)
+
+
+def apply(
+    model: Model,
+    plan: PruningPlan,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    recover: Method = "auto",
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    latency: bool | None = None,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Result:
+    """Cut by a plan, repair with data, and prove the result: the second half of `compress`.
+
+    Raises:
+        RequestError: The plan is for another model.
+        VerificationError: The result failed a check.
+    """
+    return compress(
+        model,
+        plan=plan,
+        data=data,
+        recover=recover,
+        input_shape=input_shape,
+        batch_axes=batch_axes,
+        seed=seed,
+        device=device,
+        latency=latency,
+        rules=rules,
+    )
+
+
+def score(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rules: RuleSet = DEFAULT_RULES,
+) -> Scores:
+    """Score every unit of every group.
+
+    Args:
+        model: A file, a loaded model, or a graph.
+        data: Samples; the held-out share of them is not looked at.
+        criterion: "jacobian" by default with data, "l2" without.
+        scoring: How the criterion looks at the samples.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of every random choice.
+        device: Where torch runs.
+        rules: What is known of operators.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    _check_device(device)
+    graph = load_model(model)
+    samples, _ = open_samples(DataOptions.of(data), graph, batch_axes)
+    graph = known_by(graph, samples)
+    shapes = {**shapes_of(samples), **(input_shape or {})}
+    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
+    if samples is not None:
+        (samples,) = with_padding(coupling, samples)
+    how = scoring or Scoring()
+    chosen = choose_criterion(criterion, samples, how)
+    scene = make_scene(coupling, samples, how, seed, device)
+    found = chosen.score(scene, {})
+    return Scores(graph.sha256, chosen.name, seed, used_of(chosen, how), found)
+
+
+def measure_sensitivity(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples,
+    criterion: str | None = None,
+    scoring: Scoring | None = None,
+    budget: Budget | None = None,
+    n_samples: int = MEASURED_SAMPLES,
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rules: RuleSet = DEFAULT_RULES,
+) -> Sensitivity:
+    """Cut shares of each group alone, without any repair, and measure what that does.
+
+    Args:
+        model: A file, a loaded model, or a graph.
+        data: Samples to score on; the held-out ones are measured on.
+        criterion: What says which units go first; as in `score`.
+        scoring: How the criterion looks at the samples.
+        budget: Which groups are measured; its targets and rankings have no meaning here.
+        n_samples: Held-out samples to measure on, at most.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of every random choice.
+        device: Where torch scores.
+        rules: What is known of operators.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    _check_device(device)
+    graph = load_model(model)
+    samples, held = open_samples(DataOptions.of(data), graph, batch_axes)
+    if samples is None or held is None:
+        raise RequestError("sensitivity is measured on samples: give --data")
+    graph = known_by(graph, samples)
+    held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
+    shapes = {**shapes_of(samples), **(input_shape or {})}
+    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
+    samples, held = with_padding(coupling, samples, held)
+    how = scoring or Scoring()
+    chosen = choose_criterion(criterion, samples, how)
+    saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})
+    groups = [room.group for room in rooms_of(coupling, budget or Budget())]
+    found = measure_groups(coupling, groups, saliency, held)
+    before = accuracy(graph, held)
+    return Sensitivity(model_name(model), chosen.name, len(held), before, found)
+
+
+def verify(
+    original: Model,
+    compressed: Model,
+    plan: PruningPlan,
+    *,
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    rules: RuleSet = DEFAULT_RULES,
+) -> list[Check]:
+    """Check a compressed model against its original and its plan.
+
+    Returns:
+        Every check, failed ones included.
+    Raises:
+        RequestError: The plan is for another model.
+    """
+    clock = Clock()
+    before, after = load_model(original), load_model(compressed)
+    plan.check_model(before.sha256, model_name(original))
+    coupling, inputs = analyse(before, input_shape, rules, clock, batch_axes)
+    before, after = coupling.graph, after.with_batch(coupling.graph.batch_axes)
+    keep = plan.keep(coupling)
+    feed = random_feed(before, inputs, seed)
+    cut = Cut(
+        *(coupling, plan, keep, remove_units(coupling, keep), inputs, feed),
+        why_no_twin(coupling),
+        original=coupling,
+    )
+    checks = [check_masked(coupling, keep, feed), *check_result(cut, after, clock)]
+    if isinstance(compressed, (str, Path)) and all(check.passed for check in checks):
+        checks.append(check_file(Path(compressed), after, feed))
+    return checks
+
+
+def _check_device(device: str) -> None:
+    """Check a device before long work; the CPU is always there."""
+    if device != "cpu":
+        from obc_onnx.twin.build import check_device
+
+        check_device(device)

@@ -1,0 +1,410 @@
+"""The order of the stages; the only module that knows it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model
+from obc_onnx.errors import RequestError
+from obc_onnx.graph.model import Graph
+from obc_onnx.installation import require_transport
+from obc_onnx.measuring.baseline import examine
+from obc_onnx.measuring.error import errors_of_outputs
+from obc_onnx.measuring.latency import race
+from obc_onnx.measuring.masks import with_padding
+from obc_onnx.measuring.noise import Reference
+from obc_onnx.measuring.outputs import accuracy
+from obc_onnx.planning.max_drop import Judge, plan_within_drop
+from obc_onnx.planning.search import make_plan
+from obc_onnx.recover.methods import NEED_DATA
+from obc_onnx.report.doubts import (
+    doubts_of_drop,
+    doubts_of_outputs,
+    doubts_of_quality,
+    doubts_of_speed,
+    doubts_of_widths,
+)
+from obc_onnx.report.result import Result
+from obc_onnx.report.summary import (
+    Change,
+    Report,
+    note_on_blocks,
+    notes_on_graph,
+    notes_on_inexact,
+    summarise_frozen,
+    summarise_groups,
+)
+from obc_onnx.saliency.scores import choose_criterion, make_scene
+from obc_onnx.samples.padding import describe_padding
+from obc_onnx.samples.placing import first_of, known_by, shapes_of
+from obc_onnx.samples.read import open_samples
+from obc_onnx.surgery.cut import remove_units
+from obc_onnx.training.options import check_labels
+from obc_onnx.verification.checks import (
+    Check,
+    check_masked,
+    compare,
+    digest_of,
+    doubts,
+    latency_feed,
+    require,
+    verification_feed,
+    why_no_twin,
+)
+from obc_onnx.verification.result import Cut, check_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.measuring.baseline import Fed
+    from obc_onnx.measuring.error import OutputError
+    from obc_onnx.measuring.latency import Race
+    from obc_onnx.planning.budget import Budget
+    from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.recover.methods import Recovery
+    from obc_onnx.run.folder import RunFolder
+    from obc_onnx.run.request import Request
+    from obc_onnx.samples.samples import Samples
+    from obc_onnx.training.course import Epoch
+
+    Shape = tuple[int, ...]
+
+
+class Opened(NamedTuple):
+    """A model and samples, as they were read.
+
+    Attributes:
+        coupling: Of the model, or of what sparse learning has made of it.
+        inputs: Sizes of its inputs.
+        samples: To score, repair and train on.
+        held: To measure on.
+        original: The model as it came.
+    """
+
+    coupling: Coupling
+    inputs: Mapping[str, Shape]
+    samples: Samples | None
+    held: Samples | None
+    original: Coupling
+
+
+class Measured(NamedTuple):
+    """What samples and a clock say of a result; see `Report`."""
+
+    outputs: list[OutputError]
+    accuracy: Change
+    fed: list[Fed]
+    latency_ms: Change
+
+
+@dataclass(frozen=True)
+class Compression:
+    """One compression: its request, its time, and what the report has to say."""
+
+    request: Request
+    clock: Clock = field(default_factory=Clock)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def execute(self, model: Model) -> Result:
+        """Go through all stages."""
+        request = self.request
+        opened = self._open(model)
+        original, graph = opened.original, opened.original.graph
+        folder = self._folder(graph)
+        coupling, sparse_epochs = self._sparsify(original, opened.samples, folder)
+        opened = opened._replace(coupling=coupling)
+        _, inputs, samples, held, _ = opened
+        plan = self._plan(opened, folder)
+        keep = plan.keep(coupling)
+        self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
+        with self.clock("cut"):
+            pruned = remove_units(coupling, keep)
+        feed = verification_feed(graph, held, inputs, request.seed)
+        cut = Cut(coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
+        with self.clock("verify"):
+            checks = [check_masked(coupling, keep, feed)]
+            require(checks)
+        result, recovery = self._recover(cut, samples)
+        result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
+        written = Graph.from_model(result.written()).with_batch(graph.batch_axes)
+        plan = plan.written_as(coupling, result)
+        if result is not pruned or coupling is not original:
+            plan = replace(plan, weights_sha256=digest_of(written.stored))
+        cut = replace(cut, plan=plan)
+        with self.clock("verify"):
+            checks += [*folded, *check_result(cut, written, self.clock)]
+            if cut.no_twin:
+                self.notes.append(f"the twin was not compared: {cut.no_twin}")
+            require(checks)
+            self.warnings.extend(doubts(checks))
+        report = self._report(
+            cut, result, (samples, held), checks, (sparse_epochs, epochs), recovery
+        )
+        found = Result(result, plan, report)
+        if folder is not None:
+            folder.keep_result(found)
+        return found
+
+    def decide(self, model: Model) -> PruningPlan:
+        """Go through the stages up to the plan."""
+        return self._plan(self._open(model), None)
+
+    def _open(self, model: Model) -> Opened:
+        """Load and analyse, and check what the request asks for against the samples."""
+        request = self.request
+        if request.recover == "fuse":
+            require_transport()
+        with self.clock("load"):
+            graph = load_model(model)
+            samples, held = open_samples(request.data, graph, request.batch_axes)
+            graph = known_by(graph, samples)
+        if request.training is not None and samples is None:
+            raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
+        if request.recover in NEED_DATA and samples is None:
+            raise RequestError(
+                f"--recover {request.recover} needs samples: give --data, or use --recover fuse"
+            )
+        if request.training is not None and samples is not None:
+            check_labels(request.training, labelled=samples.labels is not None)
+        shapes = {**shapes_of(samples), **request.input_shape}
+        named = request.batch_axes
+        coupling, inputs = analyse(
+            graph, shapes, request.rules, self.clock, named, first_of(samples)
+        )
+        self.notes.extend(coupling.graph.batch_axes.notes)
+        if samples is not None and held is not None:
+            samples, held = with_padding(coupling, samples, held)
+            if samples.padding is not None:
+                self.notes.append(describe_padding(samples.padding))
+        return Opened(coupling, inputs, samples, held, coupling)
+
+    def _folder(self, graph: Graph) -> RunFolder | None:
+        """Open the folder of the run, which has to have been asked for the same."""
+        request = self.request
+        if request.run_dir is None:
+            return None
+        from obc_onnx.run.folder import RunFolder, facts_of_code, facts_of_data
+        from obc_onnx.twin.processes import rank
+
+        facts = {
+            "model": graph.sha256,
+            "data": facts_of_data(request.data),
+            "scores": None if request.scores is None else digest_of(request.scores.groups),
+            "code": facts_of_code(request.code),
+            "budget": asdict(request.budget),
+            "plan": None if request.plan is None else request.plan.to_json(),
+            "criterion": request.criterion,
+            "scoring": asdict(request.scoring),
+            "training": None if request.training is None else asdict(request.training),
+            "recover": request.recover,
+            "seed": request.seed,
+            "batch axes": dict(request.batch_axes),
+        }
+        return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
+
+    def _plan(self, opened: Opened, folder: RunFolder | None) -> PruningPlan:
+        """Return the plan that was given or that a run has made already, or make one."""
+        request, coupling = self.request, opened.coupling
+        made = request.plan or (None if folder is None else folder.plan())
+        if made is not None:
+            made.check_model(coupling.graph.sha256, request.name)
+            return made.recounted(coupling)
+        with self.clock("score and plan"):
+            name, score = self._scorer(coupling, opened.samples)
+            repairs = opened.samples is not None or request.recover != "none"
+            scored = partial(make_plan, coupling, score, criterion=name)
+            plan_of = partial(scored, seed=request.seed, splits=repairs)
+            if request.budget.max_drop is None:
+                plan = plan_of(request.budget)
+            else:
+                plan = self._plan_within_drop(opened, plan_of)
+        if request.budget.round_to is None and plan.round_to is not None:
+            self.notes.append(note_on_blocks(plan, plan.round_to))
+        if folder is not None:
+            folder.keep_plan(plan)
+        return plan
+
+    def _plan_within_drop(
+        self, opened: Opened, plan_of: Callable[[Budget], PruningPlan]
+    ) -> PruningPlan:
+        """Find the smallest plan whose result, repaired but not trained, is hardly worse."""
+        coupling, inputs, samples, held, original = opened
+        if held is None:
+            raise RequestError("--max-drop is measured on samples: give --data")
+        feed = verification_feed(coupling.graph, held, inputs, self.request.seed)
+        notes = list(self.notes)
+
+        def result_of(plan: PruningPlan) -> Graph:
+            keep = plan.keep(coupling)
+            pruned = remove_units(coupling, keep)
+            tried = (coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
+            return self._recover(Cut(*tried), samples)[0]
+
+        judge = Judge(original, held)
+        plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
+        self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
+        return plan
+
+    def _sparsify(
+        self, coupling: Coupling, samples: Samples | None, folder: RunFolder | None
+    ) -> tuple[Coupling, list[Epoch]]:
+        """Let weak units of the whole network shrink, where that was asked for."""
+        request = self.request
+        if request.training is None or samples is None or not request.training.sparse_epochs:
+            return coupling, []
+        if request.plan is not None or request.scores is not None:
+            raise RequestError(
+                "sparse learning comes before units are scored: leave --sparse-epochs out, or let "
+                "them be scored anew"
+            )
+        from obc_onnx.training.stage import sparsify
+
+        with self.clock("sparse learning"):
+            graph, epochs = sparsify(coupling, samples, request.training, folder)
+        shapes = {port.name: coupling.shapes[port.name] for port in coupling.graph.inputs}
+        return analyse(graph, shapes, request.rules, self.clock, feed=first_of(samples))[0], epochs
+
+    def _scorer(
+        self, coupling: Coupling, samples: Samples | None
+    ) -> tuple[str, Callable[[Keep], Mapping[str, NDArray[np.float64]]]]:
+        """Return what scores units and its name: scores that were given, or a criterion."""
+        request = self.request
+        if request.scores is not None:
+            given = request.scores
+            given.check(coupling)
+            return given.criterion, lambda _: given.groups
+        criterion = choose_criterion(request.criterion, samples, request.scoring)
+        if request.criterion is None and samples is None:
+            self.notes.append(
+                f"no data was given, so units are scored by '{criterion.name}', which needs none"
+            )
+        scene = make_scene(coupling, samples, request.scoring, request.seed, request.device)
+        return criterion.name, lambda keep: criterion.score(scene, keep)
+
+    def _recover(self, cut: Cut, samples: Samples | None) -> tuple[Graph, list[Recovery]]:
+        """Repair without training, where there is anything to do it with."""
+        method = self.request.recover
+        if method == "none":
+            return cut.pruned, []
+        if cut.no_twin:
+            self.notes.append(f"nothing was repaired: {cut.no_twin}")
+            return cut.pruned, []
+        from obc_onnx.recover.stage import recover
+
+        with self.clock("recover"):
+            where = self.request.seed, self.request.device
+            found = recover(cut.coupling, cut.keep, cut.pruned, samples, method, *where)
+        self.notes.extend(found.notes)
+        return found.graph, found.steps
+
+    def _finetune(
+        self, cut: Cut, samples: Samples | None, folder: RunFolder | None
+    ) -> tuple[Graph, list[Epoch], list[Check]]:
+        request, graph = self.request, cut.coupling.graph
+        if request.training is None or samples is None or request.training.epochs == 0:
+            return cut.pruned, [], []
+        from obc_onnx.training.stage import tune
+        from obc_onnx.twin.build import run_module
+
+        with self.clock("fine-tune"):
+            tuned = tune(
+                cut.coupling,
+                cut.keep,
+                cut.pruned,
+                samples,
+                request.training,
+                teacher=cut.original,
+                recover=request.recover,
+                folder=folder,
+            )
+        with self.clock("verify"):
+            trained = run_module(tuned.student, graph, cut.feed)
+            reference = Reference.of_outputs(tuned.graph, cut.feed)
+        check = compare("folded equals trained network", trained, reference)
+        self.notes.extend(tuned.notes)
+        self.warnings.extend(tuned.warnings)
+        if request.training.equivalent is None and not request.training.recombines:
+            self.notes.append(
+                "sliced weights were trained: compressors and decompressors gain where labels "
+                "alone teach; --equivalent trains them too"
+            )
+        return tuned.graph, tuned.epochs, [check]
+
+    def _report(
+        self,
+        cut: Cut,
+        result: Graph,
+        samples: tuple[Samples | None, Samples | None],
+        checks: list[Check],
+        epochs: tuple[list[Epoch], list[Epoch]],
+        recovery: list[Recovery],
+    ) -> Report:
+        graph, plan = cut.original.graph, cut.plan
+        with self.clock("measure"):
+            measured = self._measure(cut, result, samples, trained=bool(epochs[1]))
+        return Report(
+            model=self.request.name,
+            criterion=plan.criterion,
+            targets=plan.targets,
+            macs=Change(*plan.macs),
+            params=Change(*plan.params),
+            file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
+            held_out=0 if samples[1] is None else len(samples[1]),
+            groups=summarise_groups(cut.coupling, cut.keep),
+            frozen=summarise_frozen(cut.coupling),
+            unknown=list(cut.coupling.unknown),
+            recovery=recovery,
+            notes=self.notes,
+            warnings=self.warnings,
+            sparse_epochs=epochs[0],
+            epochs=epochs[1],
+            verification=checks,
+            seconds=self.clock.seconds,
+            **measured._asdict(),
+        )
+
+    def _measure(
+        self,
+        cut: Cut,
+        result: Graph,
+        samples: tuple[Samples | None, Samples | None],
+        *,
+        trained: bool,
+    ) -> Measured:
+        """Hold the result against the original, and note what speaks against it."""
+        graph, held = cut.original.graph, samples[1]
+        baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
+        change = Change(baseline.accuracy, None if held is None else accuracy(result, held))
+        outputs = errors_of_outputs(cut.original, result, held)
+        times = self._race(cut, result, held)
+        self.warnings.extend(
+            [
+                *baseline.doubts,
+                *doubts_of_quality(outputs, given=held is not None),
+                *doubts_of_outputs(outputs),
+                *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),
+                *doubts_of_widths(cut.coupling, cut.keep),
+                *doubts_of_speed(times),
+            ]
+        )
+        latency = Change(None, None) if times is None else Change(*times.medians_ms)
+        return Measured(outputs, change, baseline.fed, latency)
+
+    def _race(self, cut: Cut, result: Graph, held: Samples | None) -> Race | None:
+        """Time both models, where that was asked for or costs little."""
+        asked = self.request.latency
+        if asked is False:
+            return None
+        graph = cut.original.graph
+        feed = latency_feed(graph, held, cut.inputs, self.request.seed)
+        times = race(graph, result, feed, asked=asked is True)
+        if times is None:
+            self.notes.append("speed was not measured, since a run takes long: --latency does it")
+        return times

@@ -1,0 +1,148 @@
+"""Score the units of a model: which criterion, on which samples, and scores as a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from obc_onnx.errors import RequestError
+from obc_onnx.files import replacing
+from obc_onnx.saliency.criteria import DATA_FREE, make_criterion
+from obc_onnx.saliency.criterion import COUPLED, Criterion, Scene
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.samples.read import UNREADABLE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.samples.samples import Samples
+
+_FACTS = "obc-onnx"
+"""The array of a file that says what the others are; names of groups have a colon."""
+_KEYS = ("criterion", "model_sha256", "seed", "scoring")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A saliency for every unit of a model.
+
+    Attributes:
+        model_sha256: Of the model.
+        criterion: What gave them.
+        seed: Of every random choice.
+        scoring: What the criterion looked at: the fields of `Scoring` that it uses.
+        groups: For each group by name, shape [n_units], float64.
+    """
+
+    model_sha256: str
+    criterion: str
+    seed: int
+    scoring: dict[str, Any]
+    groups: dict[str, NDArray[np.float64]]
+
+    def save(self, path: str | Path) -> None:
+        """Write an `.npz` with one array per group."""
+        facts = {key: getattr(self, key) for key in _KEYS}
+        arrays: dict[str, Any] = {_FACTS: np.array(json.dumps(facts, sort_keys=True))}
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez(file, **{**arrays, **self.groups})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scores:
+        """Read what `save` wrote.
+
+        Raises:
+            RequestError: It is missing, or no file of scores.
+        """
+        try:
+            with np.load(path) as archive:
+                arrays = dict(archive)
+            facts = json.loads(str(arrays.pop(_FACTS)))
+            own = {key: facts[key] for key in _KEYS}
+        except (*UNREADABLE, KeyError, TypeError) as error:
+            raise _no_scores(path) from error
+        names = (own["model_sha256"], own["criterion"])
+        vectors = [a for a in arrays.values() if isinstance(a, np.ndarray)]
+        floats = all(array.dtype == np.float64 and array.ndim == 1 for array in vectors)
+        if not floats or len(vectors) < len(arrays) or not all(isinstance(n, str) for n in names):
+            raise _no_scores(path)
+        return cls(**own, groups=arrays)
+
+    def check(self, coupling: Coupling) -> None:
+        """Check that the scores are of a model.
+
+        Raises:
+            RequestError: They are of another one.
+        """
+        sha256 = coupling.graph.sha256
+        if self.model_sha256 != sha256:
+            raise RequestError(
+                f"the scores are of a model with sha256 {self.model_sha256[:12]}..., but this one "
+                f"has {sha256[:12]}..."
+            )
+        sizes = {group.name: group.size for group in coupling.groups}
+        for name, array in self.groups.items():
+            if sizes.get(name) != len(array):
+                raise RequestError(
+                    f"the scores have {len(array)} units for group '{name}', but the model has "
+                    f"{sizes.get(name, 'no such group')}: score it again, with the same sizes of "
+                    f"inputs"
+                )
+        if not all(np.isfinite(array).all() for array in self.groups.values()):
+            raise RequestError("some of the scores are not finite")
+
+
+def choose_criterion(name: str | None, samples: Samples | None, scoring: Scoring) -> Criterion:
+    """Return the criterion of a name; without one, what suits the samples.
+
+    Raises:
+        RequestError: It is not known, needs samples and there are none, or is asked for something
+            that it does not look at.
+    """
+    chosen = name or ("jacobian" if samples is not None else DATA_FREE)
+    criterion = make_criterion(chosen)
+    if criterion.needs_data and samples is None:
+        raise RequestError(
+            f"criterion '{chosen}' needs samples: give --data, or use --criterion {DATA_FREE}"
+        )
+    ignored = [field for field in asked_of(scoring) if field not in criterion.uses]
+    if ignored:
+        raise RequestError(
+            f"criterion '{chosen}' does not look at {', '.join(ignored).replace('_', ' ')}: leave "
+            f"that out, or use another criterion"
+        )
+    return criterion
+
+
+def asked_of(scoring: Scoring) -> list[str]:
+    """List the fields that differ from the defaults; "coupled" stands for that reduction."""
+    usual = Scoring()
+    asked = [f.name for f in fields(Scoring) if getattr(scoring, f.name) != getattr(usual, f.name)]
+    return [COUPLED if scoring.reduction == COUPLED and f == "reduction" else f for f in asked]
+
+
+def used_of(criterion: Criterion, scoring: Scoring) -> dict[str, Any]:
+    """Return the fields of a scoring that a criterion looks at, as plain data."""
+    return {name: value for name, value in asdict(scoring).items() if name in criterion.uses}
+
+
+def make_scene(
+    coupling: Coupling, samples: Samples | None, scoring: Scoring, seed: int, device: str
+) -> Scene:
+    """Draw the samples to score on: whole batches where the model's batch is static."""
+    if samples is not None:
+        order = np.random.default_rng(seed).permutation(len(samples))
+        n_scored = scoring.n_samples
+        if coupling.graph.batch is not None:
+            n_scored = max(n_scored // coupling.graph.batch, 1) * coupling.graph.batch
+        samples = samples.part(np.sort(order[:n_scored]))
+    return Scene(coupling, samples, seed, device, scoring)
+
+
+def _no_scores(path: str | Path) -> RequestError:
+    return RequestError(f"'{path}' is no file of scores, as `obc-onnx score` writes")

@@ -1,0 +1,39 @@
+"""Where samples come from: what the command line and Python share; loads nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from obc_onnx.samples.image_options import ImageOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from obc_onnx.samples.samples import Samples
+
+HOLDOUT = 0.2
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where samples come from.
+
+    Attributes:
+        source: A file or folder, see `data`, or samples; None works without data.
+        holdout: Share of it, drawn from all classes, that is only measured on.
+        evaluation: Samples to measure on instead.
+        images: How pictures become an input.
+        mask_input: The input that says which positions are padding, where it is not found.
+    """
+
+    source: str | Path | Samples | None = None
+    holdout: float = HOLDOUT
+    evaluation: str | Path | Samples | None = None
+    images: ImageOptions = field(default_factory=ImageOptions)
+    mask_input: str | None = None
+
+    @classmethod
+    def of(cls, data: DataOptions | str | Path | Samples | None) -> DataOptions:
+        """Return options, or those of a source alone."""
+        return data if isinstance(data, DataOptions) else cls(data)

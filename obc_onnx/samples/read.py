@@ -1,0 +1,210 @@
+"""Read samples, and check them against the model before anything runs on them.
+
+A source is one of these; `labels` are optional everywhere:
+
+- an `.npz` with one array per model input, and `labels` or `lengths`;
+- a folder with one `.npy` per model input, and `labels.npy` or `lengths.npy`;
+- a `.tar` or a folder of them, laid out as WebDataset does: `archives` says how;
+- a folder of images, in class subfolders or, without labels, straight in it.
+
+Arrays lie as the model takes them, with as many samples on the batch axis as there are. An input
+without such an axis, such as a number or a table, is given once for all samples; or with one axis
+more in front, as one value for each sample, and then a run takes one.
+
+An `.npz` is held in memory. The others stay on disk, and a batch is read when it is asked for; of
+images, decoded pixels are kept as long as they fit.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from obc_onnx.errors import DataError
+from obc_onnx.samples.checks import LABELS, check_labels
+from obc_onnx.samples.image_options import ImageOptions
+from obc_onnx.samples.on_disk import listed, open_stored
+from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.placing import check, known_by, place
+from obc_onnx.samples.ragged import LENGTHS, check_lengths, with_made_mask
+from obc_onnx.samples.samples import Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from obc_onnx.graph.batch_axes import Axes
+    from obc_onnx.graph.model import Graph
+
+UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise about a file; RuntimeError for an encrypted one."""
+
+
+def load_samples(
+    path: str | Path, graph: Graph, images: ImageOptions | None = None, named: Axes | None = None
+) -> Samples:
+    """Open samples and check names, ranks, types, sizes and values.
+
+    Args:
+        path: Where they are; the module says what it may be.
+        graph: The model that they are for.
+        images: Only for pictures.
+        named: The batch axis of inputs, where it is named.
+    Returns:
+        The samples in the order in which they lie there.
+    Raises:
+        DataError: Something does not fit; the message is one sentence.
+    """
+    images = images or ImageOptions()
+    samples = _opened(path, graph, DataOptions(images=images), named)
+    _check_use(images, [samples])
+    return samples
+
+
+def check_samples(
+    samples: Samples, graph: Graph, what: str = "the data", named: Axes | None = None
+) -> Samples:
+    """Check samples against a model, and find where it has them.
+
+    Args:
+        samples: To check.
+        graph: The model that they are for.
+        what: How messages call them.
+        named: The batch axis of inputs, where it is named.
+    Returns:
+        The samples with inputs in the model's order, placed, and labels as int64.
+    Raises:
+        DataError: Names, ranks, types, sizes, values or labels do not fit the model.
+        RequestError: An axis is named that the model does not have.
+    """
+    samples = with_made_mask(samples, graph)
+    given = [*samples.inputs, *samples.fixed]
+    if set(given) != set(_names(graph)):
+        raise DataError(
+            f"{what} holds {listed(given)}, but the model's inputs are {listed(_names(graph))}"
+        )
+    ordered = {name: samples.inputs[name] for name in _names(graph) if name in samples.inputs}
+    samples = replace(samples, inputs=ordered, dtypes=_dtypes(graph))
+    if samples.batch_axes is None:
+        samples = place(samples, graph, what, named or {})
+    else:
+        check(samples, graph, what)
+    if samples.lengths is not None:
+        samples = replace(samples, lengths=check_lengths(samples.lengths, len(samples)))
+    if samples.labels is None:
+        return samples
+    check_labels(samples.labels, len(samples), graph)
+    # no longer a view of a file, where it was one
+    return replace(samples, labels=np.array(samples.labels, np.int64))
+
+
+def open_samples(
+    options: DataOptions, graph: Graph, named: Axes | None = None
+) -> tuple[Samples | None, Samples | None]:
+    """Read the samples to work with, and those to measure on.
+
+    Returns:
+        Both in a random order, see `Samples.mixed`; None without data.
+    Raises:
+        DataError: They do not fit the model, or are too few to split.
+    """
+    if options.source is None:
+        if options.evaluation is not None:
+            raise DataError("samples to measure on need samples to work with: give --data too")
+        if options.images.given:
+            raise DataError(f"{', '.join(options.images.given)} need pictures: give --data too")
+        if options.mask_input is not None:
+            raise DataError("--mask-input is of samples: give --data too")
+        return None, None
+    opened = [_opened(options.source, graph, options, named)]
+    if options.evaluation is not None:
+        placed = known_by(graph, opened[0])
+        opened.append(_opened(options.evaluation, placed, options, named))
+    _check_use(options.images, opened)
+    if options.evaluation is None:
+        used, held = opened[0].split(options.holdout)
+    else:
+        used, held = (samples.mixed() for samples in opened)
+    return _whole_batches(used, "work with"), _whole_batches(held, "measure on")
+
+
+def _opened(
+    source: str | Path | Samples, graph: Graph, options: DataOptions, named: Axes | None
+) -> Samples:
+    if isinstance(source, Samples):
+        mask = options.mask_input or source.mask_input
+        return check_samples(replace(source, mask_input=mask), graph, named=named)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"data '{path}' does not exist")
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"data '{path}' is neither a file nor a folder")
+    if path.is_dir() or path.suffix == ".tar":
+        stored = open_stored(path, graph.inputs, options.images)
+        samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.prepared)
+        samples = replace(samples, lengths=stored.lengths)
+    else:
+        samples = _from_archive(path, graph)
+    samples = replace(samples, mask_input=options.mask_input)
+    return check_samples(samples, graph, f"data '{path}'", named)
+
+
+def _check_use(images: ImageOptions, opened: Sequence[Samples]) -> None:
+    """Check that options for pictures are not given where there are none."""
+    if images.given and not any(samples.prepared for samples in opened):
+        raise DataError(
+            f"the data holds arrays, which are fed as they are, and no pictures: leave "
+            f"{', '.join(images.given)} out"
+        )
+
+
+def _whole_batches(samples: Samples, use: str) -> Samples:
+    """Leave out what does not fill a batch, where the number of samples in a run is not free.
+
+    Args:
+        samples: All.
+        use: What they are for, as messages say it.
+    Raises:
+        DataError: They fill none.
+    """
+    size = None if samples.batch_axes is None else samples.batch_axes.size
+    if size is None:
+        return samples
+    n_whole = len(samples) // size * size
+    if n_whole == 0:
+        raise DataError(
+            f"the model takes batches of {size}, but there are {len(samples)} samples to {use}: "
+            f"give more --data, or another --holdout"
+        )
+    return samples.part(slice(0, n_whole))
+
+
+def _from_archive(path: Path, graph: Graph) -> Samples:
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"data '{path}' is one array; an .npz with names is needed")
+            with archive:
+                arrays = {name: archive[name] for name in archive.files}
+    except UNREADABLE as error:
+        raise DataError(f"data '{path}' is not an .npz file that numpy can read") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy gives other members of a zip as bytes
+            raise DataError(f"data '{path}' holds '{name}', which is not an array")
+    labels, lengths = (
+        arrays.pop(name, None) if name not in _names(graph) else None for name in (LABELS, LENGTHS)
+    )
+    return Samples(arrays, labels, _dtypes(graph), lengths=lengths)
+
+
+def _dtypes(graph: Graph) -> dict[str, np.dtype[Any]]:
+    return {port.name: port.dtype for port in graph.inputs}
+
+
+def _names(graph: Graph) -> list[str]:
+    return [port.name for port in graph.inputs]

@@ -1,0 +1,49 @@
+"""Write the graph without the removed units, and its masked twin for the oracle.
+
+Both follow from the coupling alone. No operator is named here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from obc_onnx.surgery.respelling import respell
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
+
+
+def remove_units(coupling: Coupling, keep: Keep) -> Graph:
+    """Return the graph with only the kept units.
+
+    Args:
+        coupling: Of the graph to cut.
+        keep: For each dim that loses units, which units stay, shape [n_units]; at least one each.
+    Returns:
+        A new graph; the original is left as it is. With nothing to remove, an equal one.
+    """
+    graph = coupling.graph
+    sliced = slice_initializers(graph.initializers, coupling.kept_positions(keep))
+    return respell(coupling, keep, sliced)
+
+
+def slice_initializers(
+    arrays: dict[str, NDArray[Any]], kept: dict[str, dict[int, NDArray[np.int64]]]
+) -> dict[str, NDArray[Any]]:
+    """Take the kept positions of every initializer that shrinks.
+
+    Args:
+        arrays: Initializers by name.
+        kept: For each initializer, for each axis that shrinks, the kept indices.
+    """
+    sliced = {}
+    for name, axes in kept.items():
+        array = arrays[name]
+        for axis, positions in axes.items():
+            array = array.take(positions, axis)
+        sliced[name] = array
+    return sliced

@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
     from obc_onnx.recover.layers import Layer
     from obc_onnx.recover.origins import Origin
+    from obc_onnx.surgery.cut import Cut
     from obc_onnx.twin.module import TorchTwin
 
 _MOST_UNITS = 48
@@ -81,9 +82,7 @@ class Scores:
 
 
 def find_scores(
-    coupling: Coupling,
-    keep: Keep,
-    graph: Graph,
+    cut: Cut,
     twin: TorchTwin,
     layers: Sequence[Layer],
     inputs: list[Tensor],
@@ -91,14 +90,13 @@ def find_scores(
     """Find the products of a cut graph that can be repaired through a layer.
 
     Args:
-        coupling: Of the original.
-        keep: What stays.
-        graph: The cut one.
+        cut: The cut graph.
         twin: Of the cut one.
         layers: Whose weights may change.
         inputs: Of one run.
     """
-    products = [node for node in graph.nodes if _is_cut(coupling, keep, graph, node)]
+    coupling, keep, graph = cut.coupling, cut.keep, cut.pruned
+    products = [node for node in graph.nodes if _is_cut(cut, node)]
     if not products:
         return []
     fit = [v for v in layers if v.own and v.blocks == 1 and v.addend is None]
@@ -123,13 +121,13 @@ def find_scores(
     return found
 
 
-def _is_cut(coupling: Coupling, keep: Keep, graph: Graph, node: Node) -> bool:
+def _is_cut(cut: Cut, node: Node) -> bool:
     """Say whether a node multiplies two computed values along an axis that has lost units."""
-    if node.op_type != "MatMul" or node.domain or set(node.inputs) & graph.initializers.keys():
+    if node.op_type != "MatMul" or node.domain or set(node.inputs) & cut.pruned.initializers.keys():
         return False
-    left, right = (coupling.axes[name] for name in node.inputs)
+    left, right = (cut.coupling.axes[name] for name in node.inputs)
     matrices = len(left) > _MATRIX and len(right) >= _MATRIX
-    return matrices and not mask(left[-1], keep).all()
+    return matrices and not mask(left[-1], cut.keep).all()
 
 
 def _softmax_of(coupling: Coupling, graph: Graph, node: Node) -> str:

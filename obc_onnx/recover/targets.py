@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
     from obc_onnx.recover.layers import Layer
+    from obc_onnx.surgery.cut import Cut
     from obc_onnx.twin.lockstep import Lockstep
 
     Numbers = NDArray[np.float64]
@@ -71,16 +72,15 @@ class Target:
         return (layer.outputs(rest) - shift) * factor
 
 
-def target_of(layer: Layer, coupling: Coupling, keep: Keep, graph: Graph, run: Lockstep) -> Target:
+def target_of(layer: Layer, cut: Cut, run: Lockstep) -> Target:
     """Follow the output of a layer to a sum or a difference.
 
     Args:
         layer: Of the cut graph.
-        coupling: Of the original.
-        keep: What stays, at the batch of the run.
-        graph: The cut one.
+        cut: The graph, with what stays at the batch of the run.
         run: Of the cut graph: it knows in which order values are computed.
     """
+    coupling, keep, graph = cut.coupling, cut.keep, cut.pruned
     factor, shift = np.ones(layer.width), np.zeros(layer.width)
     name, axes = layer.output, coupling.axes[layer.output]
     while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:

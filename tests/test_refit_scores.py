@@ -15,17 +15,23 @@ from nets import draw_samples
 from obc_onnx.measuring.error import output_error
 from obc_onnx.recover import attention as module_of_scores
 from obc_onnx.recover import refit as module
-from obc_onnx.recover.attention import Products, find_scores, fit_scores, put_into_layer, recombine
+from obc_onnx.recover.attention import (
+    Products,
+    find_products,
+    fit_scores,
+    put_into_layer,
+    recombine,
+)
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
-from obc_onnx.recover.targets import take
+from obc_onnx.recover.targets import select_kept
 from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.lockstep import Lockstep
 from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
-    from obc_onnx.recover.attention import Scores
+    from obc_onnx.recover.attention import MatrixProduct
 
 WEIGHTS = "float[6,8] wq, float[8] bq, float[6,8] wk, float[8] bk, float[6,6] wv, float[6,4] wo"
 SEPARATE = (
@@ -100,8 +106,8 @@ class Scored:
         run.advance(run.calls["s0"])
         return run
 
-    def scores(self) -> list[Scores]:
-        return find_scores(
+    def scores(self) -> list[MatrixProduct]:
+        return find_products(
             Cut(self.coupling, self.keep, self.graph), self.twin, self.layers, self.inputs
         )
 
@@ -126,8 +132,8 @@ def test_scores_come_as_near_as_any_matrix_between_the_factors(name: str, weight
     (scores,) = case.scores()
     assert scores.slot == (1 if name.startswith("keys") else 0)
     assert scores.softmax == "p"
-    wanted = take(case.dense.values("s0")[0], scores.kept)
-    weights = take(case.dense.values("p")[0], scores.kept) if weighted else None
+    wanted = select_kept(case.dense.values("s0")[0], scores.kept)
+    weights = select_kept(case.dense.values("p")[0], scores.kept) if weighted else None
     (factors,) = case.cut.arguments("s0")
     chunk = Products(*factors, wanted, weights)
     matrices, fit = fit_scores(scores, [chunk], 0, np.random.default_rng(0))
@@ -216,7 +222,7 @@ def test_a_refit_repairs_scores_with_everything_else(
     found, fits = refit(Cut(case.coupling, case.keep, case.graph), samples, 0)
     (scores,) = case.scores()
     assert any(fit.layer == scores.layer.weight for fit in fits)
-    monkeypatch.setattr(module, "find_scores", lambda *_: [])
+    monkeypatch.setattr(module, "find_products", lambda *_: [])
     without, _ = refit(Cut(case.coupling, case.keep, case.graph), samples, 0)
     error, other = (output_error(case.coupling, g, held) for g in (found, without))
     assert error < 0.98 * other

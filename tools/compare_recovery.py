@@ -37,7 +37,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
-from obc_onnx.planning.search import make_plan
+from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
         samples = everything.part(np.sort(drawn))
         chosen = choose_criterion(criterion, samples, Scoring())
         scene = make_scene(coupling, samples, Scoring(), repeat, "cpu")
-        plan = make_plan(
+        plan = search_plan(
             coupling,
             partial(chosen.score, scene),
             Budget(target, round_to=1, min_channels=1),

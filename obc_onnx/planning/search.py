@@ -58,7 +58,7 @@ class _Target:
         return self.cost.total(keep) / self.cost.full <= share
 
 
-def make_plan(
+def search_plan(
     coupling: Coupling,
     score: Callable[[Keep], Saliency],
     budget: Budget,

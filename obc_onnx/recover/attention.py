@@ -54,7 +54,7 @@ _QUERIES = 16384
 
 
 @dataclass(frozen=True)
-class Scores:
+class MatrixProduct:
     """A product of two values whose common axis was cut, one of which a layer gives.
 
     Attributes:
@@ -81,12 +81,12 @@ class Scores:
         return [value for value in (self.key, self.softmax) if value]
 
 
-def find_scores(
+def find_products(
     cut: Cut,
     twin: TorchTwin,
     layers: Sequence[Layer],
     inputs: list[Tensor],
-) -> list[Scores]:
+) -> list[MatrixProduct]:
     """Find the products of a cut graph that can be repaired through a layer.
 
     Args:
@@ -116,7 +116,7 @@ def find_scores(
             if heads is not None:
                 kept = kept_along(coupling, keep, node.key)
                 softmax = _softmax_of(coupling, graph, node)
-                found.append(Scores(node.key, slot, origin.layer, *heads, kept, softmax))
+                found.append(MatrixProduct(node.key, slot, origin.layer, *heads, kept, softmax))
                 break
     return found
 
@@ -157,7 +157,7 @@ def _heads(origin: Origin, slot: int) -> tuple[Tensor, Tensor] | None:
         origin: Of a factor.
         slot: Which one it is.
     Returns:
-        `columns` and `head` of `Scores`.
+        `columns` and `head` of `MatrixProduct`.
     """
     outputs, places = (v if slot == 0 else v.mT for v in (origin.outputs, origin.places))
     rows = outputs[..., 0, :]
@@ -212,7 +212,7 @@ class Products(NamedTuple):
 
 
 def fit_scores(
-    scores: Scores,
+    scores: MatrixProduct,
     chunks: Sequence[Products],
     n_held: int,
     rng: np.random.Generator,
@@ -308,7 +308,7 @@ def _moments(parts: Sequence[_Sums]) -> Moments:
     return found
 
 
-def put_into_layer(scores: Scores, matrices: Tensor, twin: TorchTwin) -> None:
+def put_into_layer(scores: MatrixProduct, matrices: Tensor, twin: TorchTwin) -> None:
     """Let the layer give what the matrices make of its outputs."""
     layer = scores.layer
     weight = twin.get_parameter(parameter_name(layer.weight))
@@ -319,7 +319,7 @@ def put_into_layer(scores: Scores, matrices: Tensor, twin: TorchTwin) -> None:
         bias.data.copy_(_recombined(scores, matrices, bias.detach()))
 
 
-def _recombined(scores: Scores, matrices: Tensor, rows: Tensor) -> Tensor:
+def _recombined(scores: MatrixProduct, matrices: Tensor, rows: Tensor) -> Tensor:
     """Recombine what makes the outputs of the layer, along the first axis."""
     rows = rows.double().cpu().clone()
     for columns, matrix in zip(scores.columns, matrices, strict=True):
@@ -327,7 +327,7 @@ def _recombined(scores: Scores, matrices: Tensor, rows: Tensor) -> Tensor:
     return rows
 
 
-def recombine(scores: Scores, matrices: Tensor, operand: Tensor) -> Tensor:
+def recombine(scores: MatrixProduct, matrices: Tensor, operand: Tensor) -> Tensor:
     """Return what becomes of the factor that the layer gives."""
     own = matrices[scores.head].to(operand)
     return operand @ own if scores.slot == 0 else own @ operand

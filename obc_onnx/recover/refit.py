@@ -31,9 +31,9 @@ from obc_onnx.measuring.outputs import batch_size_of
 from obc_onnx.measuring.padding import real_of
 from obc_onnx.progress import track
 from obc_onnx.recover.attention import (
+    MatrixProduct,
     Products,
-    Scores,
-    find_scores,
+    find_products,
     fit_scores,
     put_into_layer,
     recombine,
@@ -41,7 +41,7 @@ from obc_onnx.recover.attention import (
 from obc_onnx.recover.layers import Layer, find_layers, find_shared
 from obc_onnx.recover.least_squares import Halves, solve
 from obc_onnx.recover.methods import LayerFit
-from obc_onnx.recover.targets import Target, take, target_of
+from obc_onnx.recover.targets import Target, select_kept, target_of
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.lockstep import Lockstep, affordable
 from obc_onnx.twin.tensors import as_inputs, parameter_name, wide
@@ -91,7 +91,7 @@ class _Pair(NamedTuple):
     cut: Lockstep
     twin: TorchTwin
     layers: list[list[Use]]
-    scores: list[Scores]
+    scores: list[MatrixProduct]
     n_held: int
     real: Sequence[RealOf]
 
@@ -178,7 +178,7 @@ def _make_pair(
     cut = replace(cut, keep=keep)
     count = max(count // size, 1) * size
     order = np.random.default_rng(seed).permutation(len(samples))[:count]
-    order = np.sort(np.resize(order, count))  # a batch may take more than there are
+    order = np.sort(np.resize(order, count))  # a batch may select_kept more than there are
     parts = [order[start : start + size] for start in range(0, count, size)]
     chunks = [as_inputs(graph.inputs, samples.feed(part), device) for part in parts]
     real = [real_of(coupling, samples, part) for part in parts]
@@ -192,7 +192,7 @@ def _make_pair(
         for uses in [*([layer] for layer in found), *shared]
         if all(use.node.key in right.calls for use in uses)
     ]
-    scores = find_scores(cut, twin, found, chunks[0]) if products else []
+    scores = find_products(cut, twin, found, chunks[0]) if products else []
     held = [target.value for uses in layers for _, target in uses]
     held += [value for product in scores for value in product.values]
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
@@ -319,12 +319,12 @@ def _better(
     return found, LayerFit(layer.weight, before / total, after / total)
 
 
-def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> LayerFit | None:
+def _repair_scores(pair: _Pair, scores: MatrixProduct, rng: np.random.Generator) -> LayerFit | None:
     """Recombine the units of a product's factor, in its layer and in what that has given."""
     pair.cut.advance(pair.cut.calls[scores.key])
     pair.dense.advance(max(pair.dense.places[value] for value in scores.values) + 1)
     wanted, *weights = (
-        [take(v, scores.kept) for v in pair.dense.values(value)] for value in scores.values
+        [select_kept(v, scores.kept) for v in pair.dense.values(value)] for value in scores.values
     )
     factors = pair.cut.arguments(scores.key)
     chunks = [

@@ -64,7 +64,7 @@ class Target:
             wanted: The original's value.
             other: What the cut network adds.
         """
-        wanted = take(wanted, self.kept)
+        wanted = select_kept(wanted, self.kept)
         rest = wanted if other is None else wanted - self.sign * other
         alive = np.abs(self.factor) > _DEAD * np.abs(self.factor).max()
         inverse = np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=alive)
@@ -142,7 +142,7 @@ def kept_along(coupling: Coupling, keep: Keep, name: str) -> dict[int, NDArray[n
     return {i: np.flatnonzero(own) for i, own in masks.items() if not own.all()}
 
 
-def take(value: Tensor, kept: Mapping[int, NDArray[np.int64]]) -> Tensor:
+def select_kept(value: Tensor, kept: Mapping[int, NDArray[np.int64]]) -> Tensor:
     """Return the positions of a value that stay, along each axis."""
     for axis, positions in kept.items():
         value = value.index_select(axis, torch.from_numpy(positions).to(value.device))

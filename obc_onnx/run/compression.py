@@ -16,8 +16,8 @@ from obc_onnx.measuring.latency import race
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.noise import Reference
 from obc_onnx.measuring.outputs import accuracy
-from obc_onnx.planning.max_drop import Judge, plan_within_drop
-from obc_onnx.planning.search import make_plan
+from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
+from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.methods import NEED_DATA
 from obc_onnx.report.doubts import (
     doubts_of_drop,
@@ -230,7 +230,7 @@ class Compression:
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, opened.samples)
             repairs = opened.samples is not None or request.recover != "none"
-            scored = partial(make_plan, coupling, score, criterion=name)
+            scored = partial(search_plan, coupling, score, criterion=name)
             plan_of = partial(scored, seed=request.seed, splits=repairs)
             if request.budget.max_drop is None:
                 plan = plan_of(request.budget)
@@ -256,7 +256,7 @@ class Compression:
             tried = self._candidate(opened, plan, feed)
             return self._recover(tried, opened.samples)[0].cut.pruned
 
-        judge = Judge(opened.original, held)
+        judge = DropMeter(opened.original, held)
         plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         return plan

@@ -40,6 +40,7 @@ from obc_onnx.export import (
 )
 from obc_onnx.external import bytes_of, data_file, layout, sha256_of, write_arrays
 from obc_onnx.files import replacing
+from obc_onnx.memory import make_room
 from obc_onnx.node import Node, domain_of, holds_weights, port_of, view_of
 from obc_onnx.outline import (
     MAX_PROTOBUF_BYTES,
@@ -284,6 +285,7 @@ class Graph:
         Raises:
             InvariantError: A new name is that of a value which is no initializer.
         """
+        make_room(sum(array.nbytes for array in (initializers or {}).values()))
         copy = self._surgeon.copy()
         tensors = copy.tensors()
         for name, array in (initializers or {}).items():

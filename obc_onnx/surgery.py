@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes import leaves, mask
+from obc_onnx.memory import make_room
 from obc_onnx.respelling import respell
 from obc_onnx.shapes import ElementTypes
 
@@ -43,6 +44,7 @@ def slice_initializers(
         arrays: Initializers by name.
         kept: For each initializer, for each axis that shrinks, the kept indices.
     """
+    make_room(sum(arrays[name].nbytes for name in kept))
     sliced = {}
     for name, axes in kept.items():
         array = arrays[name]

@@ -19,7 +19,7 @@ MAX_FUNCTION_LINES = 45
 MAX_FILE_LINES = 480
 
 LAYERS = (
-    ("errors", "version", "progress", "defaults"),
+    ("errors", "version", "progress", "defaults", "memory"),
     ("files", "axes", "installation", "sources", "user_code"),
     ("external",),
     ("boundaries", "sizes", "ties"),

@@ -171,9 +171,9 @@ def _make_pair(
 ) -> _Pair:
     """Build both networks, and draw the chunks of samples that they run on."""
     graph = coupling.graph
-    dense, cut = (derived_twin(g, coupling).to(device) for g in (graph, pruned))
-    for twin in (dense, cut):  # weights that are operands, too, reach sums
-        twin.requires_grad_(False)  # noqa: FBT003 - torch's own
+    dense = derived_twin(graph, coupling, frozen=True).to(device)
+    cut = derived_twin(pruned, coupling).to(device)
+    cut.requires_grad_(False)  # noqa: FBT003 - weights that are operands, too, reach sums
     batch = graph.batch_axes.count_of({p.name: coupling.shapes[p.name] for p in graph.inputs})
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it

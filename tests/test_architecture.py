@@ -24,7 +24,7 @@ LAYERS = (
     ("external",),
     ("boundaries", "sizes", "ties"),
     ("unification",),
-    ("foreign", "node", "dense", "outline"),
+    ("foreign", "node", "node_lists", "dense", "outline"),
     ("batch_axes",),
     ("export", "folding", "reading"),
     ("copies",),
@@ -108,7 +108,7 @@ A star stands for the modules of a folder that are not listed: operator families
 """
 ENTRANCES = {("", "pipeline"), ("", "version")}
 """What the package itself hands on."""
-SURGEON = {"canonical", "copies", "export", "folding", "graph", "node"}
+SURGEON = {"canonical", "copies", "export", "folding", "graph", "node", "node_lists"}
 TORCH = {"holding", "ops.control_modules", "module", "program", "tensors", "twin", "axis_maps", "channel_start", "equivalent", "loading", "recover.fuse", "recover.least_squares", "recover.lockstep", "recover.match", "recover.norm_moments", "recover.norms", "recover.origins", "recover.refit", "recover.scores", "recover.targets", "training.compared", "training.engine", "training.evaluation", "training.keeper", "training.loss", "training.optimise", "training.sparse", "training.synced_norm", "training.teacher", "processes", "saliency.activations",
          "saliency.gradients", "saliency.jacobian", "saliency.objective", "saliency.obs", "saliency.probes", "saliency.reads",
          "saliency.sweep", "saliency.taps"}  # fmt: skip

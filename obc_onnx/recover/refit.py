@@ -167,9 +167,9 @@ def _make_pair(
 ) -> _Pair:
     """Build both networks, and draw the chunks of samples that they run on."""
     coupling, pruned, graph = cut.coupling, cut.pruned, cut.coupling.graph
-    dense, twin = (derived_twin(g, coupling).to(device) for g in (graph, pruned))
-    for net in (dense, twin):  # weights that are operands, too, reach sums
-        net.requires_grad_(False)  # noqa: FBT003 - torch's own
+    dense = derived_twin(graph, coupling, frozen=True).to(device)
+    twin = derived_twin(pruned, coupling).to(device)
+    twin.requires_grad_(False)  # noqa: FBT003 - weights that are operands, too, reach sums
     batch = graph.batch_axes.count_of({p.name: coupling.shapes[p.name] for p in graph.inputs})
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from obc_onnx.memory import make_room
 from obc_onnx.surgery.respelling import respell
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def slice_initializers(
         arrays: Initializers by name.
         kept: For each initializer, for each axis that shrinks, the kept indices.
     """
+    make_room(sum(arrays[name].nbytes for name in kept))
     sliced = {}
     for name, axes in kept.items():
         array = arrays[name]

@@ -18,7 +18,7 @@ from obc_onnx.graph import Graph
 from obc_onnx.planning import Budget
 from obc_onnx.recover.error import split
 from obc_onnx.training import engine
-from obc_onnx.training.course import doubts_on
+from obc_onnx.training.course import Course, Epoch, doubts_on, notes_on
 from obc_onnx.training.evaluation import Judge, parts_of
 from obc_onnx.training.loss import TrainingLoss
 from obc_onnx.training.options import LABELS_AND_TEACHER, NORMS, TrainingOptions
@@ -284,4 +284,13 @@ def test_training_that_helps_is_a_note_with_its_epoch_and_rate() -> None:
     (kept,) = [epoch.number for epoch in report.epochs if epoch.kept]
     assert not [text for text in report.warnings if "no epoch" in text]
     assert any(f"kept epoch {kept} of 2" in text for text in report.notes)
-    assert any(text.startswith("learning rate") for text in report.notes)
+    (note,) = [text for text in report.notes if text.startswith("learning rate")]
+    assert "norms" not in note, "there are none"
+
+
+def test_the_note_on_trials_tells_each_and_what_sets_another() -> None:
+    trials = [Trial(0.03, "stored", math.inf), Trial(0.03, "batch", 0.25, taken=True)]
+    epochs = [Epoch(0, None, 0.0, 0.5, kept=True)]
+    note = notes_on(Course(epochs, trials))[0]
+    assert note.startswith("learning rate 0.03, with batch statistics of norms, was found")
+    assert "inf at 0.03 (stored), 0.25 at 0.03 (batch); --lr and --norms set others" in note

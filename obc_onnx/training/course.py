@@ -69,12 +69,7 @@ def notes_on(course: Course) -> list[str]:
     """Say which epoch is the result, and how the learning rate was found."""
     notes = []
     if course.trials:
-        taken = taken_of(course.trials)
-        tried = ", ".join(f"{t.error:.4g} at {t.lr:g} ({t.norms})" for t in course.trials)
-        notes.append(
-            f"learning rate {taken.lr:g}, and norms with {taken.norms} statistics, were found by "
-            f"short trials, which ended with errors of {tried}; --lr and --norms set others"
-        )
+        notes.append(_note_on(course.trials))
     kept, last = course.kept, course.epochs[-1]
     if kept.validation is not None:
         notes.append(
@@ -82,6 +77,20 @@ def notes_on(course: Course) -> list[str]:
             f"went from {course.epochs[0].validation:.4g} to {kept.validation:.4g}"
         )
     return notes
+
+
+def _note_on(trials: Sequence[Trial]) -> str:
+    """Say what trials have found; of norms only where several modes were tried."""
+    taken, modes = taken_of(trials), {trial.norms for trial in trials}
+    what, others = f"learning rate {taken.lr:g}", "--lr sets another"
+    tried = [f"{trial.error:.4g} at {trial.lr:g}" for trial in trials]
+    if len(modes) > 1:
+        what += f", with {taken.norms} statistics of norms,"
+        others = "--lr and --norms set others"
+        tried = [f"{text} ({trial.norms})" for text, trial in zip(tried, trials, strict=True)]
+    return (
+        f"{what} was found by short trials, which ended with errors of {', '.join(tried)}; {others}"
+    )
 
 
 def doubts_on(course: Course, n_samples: int) -> list[str]:

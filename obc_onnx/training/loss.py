@@ -20,6 +20,8 @@ from obc_onnx.user_code import load_function
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.graph.model import Graph
@@ -42,6 +44,18 @@ class Labels:
     own: Tensor
     other: Tensor | None = None
     share: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        labels: NDArray[np.int64],
+        others: NDArray[np.int64] | None,
+        share: float,
+        device: torch.device,
+    ) -> Labels:
+        """Put the classes of a batch onto a device; `others` and `share` are those of `mix`."""
+        own = torch.from_numpy(labels).to(device)
+        return cls(own, None if others is None else own[torch.from_numpy(others).to(device)], share)
 
 
 class TrainingLoss:
@@ -84,8 +98,8 @@ class TrainingLoss:
 
     @property
     def replaces_distance(self) -> bool:
-        """Whether nearer to the original is not better: labels alone teach, or a user's loss."""
-        return set(self.terms) == {"ce"} or bool(self._given)
+        """Whether nearer to the original may not be better: labels teach, or a user's loss."""
+        return "ce" in self.terms or bool(self._given)
 
     def _usual(self, *, labelled: bool) -> tuple[tuple[str, float], ...]:
         if labelled and self._rank == CLASSES_RANK:

@@ -17,7 +17,6 @@ from obc_onnx.errors import DivergedError
 from obc_onnx.graph.model import Graph
 from obc_onnx.measuring.error import split
 from obc_onnx.planning.budget import Budget
-from obc_onnx.planning.search import Budget
 from obc_onnx.training import engine
 from obc_onnx.training.course import Course, Epoch, doubts_on, notes_on
 from obc_onnx.training.evaluation import Judge, parts_of

@@ -13,7 +13,7 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take, leaves, product
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take, leaves, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -195,7 +195,7 @@ def size_polynomial(expr: Expr, varies: Callable[[Dim], bool]) -> Polynomial:
             for factor in factors:
                 total = _times(total, size_polynomial(factor, varies))
             return total
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             total = {}
             for part in parts:
                 total = _plus(total, size_polynomial(part, varies))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take
 from obc_onnx.axes.sizes import (
     Size,
     Sized,
@@ -265,4 +265,4 @@ class _Finder:
 
 
 def _is_axis(wanted: Wanted) -> TypeGuard[Expr]:
-    return isinstance(wanted, (Dim, Product, Concat, Take))
+    return isinstance(wanted, (Dim, Product, Joined, Take))

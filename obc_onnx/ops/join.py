@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes.expressions import concat
+from obc_onnx.axes.expressions import join
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply
@@ -35,14 +35,14 @@ class Concat(FreeOfMacs):
                 if i != axis:
                     context.unify(inputs[0].axes[i], value.axes[i])
         axes = list(inputs[0].axes)
-        axes[axis] = concat([value.axes[axis] for value in inputs])
+        axes[axis] = join([value.axes[axis] for value in inputs])
         numbers = apply(lambda *n: np.concatenate(n, axis), *(value.numbers for value in inputs))
         return [Value(tuple(axes), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.cat."""
         slots = tuple(range(len(context.node.inputs)))
-        return Call(join, {"axis": context.node.integer("axis", 1)}, slots)
+        return Call(concatenate, {"axis": context.node.integer("axis", 1)}, slots)
 
 
 class Split(FreeOfMacs):
@@ -81,7 +81,7 @@ class Split(FreeOfMacs):
         return Call(split, {"sizes": sizes, **constants})
 
 
-def join(*tensors: Tensor, axis: int) -> Tensor:
+def concatenate(*tensors: Tensor, axis: int) -> Tensor:
     """Join tensors along an axis."""
     import torch
 

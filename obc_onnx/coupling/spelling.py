@@ -15,7 +15,7 @@ import numpy as np
 
 from obc_onnx.axes.expressions import Dim, Joined, Product, Take
 from obc_onnx.axes.sizes import (
-    Size,
+    AxisSize,
     Sized,
     axes_of,
     polynomial,
@@ -244,7 +244,9 @@ class _Finder:
             if other is None or own is None or other.size != 1 or own.size != 1:
                 continue
             beside = with_axes(other.item(), self.system.resolve)
-            due = Size(wanted) // beside if node.op_type == "Mul" else beside // Size(wanted)
+            due = (
+                AxisSize(wanted) // beside if node.op_type == "Mul" else beside // AxisSize(wanted)
+            )
             found = polynomial(due, self._polynomial)
             if found is not None and not self._runs(found):
                 number = with_axes(own.item(), self.system.resolve)

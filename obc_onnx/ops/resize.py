@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes.sizes import Size, axes_of, value_of
+from obc_onnx.axes.sizes import AxisSize, axes_of, value_of
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
@@ -139,7 +139,7 @@ def _is_size_of(context: CoupleContext, number: Any, axis: Expr) -> bool:
     """Say whether a number is the size of an axis whenever the model runs."""
     resolve, is_open = context.system.resolve, context.system.is_open
     if is_open(axis):
-        return isinstance(number, Size) and resolve(number.axis) == resolve(axis)
+        return isinstance(number, AxisSize) and resolve(number.axis) == resolve(axis)
     if number is None or any(is_open(other) for other in axes_of(number)):
         return False
     return bool(value_of(number) == axis.size)

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 
 from obc_onnx.axes.expressions import product
-from obc_onnx.axes.sizes import Size as SizeOf
-from obc_onnx.axes.sizes import Sized, axis_of
+from obc_onnx.axes.sizes import AxisSize, Sized, axis_of
 from obc_onnx.ops.base.dtypes import torch_dtype
 from obc_onnx.ops.base.host import as_ints, device_of, read_sizes
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
@@ -35,7 +34,7 @@ class Shape(FreeOfMacs):
         start, end = context.node.integer("start", 0), context.node.attributes.get("end")
         axes = x.axes[slice(start, None if end is None else int(end))]
         numbers = np.empty(len(axes), object)
-        numbers[:] = [SizeOf(axis) for axis in axes]
+        numbers[:] = [AxisSize(axis) for axis in axes]
         return [Value((context.written(len(axes), "the output"),), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -51,7 +50,7 @@ class Size(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Multiply the sizes of all axes."""
         numbers = np.empty((), object)
-        numbers[()] = math.prod([SizeOf(axis) for axis in context.value(0).axes])
+        numbers[()] = math.prod([AxisSize(axis) for axis in context.value(0).axes])
         return [Value((), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:

@@ -153,7 +153,7 @@ class Params(_Stored):
         return sum(self._of(name, keep) for name in written)
 
 
-class Size(_Stored):
+class FileSize(_Stored):
     """Bytes of the written file.
 
     What a unit saves is predicted from the initializers that shrink. The total is exact, since a
@@ -179,7 +179,7 @@ class Size(_Stored):
         return {name: array.itemsize for name, array in arrays.items()}
 
 
-COSTS: dict[str, type[Cost]] = {cost.name: cost for cost in (Macs, Params, Size)}
+COSTS: dict[str, type[Cost]] = {cost.name: cost for cost in (Macs, Params, FileSize)}
 """Those that a budget may limit, the cheapest to count first."""
 
 

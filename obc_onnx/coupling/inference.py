@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from obc_onnx.axes.expressions import Dim, leaves
 from obc_onnx.axes.sizes import Sized, axes_of, value_of
 from obc_onnx.axes.unification import AxisSystem
-from obc_onnx.coupling.model import Coupling, Frozen, Group, constant_sources
+from obc_onnx.coupling.model import Coupling, FrozenDim, Group, constant_sources
 from obc_onnx.coupling.spelling import find_patches
 from obc_onnx.graph.node import holds_weights
 from obc_onnx.ops.base.context import CoupleContext, Role
@@ -392,7 +392,7 @@ class _Finder:
 
     def _read_off(
         self, axes: Mapping[str, tuple[Expr, ...]]
-    ) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
+    ) -> tuple[tuple[Group, ...], tuple[FrozenDim, ...]]:
         """Collect the free and the frozen dims that weights meet, in the order of the roles."""
         members: dict[Dim, list[Role]] = {}
         names: dict[Dim, str] = {}
@@ -414,7 +414,7 @@ class _Finder:
                 inexact = self.system.inexact(dim)
                 groups.append(Group(name, dim, tuple(members[dim]), inexact))
             elif dim.size > 1:
-                frozen.append(Frozen(name, dim.size, reason))
+                frozen.append(FrozenDim(name, dim.size, reason))
         return tuple(groups), tuple(frozen)
 
     def _weights(self, operand: str, axis: int) -> Iterator[tuple[str, int]]:

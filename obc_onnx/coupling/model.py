@@ -55,7 +55,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenDim:
     """A dim of a weight axis from which nothing may be removed."""
 
     where: str
@@ -88,7 +88,7 @@ class Coupling:
     values: Mapping[str, Value]
     roles: tuple[Role, ...]
     groups: tuple[Group, ...]
-    frozen: tuple[Frozen, ...]
+    frozen: tuple[FrozenDim, ...]
     reasons: Mapping[Dim, str]
     patches: tuple[Patch, ...]
     renumberings: tuple[Renumbering, ...]

@@ -51,7 +51,7 @@ class Call:
     bodies: Mapping[str, tuple[tuple[int, Shape], ...]] = field(default_factory=dict)
 
 
-class Stored(NamedTuple):
+class Quantisation(NamedTuple):
     """Where the numbers lie that make stored integers real: (q - zero) * scale.
 
     Attributes:
@@ -110,8 +110,8 @@ class Rule(ABC):
         """
         return None
 
-    def stored(self, slot: int) -> Stored | None:  # noqa: ARG002
-        """Say how the numbers in a slot are stored; None where they are what they stand for."""
+    def quantisation(self, slot: int) -> Quantisation | None:  # noqa: ARG002
+        """Say how the integers in a slot are made real; None where numbers are what they stand for."""
         return None
 
     @abstractmethod

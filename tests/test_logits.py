@@ -42,7 +42,7 @@ OF_OTHERS = SPELLED.replace("ReduceSum<keepdims=0>(e,", "ReduceSum<keepdims=0>(l
     ],
 )
 def test_a_softmax_at_the_end_is_seen(text: str, expected: bool) -> None:
-    assert ends_in_softmax(Graph.from_model(build(text))) is expected
+    assert ends_in_softmax(Graph.from_model(build(text)), DEFAULT_RULES) is expected
 
 
 def test_logits_of_probabilities_give_the_probabilities_back() -> None:

@@ -185,7 +185,7 @@ class _Finder:
             if port.name in self.values:
                 self._freeze(port.name, f"graph output '{port.name}'")
         self.system.settle()
-        patches = find_patches(self.spellings, self.system, self.graph, self.values)
+        patches = find_patches(self.spellings, self.system, self.graph, self.values, self.rules)
         resolve = self.system.resolve
         axes = {name: tuple(map(resolve, value.axes)) for name, value in self.values.items()}
         self.roles = [

@@ -220,7 +220,7 @@ def _channels_along(coupling: Coupling, port: Port, batch_axis: int | None) -> l
         if role.kind == "writes"
         for dim in leaves(coupling.axes[role.node.inputs[role.slot]][role.axis])
     }
-    softmax = softmax_axis(coupling.graph, port)
+    softmax = softmax_axis(coupling.graph, coupling.rules, port)
     along = [
         np.zeros(expr.size, np.int64)
         if written.isdisjoint(leaves(expr))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from obc_onnx.axes.expressions import join
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply
@@ -24,6 +25,7 @@ class Concat(FreeOfMacs):
     """Join tensors along an axis."""
 
     op_types = ("Concat",)
+    effects: ClassVar = {"Concat": Effect.JOINS}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Concatenate the expressions of the axis; tie the other axes."""
@@ -49,6 +51,7 @@ class Split(FreeOfMacs):
     """Cut a tensor along an axis into consecutive parts."""
 
     op_types = ("Split",)
+    effects: ClassVar = {"Split": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Cut the expression of the axis; parts that are equal by default are spelled out."""

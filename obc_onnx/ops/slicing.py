@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from obc_onnx.axes.expressions import join, take
 from obc_onnx.axes.sizes import axes_of
 from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply, concrete
@@ -27,6 +28,7 @@ class Slice(FreeOfMacs):
     """Take a range of each axis; bounds are attributes in old opsets, inputs in new ones."""
 
     op_types = ("Slice",)
+    effects: ClassVar = {"Slice": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Cut the expression where the range is known, freeze it elsewhere."""

@@ -35,9 +35,14 @@ _LEAST = 16
 """Samples that the statistics of a batch take."""
 
 
+def find_norms(coupling: Coupling, graph: Graph) -> list[Node]:
+    """List the nodes of a graph that normalise channels by statistics of theirs."""
+    return [node for node in graph.nodes if coupling.rules.channel_norm(node) is not None]
+
+
 def why_no_norms(coupling: Coupling, pruned: Graph, samples: Samples) -> str:
     """Return why norms cannot be re-estimated, or nothing where they can."""
-    norms = [node for node in pruned.nodes if node.op_type == "BatchNormalization"]
+    norms = find_norms(coupling, pruned)
     if not norms:
         return "no batch norm is left in the graph"
     if any(_sees_one_value(coupling, node) for node in norms):

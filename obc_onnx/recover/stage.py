@@ -9,7 +9,7 @@ from obc_onnx.recover.calibration import looks_like_noise
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.match import match
 from obc_onnx.recover.methods import Recovery
-from obc_onnx.recover.norms import reestimate_norms, why_no_norms
+from obc_onnx.recover.norms import find_norms, reestimate_norms, why_no_norms
 from obc_onnx.recover.refit import refit
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _statistics(
     reason = why_no_norms(coupling, graph, used)
     if not reason:
         return reestimate_norms(coupling, graph, used, seed, device), [], ""
-    if any(node.op_type == "BatchNormalization" for node in graph.nodes):
+    if find_norms(coupling, graph):
         return graph, [], f"norms stay as they are: {reason}"
     found, layers = refit(coupling, keep, graph, used, seed, match, device)
     return found, layers, "" if layers else "no layer has statistics to match"
@@ -132,7 +132,7 @@ def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method)
             "units were fused by optimal transport, or made up for by what batch norms tell of them"
         )
         return Recovered(fuse(coupling, keep, pruned), [], [f"{note}: no data judged that"])
-    if method == "auto" and any(node.op_type == "BatchNormalization" for node in pruned.nodes):
+    if method == "auto" and find_norms(coupling, pruned):
         note = "consumers make up for removed units by what batch norms tell of them"
         found = fuse(coupling, keep, pruned, merges=False)
         return Recovered(found, [], [f"{note}: no data judged that; --recover none leaves it out"])

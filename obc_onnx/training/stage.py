@@ -135,7 +135,7 @@ def sparsify(
 
 
 def _unfold(net: _Net, samples: Samples, options: TrainingOptions, *, recover: Method) -> _Net:
-    unfolded = unfold_norms(net.coupling.graph, samples, options.seed)
+    unfolded = unfold_norms(net.coupling.graph, samples, options.seed, net.coupling.rules)
     shapes = {port.name: net.coupling.shapes[port.name] for port in net.coupling.graph.inputs}
     coupling, _ = analyse(unfolded.graph, shapes, net.coupling.rules, Clock())
     keep = same_units(net.coupling, net.keep, coupling)

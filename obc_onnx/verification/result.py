@@ -59,7 +59,9 @@ def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
     checks = [
         check_plan(original, result, cut.plan),
         check_weights(original, result, cut.plan),
-        check_structure(cut.pruned.settled(), result, cut.plan.merged, repaired=repaired),
+        check_structure(
+            cut.pruned.settled(), result, cut.plan.merged, cut.coupling.rules, repaired=repaired
+        ),
         check_description(original, result, cut.plan.copies),
         check_interface(original, result),
         *check_format(original, result, cut.inputs),

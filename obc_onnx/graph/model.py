@@ -41,6 +41,7 @@ from obc_onnx.graph.export import (
 )
 from obc_onnx.graph.external import bytes_of, data_file, layout, sha256_of, write_arrays
 from obc_onnx.graph.node import Node, domain_of, holds_weights, port_of, view_of
+from obc_onnx.graph.operators import DEQUANTISING
 from obc_onnx.graph.outline import (
     MAX_PROTOBUF_BYTES,
     Outline,
@@ -182,7 +183,7 @@ class Graph:
     def dequantised_by(self, name: str) -> list[Node]:
         """List the DequantizeLinear nodes that read a value; none where it serves otherwise too."""
         uses = self.consumers.get(name, [])
-        if self.escapes(name) or any(n.op_type != "DequantizeLinear" or slot for n, slot in uses):
+        if self.escapes(name) or any(n.op_type != DEQUANTISING or slot for n, slot in uses):
             return []
         return [node for node, _ in uses]
 

@@ -218,7 +218,12 @@ class RuleSet:
 
     def extended(self, rules: Iterable[Rule]) -> RuleSet:
         """Return a set with more rules; they must be for operators that have none yet."""
-        return RuleSet([*dict.fromkeys(self._table.values()), *rules])
+        return RuleSet([*self.rules, *rules])
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule, once."""
+        return tuple(dict.fromkeys(self._table.values()))
 
     @property
     def operators(self) -> tuple[tuple[str, str], ...]:

@@ -249,6 +249,34 @@ def test_a_softmax_of_old_that_runs_over_all_axes_gives_no_weights() -> None:
         assert module_of_scores._softmax_of(coupling, graph, node) == found
 
 
+@pytest.mark.parametrize(
+    ("between", "found"),
+    [
+        ("Add(half, s0)", "p"),
+        ("Sub(half, s0)", "p"),
+        ("Mul(half, s0)", "p"),
+        ("Div(s0, half)", "p"),
+        ("Cast<to=1>(s0)", "p"),
+        ("Where(seen, s0, half)", "p"),
+        ("Div(half, s0)", ""),
+        ("Tanh(s0)", ""),
+    ],
+)
+def test_scores_keep_their_order_on_the_way_to_a_softmax(between: str, found: str) -> None:
+    body = NETS["separate"].replace("Mul(s0, half)", between)
+    more = {"seen": np.eye(5) > 0} if "seen" in between else None
+    graph, _, coupling = analyse(net(body, more))
+    node = graph.producers["s0"]
+    assert module_of_scores._softmax_of(coupling, graph, node) == found
+
+
+def test_who_asks_for_a_size_uses_no_values() -> None:
+    body = NETS["separate"].replace(
+        "s = Mul(s0, half)", "n = Size(q) m = Cast<to=1>(n) s = Mul(s0, m)"
+    )
+    assert Cut(body).scores()
+
+
 def test_a_query_that_is_masked_whole_does_not_count() -> None:
     mask = np.zeros((5, 5), np.float32)
     mask[2] = -np.inf

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import analyse, assert_close, assert_valid, build, make_feed, random_keep
+from helpers import CONTRIB, analyse, assert_close, assert_valid, build, make_feed, random_keep
 from nets import (
     draw_samples,
     error_of,
@@ -111,6 +111,12 @@ def test_runs_in_which_nothing_reaches_the_convolution_do_not_count(
     np.testing.assert_allclose(mean, expected_mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(var, expected_var, rtol=1e-5)
     assert unfolded_of(graph_of(text, {"limit": 9.0})).norms == ()
+
+
+def test_a_convolution_that_is_fused_with_more_stays_without_a_norm() -> None:
+    fused = CHAIN.replace("c1 = Conv(x", f'c1 = {CONTRIB}.FusedConv<activation="Tanh">(x')
+    norms = [unfolded_of(graph_of(text)).norms for text in (CHAIN, fused)]
+    assert ["c1" in own for own in norms] == [True, False]
 
 
 def test_no_more_samples_are_measured_than_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:

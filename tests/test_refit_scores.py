@@ -222,11 +222,21 @@ def test_a_refit_repairs_scores_with_everything_else(
     assert error < 0.98 * other
 
 
-def test_a_square_is_no_scaling_by_a_number() -> None:
-    """Queries are squared, so that keys are what can be changed."""
-    body = f"{WEIGHTS}> {{{SEPARATE} c = Mul(q, q) s0 = MatMul(c, k) s = Identity(s0){VALUES}"
+@pytest.mark.parametrize(
+    ("between", "slot"),
+    [
+        ("Mul(half, q)", 0),
+        ("Div(q, half)", 0),
+        ("Mul(q, q)", 1),
+        ("Div(half, q)", 1),
+        ("Add(q, half)", 1),
+    ],
+)
+def test_queries_can_be_changed_in_front_of_a_scale_alone(between: str, slot: int) -> None:
+    """Where they are not scaled by a number, keys are what can be changed."""
+    body = f"{WEIGHTS}> {{{SEPARATE} c = {between} s0 = MatMul(c, k) s = Identity(s0){VALUES}"
     (scores,) = Cut(body).scores()
-    assert scores.slot == 1
+    assert scores.slot == slot
 
 
 def test_a_product_with_itself_is_left_alone() -> None:

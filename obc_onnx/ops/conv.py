@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
     from obc_onnx.ops.base.rule import Shape
 
+_BIAS = 2
+
 
 class Conv(Rule):
     """Convolution: writes the blocks x channels of W's axis 0, reads its axis 1 in every block."""
 
     op_types = ("Conv",)
-    bias_slot = 2
+    bias_slot = _BIAS
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie input channels to blocks x W axis 1, and output channels to W axis 0."""
@@ -77,7 +79,7 @@ class ConvTranspose(Rule):
     """Transposed convolution: reads W's axis 0, writes its axis 1 in every block."""
 
     op_types = ("ConvTranspose",)
-    bias_slot = 2
+    bias_slot = _BIAS
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie input channels to W axis 0, and output channels to blocks x W axis 1."""
@@ -138,11 +140,11 @@ def _geometry(context: ForwardContext) -> dict[str, Any]:
 
 
 def _couple_bias(context: CoupleContext, out_channels: Expr) -> int | None:
-    bias = context.optional(2)
+    bias = context.optional(_BIAS)
     if bias is None:
         return None
     context.unify(bias.axes[0], out_channels)
-    return 2
+    return _BIAS
 
 
 def _output(context: CoupleContext, x: Value, w: Value, out_channels: Expr) -> Value:

@@ -36,7 +36,7 @@ class Gemm(Rule):
         left = ("sum", "row") if node.integer("transA", 0) else ("row", "sum")
         right = ("column", "sum") if node.integer("transB", 0) else ("sum", "column")
         is_bias = c is not None and c.constant and c.shape[-1:] == context.shape()[-1:]
-        bias = 2 if is_bias else None
+        bias = self.bias_slot if is_bias else None
         axes = couple_product(context, (left, right), ("row", "column"), bias, adds=c is not None)
         return [Value(axes if c is None else broadcast_axes(context, [axes, c.axes]))]
 

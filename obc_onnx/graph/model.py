@@ -1,7 +1,5 @@
 """Load, view, edit and save an ONNX model.
 
-What else touches onnx-graphsurgeon is below it: `canonical`, `folding`, `copies`, `export`, `node`.
-
 `Graph` is a value: edits return a new one. Its nodes are in topological order. Subgraphs stay where
 they are; what they use of the outer graph is listed in `Node.captures`.
 """

@@ -43,6 +43,11 @@ OF_OTHERS = SPELLED.replace("ReduceSum<keepdims=0>(e,", "ReduceSum<keepdims=0>(l
         (SPELLED, True),
         (OVER_SAMPLES, False),
         (OF_OTHERS, False),
+        (SPELLED.replace("Exp(", "Sigmoid("), False),
+        (
+            SPELLED.replace("ReduceSum<keepdims=0>(e, last)", "ReduceMax<axes=[1],keepdims=0>(e)"),
+            False,
+        ),
     ],
 )
 def test_a_softmax_at_the_end_is_seen(text: str, expected: bool) -> None:
@@ -69,6 +74,12 @@ def test_a_softmax_over_several_axes_has_no_axis_of_classes(
 ) -> None:
     text = f"net (float[N,4,5] x) => (float[N,4,5] y) {{ y = Softmax<axis={axis}>(x) }}"
     assert class_axis(Graph.from_model(build(text, opset=opset)), DEFAULT_RULES) == expected
+
+
+def test_another_shape_hides_the_axis_of_classes() -> None:
+    text = "net (float[N,4,5] x) => (float[N,5,4] y) { p = Softmax(x) y = Reshape(p, to) }"
+    graph = Graph.from_model(build(text, {"to": [0, 5, 4]}))
+    assert class_axis(graph, DEFAULT_RULES) is None
 
 
 def test_logits_of_probabilities_give_the_probabilities_back() -> None:

@@ -109,7 +109,9 @@ class _Training:
         varies = options.augmentation is not None or options.mixup > 0 or options.cutmix > 0
         self._teacher = Teacher(coupling, used, self._fabric.device, varies=varies)
         labelled = samples.labels is not None
-        self._loss = TrainingLoss(options, graph, self._teacher.scales, labelled=labelled)
+        self._loss = TrainingLoss(
+            options, graph, self._teacher.scales, coupling.rules, labelled=labelled
+        )
         self._holds_out = held is not None
         self._judge = Judge(coupling, held or first_of(used, graph.batch or 1), self._loss)
         self._loader = Loader(used, options.augmentation, options.workers, options.seed)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.node import CLASSES_RANK
 from obc_onnx.measuring.classes import class_axis, ends_in_softmax
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.training.compared import Compared
 from obc_onnx.training.options import LABELS_AND_TEACHER, check_labels
 from obc_onnx.twin.logits import logits_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.node import Port
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.training.options import TrainingOptions
 
 
@@ -73,18 +75,26 @@ class TrainingLoss:
         options: Which losses, and their numbers.
         graph: The original.
         scales: Of the float outputs, by name.
+        rules: What is known of operators.
         labelled: Whether there are labels.
     Raises:
         RequestError: No output is a float, or a loss needs labels and there are none.
     """
 
     def __init__(
-        self, options: TrainingOptions, graph: Graph, scales: Mapping[str, Scale], *, labelled: bool
+        self,
+        options: TrainingOptions,
+        graph: Graph,
+        scales: Mapping[str, Scale],
+        rules: RuleSet = DEFAULT_RULES,
+        *,
+        labelled: bool,
     ) -> None:
         self._options = options
         self._compared = {name: Compared(scale) for name, scale in scales.items()}
         self._names = [port.name for port in graph.outputs]
-        self._probabilities, self._axis = ends_in_softmax(graph), class_axis(graph)
+        self._probabilities = ends_in_softmax(graph, rules)
+        self._axis = class_axis(graph, rules)
         self._rank = len(graph.outputs[0].shape or (0, 0))
         self.terms = dict(options.loss or self._usual(labelled=labelled))
         check_labels(options, labelled=labelled)

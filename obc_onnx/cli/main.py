@@ -32,7 +32,6 @@ from obc_onnx.cli.shared import (
     files_read,
     load_scores,
     reports_errors,
-    scores_read,
     writer,
 )
 from obc_onnx.cli.train_options import training_of, training_options
@@ -112,7 +111,6 @@ def compress(
     plan_out: Path | None,
     *,
     latency: bool | None,
-    scores: Path | None,
     force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -123,8 +121,7 @@ def compress(
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
-    read = [*files_read(options), *scores_read(scores, options)]
-    check_model_targets(model, output, plan_out, read, force=force)
+    check_model_targets(model, output, plan_out, files_read(options), force=force)
     compress_and_write(
         (model, output, plan_out),
         options,
@@ -132,7 +129,7 @@ def compress(
         budget=budget_of(options),
         criterion=options["criterion"],
         scoring=scoring_of(options),
-        scores=load_scores(scores),
+        scores=load_scores(options["scores"]),
         training=training_of(options),
         input_shape=input_shape,
         seed=seed,

@@ -49,7 +49,7 @@ class Scoring:
             takes samples for random projections, whose mean over a batch is only one more random
             projection, and batches else. A model of static batch has no rows of samples but those
             of its own batches.
-        samples: How many samples are looked at, at most.
+        samples: How many samples are looked at, at most; None is `SCORED_SAMPLES`.
         batches: How many batches are looked at, in place of `samples`.
         batch_size: Samples per batch; None is `ROW_SIZE`, in as many passes as memory needs.
         reduction: How the members of a group come together. "coupled" adds their rows before they
@@ -62,7 +62,7 @@ class Scoring:
     objective: Objective | None = None
     loss: str | None = None
     rows: Rows | None = None
-    samples: int = SCORED_SAMPLES
+    samples: int | None = None
     batches: int | None = None
     batch_size: int | None = None
     reduction: Reduction = "sum"
@@ -78,6 +78,8 @@ class Scoring:
         """
         if self.loss is not None and self.objective is not None:
             raise RequestError("a loss of your own is an objective: give one of the two")
+        if self.samples is not None and self.batches is not None:
+            raise RequestError("the number of batches says how many samples: give one of the two")
         _check("objective", self.objective, (None, *OBJECTIVES))
         _check("rows", self.rows, (None, *ROWS))
         _check("reduction", self.reduction, REDUCTIONS)
@@ -93,7 +95,9 @@ class Scoring:
     @property
     def n_samples(self) -> int:
         """How many samples are looked at, at most."""
-        return self.samples if self.batches is None else self.batches * self.row_size
+        if self.batches is not None:
+            return self.batches * self.row_size
+        return self.samples or SCORED_SAMPLES
 
     @property
     def row_size(self) -> int:

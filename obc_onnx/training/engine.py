@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.keeper import Keeper
-    from obc_onnx.training.options import NormsName, TrainingOptions
+    from obc_onnx.training.options import NormsName, Training
     from obc_onnx.training.sparse import GroupPenalty
 
     Stream = Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]], NDArray[np.int64] | None]]
@@ -60,7 +60,7 @@ def finetune(
     pruned: Graph,
     coupling: Coupling,
     samples: Samples,
-    options: TrainingOptions,
+    training: Training,
     keeper: Keeper | None = None,
     penalty: GroupPenalty | None = None,
 ) -> Course:
@@ -71,16 +71,16 @@ def finetune(
         pruned: The graph that it was made from.
         coupling: Of the original, whose outputs are the targets.
         samples: To train on, and to choose the best epoch.
-        options: How.
+        training: How.
         keeper: Keeps states, and gives the one to go on from.
         penalty: What is added to the gradients of each step.
     Raises:
         RequestError: There is nothing to train towards, or with.
         DivergedError: The loss, or a weight after the last step, is not finite.
     """
-    training = _Training(student, pruned, coupling, samples, options, keeper, penalty)
+    run = _Training(student, pruned, coupling, samples, training, keeper, penalty)
     with torch.random.fork_rng():
-        course = training.run()
+        course = run.run()
     student.cpu().eval()
     return course
 
@@ -94,16 +94,16 @@ class _Training:
         pruned: Graph,
         coupling: Coupling,
         samples: Samples,
-        options: TrainingOptions,
+        training: Training,
         keeper: Keeper | None,
         penalty: GroupPenalty | None,
     ) -> None:
-        graph = coupling.graph
+        graph, options, seed = coupling.graph, training.options, training.seed
         self.student, self._pruned, self.options = student, pruned, options
-        self._keeper, self._penalty = keeper, penalty
-        self._fabric = make_fabric(options)
+        self._keeper, self._penalty, self._seed = keeper, penalty, seed
+        self._fabric = make_fabric(training)
         self._ports = graph.inputs
-        used, held = parts_of(samples, options.validation, options.seed, graph.batch or 1)
+        used, held = parts_of(samples, options.validation, seed, graph.batch or 1)
         self._coupling, self._samples = coupling, used
         check_mixing(options, graph)
         varies = options.augmentation is not None or options.mixup > 0 or options.cutmix > 0
@@ -112,8 +112,8 @@ class _Training:
         self._loss = TrainingLoss(options, graph, self._teacher.scales, labelled=labelled)
         self._holds_out = held is not None
         self._judge = Judge(coupling, held or first_of(used, graph.batch or 1), self._loss)
-        self._loader = Loader(used, options.augmentation, options.workers, options.seed)
-        self._order = Order(len(used), graph.batch, options, world_size())
+        self._loader = Loader(used, options.augmentation, options.workers, seed)
+        self._order = Order(len(used), graph.batch, training, world_size())
         self._was_finite = self.student.finite()
         if world_size() > 1:
             share_statistics(self.student.twin)
@@ -256,7 +256,7 @@ class _Training:
         self, stream: Stream, group: list[NDArray[np.int64]], place: tuple[int, int]
     ) -> float:
         """Change the weights once; return the mean loss over the samples of all processes."""
-        seed = np.random.SeedSequence((self.options.seed, *place, rank()))
+        seed = np.random.SeedSequence((self._seed, *place, rank()))
         torch.random.manual_seed(int(seed.generate_state(1)[0]))  # Dropout draws from it
         rng = np.random.default_rng(seed)
         n_samples = sum(map(len, group))

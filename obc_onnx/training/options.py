@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
 from obc_onnx.errors import RequestError
@@ -92,8 +92,6 @@ class TrainingOptions:
         augmentation: What changes samples on the way, each time anew.
         workers: Processes that read samples.
         precision: Of the arithmetic that torch's autocast finds safe.
-        seed: Of every random choice.
-        device: Where torch runs.
     """
 
     epochs: int
@@ -127,8 +125,6 @@ class TrainingOptions:
     augmentation: Augmentation | None = None
     workers: int = 0
     precision: Precision = "float32"
-    seed: int = 0
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Check names and numbers.
@@ -237,13 +233,26 @@ def check_labels(options: TrainingOptions, *, labelled: bool) -> None:
         raise RequestError("loss 'ce' needs data with labels: use --loss kd, or --loss mse")
 
 
-def training_options(
-    training: TrainingOptions | int, seed: int, device: str
-) -> TrainingOptions | None:
-    """Complete what a caller gave: options, or a number of epochs of which 0 means none."""
+@dataclass(frozen=True)
+class Training:
+    """A training as it runs.
+
+    Attributes:
+        options: How.
+        seed: Of every random choice.
+        device: Where torch runs.
+    """
+
+    options: TrainingOptions
+    seed: int
+    device: str
+
+
+def training_options(training: TrainingOptions | int) -> TrainingOptions | None:
+    """Return what a caller gave: options, or a number of epochs of which 0 means none."""
     if isinstance(training, int):
-        return TrainingOptions(epochs=training, seed=seed, device=device) if training else None
-    return replace(training, seed=seed, device=device)
+        return TrainingOptions(epochs=training) if training else None
+    return training
 
 
 FIELDS = tuple(field.name for field in fields(TrainingOptions))

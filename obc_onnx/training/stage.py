@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from obc_onnx.recover.methods import Method
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.course import Epoch
-    from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.training.options import Training
 
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def tune(
     keep: Keep,
     pruned: Graph,
     samples: Samples,
-    options: TrainingOptions,
+    training: Training,
     *,
     teacher: Coupling | None = None,
     recover: Method = "auto",
@@ -82,17 +82,17 @@ def tune(
         keep: The units that stay.
         pruned: The same without the others; its norms may have been re-estimated.
         samples: To train on.
-        options: How.
+        training: How.
         teacher: Of the original, where sparse learning has changed it.
         recover: How what training starts from is repaired, where that is another network.
         folder: Where the run is kept, or None.
     """
     net = _Net(coupling, keep, pruned)
-    if options.unfold_norms:
-        net = _unfold(net, samples, options, recover=recover)
-    student = _student(net, samples, options, recover=recover)
+    if training.options.unfold_norms:
+        net = _unfold(net, samples, training, recover=recover)
+    student = _student(net, samples, training, recover=recover)
     keeper = None if folder is None else Keeper(folder, TUNING)
-    course = finetune(student, net.pruned, teacher or coupling, samples, options, keeper)
+    course = finetune(student, net.pruned, teacher or coupling, samples, training, keeper)
     folded = student.fold(net.pruned)
     if net.unfolded is not None:
         folded = fold_norms(folded, net.unfolded)
@@ -103,7 +103,7 @@ def tune(
 def sparsify(
     coupling: Coupling,
     samples: Samples,
-    options: TrainingOptions,
+    training: Training,
     folder: Checkpoints | None = None,
 ) -> tuple[Graph, list[Epoch]]:
     """Train a whole network so that its weak units matter less.
@@ -114,11 +114,12 @@ def sparsify(
     Args:
         coupling: Of the original.
         samples: To train on.
-        options: As for fine-tuning; `sparse_epochs` of them.
+        training: As for fine-tuning; `sparse_epochs` of them.
         folder: Where the run is kept, or None.
     Returns:
         The original with the trained weights, and what each pass gave.
     """
+    options = training.options
     learning = replace(
         options,
         epochs=options.sparse_epochs,
@@ -129,39 +130,42 @@ def sparsify(
     )
     student = EquivalentTwin(coupling, {}, coupling.graph, recombine=False)
     keeper = None if folder is None else Keeper(folder, SPARSE_LEARNING)
-    penalty = GroupPenalty(student, coupling, options)
-    course = finetune(student, coupling.graph, coupling, samples, learning, keeper, penalty)
+    penalty = GroupPenalty(student, coupling, training)
+    course = finetune(
+        *(student, coupling.graph, coupling, samples),
+        replace(training, options=learning),
+        *(keeper, penalty),
+    )
     return student.fold(coupling.graph).known_as(coupling.graph), course.epochs
 
 
-def _unfold(net: _Net, samples: Samples, options: TrainingOptions, *, recover: Method) -> _Net:
-    unfolded = unfold_norms(net.coupling.graph, samples, options.seed)
+def _unfold(net: _Net, samples: Samples, training: Training, *, recover: Method) -> _Net:
+    unfolded = unfold_norms(net.coupling.graph, samples, training.seed)
     shapes = {port.name: net.coupling.shapes[port.name] for port in net.coupling.graph.inputs}
     coupling, _ = analyse(unfolded.graph, shapes, net.coupling.rules, Clock())
     keep = same_units(net.coupling, net.keep, coupling)
     pruned = remove_units(coupling, keep)
     made = _Net(coupling, keep, pruned, unfolded)
-    return replace(made, pruned=_repaired(made, pruned, samples, options, recover))
+    return replace(made, pruned=_repaired(made, pruned, samples, training, recover))
 
 
-def _student(
-    net: _Net, samples: Samples, options: TrainingOptions, *, recover: Method
-) -> EquivalentTwin:
+def _student(net: _Net, samples: Samples, training: Training, *, recover: Method) -> EquivalentTwin:
     """Make the student, and where it does not start from what is cut, its norms anew.
 
     Another start counts only where it is nearer to the original on samples that did not make it.
     """
+    options = training.options
     sliced = EquivalentTwin(net.coupling, net.keep, net.pruned, recombine=options.recombines)
     if not options.recombines or options.start == "select":
         return sliced
     used, held = split(samples, net.coupling.graph.batch or 1)
-    scene = make_scene(net.coupling, used, Scoring(), options.seed, options.device)
+    scene = make_scene(net.coupling, used, Scoring(), training.seed, training.device)
     start = channel_start(scene, net.keep)
     cut = remove_units(net.coupling, net.keep)  # what a refit gave stands for other matrices
     pruned = EquivalentTwin(net.coupling, net.keep, cut, start=start).fold(cut)
     # norms only: anything else would change weights that C and D make, and so what is judged here
     if recover != "none" and not why_no_norms(net.coupling, pruned, samples):
-        pruned = _repaired(net, pruned, samples, options, "stats")
+        pruned = _repaired(net, pruned, samples, training, "stats")
     student = EquivalentTwin(net.coupling, net.keep, pruned, start=start)
     error_of = Distance(net.coupling, held)
     before, after = error_of(net.pruned), error_of(pruned)
@@ -170,7 +174,7 @@ def _student(
 
 
 def _repaired(
-    net: _Net, graph: Graph, samples: Samples, options: TrainingOptions, method: Method
+    net: _Net, graph: Graph, samples: Samples, training: Training, method: Method
 ) -> Graph:
-    where = options.seed, options.device
+    where = training.seed, training.device
     return repair(net.coupling, net.keep, graph, samples, method, *where).graph

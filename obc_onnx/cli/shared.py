@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import click
 
 from obc_onnx.cli.options import data_of
+from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import ObcError, RequestError
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ObcError as error:
-            sentence = " ".join(str(error).split())  # messages of onnx and ONNX Runtime have lines
+            text = in_options(str(error))
+            sentence = " ".join(text.split())  # messages of onnx and ONNX Runtime have lines
             raise Failure(sentence, error.exit_code) from error
         except MemoryError as error:
             raise Failure(f"not enough memory: {error or 'an allocation failed'}", 1) from error
@@ -83,7 +85,8 @@ def compress_and_write(
         )
         if writes:
             result.save(output, plan_out)
-            click.echo(result.report.to_json() if as_json else report_text(result.report))
+            report = in_options(result.report)
+            click.echo(report.to_json() if as_json else report_text(report))
 
 
 @contextmanager

@@ -135,5 +135,7 @@ def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method)
     if method == "auto" and any(node.op_type == "BatchNormalization" for node in pruned.nodes):
         note = "consumers make up for removed units by what batch norms tell of them"
         found = fuse(coupling, keep, pruned, merges=False)
-        return Recovered(found, [], [f"{note}: no data judged that; --recover none leaves it out"])
-    return Recovered(pruned, [], ["nothing was repaired: give --data"])
+        return Recovered(
+            found, [], [f"{note}: no data judged that; `recover='none'` leaves it out"]
+        )
+    return Recovered(pruned, [], ["nothing was repaired: give `data`"])

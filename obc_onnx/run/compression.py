@@ -322,7 +322,7 @@ class Compression:
         if training.options.equivalent is None and not training.options.recombines:
             self.notes.append(
                 "sliced weights were trained: compressors and decompressors gain where labels "
-                "alone teach; --equivalent trains them too"
+                "alone teach; `TrainingOptions.equivalent` trains them too"
             )
         return tuned.graph, tuned.epochs, [check]
 
@@ -395,5 +395,5 @@ class Compression:
         feed = latency_feed(graph, held, cut.inputs, self.request.seed)
         times = race(graph, result, feed, asked=asked is True)
         if times is None:
-            self.notes.append("speed was not measured, since a run takes long: --latency does it")
+            self.notes.append("speed was not measured, since a run takes long: `latency` does it")
         return times

@@ -30,10 +30,10 @@ ROW_SIZE = 32
 """Samples per batch where nothing else is asked for; a pass takes fewer where memory lacks."""
 
 
-def _check(what: str, value: str | None, known: Sequence[str | None]) -> None:
+def _check(field: str, value: str | None, known: Sequence[str | None]) -> None:
     if value not in known:
         names = ", ".join(name for name in known if name is not None)
-        raise RequestError(f"{what} '{value}' is not known: choose from {names}")
+        raise RequestError(f"`Scoring.{field}` '{value}' is not known: choose from {names}")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,11 @@ class Scoring:
             RequestError: One is not known or out of range, or two contradict each other.
         """
         if self.loss is not None and self.objective is not None:
-            raise RequestError("a loss of your own is an objective: give one of the two")
+            raise RequestError("`Scoring.loss` is an objective: leave out `Scoring.objective`")
         if self.samples is not None and self.batches is not None:
-            raise RequestError("the number of batches says how many samples: give one of the two")
+            raise RequestError(
+                "`Scoring.batches` says how many samples: leave out `Scoring.samples`"
+            )
         _check("objective", self.objective, (None, *OBJECTIVES))
         _check("rows", self.rows, (None, *ROWS))
         _check("reduction", self.reduction, REDUCTIONS)
@@ -87,10 +89,10 @@ class Scoring:
         for what, number in (
             ("samples", self.samples),
             ("batches", self.batches),
-            ("batch size", self.batch_size),
+            ("batch_size", self.batch_size),
         ):
             if number is not None and number < 1:
-                raise RequestError(f"the {what} to score on must be at least 1, found {number}")
+                raise RequestError(f"`Scoring.{what}` must be at least 1, found {number}")
 
     @property
     def n_samples(self) -> int:

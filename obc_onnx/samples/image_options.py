@@ -52,6 +52,5 @@ class ImageOptions:
 
     @property
     def given(self) -> list[str]:
-        """The options that are not left to their defaults, as the command line calls them."""
-        named = (field.name for field in fields(self) if getattr(self, field.name) is not None)
-        return [f"--image-{name}" for name in named]
+        """The names of the options that are not left to their defaults."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]

@@ -71,7 +71,8 @@ def notes_on(course: Course) -> list[str]:
         tried = ", ".join(f"{t.error:.4g} at {t.lr:g} ({t.norms})" for t in course.trials)
         notes.append(
             f"learning rate {best.lr:g}, and norms with {best.norms} statistics, were found by "
-            f"short trials, which ended with errors of {tried}; --lr and --norms set others"
+            f"short trials, which ended with errors of {tried}; "
+            f"`TrainingOptions.lr` and `TrainingOptions.norms` set others"
         )
     kept, last = course.kept, course.epochs[-1]
     if kept.validation is not None:
@@ -89,9 +90,10 @@ def doubts_on(course: Course, n_samples: int) -> list[str]:
     before, *after = [epoch.validation for epoch in course.epochs]
     best = min(value for value in after if value is not None)
     cause = (
-        f"{n_samples} samples may be too few to learn from: give more, or leave --epochs out"
+        f"{n_samples} samples may be too few to learn from: give more, or leave `training` out"
         if course.trials
-        else "the learning rate may be too large: leave --lr out, and it is found by trials"
+        else "the learning rate may be too large: leave `TrainingOptions.lr` out, and it is found "
+        "by trials"
     )
     doubt = (
         f"no epoch was better than before training: the error of held-out samples was {before:.4g} "

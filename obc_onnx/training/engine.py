@@ -242,7 +242,7 @@ class _Training:
                 before = f", after {self._losses[-1]:g}" if self._losses else ""
                 raise DivergedError(
                     f"the loss is {loss} in epoch {number}, step {place + 1}, at learning rate "
-                    f"{lr:g}{before}: try a smaller --lr"
+                    f"{lr:g}{before}: try a smaller `TrainingOptions.lr`"
                 )
             self._losses.append(loss)
             if self._average is not None:
@@ -304,7 +304,7 @@ class _Training:
         except ValueError as error:  # torch's word for a norm that sees one number per channel
             raise RequestError(
                 f"batch norms cannot be trained on {len(which)} samples at a time: export the "
-                f"model with a dynamic batch, or leave --epochs out"
+                f"model with a dynamic batch, or leave `training` out"
             ) from error
         # what blends samples says of no position that it is padding
         real = real_of(self._coupling, self._samples, which) if others is None else None
@@ -391,5 +391,5 @@ def _check_weights(before: dict[str, bool], after: dict[str, bool], lr: float) -
         if before[name] and not finite:
             raise DivergedError(
                 f"'{name}' is not finite after the last step, at learning rate {lr:g}: try a "
-                f"smaller --lr"
+                f"smaller `TrainingOptions.lr`"
             )

@@ -51,7 +51,9 @@ def make_fabric(training: Training) -> Fabric:
     devices: int | list[int] = local if n_processes > 1 or kind == "cpu" else [int(index or 0)]
     precision = training.options.precision
     if precision == "float16" and kind == "cpu":
-        raise RequestError("--precision float16 is for a GPU: use bfloat16 on a CPU")
+        raise RequestError(
+            "`TrainingOptions(precision='float16')` is for a GPU: use 'bfloat16' on a CPU"
+        )
     mixed = _PRECISIONS.get(precision)
     fabric = Fabric(
         accelerator="cuda" if kind == "cuda" else "cpu",

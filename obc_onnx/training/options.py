@@ -136,7 +136,7 @@ class TrainingOptions:
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("start", self.start, STARTS)
-        _one_of("sparse by", self.sparse_by, SPARSE)
+        _one_of("sparse_by", self.sparse_by, SPARSE)
         if self.norms is not None:
             _one_of("norms", self.norms, NORMS)
         for name, _ in self.loss:
@@ -150,11 +150,11 @@ class TrainingOptions:
         for what in ("lr", "temperature", "clip"):
             value = getattr(self, what)
             if value is not None and not 0 < value < _LARGEST:
-                raise RequestError(f"{_spoken(what)} must be a number above 0, found {value:g}")
+                raise RequestError(f"{_named(what)} must be a number above 0, found {value:g}")
         for what in ("warmup", "momentum", "label_smoothing", "ema", "validation"):
             value = getattr(self, what)
             if value is not None and not 0 <= value < 1:
-                raise RequestError(f"{_spoken(what)} must be in [0, 1), found {value:g}")
+                raise RequestError(f"{_named(what)} must be in [0, 1), found {value:g}")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -165,7 +165,8 @@ class TrainingOptions:
             )
         if self.patience is not None and not self.validation:
             raise RequestError(
-                "patience looks at samples that do not train: set a validation share above 0"
+                "`TrainingOptions.patience` looks at samples that do not train: set "
+                "`TrainingOptions.validation`, their share, above 0"
             )
         if self.start != "select" and self.equivalent is False:
             raise RequestError("decompressors start from something only where there are any")
@@ -230,7 +231,9 @@ def check_labels(options: TrainingOptions, *, labelled: bool) -> None:
         RequestError: There are none.
     """
     if "ce" in dict(options.loss) and not labelled:
-        raise RequestError("loss 'ce' needs data with labels: use --loss kd, or --loss mse")
+        raise RequestError(
+            "loss 'ce' of `TrainingOptions.loss` needs data with labels: use 'kd' or 'mse'"
+        )
 
 
 @dataclass(frozen=True)
@@ -260,13 +263,13 @@ FIELDS = tuple(field.name for field in fields(TrainingOptions))
 
 def _one_of(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise RequestError(f"{what} '{value}' is not known: choose from {', '.join(known)}")
+        raise RequestError(f"{_named(what)} '{value}' is not known: choose from {', '.join(known)}")
 
 
 def _at_least(what: str, value: float | None, least: int) -> None:
     if value is not None and not least <= value < _LARGEST:
-        raise RequestError(f"{_spoken(what)} must be at least {least}, found {value:g}")
+        raise RequestError(f"{_named(what)} must be at least {least}, found {value:g}")
 
 
-def _spoken(field: str) -> str:
-    return field.replace("_", " ")
+def _named(field: str) -> str:
+    return f"`TrainingOptions.{field}`"

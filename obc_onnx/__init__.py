@@ -25,7 +25,9 @@ if _typing.TYPE_CHECKING:
     from obc_onnx.ops.catalogue import DEFAULT_RULES
     from obc_onnx.planning.budget import Budget, Limits
     from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.planning.sensitivity import Sensitivity
     from obc_onnx.report.result import Result
+    from obc_onnx.report.summary import Inspection, Report
     from obc_onnx.run.api import (
         apply,
         compress,
@@ -43,28 +45,33 @@ if _typing.TYPE_CHECKING:
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.augmentation import Augmentation
     from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.verification.checks import Check
 
 _DEFINED_IN = {
     "Augmentation": "training.augmentation",
     "Budget": "planning.budget",
+    "Check": "verification.checks",
     "DEFAULT_RULES": "ops.catalogue",
     "DataError": "errors",
     "DataOptions": "samples.options",
     "DivergedError": "errors",
     "ImageOptions": "samples.image_options",
     "InfeasibleTargetError": "errors",
+    "Inspection": "report.summary",
     "InstallationError": "errors",
     "InvariantError": "errors",
     "Limits": "planning.budget",
     "ModelError": "errors",
     "ObcError": "errors",
     "PruningPlan": "planning.plan",
+    "Report": "report.summary",
     "RequestError": "errors",
     "Result": "report.result",
     "RuleSet": "ops.base.rule",
     "Samples": "samples.samples",
     "Scores": "saliency.scores",
     "Scoring": "saliency.options",
+    "Sensitivity": "planning.sensitivity",
     "ShapeError": "errors",
     "TrainingOptions": "training.options",
     "UnsupportedOperatorError": "errors",
@@ -95,23 +102,27 @@ __all__ = [
     "DEFAULT_RULES",
     "Augmentation",
     "Budget",
+    "Check",
     "DataError",
     "DataOptions",
     "DivergedError",
     "ImageOptions",
     "InfeasibleTargetError",
+    "Inspection",
     "InstallationError",
     "InvariantError",
     "Limits",
     "ModelError",
     "ObcError",
     "PruningPlan",
+    "Report",
     "RequestError",
     "Result",
     "RuleSet",
     "Samples",
     "Scores",
     "Scoring",
+    "Sensitivity",
     "ShapeError",
     "TrainingOptions",
     "UnsupportedOperatorError",

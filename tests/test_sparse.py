@@ -162,7 +162,7 @@ def test_a_plan_that_is_there_leaves_nothing_to_learn_for() -> None:
     graph = analyse(model_of("norm")).graph
     samples = draw_samples(graph, 40, labelled=True)
     plan: PruningPlan = compress(graph, data=samples).plan
-    with pytest.raises(RequestError, match="leave --sparse-epochs out"):
+    with pytest.raises(RequestError, match=r"leave `TrainingOptions.sparse_epochs` out"):
         compress(graph, data=samples, plan=plan, training=TrainingOptions(1, sparse_epochs=1))
 
 

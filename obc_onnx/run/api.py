@@ -180,8 +180,20 @@ def make_plan(
 ) -> PruningPlan:
     """Decide which units stay, and cut nothing: the first half of `compress`, see there.
 
-    Repair matters only to a budget with a `max_drop`, whose candidates are repaired and measured.
-
+    Args:
+        model: A file, a loaded model, or a graph.
+        data: Samples to score on, and to measure on where the budget has a `max_drop`.
+        budget: What to meet; a number is the share of the MACs that may be left, half by default.
+        criterion: "jacobian" by default with data, "l2" without.
+        scoring: How the criterion looks at the samples.
+        scores: What `score` gave, in place of a criterion.
+        recover: How `apply` will repair: with a `max_drop`, candidates are repaired and measured,
+            and what repair makes of vectors that layers share counts in the size of the file.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of every random choice.
+        device: Where torch runs.
+        rules: What is known of operators.
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
@@ -218,6 +230,17 @@ def apply(
 ) -> Result:
     """Cut by a plan, repair with data, and prove the result: the second half of `compress`.
 
+    Args:
+        model: A file, a loaded model, or a graph; it is left as it is.
+        plan: What to cut.
+        data: Samples to repair and measure on.
+        recover: How to repair the cut network without training; as in `compress`.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of every random choice.
+        device: Where torch repairs.
+        latency: Whether to time both models; None does where it takes a few seconds at most.
+        rules: What is known of operators.
     Raises:
         RequestError: The plan is for another model.
         VerificationError: The result failed a check.
@@ -398,6 +421,14 @@ def verify(
 ) -> list[Check]:
     """Check a compressed model against its original and its plan.
 
+    Args:
+        original: A file, a loaded model, or a graph.
+        compressed: In the same way; a file is run as it lies there, too.
+        plan: What was cut.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of the inputs that both are compared on.
+        rules: What is known of operators.
     Returns:
         Every check, failed ones included.
     Raises:

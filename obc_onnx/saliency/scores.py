@@ -151,4 +151,4 @@ def make_scene(
 
 
 def _no_scores(path: str | Path) -> RequestError:
-    return RequestError(f"'{path}' is no file of scores, as `obc-onnx score` writes")
+    return RequestError(f"'{path}' is no file of scores, as `score` writes")

@@ -52,5 +52,6 @@ class ImageOptions:
 
     @property
     def given(self) -> list[str]:
-        """The names of the options that are not left to their defaults."""
-        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        """The options that are not left to their defaults, as messages name them."""
+        named = (field.name for field in fields(self) if getattr(self, field.name) is not None)
+        return [f"`ImageOptions.{name}`" for name in named]

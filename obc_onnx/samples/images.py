@@ -40,7 +40,7 @@ _CHANNEL_AXIS: dict[ImageLayout, int] = {"NCHW": 1, "NHWC": 3}
 _DEEP = ("I", "F")
 """How Pillow's names for pixels of more than 8 bits begin."""
 _LARGEST = 255
-_FOR_FLOATS = ("scale", "mean", "std")
+_FOR_FLOATS = ("`ImageOptions.scale`", "`ImageOptions.mean`", "`ImageOptions.std`")
 _RESIZED = {"stretch": "stretched", "crop": "cropped", "letterbox": "letterboxed"}
 
 
@@ -268,7 +268,7 @@ def _scaling_of(
         return PIXEL_SCALE if options.scale is None else options.scale, mean, std
     if not np.can_cast(np.uint8, port.dtype, "safe"):
         raise DataError(f"{what}, which does not hold pixels of 0 to 255: give it as an array")
-    useless = [f"`ImageOptions.{name}`" for name in options.given if name in _FOR_FLOATS]
+    useless = [name for name in options.given if name in _FOR_FLOATS]
     if useless:
         raise DataError(
             f"{what}, and is fed the pixels of 0 to 255 as they are: leave {', '.join(useless)} out"

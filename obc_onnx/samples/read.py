@@ -116,8 +116,7 @@ def open_samples(
         if options.evaluation is not None:
             raise DataError("samples to measure on need samples to work with: give `data` too")
         if options.images.given:
-            given = ", ".join(f"`ImageOptions.{name}`" for name in options.images.given)
-            raise DataError(f"{given} need pictures: give `data` too")
+            raise DataError(f"{', '.join(options.images.given)} need pictures: give `data` too")
         if options.mask_input is not None:
             raise DataError("`DataOptions.mask_input` is of samples: give `data` too")
         return None, None

@@ -447,7 +447,7 @@ def test_a_malformed_name_is_a_usage_error(tmp_path: Path, text: str) -> None:
 def test_counts_that_differ_are_refused_with_their_axes() -> None:
     arrays = {**DATA["LSTM with its state"], "state": drawn(2, N - 1, 8)}
     with pytest.raises(
-        DataError, match=r"40 of 'x' on axis 0, 39 of 'state' on axis 1.*--batch-axis"
+        DataError, match=r"40 of 'x' on axis 0, 39 of 'state' on axis 1.*`batch_axes`"
     ):
         check_samples(Samples(arrays, None, {}), graph_of("LSTM with its state"))
 

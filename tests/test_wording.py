@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
@@ -16,11 +16,15 @@ from small import chain, invoke, saved
 
 import obc_onnx
 from obc_onnx.cli import wording
+from obc_onnx.cli.augment_options import augmentation_of
 from obc_onnx.cli.main import cli
+from obc_onnx.cli.options import budget_of, data_of
+from obc_onnx.cli.score_options import scoring_of
+from obc_onnx.cli.train_options import training_of
 from obc_onnx.cli.wording import in_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PACKAGE = Path(obc_onnx.__file__).parent
 LIBRARY = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "cli"]
@@ -38,6 +42,24 @@ WITHOUT_OPTION = {
     "TrainingOptions.milestones",
 }
 """Arguments and fields that no command has an option for."""
+REQUIRED = {
+    "compress": ["m.onnx", "-o", "s.onnx"],
+    "score": ["m.onnx", "-o", "s.npz"],
+    "finetune": ["m.onnx", "-o", "s.onnx", "--plan", "p.json"],
+    "sensitivity": ["m.onnx"],
+    "verify": ["a.onnx", "b.onnx", "--plan", "p.json"],
+    "inspect": ["m.onnx"],
+}
+"""The arguments that commands cannot do without."""
+GATHERED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "Augmentation": augmentation_of,
+    "Budget": budget_of,
+    "DataOptions": data_of,
+    "ImageOptions": lambda options: data_of(options).images,
+    "Scoring": scoring_of,
+    "TrainingOptions": training_of,
+}
+"""What makes a value of each class of what was given."""
 OPTION = re.compile(r"(?<![\w-])--[a-z]")
 OF_OTHER_PROGRAMS = ("pip install", "tar --dereference")
 
@@ -77,15 +99,7 @@ def options_of(command: str) -> dict[str, click.Option]:
 
 def told(text: str, command: str, *arguments: str) -> str:
     """Translate as a command would that was called with arguments."""
-    required = {
-        "compress": ["m.onnx", "-o", "s.onnx"],
-        "score": ["m.onnx", "-o", "s.npz"],
-        "finetune": ["m.onnx", "-o", "s.onnx", "--plan", "p.json"],
-        "sensitivity": ["m.onnx"],
-        "verify": ["a.onnx", "b.onnx", "--plan", "p.json"],
-        "inspect": ["m.onnx"],
-    }
-    with cli.commands[command].make_context(command, [*required[command], *arguments]):
+    with cli.commands[command].make_context(command, [*REQUIRED[command], *arguments]):
         return in_options(text)
 
 
@@ -126,6 +140,21 @@ def test_a_name_becomes_an_option_of_the_command_or_stays(command: str) -> None:
         found = told(f"`{name}`", command)
         expected = wording.parameter_of(name) in {option.name for option in known.values()}
         assert found in known if expected else found == f"`{name}`"
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS - WITHOUT_OPTION - {"Budget.limits"}))
+def test_the_option_of_a_field_is_the_one_that_sets_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, _, field = name.partition(".")
+    monkeypatch.setattr(PUBLIC[owner], "__post_init__", lambda _: None, raising=False)
+    with cli.commands["compress"].make_context(
+        "compress", [*REQUIRED["compress"], "--epochs", "1"]
+    ):
+        options = dict(click.get_current_context().params)
+    value = ("a value that nothing else has",)
+    found = GATHERED[owner](options | {wording.parameter_of(name): value})
+    assert getattr(found, field) == value
 
 
 def test_names_that_differ_are_those_of_arguments_fields_and_parameters() -> None:

@@ -23,7 +23,7 @@ MAX_FILE_LINES = 480
 
 LAYERS = (
     ("errors", "version"),
-    ("files", "installation", "progress", "user_code"),
+    ("files", "installation", "memory", "progress", "user_code"),
     ("axes",),
     ("graph",),
     ("samples",),
@@ -46,7 +46,7 @@ LAYERS = (
 
 None imports one of its own layer or of one above, not even for types; "" is the package itself.
 """
-SURGEON = {"canonical", "copies", "export", "constants", "model", "node"}
+SURGEON = {"canonical", "copies", "export", "constants", "model", "node", "node_lists"}
 """Modules of `graph`."""
 TORCH_ROOMS = {"equivalent", "ops", "recover", "saliency", "training", "twin"}
 """Packages that may know of torch; operator rules load it inside of functions."""

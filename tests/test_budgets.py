@@ -18,7 +18,7 @@ from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget, Limits, load_limits
 from obc_onnx.planning.costs import COSTS, Macs, Params, Size, share_of
-from obc_onnx.planning.search import make_plan
+from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import compress
 from obc_onnx.saliency.options import RANKINGS
 from obc_onnx.surgery.cut import remove_units
@@ -56,7 +56,7 @@ def planned(
     of: Coupling, scores: dict[str, NDArray[np.float64]] | None = None, **budget: Any
 ) -> PruningPlan:
     given = scores or scores_of(of)
-    return make_plan(of, lambda _: given, Budget(**{**TO_THE_UNIT, **budget}), "given", 0)
+    return search_plan(of, lambda _: given, Budget(**{**TO_THE_UNIT, **budget}), "given", 0)
 
 
 def widths(plan: PruningPlan) -> dict[str, int]:

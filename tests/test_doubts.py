@@ -114,7 +114,7 @@ def test_a_group_keeps_an_eighth_and_less_where_that_is_asked(tmp_path: Path) ->
 
 
 def make_plan_with(model: object, scores: dict[str, np.ndarray], budget: Budget) -> PruningPlan:
-    from obc_onnx.planning.search import make_plan as planned
+    from obc_onnx.planning.search import search_plan as planned
 
     of = analyse(model).coupling
     return planned(of, lambda _: scores, budget, "given", 0)

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from obc_onnx.axes.expressions import leaves
 from obc_onnx.equivalent.maps import Mix
 from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.surgery.cut import Cut
 from obc_onnx.twin.build import derived_twin
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def student_of(name: str | onnx.ModelProto, keep: Keep | None = None) -> Student
     case = case_of(name)
     keep = draw_keep(case.coupling) if keep is None else keep
     pruned = prune(case, keep)
-    return Student(case, keep, pruned, EquivalentTwin(case.coupling, keep, pruned))
+    return Student(case, keep, pruned, EquivalentTwin(Cut(case.coupling, keep, pruned)))
 
 
 def disturb(student: Student) -> None:
@@ -119,7 +120,7 @@ def test_axes_are_mapped_in_the_order_of_fewest_multiplications(read: int, writt
     sizes = {"w1:0": read, "w2:0": written}
     groups = [group for group in case.coupling.groups if group.name in sizes]
     keep = {group.dim: np.arange(group.size) < sizes[group.name] for group in groups}
-    twin = EquivalentTwin(case.coupling, keep, prune(case, keep))
+    twin = EquivalentTwin(Cut(case.coupling, keep, prune(case, keep)))
     found, targets = flops_of_weights(twin), twin._targets
     twin._targets = [(target, i, placed[::-1]) for target, i, placed in targets]
     other = flops_of_weights(twin)
@@ -358,7 +359,7 @@ def test_one_unit_of_each_group_may_be_left(name: str) -> None:
     case = case_of(name)
     keep = {group.dim: np.arange(group.size) == 1 for group in case.coupling.groups}
     pruned = prune(case, keep)
-    student = Student(case, keep, pruned, EquivalentTwin(case.coupling, keep, pruned))
+    student = Student(case, keep, pruned, EquivalentTwin(Cut(case.coupling, keep, pruned)))
     assert_equal_outputs(student.twin.eval(), plain(student, pruned), pruned)
     train(student)
     assert_equal_outputs(student.twin, plain(student, student.twin.fold(pruned)), pruned)
@@ -377,6 +378,6 @@ def test_any_kept_set_folds_to_the_pruned_shapes(name: str) -> None:
         case = case_of(name)
         keep = random_keep(case.coupling, np.random.default_rng(seed))
         pruned = prune(case, keep)
-        folded = EquivalentTwin(case.coupling, keep, pruned).fold(pruned)
+        folded = EquivalentTwin(Cut(case.coupling, keep, pruned)).fold(pruned)
         for initializer, array in pruned.initializers.items():
             np.testing.assert_array_equal(folded.initializers[initializer], array)

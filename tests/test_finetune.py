@@ -16,7 +16,7 @@ from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.errors import DivergedError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.training import teacher as module
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.loss import Labels, TrainingLoss
@@ -59,7 +59,7 @@ class Task:
         self.samples = draw_samples(self.original, n_samples, labelled=labelled)
         keep = draw_keep(self.coupling)
         self.pruned = remove_units(self.coupling, keep)
-        self.student = EquivalentTwin(self.coupling, keep, self.pruned)
+        self.student = EquivalentTwin(Cut(self.coupling, keep, self.pruned))
 
     def teacher(self) -> Teacher:
         return Teacher(self.coupling, self.samples, torch.device("cpu"), varies=False)
@@ -96,7 +96,7 @@ def test_convolutions_train_channels_last(*, recombine: bool) -> None:
     task = Task("norm")
     if not recombine:
         keep = draw_keep(task.coupling)
-        task.student = EquivalentTwin(task.coupling, keep, task.pruned, recombine=False)
+        task.student = EquivalentTwin(Cut(task.coupling, keep, task.pruned), recombine=False)
     layouts: list[bool] = []
     for net in (task.student, task.student.twin):
         net.register_forward_pre_hook(

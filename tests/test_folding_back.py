@@ -48,7 +48,7 @@ from obc_onnx.equivalent.norms import fold_norms, same_units, unfold_norms
 from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
 from obc_onnx.samples.read import load_samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,7 +211,7 @@ def test_training_at_the_cut_width_folds_back() -> None:
     keep = random_keep(coupling, np.random.default_rng(0))
     normed_keep = same_units(coupling, keep, with_norms)
     normed = remove_units(with_norms, normed_keep)
-    twin = EquivalentTwin(with_norms, normed_keep, normed).train()
+    twin = EquivalentTwin(Cut(with_norms, normed_keep, normed)).train()
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.01)
     for _ in range(5):
         optimizer.zero_grad()

@@ -16,7 +16,7 @@ from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import output_error
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.planning.budget import Budget, Limits
-from obc_onnx.planning.max_drop import GRID, Judge, find_plan
+from obc_onnx.planning.max_drop import GRID, DropMeter, find_plan
 from obc_onnx.run.api import compress, make_plan
 from obc_onnx.samples.options import DataOptions
 
@@ -132,7 +132,7 @@ def test_a_model_without_classes_is_judged_by_the_error_of_its_outputs() -> None
     result = compress(model, data=samples, budget=Budget(max_drop=0.2, steps=1), criterion="l2")
     error = output_error(coupling, result.graph, held)
     assert 0 < error <= 0.2
-    assert Judge(coupling, held).drop(result.graph) == error
+    assert DropMeter(coupling, held).drop(result.graph) == error
     assert "as far as the error of the outputs" in " ".join(result.report.notes)
 
 

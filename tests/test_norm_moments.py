@@ -14,7 +14,7 @@ from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import output_error
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.norm_moments import norm_moments
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 
 if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling, Keep
@@ -85,7 +85,7 @@ def test_what_a_norm_does_not_tell_is_left_alone(name: str) -> None:
 def test_consumers_make_up_for_what_is_gone_without_data(name: str) -> None:
     coupling, keep = case(FORMS[name])
     cut = remove_units(coupling, keep)
-    repaired = fuse(coupling, keep, cut)
+    repaired = fuse(Cut(coupling, keep, cut))
     samples = draw_samples(coupling.graph, 500)
     before, after = (output_error(coupling, g, samples) for g in (cut, repaired))
     assert after < before / 2
@@ -105,7 +105,7 @@ def test_units_that_are_constant_give_finite_weights(seed: int) -> None:
     graph = coupling.graph.edit(arrays)
     coupling = analyse(graph.to_model()).coupling
     keep = {coupling.by_name["w1:0"].dim: np.arange(N_UNITS) < 4}
-    repaired = fuse(coupling, keep, remove_units(coupling, keep)).initializers["w2"]
+    repaired = fuse(Cut.of(coupling, keep)).initializers["w2"]
     assert np.abs(repaired).max() < 2 * np.abs(coupling.graph.initializers["w2"]).max()
 
 
@@ -115,5 +115,5 @@ def test_a_bias_that_is_an_output_stays() -> None:
     keep = {coupling.by_name["w1:0"].dim: np.arange(N_UNITS) < 4}
     cut = remove_units(coupling, keep)
     assert np.array_equal(
-        fuse(coupling, keep, cut).initializers["b2"], coupling.graph.initializers["b2"]
+        fuse(Cut(coupling, keep, cut)).initializers["b2"], coupling.graph.initializers["b2"]
     )

@@ -21,7 +21,7 @@ from obc_onnx.run.api import compress, measure_sensitivity, score
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.samples.padding import Padding
 from obc_onnx.samples.samples import Samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.training.loss import TrainingLoss
 from obc_onnx.training.options import TrainingOptions
 from obc_onnx.training.teacher import Teacher
@@ -156,11 +156,11 @@ def test_what_stands_at_padding_changes_no_repaired_weight_and_no_error() -> Non
     for content in (0, 1):
         bare = padded(coupling, 60, content)
         samples = replace(bare, padding=find_padding(coupling, bare))
-        graph, layers = refit(coupling, keep, pruned, samples, 0)
+        graph, layers = refit(Cut(coupling, keep, pruned), samples, 0)
         assert {layer.layer for layer in layers} >= {"down", "wq"}, "scores are repaired too"
         repaired.append(graph.initializers)
         errors.append([o.error for o in Distance(coupling, samples).outputs(graph)])
-        blind.append(refit(coupling, keep, pruned, bare, 0)[0].initializers)
+        blind.append(refit(Cut(coupling, keep, pruned), bare, 0)[0].initializers)
     for name, weight in repaired[0].items():
         assert repaired[1][name] == pytest.approx(weight, abs=1e-3), name
     assert errors[0] == pytest.approx(errors[1], rel=1e-4)
@@ -236,7 +236,7 @@ def test_norms_are_measured_at_real_positions() -> None:
     inputs = {"x": np.where(there[:, :, None], x, 100).astype(np.float32), "mask": there}
     types = {port.name: port.dtype for port in coupling.graph.inputs}
     samples = Samples(inputs, None, types, padding=Padding("mask", 1))
-    norms = reestimate_norms(coupling, coupling.graph, samples, 0).initializers
+    norms = reestimate_norms(Cut(coupling, {}, coupling.graph), samples, 0).initializers
     w = coupling.graph.initializers["w"].astype(np.float64)
     order = np.random.default_rng(0).permutation(32)
     size = batch_size_of(coupling.graph)

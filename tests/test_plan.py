@@ -19,7 +19,7 @@ from small import NORMED, UNKNOWN, chain, half_plan
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.plan import PruningPlan
-from obc_onnx.planning.search import make_plan
+from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import compress
 from obc_onnx.saliency.options import RANKINGS
 from obc_onnx.surgery.cut import remove_units
@@ -53,7 +53,7 @@ def plan_with(
     scores: Mapping[str, NDArray[np.float64]], of: Coupling | None = None, **budget: Any
 ) -> PruningPlan:
     """Plan with the same scores at every step."""
-    return make_plan(
+    return search_plan(
         of or coupling(), lambda _: scores, Budget(**{**TO_THE_UNIT, **budget}), "given", 0
     )
 
@@ -86,7 +86,7 @@ budgets = st.builds(
 @given(budget=budgets, seed=st.integers(0, 999))
 def test_the_budget_is_met_and_one_chunk_more_would_not_meet_it(budget: Budget, seed: int) -> None:
     try:
-        plan = make_plan(
+        plan = search_plan(
             coupling(), lambda _: random_scores(coupling(), seed), budget, "given", seed
         )
     except InfeasibleTargetError:
@@ -177,7 +177,7 @@ def test_a_criterion_has_a_ranking_that_suits_it(criterion: str, ranking: str) -
     equal = {group.name: np.ones(group.size) for group in coupling().groups}
     for asked, found in ((None, ranking), ("global", "global"), ("per-mac", "per-cost")):
         budget = Budget(0.9, ranking=asked)
-        assert make_plan(coupling(), lambda _: equal, budget, criterion, 0).ranking == found
+        assert search_plan(coupling(), lambda _: equal, budget, criterion, 0).ranking == found
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_every_step_scores_again_with_what_was_removed() -> None:
         seen.append(sum(int((~kept).sum()) for kept in keep.values()))
         return random_scores(coupling(), len(seen))
 
-    make_plan(coupling(), score, Budget(0.3, steps=4, **TO_THE_UNIT), "given", 0)
+    search_plan(coupling(), score, Budget(0.3, steps=4, **TO_THE_UNIT), "given", 0)
     assert seen[0] == 0
     assert len(seen) == 4
     assert all(before < after for before, after in pairwise(seen))
@@ -260,7 +260,7 @@ def test_a_later_step_uses_its_own_saliency() -> None:
         order = np.arange(20.0)
         return {"a:0": np.full(12, 99.0), "b:0": -order if keep else order}
 
-    plan = make_plan(
+    plan = search_plan(
         coupling(), score, Budget(1 - 4 * UNIT_B / FULL, steps=2, **TO_THE_UNIT), "given", 0
     )
     assert plan.groups["b:0"]["kept"] == list(range(2, 18))

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
-from obc_onnx.planning.search import make_plan
+from obc_onnx.planning.search import search_plan
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.magnitude import L2
 
@@ -103,7 +103,7 @@ def test_a_net_whose_weights_are_all_computed_has_groups_and_scores(kind: str) -
     assert sum(group.size for group in coupling.groups) >= 5 + 2
     scores = L2().score(Scene(coupling), {})
     assert all((scores[group.name] > 0).any() for group in coupling.groups)
-    plan = make_plan(coupling, lambda _keep: scores, Budget(0.6), "l2", 0)
+    plan = search_plan(coupling, lambda _keep: scores, Budget(0.6), "l2", 0)
     assert plan.macs[1] <= 0.6 * plan.macs[0]
 
 

@@ -18,7 +18,7 @@ from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover
 from obc_onnx.run.api import compress
 from obc_onnx.samples.samples import Samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HELD_OUT = 0.2
 
 
-class Cut(NamedTuple):
+class Case(NamedTuple):
     """A net whose channels were removed, and samples."""
 
     coupling: Coupling
@@ -61,7 +61,7 @@ def settled(model: onnx.ModelProto, samples: Samples) -> Graph:
     return graph.edit({"mean": mean.astype(np.float32), "var": var.astype(np.float32)})
 
 
-def cut_of(text: str, n_samples: int = 320, batch: int | None = None) -> Cut:
+def cut_of(text: str, n_samples: int = 320, batch: int | None = None) -> Case:
     """Remove units in front of a norm; inputs are shifted, so that its statistics move."""
     model = build(text)
     free = draw_samples(analyse(model).graph, n_samples)
@@ -73,16 +73,16 @@ def cut_of(text: str, n_samples: int = 320, batch: int | None = None) -> Cut:
         graph = analyse(static).graph
     coupling = analyse(graph).coupling
     keep = draw_keep(coupling, only="w0")
-    return Cut(coupling, keep, graph, remove_units(coupling, keep), samples)
+    return Case(coupling, keep, graph, remove_units(coupling, keep), samples)
 
 
-def normed(cut: Cut, seed: int = 0) -> tuple[Graph, Recovery]:
+def normed(cut: Case, seed: int = 0) -> tuple[Graph, Recovery]:
     """Re-estimate norms, where that helps."""
-    graph, steps, _ = recover(cut.coupling, cut.keep, cut.pruned, cut.samples, "stats", seed)
+    graph, steps, _ = recover(Cut(cut.coupling, cut.keep, cut.pruned), cut.samples, "stats", seed)
     return graph, steps[0]
 
 
-def used_of(cut: Cut) -> Samples:
+def used_of(cut: Case) -> Samples:
     return cut.samples.part(slice(0, round(len(cut.samples) * (1 - HELD_OUT))))
 
 
@@ -97,7 +97,7 @@ DEEP = (
 )
 
 
-def assert_statistics_are_measured(cut: Cut, repaired: Graph) -> None:
+def assert_statistics_are_measured(cut: Case, repaired: Graph) -> None:
     mean, var = moments(cut.pruned, "c1", used_of(cut))
     old, new = cut.pruned.initializers, repaired.initializers
     assert np.abs(new["mean"] - mean).max() < 0.05 * np.sqrt(var).max()
@@ -168,13 +168,15 @@ def test_a_step_that_does_not_help_is_not_kept() -> None:
 def test_too_few_samples_leave_the_norms_as_they_are(batch: int | None, n_samples: int) -> None:
     cut = cut_of(DEEP, 20, batch)
     few = draw_samples(cut.original, n_samples)
-    assert f"{n_samples} samples are too few" in why_no_norms(cut.coupling, cut.pruned, few)
+    assert f"{n_samples} samples are too few" in why_no_norms(
+        Cut(cut.coupling, {}, cut.pruned), few
+    )
 
 
 @pytest.mark.parametrize("n_samples", [20, 24, 26])
 def test_a_static_batch_is_filled_by_every_part(n_samples: int) -> None:
     cut = cut_of(DEEP, n_samples, batch=4)
-    assert not why_no_norms(cut.coupling, cut.pruned, cut.samples)
+    assert not why_no_norms(Cut(cut.coupling, {}, cut.pruned), cut.samples)
     _, recovery = normed(cut)
     assert recovery.before > 0
 
@@ -196,7 +198,7 @@ def test_a_norm_of_a_single_value_is_left_alone() -> None:
     make_static(model, 1)
     graph, _, coupling = analyse(model)
     samples = draw_samples(graph, 20)
-    assert "a single number" in why_no_norms(coupling, graph, samples)
+    assert "a single number" in why_no_norms(Cut(coupling, {}, graph), samples)
 
 
 def test_the_output_error_is_a_share_of_the_variance_of_each_channel_over_all_samples() -> None:

@@ -22,7 +22,7 @@ from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
 from obc_onnx.run.api import compress, verify
 from obc_onnx.samples.samples import Samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.twin import lockstep
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.lockstep import Lockstep, affordable
@@ -146,7 +146,7 @@ def test_what_others_can_stand_for_is_not_missed() -> None:
     """Zero padding does not know of the bias of what is cut, so that the bias is left at zero."""
     coupling, keep, pruned, samples = redundant()
     assert output_error(coupling, pruned, samples) > 0.005
-    repaired, fits = refit(coupling, keep, pruned, samples, 0)
+    repaired, fits = refit(Cut(coupling, keep, pruned), samples, 0)
     assert output_error(coupling, repaired, samples) < 1e-4
     assert {fit.layer for fit in fits} >= {"w2"}
     assert all(fit.after <= fit.before for fit in fits)
@@ -157,7 +157,7 @@ def test_repair_never_makes_a_network_worse(net: str) -> None:
     graph, _, coupling = analyse(model_of(net))
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 200)
-    repaired, steps, _ = recover(coupling, keep, pruned, samples, "auto", 0)
+    repaired, steps, _ = recover(Cut(coupling, keep, pruned), samples, "auto", 0)
     held = samples.part(slice(160, 200))
     before, after = (output_error(coupling, g, held) for g in (pruned, repaired))
     assert after <= before * (1 + 1e-6)
@@ -171,7 +171,7 @@ def test_a_refit_brings_outputs_nearer(net: str) -> None:
     graph, _, coupling = analyse(model_of(net))
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 400)
-    repaired, _ = refit(coupling, keep, pruned, samples, 0)
+    repaired, _ = refit(Cut(coupling, keep, pruned), samples, 0)
     before, after = (output_error(coupling, g, samples) for g in (pruned, repaired))
     assert after < 0.8 * before
 
@@ -187,7 +187,7 @@ def test_a_sum_repairs_what_its_other_side_has_lost() -> None:
     graph, _, coupling = analyse(build(text))
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 400)
-    repaired, fits = refit(coupling, keep, pruned, samples, 0)
+    repaired, fits = refit(Cut(coupling, keep, pruned), samples, 0)
     assert "w2" in {fit.layer for fit in fits}
     before, after = (output_error(coupling, g, samples) for g in (pruned, repaired))
     assert after < 0.7 * before
@@ -205,7 +205,7 @@ def test_training_starts_from_the_repaired_network(net: str) -> None:
         if np.issubdtype(array.dtype, np.floating) and array.ndim > 0 and name != "var"
     }
     repaired = pruned.edit(changed)
-    student = EquivalentTwin(case.coupling, keep, repaired)
+    student = EquivalentTwin(Cut(case.coupling, keep, repaired))
     folded = student.fold(repaired)
     for name, array in changed.items():
         np.testing.assert_array_equal(folded.initializers[name], array)
@@ -225,7 +225,7 @@ def test_the_seed_decides_every_byte() -> None:
     graph, _, coupling = analyse(model_of("dense"))
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 2000)
-    made = [refit(coupling, keep, pruned, samples, seed)[0].initializers for seed in (0, 0, 1)]
+    made = [refit(Cut(coupling, keep, pruned), samples, seed)[0].initializers for seed in (0, 0, 1)]
     assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
     assert not all(np.array_equal(made[0][name], made[2][name]) for name in made[0])
 
@@ -282,7 +282,7 @@ def test_a_twin_of_a_unit_that_goes_takes_its_place() -> None:
     keep = {coupling.by_name["w1:0"].dim: np.arange(5) != 3}
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 20)
     assert output_error(coupling, pruned, samples) > 1e-3
-    fused = fuse(coupling, keep, pruned)
+    fused = fuse(Cut(coupling, keep, pruned))
     own = fused.initializers["w2"][:, 1]
     assert np.abs(own - 2 * arrays["w2"][:, 1]).max() < np.abs(arrays["w2"]).max()
 
@@ -316,7 +316,7 @@ def test_a_gpu_repairs_as_a_cpu_does(method: Any) -> None:
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 200)
     found = [
-        recover(coupling, keep, pruned, samples, method, 0, device).graph
+        recover(Cut(coupling, keep, pruned), samples, method, 0, device).graph
         for device in ("cpu", "cuda")
     ]
     for name, array in found[0].initializers.items():
@@ -340,7 +340,7 @@ def test_rows_that_outweigh_all_others_do_not_decide(biased: bool) -> None:
     (group,) = coupling.groups
     keep = {group.dim: np.arange(24) < 8}
     pruned = remove_units(coupling, keep)
-    fitted, _ = refit(coupling, keep, pruned, samples, 0)
+    fitted, _ = refit(Cut(coupling, keep, pruned), samples, 0)
     fresh = rng.standard_normal((400, 8)).astype(np.float32)
     wanted, found = (
         run_onnx(graph, {"x": fresh})["y"].astype(np.float64) for graph in (coupling.graph, fitted)

@@ -11,7 +11,7 @@ from nets import HEAD, IMAGE, draw_samples
 from obc_onnx.graph.session import Session
 from obc_onnx.recover import refit as module
 from obc_onnx.recover.refit import refit
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 
 if TYPE_CHECKING:
     import pytest
@@ -36,7 +36,7 @@ def repaired(text: str, group: str) -> tuple[Graph, Graph, Graph, Any]:
     graph, _, coupling = analyse(build(text))
     keep = {coupling.by_name[group].dim: np.arange(6) < 4}
     cut, samples = remove_units(coupling, keep), draw_samples(graph, 300)
-    return graph, cut, refit(coupling, keep, cut, samples, 0)[0], samples
+    return graph, cut, refit(Cut(coupling, keep, cut), samples, 0)[0], samples
 
 
 def means(graph: Graph, values: list[str], samples: Any, channels: int) -> list[np.ndarray]:

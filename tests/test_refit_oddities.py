@@ -16,7 +16,7 @@ from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
 from obc_onnx.run.api import apply, compress, make_plan, verify
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.twin.build import derived_twin
 
 ODD = {
@@ -53,7 +53,7 @@ def test_a_norm_of_zero_scale_leaves_its_layer_alone() -> None:
     coupling = analyse(graph.to_model()).coupling
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(coupling.graph, 60)
-    repaired, _ = refit(coupling, keep, pruned, samples, 0)
+    repaired, _ = refit(Cut(coupling, keep, pruned), samples, 0)
     np.testing.assert_array_equal(repaired.initializers["w1"], pruned.initializers["w1"])
 
 
@@ -74,7 +74,7 @@ def test_few_samples_leave_some_to_judge_on(count: int) -> None:
     graph, _, coupling = analyse(model_of("dense"))
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, count)
-    pair = module._make_pair(coupling, keep, pruned, samples, 0)
+    pair = module._make_pair(Cut(coupling, keep, pruned), samples, 0)
     assert pair.n_held >= 1
 
 
@@ -82,7 +82,7 @@ def test_a_layer_whose_input_is_the_same_is_not_reported() -> None:
     graph, _, coupling = analyse(model_of("dense"))
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 200)
-    _, fits = refit(coupling, keep, pruned, samples, 0)
+    _, fits = refit(Cut(coupling, keep, pruned), samples, 0)
     assert "w1" not in {fit.layer for fit in fits}
     assert "w2" in {fit.layer for fit in fits}
 
@@ -171,6 +171,6 @@ def test_samples_that_are_too_few_are_said() -> None:
     graph, _, coupling = analyse(model_of("dense"))
     keep = draw_keep(coupling)
     pruned = remove_units(coupling, keep)
-    found = recover(coupling, keep, pruned, draw_samples(graph, 1), "auto", 0)
+    found = recover(Cut(coupling, keep, pruned), draw_samples(graph, 1), "auto", 0)
     assert found.graph is pruned
     assert "too few" in found.notes[0]

@@ -15,17 +15,23 @@ from nets import draw_samples
 from obc_onnx.measuring.error import output_error
 from obc_onnx.recover import attention as module_of_scores
 from obc_onnx.recover import refit as module
-from obc_onnx.recover.attention import Products, find_scores, fit_scores, put_into_layer, recombine
+from obc_onnx.recover.attention import (
+    Products,
+    find_products,
+    fit_scores,
+    put_into_layer,
+    recombine,
+)
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
-from obc_onnx.recover.targets import take
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.recover.targets import select_kept
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.lockstep import Lockstep
 from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
-    from obc_onnx.recover.attention import Scores
+    from obc_onnx.recover.attention import MatrixProduct
 
 WEIGHTS = "float[6,8] wq, float[8] bq, float[6,8] wk, float[8] bk, float[6,6] wv, float[6,4] wo"
 SEPARATE = (
@@ -79,7 +85,7 @@ def net(body: str, more: dict[str, Any] | None = None, opset: int = OPSET) -> An
     return build(text, used | (more or {}), opset=opset)
 
 
-class Cut:
+class Scored:
     """A net that has lost units of its scores, and both networks run up to these."""
 
     def __init__(self, body: str, n_kept: int = 2, more: dict[str, Any] | None = None) -> None:
@@ -100,9 +106,9 @@ class Cut:
         run.advance(run.calls["s0"])
         return run
 
-    def scores(self) -> list[Scores]:
-        return find_scores(
-            self.coupling, self.keep, self.graph, self.twin, self.layers, self.inputs
+    def scores(self) -> list[MatrixProduct]:
+        return find_products(
+            Cut(self.coupling, self.keep, self.graph), self.twin, self.layers, self.inputs
         )
 
 
@@ -122,12 +128,12 @@ def rows_of(
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", NETS)
 def test_scores_come_as_near_as_any_matrix_between_the_factors(name: str, weighted: bool) -> None:
-    case = Cut(NETS[name])
+    case = Scored(NETS[name])
     (scores,) = case.scores()
     assert scores.slot == (1 if name.startswith("keys") else 0)
     assert scores.softmax == "p"
-    wanted = take(case.dense.values("s0")[0], scores.kept)
-    weights = take(case.dense.values("p")[0], scores.kept) if weighted else None
+    wanted = select_kept(case.dense.values("s0")[0], scores.kept)
+    weights = select_kept(case.dense.values("p")[0], scores.kept) if weighted else None
     (factors,) = case.cut.arguments("s0")
     chunk = Products(*factors, wanted, weights)
     matrices, fit = fit_scores(scores, [chunk], 0, np.random.default_rng(0))
@@ -149,7 +155,7 @@ def test_scores_come_as_near_as_any_matrix_between_the_factors(name: str, weight
 
 @pytest.mark.parametrize("name", NETS)
 def test_what_the_layer_has_given_becomes_what_it_would_give(name: str) -> None:
-    case = Cut(NETS[name])
+    case = Scored(NETS[name])
     (scores,) = case.scores()
     (factors,) = case.cut.arguments("s0")
     rng = np.random.default_rng(0)
@@ -163,7 +169,7 @@ def test_what_the_layer_has_given_becomes_what_it_would_give(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["split", "gather"])
 def test_values_of_a_fused_projection_stay(name: str) -> None:
-    case = Cut(NETS[name])
+    case = Scored(NETS[name])
     (scores,) = case.scores()
     key = case.twin.graph
     run = Lockstep(case.twin, [case.inputs], ["v", "k"])
@@ -191,19 +197,19 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_scores_without_a_layer_of_their_own_are_left_alone(name: str) -> None:
-    assert Cut(REFUSED[name]).scores() == []
+    assert Scored(REFUSED[name]).scores() == []
 
 
 def test_scores_of_layers_whose_bias_stays_are_left_alone() -> None:
     """Recombined outputs would need a recombined bias."""
-    case = Cut(NETS["separate"])
+    case = Scored(NETS["separate"])
     assert case.scores()
     case.layers = [replace(layer, addend=2) for layer in case.layers]
     assert case.scores() == []
 
 
 def test_scores_that_lost_no_unit_are_left_alone() -> None:
-    assert Cut(NETS["separate"], n_kept=4).scores() == []
+    assert Scored(NETS["separate"], n_kept=4).scores() == []
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -211,13 +217,13 @@ def test_a_refit_repairs_scores_with_everything_else(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outputs come nearer than with every layer refit and the scores left alone."""
-    case = Cut(NETS[name])
+    case = Scored(NETS[name])
     samples, held = (draw_samples(case.coupling.graph, 400, seed=seed) for seed in (0, 1))
-    found, fits = refit(case.coupling, case.keep, case.graph, samples, 0)
+    found, fits = refit(Cut(case.coupling, case.keep, case.graph), samples, 0)
     (scores,) = case.scores()
     assert any(fit.layer == scores.layer.weight for fit in fits)
-    monkeypatch.setattr(module, "find_scores", lambda *_: [])
-    without, _ = refit(case.coupling, case.keep, case.graph, samples, 0)
+    monkeypatch.setattr(module, "find_products", lambda *_: [])
+    without, _ = refit(Cut(case.coupling, case.keep, case.graph), samples, 0)
     error, other = (output_error(case.coupling, g, held) for g in (found, without))
     assert error < 0.98 * other
 
@@ -225,7 +231,7 @@ def test_a_refit_repairs_scores_with_everything_else(
 def test_a_square_is_no_scaling_by_a_number() -> None:
     """Queries are squared, so that keys are what can be changed."""
     body = f"{WEIGHTS}> {{{SEPARATE} c = Mul(q, q) s0 = MatMul(c, k) s = Identity(s0){VALUES}"
-    (scores,) = Cut(body).scores()
+    (scores,) = Scored(body).scores()
     assert scores.slot == 1
 
 
@@ -237,7 +243,7 @@ def test_a_product_with_itself_is_left_alone() -> None:
     graph, _, coupling = analyse(build(f"net (float[N,5,6] x) => (float[N,5,5] y) <{body}"))
     keep = {coupling.by_name["w:1"].dim: np.arange(8) < 5}
     cut, samples = remove_units(coupling, keep), draw_samples(graph, 100)
-    found, fits = refit(coupling, keep, cut, samples, 0)
+    found, fits = refit(Cut(coupling, keep, cut), samples, 0)
     assert np.array_equal(found.initializers["w"], cut.initializers["w"])
     assert fits == []
 
@@ -254,8 +260,8 @@ def test_a_query_that_is_masked_whole_does_not_count() -> None:
     mask[2] = -np.inf
     body = NETS["separate"].replace("s = Mul(s0, half)", "s1 = Mul(s0, half) s = Add(s1, mask)")
     body = body.replace("p = Softmax(s)", "p0 = Softmax(s) n = IsNaN(p0) p = Where(n, nothing, p0)")
-    case = Cut(body, more={"mask": mask, "nothing": np.float32(0.0)})
-    _, fits = refit(case.coupling, case.keep, case.graph, case.samples, 0)
+    case = Scored(body, more={"mask": mask, "nothing": np.float32(0.0)})
+    _, fits = refit(Cut(case.coupling, case.keep, case.graph), case.samples, 0)
     (fit,) = (fit for fit in fits if fit.layer == "wq")
     assert fit.after < fit.before
 
@@ -270,7 +276,7 @@ def test_a_vector_on_the_right_has_no_scores_to_repair() -> None:
     graph, _, coupling = analyse(model)
     keep = {coupling.by_name["wq:1"].dim: np.arange(8) < 5}
     samples = draw_samples(graph, 1)
-    assert refit(coupling, keep, remove_units(coupling, keep), samples, 0)[0]
+    assert refit(Cut.of(coupling, keep), samples, 0)[0]
 
 
 def test_a_bias_behind_a_shared_weight_waits_for_its_siblings() -> None:
@@ -284,4 +290,4 @@ def test_a_bias_behind_a_shared_weight_waits_for_its_siblings() -> None:
     graph, _, coupling = analyse(model)
     keep = {coupling.axes["q"][-1]: np.arange(8) < 4}
     cut = remove_units(coupling, keep)  # type: ignore[arg-type]
-    assert refit(coupling, keep, cut, draw_samples(graph, 50), 0)[0]  # type: ignore[arg-type]
+    assert refit(Cut(coupling, keep, cut), draw_samples(graph, 50), 0)[0]  # type: ignore[arg-type]

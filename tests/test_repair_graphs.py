@@ -20,7 +20,7 @@ from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
 from obc_onnx.recover.targets import kept_along
 from obc_onnx.run.api import compress, verify
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.twin.build import derived_twin, run_module
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ HIDDEN = "samples turned round"
 """A layout in which the analysis does not see where the batch goes."""
 
 
-class Cut(NamedTuple):
+class Case(NamedTuple):
     """A graph that has lost half of its units."""
 
     coupling: Coupling
@@ -48,11 +48,11 @@ class Cut(NamedTuple):
     samples: Samples
 
 
-def cut_of(name: str, n_samples: int = N_SAMPLES) -> Cut:
+def cut_of(name: str, n_samples: int = N_SAMPLES) -> Case:
     graph, _, coupling = analyse(GRAPHS[name])
     keep: Any = draw_keep(coupling, least=1)
     assert keep, "nothing can be cut"
-    return Cut(coupling, keep, remove_units(coupling, keep), draw_samples(graph, n_samples))
+    return Case(coupling, keep, remove_units(coupling, keep), draw_samples(graph, n_samples))
 
 
 def pairs_of(
@@ -126,7 +126,7 @@ def test_a_refit_helps_samples_that_it_has_not_seen(name: str) -> None:
     """What nodes of different kinds use stays, and every batch still runs."""
     cut = cut_of(name)
     original = cut.coupling.graph
-    found, fits = refit(cut.coupling, cut.keep, cut.graph, cut.samples, 0)
+    found, fits = refit(Cut(cut.coupling, cut.keep, cut.graph), cut.samples, 0)
     fresh = draw_samples(original, 40, seed=1)
     before, after = (error_of(original, graph, fresh) for graph in (cut.graph, found))
     assert fits
@@ -149,7 +149,7 @@ def test_a_refit_helps_samples_that_it_has_not_seen(name: str) -> None:
 def test_other_repair_makes_nothing_worse(name: str, method: Any) -> None:
     cut = cut_of(name)
     original = cut.coupling.graph
-    found = recover(cut.coupling, cut.keep, cut.graph, cut.samples, method, 0)
+    found = recover(Cut(cut.coupling, cut.keep, cut.graph), cut.samples, method, 0)
     _, held = split(cut.samples, original.batch or 1)
     channels = 1 if name in IMAGES else -1
     before, after = (
@@ -214,7 +214,7 @@ def test_a_weight_that_is_as_long_as_the_batch_is_for_one_batch(batch: int) -> N
     keep: Any = draw_keep(coupling)
     assert coupling.at_batch(keep, 6) is None
     samples = draw_samples(graph, 3)  # fewer than a batch of 4
-    found, fits = refit(coupling, keep, remove_units(coupling, keep), samples, 0)
+    found, fits = refit(Cut.of(coupling, keep), samples, 0)
     assert {fit.layer for fit in fits} == {"u"}
     assert np.isfinite(found.initializers["u"]).all()
 
@@ -243,7 +243,7 @@ def test_a_layer_gives_what_makes_its_sum_right(name: str) -> None:
     cut = cut_of(name, 200)
     original = cut.coupling.graph
     axis = 1 if name in IMAGES else 2
-    found, fits = refit(cut.coupling, cut.keep, cut.graph, cut.samples, 0)
+    found, fits = refit(Cut(cut.coupling, cut.keep, cut.graph), cut.samples, 0)
     (wanted,) = outputs_of(original, cut.samples, "s")
     wanted = wanted[(slice(None),) * axis + (mask(cut.coupling.axes["s"][axis], cut.keep),)]
     t, before = outputs_of(cut.graph, cut.samples, "t", "s")

@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
-from helpers import IR_VERSION, OPSET
+from helpers import IR_VERSION, OPSET, build
 from onnx import TensorProto, helper, numpy_helper
 
 from obc_onnx.coupling.inference import find_coupling
@@ -54,6 +55,31 @@ def seconds(graph: Graph, repeats: int = 5) -> float:
 @pytest.mark.parametrize("residual", [False, True], ids=["chain", "residual"])
 def test_six_thousand_nodes_take_less_than_half_a_second(*, residual: bool) -> None:
     assert seconds(chain(6000, residual=residual)) < 0.5
+
+
+def test_no_node_is_looked_for_among_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """graphsurgeon compares nodes piece by piece, so that the last one of a list takes long."""
+
+    def refuse(*_nodes: object) -> bool:
+        raise AssertionError("two nodes were compared")
+
+    monkeypatch.setattr(gs.Node, "__eq__", refuse)
+    graph = Graph.from_model(
+        build(
+            "net (float[N,6] x) => (float[N,4] y) {"
+            " a = Relu(x) one = Constant<value_ints=[1]>() two = Neg(one) three = Abs(two)"
+            " b = ReduceSum(a, three) c = Constant<value_floats=[0.0, 1, 2, 3, 4, 5]>()"
+            " d = Identity(c) e = Sub(b, d) y = Gemm<transB=1>(e, w) }",
+            {"w": np.ones((4, 6), np.float32)},
+        )
+    )
+    assert [node.op_type for node in graph.nodes] == ["Relu", "ReduceSum", "Sub", "Gemm"]
+    masked = graph.insert_before("Mul", {("y", 0): np.ones(6, np.float32)})
+    assert [node.op_type for node in masked.nodes] == ["Relu", "ReduceSum", "Sub", "Mul", "Gemm"]
+    copied = graph.edit(copied={"f": ("b", {}), "g": ("b", {})}, rewired={("e", 0): "f"})
+    assert [node.key for node in copied.nodes] == ["a", "b", "g", "f", "e", "y"]
+    short = graph.edit(rewired={("y", 0): "a"}, dispensable="be")
+    assert [node.key for node in short.nodes] == ["a", "y"]
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from obc_onnx.recover.norms import reestimate_norms
 from obc_onnx.recover.refit import refit
 from obc_onnx.run.api import compress, verify
 from obc_onnx.samples.samples import Samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -231,7 +231,7 @@ def test_repair_over_all_uses_is_that_of_one_network_on_all_inputs(name: str) ->
         coupling = analyse(net).coupling
         keep = random_keep(coupling, np.random.default_rng(5), 0.5)
         pruned = remove_units(coupling, keep)
-        fitted, layers = refit(coupling, keep, pruned, samples, 0)
+        fitted, layers = refit(Cut(coupling, keep, pruned), samples, 0)
         assert len({layer.layer for layer in layers}) == len(layers) > 0
         feed = samples.feed(slice(None))
         wanted, *found = (together(run_onnx(g, feed)) for g in (coupling.graph, pruned, fitted))
@@ -253,7 +253,7 @@ def test_statistics_of_a_shared_norm_are_those_of_all_its_inputs() -> None:
     coupling = analyse(model).coupling
     samples = samples_of(model, 96)
     samples.inputs["xb"][:] += 2  # the branches differ, and the later one must not win
-    graph = reestimate_norms(coupling, coupling.graph, samples, 0)
+    graph = reestimate_norms(Cut(coupling, {}, coupling.graph), samples, 0)
     given = Session(graph, outputs=["ca", "cb"]).run(samples.feed(slice(None)))
     wanted = np.mean([given["ca"].mean((0, 2, 3)), given["cb"].mean((0, 2, 3))], 0)
     np.testing.assert_allclose(graph.initializers["mean"], wanted, rtol=1e-4, atol=1e-5)

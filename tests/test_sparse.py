@@ -14,6 +14,7 @@ from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import Budget
 from obc_onnx.run.api import compress, verify
+from obc_onnx.surgery.cut import Cut
 from obc_onnx.training.options import Training, TrainingOptions
 from obc_onnx.training.sparse import GroupPenalty
 from obc_onnx.training.stage import sparsify
@@ -31,7 +32,7 @@ class Whole:
 
     def __init__(self, net: str, **options: Any) -> None:
         self.graph, _, self.coupling = analyse(model_of(net))
-        self.student = EquivalentTwin(self.coupling, {}, self.graph, recombine=False).eval()
+        self.student = EquivalentTwin(Cut(self.coupling, {}, self.graph), recombine=False).eval()
         training = Training(TrainingOptions(epochs=1, **options), 0, "cpu")
         self.penalty = GroupPenalty(self.student, self.coupling, training)
         self.own = {k: p for k, p in self.student.twin.named_parameters() if p.requires_grad}

@@ -16,7 +16,7 @@ from obc_onnx.equivalent.starts import channel_start
 from obc_onnx.errors import RequestError
 from obc_onnx.measuring.error import output_error
 from obc_onnx.saliency.criterion import Scene
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.optimise import Average, make_optimizer, set_rate
 from obc_onnx.training.options import PRESETS, Training, TrainingOptions
@@ -151,7 +151,9 @@ def test_rates_fall_as_the_schedule_says() -> None:
 @pytest.mark.parametrize("net", ["dense", "norm"])
 def test_without_compressors_weights_are_sliced_and_learn(net: str) -> None:
     task = Task(net, labelled=True)
-    student = EquivalentTwin(task.coupling, draw_keep(task.coupling), task.pruned, recombine=False)
+    student = EquivalentTwin(
+        Cut(task.coupling, draw_keep(task.coupling), task.pruned), recombine=False
+    )
     assert not list(student.matrices())
     before = student.fold(task.pruned)
     training = Training(options(lr=0.05, batch_size=8), 0, "cpu")
@@ -194,7 +196,7 @@ def test_least_squares_start_nearer_to_the_original(net: str) -> None:
     pruned = remove_units(coupling, keep)
     start = channel_start(Scene(coupling, samples), keep)
     assert start.matrices
-    student = EquivalentTwin(coupling, keep, pruned, start=start).eval()
+    student = EquivalentTwin(Cut(coupling, keep, pruned), start=start).eval()
     held = draw_samples(graph, 100, seed=9)
     plain, repaired = (
         output_error(coupling, candidate, held) for candidate in (pruned, student.fold(pruned))
@@ -211,7 +213,7 @@ def test_some_of_what_a_reader_is_given_may_stay_whole(which: int) -> None:
     pruned = remove_units(coupling, keep)
     start = channel_start(Scene(coupling, draw_samples(graph, 100)), keep)
     assert {dim for own in start.matrices.values() for dim in own} == {group.dim}
-    folded = EquivalentTwin(coupling, keep, pruned, start=start).eval().fold(pruned)
+    folded = EquivalentTwin(Cut(coupling, keep, pruned), start=start).eval().fold(pruned)
     held = draw_samples(graph, 100, seed=9)
     assert output_error(coupling, folded, held) < output_error(coupling, pruned, held)
 
@@ -232,7 +234,7 @@ def test_a_unit_that_repeats_others_is_made_up_for_exactly() -> None:
     pruned = remove_units(coupling, keep)
     samples = draw_samples(graph, 300)
     start = channel_start(Scene(coupling, samples), keep)
-    folded = EquivalentTwin(coupling, keep, pruned, start=start).eval().fold(pruned)
+    folded = EquivalentTwin(Cut(coupling, keep, pruned), start=start).eval().fold(pruned)
     assert output_error(coupling, folded, samples) < 1e-4 < output_error(coupling, pruned, samples)
 
 

@@ -16,7 +16,7 @@ from obc_onnx.errors import DataError, DivergedError, RequestError
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.saliency.taps import Taps
 from obc_onnx.samples.read import check_samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.optimise import make_optimizer
 from obc_onnx.training.options import Training, TrainingOptions
@@ -57,7 +57,7 @@ def student_of(model: onnx.ModelProto) -> tuple[EquivalentTwin, Coupling, Graph]
     _, _, coupling = analyse(model)
     keep = draw_keep(coupling)
     pruned = remove_units(coupling, keep)
-    return EquivalentTwin(coupling, keep, pruned), coupling, pruned
+    return EquivalentTwin(Cut(coupling, keep, pruned)), coupling, pruned
 
 
 def trained(model: onnx.ModelProto, **options: Any) -> tuple[EquivalentTwin, Graph, Graph]:

@@ -36,6 +36,7 @@ from obc_onnx.equivalent.norms import EPSILON, fold_norms, unfold_norms
 from obc_onnx.errors import DataError
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
+from obc_onnx.surgery.cut import Cut
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -87,7 +88,7 @@ def test_training_sees_what_the_norm_was_measured_on() -> None:
     graph = graph_of(CHAIN)
     samples = draw_samples(graph, 40)
     coupling = analyse(unfold_norms(graph, samples, 0).graph).coupling
-    twin = EquivalentTwin(coupling, {}, coupling.graph)
+    twin = EquivalentTwin(Cut(coupling, {}, coupling.graph))
     x = torch.from_numpy(samples.inputs["x"])
     with torch.no_grad():
         expected, found = twin.eval()(x)[0], twin.train()(x)[0]

@@ -36,7 +36,7 @@ from obc_onnx.graph.session import Session
 from obc_onnx.measuring.outputs import answers
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
-from obc_onnx.planning.search import make_plan
+from obc_onnx.planning.search import search_plan
 from obc_onnx.saliency.criteria import CRITERIA, make_criterion
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import make_scene
@@ -118,7 +118,7 @@ def prune(setting: Setting, variant: str, scoring: Scoring, repeat: int) -> Iter
         budget = Budget(share, setting.ranking, steps=1, round_to=1, min_channels=1)
         start = time.perf_counter()
         try:
-            plan = make_plan(coupling, score, budget, name, 0)
+            plan = search_plan(coupling, score, budget, name, 0)
         except InfeasibleTargetError:
             return
         seconds = time.perf_counter() - start

@@ -37,27 +37,33 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
-from obc_onnx.planning.search import make_plan
+from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.read import load_samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.recover.methods import Method
     from obc_onnx.samples.samples import Samples
 
-Repair = Callable[["Coupling", "Keep", Graph, "Samples", int], Graph]
+Repair = Callable[[Cut, "Samples", int], Graph]
+
+
+def step(method: Method) -> Repair:
+    """Return what repairs by one method."""
+    return lambda cut, samples, seed: recover(cut, samples, method, seed).graph
+
 
 METHODS: dict[str, Repair] = {
-    "none": lambda coupling, keep, pruned, samples, seed: pruned,  # noqa: ARG005
-    "stats": lambda *cut: recover(*cut[:4], "stats", cut[4]).graph,
-    "fuse": lambda coupling, keep, pruned, samples, seed: fuse(coupling, keep, pruned),  # noqa: ARG005
-    "fuse+stats": lambda *cut: recover(*cut[:4], "fuse", cut[4]).graph,
-    "refit": lambda *cut: recover(*cut[:4], "refit", cut[4]).graph,
-    "auto": lambda *cut: recover(*cut[:4], "auto", cut[4]).graph,
+    "none": lambda cut, *_: cut.pruned,
+    "stats": step("stats"),
+    "fuse": lambda cut, *_: fuse(cut),
+    "fuse+stats": step("fuse"),
+    "refit": step("refit"),
+    "auto": step("auto"),
 }
 CRITERIA = ("jacobian", "taylor", "l2", "random")
 TARGETS = (0.7, 0.5, 0.35)
@@ -110,19 +116,18 @@ def run(options: argparse.Namespace) -> None:
         samples = everything.part(np.sort(drawn))
         chosen = choose_criterion(criterion, samples, Scoring())
         scene = make_scene(coupling, samples, Scoring(), repeat, "cpu")
-        plan = make_plan(
+        plan = search_plan(
             coupling,
             partial(chosen.score, scene),
             Budget(target, round_to=1, min_channels=1),
             criterion,
             repeat,
         )
-        keep = plan.keep(coupling)
-        pruned, bare = remove_units(coupling, keep), replace(samples, labels=None)
+        cut, bare = Cut.of(coupling, plan.keep(coupling)), replace(samples, labels=None)
         left = plan.macs[1] / plan.macs[0]
         for method in lacking:
             start = time.perf_counter()
-            repaired = METHODS[method](coupling, keep, pruned, bare, repeat)
+            repaired = METHODS[method](cut, bare, repeat)
             seconds = time.perf_counter() - start
             found = accuracy(repaired, held)
             row = Row(name, criterion, target, method, repeat, left, before, found, seconds)

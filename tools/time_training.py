@@ -41,7 +41,7 @@ from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.graph.model import Graph
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.conv import conv
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut
 from obc_onnx.twin.tensors import lay_channels_last
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def explicit(student: EquivalentTwin) -> fx.GraphModule:
 
 def student_of(coupling: Coupling, keep: Keep, *, recombine: bool = True) -> EquivalentTwin:
     """Make what is trained."""
-    return EquivalentTwin(coupling, keep, remove_units(coupling, keep), recombine=recombine)
+    return EquivalentTwin(Cut.of(coupling, keep), recombine=recombine)
 
 
 def make(way: str, coupling: Coupling, keep: Keep) -> nn.Module:

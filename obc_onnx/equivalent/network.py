@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.ops.base.context import Role
+    from obc_onnx.surgery.cut import Cut
     from obc_onnx.twin.module import TorchTwin
 
 
@@ -63,9 +64,7 @@ class EquivalentTwin(nn.Module):
     """The twin of a pruned graph whose dense weights are made from the original ones.
 
     Args:
-        coupling: Of the original graph.
-        keep: The units that stay.
-        pruned: The original graph without the other units.
+        cut: The pruned graph, and the original.
         recombine: Whether there are compressors and decompressors; otherwise all is sliced.
         start: Where they start from, and what weights they act on; None is the selection of what
             is kept. The original's weights then have those of `pruned` in the place of what is
@@ -74,17 +73,16 @@ class EquivalentTwin(nn.Module):
 
     def __init__(
         self,
-        coupling: Coupling,
-        keep: Keep,
-        pruned: Graph,
+        cut: Cut,
         *,
         recombine: bool = True,
         start: Start | None = None,
     ) -> None:
         super().__init__()
+        coupling, keep = cut.coupling, cut.keep
         parametrised = find_parametrised(coupling, keep) if recombine else {}
-        self._start = start or Start({}, _embedded(coupling, keep, pruned, parametrised))
-        self.twin: TorchTwin = derived_twin(pruned, coupling)
+        self._start = start or Start({}, _embedded(cut, parametrised))
+        self.twin: TorchTwin = derived_twin(cut.pruned, coupling)
         self.full = nn.ParameterList()
         self.maps = nn.ModuleList()
         self._targets: list[tuple[str, int, tuple[tuple[int, int], ...]]] = []
@@ -221,13 +219,10 @@ def _kept(coupling: Coupling, keep: Keep, name: str) -> tuple[NDArray[np.int64],
 
 
 def _embedded(
-    coupling: Coupling,
-    keep: Keep,
-    pruned: Graph,
-    parametrised: Mapping[str, Mapping[int, frozenset[Dim]]],
+    cut: Cut, parametrised: Mapping[str, Mapping[int, frozenset[Dim]]]
 ) -> dict[str, NDArray[Any]]:
     """Put re-parametrised weights of a cut graph into the original's, where they differ."""
-    found = {}
+    coupling, found = cut.coupling, {}
     biases = {
         bias
         for name, axes in parametrised.items()
@@ -235,8 +230,8 @@ def _embedded(
         for bias in _biases(coupling, name, axis)
     }
     for name in [*parametrised, *sorted(biases)]:
-        array, own = coupling.graph.initializers[name], pruned.initializers[name]
-        kept = _kept(coupling, keep, name)
+        array, own = coupling.graph.initializers[name], cut.pruned.initializers[name]
+        kept = _kept(coupling, cut.keep, name)
         if array[kept].tobytes() != own.tobytes():
             found[name] = array.copy()
             found[name][kept] = own

@@ -31,6 +31,7 @@ from obc_onnx.graph.constants import (
 from obc_onnx.graph.copies import give_copies
 from obc_onnx.graph.export import FIRST_IR_WITH_DEFAULTS
 from obc_onnx.graph.node import domain_of
+from obc_onnx.graph.node_lists import drop_detached
 
 if TYPE_CHECKING:
     import onnx
@@ -94,7 +95,8 @@ def _lift_constants(surgeon: gs.Graph) -> None:
         name = next((key for key in _CONSTANT_ATTRIBUTES if key in node.attrs), None)
         # strings stay nodes, and freeze what they touch
         if name is not None and not (name == "value" and node.attrs[name].dtype == object):
-            replace(surgeon, node, _constant_array(name, node.attrs[name]))
+            replace(node, _constant_array(name, node.attrs[name]))
+    drop_detached(surgeon)
 
 
 def _constant_array(attribute: str, value: Any) -> NDArray[Any]:

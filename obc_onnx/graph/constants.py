@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from obc_onnx.graph.node import domain_of
+from obc_onnx.graph.node_lists import detach, drop_detached
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -67,7 +68,8 @@ def fold_numbers(surgeon: gs.Graph, overridable: Collection[str]) -> None:
             inputs = {tensor.name: tensor.values for tensor in node.inputs}
             (array,) = _evaluate(node, inputs, surgeon.opset)
             if np.issubdtype(array.dtype, np.integer) and array.size <= _MAX_NUMBERS:
-                replace(surgeon, node, array)
+                replace(node, array)
+    drop_detached(surgeon)
 
 
 def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
@@ -97,11 +99,12 @@ def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
                 folded.update(names)
     for node in makers:
         if any(tensor.name in folded for tensor in node.outputs):
-            replace(surgeon, node, *(values.get(tensor.name) for tensor in node.outputs))
+            replace(node, *(values.get(tensor.name) for tensor in node.outputs))
     stays = escaping(surgeon)
     for node in reversed(makers):  # what only served the others
         for tensor in list(node.outputs):
-            _drop_idle(surgeon, tensor, stays)
+            _detach_idle(tensor, stays)
+    drop_detached(surgeon)
 
 
 def fold_transposes(surgeon: gs.Graph, overridable: Collection[str]) -> None:
@@ -127,7 +130,7 @@ def fold_transposes(surgeon: gs.Graph, overridable: Collection[str]) -> None:
                 if tensor is value:
                     user.inputs[slot] = weight
         node.outputs.clear()
-        take_out(surgeon, node)
+    drop_detached(surgeon)
 
 
 def _is_private_weight(
@@ -160,7 +163,8 @@ def drop_zero_states(surgeon: gs.Graph, overridable: Collection[str]) -> None:
             state = node.inputs[slot]
             if state.name and _is_zero(state, overridable):
                 node.inputs[slot] = gs.Variable.empty()
-                _drop_idle(surgeon, state, outputs)
+                _detach_idle(state, outputs)
+    drop_detached(surgeon)
 
 
 def _is_zero(tensor: gs.Tensor, overridable: Collection[str]) -> bool:
@@ -178,17 +182,15 @@ def _is_zero(tensor: gs.Tensor, overridable: Collection[str]) -> bool:
     return node.op in _REARRANGING and _is_zero(node.inputs[0], overridable)
 
 
-def _drop_idle(surgeon: gs.Graph, tensor: gs.Tensor, outputs: Collection[str]) -> None:
-    """Remove the nodes that only served a value which nothing uses any more."""
+def _detach_idle(tensor: gs.Tensor, outputs: Collection[str]) -> None:
+    """Detach the nodes that only served a value which nothing uses any more."""
     released = [tensor]
     while released:
         for node in list(released.pop().inputs):
             idle = not any(output.outputs or output.name in outputs for output in node.outputs)
             if idle:
                 released.extend(node.inputs)
-                node.inputs.clear()
-                node.outputs.clear()
-                take_out(surgeon, node)
+                detach(node)
 
 
 def escaping(surgeon: gs.Graph) -> set[str]:
@@ -197,20 +199,13 @@ def escaping(surgeon: gs.Graph) -> set[str]:
     return {tensor.name for tensor in surgeon.outputs}.union(inner)
 
 
-def take_out(surgeon: gs.Graph, node: gs.Node) -> None:
-    """Remove a node; graphsurgeon's own way compares it with every other one, piece by piece."""
-    del surgeon.nodes[next(place for place, own in enumerate(surgeon.nodes) if own is node)]
-
-
-def replace(surgeon: gs.Graph, node: gs.Node, *arrays: NDArray[Any] | None) -> None:
-    """Turn the outputs of a node into initializers of the same names."""
+def replace(node: gs.Node, *arrays: NDArray[Any] | None) -> None:
+    """Turn the outputs of a node into initializers of the same names, and detach it."""
     outputs = list(node.outputs)
-    node.outputs.clear()
-    node.inputs.clear()
+    detach(node)
     for output, array in zip(outputs, arrays, strict=True):
         if array is not None:
             output.to_constant(array)
-    take_out(surgeon, node)
 
 
 def _constant_nodes(surgeon: gs.Graph, values: Values) -> list[gs.Node]:

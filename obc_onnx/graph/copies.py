@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from obc_onnx.graph.constants import escaping, take_out
+from obc_onnx.graph.constants import escaping
 from obc_onnx.graph.node import domain_of, holds_weights
+from obc_onnx.graph.node_lists import detach, drop_detached
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -193,9 +194,8 @@ def _lift_identities(surgeon: gs.Graph, stays: AbstractSet[str]) -> None:
         if stays.isdisjoint((source.name, target.name)) and _is_vector(source):
             for user in list(target.outputs):
                 _rewire(user, target, source)
-            node.inputs.clear()
-            node.outputs.clear()
-            take_out(surgeon, node)
+            detach(node)
+    drop_detached(surgeon)
 
 
 def _rewire(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:

@@ -1,6 +1,7 @@
 """Load, view, edit and save an ONNX model.
 
-What else touches onnx-graphsurgeon is below it: `canonical`, `folding`, `copies`, `export`, `node`.
+What else touches onnx-graphsurgeon is below it: `canonical`, `folding`, `copies`, `export`,
+`node_lists`, `node`.
 
 `Graph` is a value: edits return a new one. Its nodes are in topological order. Subgraphs stay where
 they are; what they use of the outer graph is listed in `Node.captures`.
@@ -41,6 +42,13 @@ from obc_onnx.graph.export import (
 )
 from obc_onnx.graph.external import bytes_of, data_file, layout, sha256_of, write_arrays
 from obc_onnx.graph.node import Node, domain_of, holds_weights, port_of, view_of
+from obc_onnx.graph.node_lists import (
+    by_key,
+    detach,
+    drop_detached,
+    insert_copies,
+    insert_in_front,
+)
 from obc_onnx.graph.outline import (
     MAX_PROTOBUF_BYTES,
     Outline,
@@ -50,6 +58,7 @@ from obc_onnx.graph.outline import (
     without_weights,
 )
 from obc_onnx.graph.reading import read_model
+from obc_onnx.memory import make_room
 
 if TYPE_CHECKING:
     import os
@@ -284,6 +293,7 @@ class Graph:
         Raises:
             InvariantError: A new name is that of a value which is no initializer.
         """
+        make_room(sum(array.nbytes for array in (initializers or {}).values()))
         copy = self._surgeon.copy()
         tensors = copy.tensors()
         for name, array in (initializers or {}).items():
@@ -293,9 +303,8 @@ class Graph:
                 tensors[name].values = np.asarray(array, order="C")
             else:
                 tensors[name] = gs.Constant(name, np.asarray(array, order="C"))
-        nodes = _by_key(copy)
-        for name, (key, _) in (copied or {}).items():
-            tensors[name] = _add_copy(copy, nodes[key], name)
+        nodes = by_key(copy)
+        tensors |= insert_copies(copy, {name: key for name, (key, _) in (copied or {}).items()})
         for key, changes in (attributes or {}).items():
             merged = {**nodes[key].attrs, **changes}
             nodes[key].attrs = {name: value for name, value in merged.items() if value is not None}
@@ -340,9 +349,8 @@ class Graph:
                     for o in outputs
                 ):
                     released.extend(node.inputs)
-                    node.inputs.clear()
-                    node.outputs.clear()
-                    copy.nodes.remove(node)
+                    detach(node)
+        drop_detached(copy)
 
     def insert_before(
         self, op_type: str, operands: Mapping[tuple[str, int], NDArray[Any]]
@@ -354,7 +362,8 @@ class Graph:
             operands: The constant, for each slot (`Node.key`, slot).
         """
         copy = self._surgeon.copy()
-        nodes, taken = _by_key(copy), set[str]()
+        nodes, taken = by_key(copy), set[str]()
+        added: dict[str, list[gs.Node]] = {}
         for (key, slot), operand in operands.items():
             node = nodes[key]
             name = self.fresh_name(f"{node.inputs[slot].name}.{op_type}.{key}.{slot}", taken)
@@ -362,11 +371,12 @@ class Graph:
             constant = gs.Constant(self.fresh_name(f"{name}.operand", taken), operand)
             taken.add(constant.name)
             result = gs.Variable(name, dtype=operand.dtype)
-            copy.nodes.insert(
-                copy.nodes.index(node),
-                gs.Node(op_type, name, inputs=[node.inputs[slot], constant], outputs=[result]),
+            inputs = [node.inputs[slot], constant]
+            added.setdefault(key, []).append(
+                gs.Node(op_type, name, inputs=inputs, outputs=[result])
             )
             node.inputs[slot] = result
+        insert_in_front(copy, added)
         return Graph(copy, self._original, None, self.copies, self.batch_axes)
 
     def to_model(self) -> onnx.ModelProto:
@@ -463,18 +473,3 @@ class Graph:
         with replacing(path, data) as temporary:
             write_arrays(data_file(temporary), outline.weights)
             onnx.save(model, temporary)
-
-
-def _by_key(surgeon: gs.Graph) -> dict[str, gs.Node]:
-    """Find nodes by `Node.key`."""
-    return {
-        next(output.name for output in node.outputs if output.name): node for node in surgeon.nodes
-    }
-
-
-def _add_copy(surgeon: gs.Graph, node: gs.Node, name: str) -> gs.Variable:
-    """Put a copy of a node with one output behind it; return the value that it computes."""
-    result = gs.Variable(name, dtype=node.outputs[0].dtype)
-    twin = gs.Node(node.op, name, dict(node.attrs), list(node.inputs), [result], node.domain)
-    surgeon.nodes.insert(surgeon.nodes.index(node) + 1, twin)
-    return result

@@ -10,6 +10,7 @@ import onnx
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.outline import Outline, element_type, serialised
 from obc_onnx.installation import no_onnx_runtime
+from obc_onnx.memory import make_room
 
 try:
     import onnxruntime
@@ -168,6 +169,7 @@ def _load(
     Returns:
         The session, and what it uses, which has to live as long.
     """
+    make_room(sum(array.nbytes for array in outline.weights.values()))
     values = [_reference(array) for array in outline.weights.values()]
     if values:
         options.add_external_initializers(list(outline.weights), values)

@@ -23,6 +23,7 @@ from obc_onnx.graph.precision import (
     relative_error,
 )
 from obc_onnx.graph.session import Session
+from obc_onnx.memory import make_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -42,6 +43,8 @@ _STEPS_BACK = 4
 """Nodes between an output and what tells of it, such as a Sigmoid and a Reshape."""
 _STRONGER = (2, 4, 8, 16, 32, 64)
 """Roundings that weights move by where fewer move nothing: the first step of a grid is its size."""
+_AT_A_TIME = 2**20
+"""Weights that are moved at a time."""
 _SEED = 0
 
 
@@ -228,13 +231,25 @@ def disturbed(graph: Graph, rng: np.random.Generator, roundings: int = 1) -> Gra
     Whole numbers stay: a mask needs its zeros, and positions mean exact numbers. So do vectors and
     single numbers, such as exponents, scales of sizes and bounds.
     """
-    weights = {}
-    for name, array in graph.initializers.items():
-        if is_float(array.dtype) and sum(size > 1 for size in array.shape) > 1:
-            epsilon = roundings * epsilon_of(array.dtype)
-            factors = np.array([1 - epsilon, 1 + epsilon]).astype(array.dtype)
-            with np.errstate(over="ignore"):
-                moved = array * factors[rng.integers(0, 2, array.shape, np.uint8)]
-            stays = (array == np.rint(array)) | ~np.isfinite(moved)
-            weights[name] = np.where(stays, array, moved)
-    return graph.edit(weights)
+    matrices = {
+        name: array
+        for name, array in graph.initializers.items()
+        if is_float(array.dtype) and sum(size > 1 for size in array.shape) > 1
+    }
+    make_room(sum(array.nbytes for array in matrices.values()))
+    return graph.edit({name: _moved(array, rng, roundings) for name, array in matrices.items()})
+
+
+def _moved(array: NDArray[Any], rng: np.random.Generator, roundings: int) -> NDArray[Any]:
+    """Move weights, a part of them at a time: what that takes beside the result stays small."""
+    epsilon = roundings * epsilon_of(array.dtype)
+    factors = np.array([1 - epsilon, 1 + epsilon]).astype(array.dtype)
+    up = rng.integers(0, 2, array.size, np.uint8)
+    result = np.array(array, order="C").ravel()
+    for start in range(0, array.size, _AT_A_TIME):
+        own = result[start : start + _AT_A_TIME]
+        with np.errstate(over="ignore"):
+            moved = own * factors[up[start : start + _AT_A_TIME]]
+        moves = (own != np.rint(own)) & np.isfinite(moved)
+        np.copyto(own, moved, where=moves)
+    return result.reshape(array.shape)

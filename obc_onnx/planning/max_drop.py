@@ -53,7 +53,7 @@ def plan_within_drop(
     plan_of: Callable[[Budget], PruningPlan],
     budget: Budget,
     result_of: Callable[[PruningPlan], Graph],
-    judge: Judge,
+    judge: DropMeter,
 ) -> tuple[PruningPlan, str]:
     """Find the plan of a budget with a `max_drop`.
 
@@ -120,12 +120,12 @@ def find_plan(
     return Found(plan, high / GRID, drops.get(high, 0.0), int(n_tried))
 
 
-class Judge:
-    """How much worse graphs are than the original, on held-out samples.
+class DropMeter:
+    """Says how much worse graphs are than the original, on held-out samples.
 
     With labels, the loss of top-1 accuracy. Without, for a model whose first output is of shape
     [batch, classes], the share of samples whose largest class is another one. For any other model
-    the error of the outputs, each channel on its own scale, see `recover.error.Distance`.
+    the error of the outputs, each channel on its own scale, see `measuring.error.Distance`.
 
     Args:
         original: Of the model before.

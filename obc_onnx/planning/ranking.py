@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from obc_onnx.saliency.options import Ranking
 
     Saliency = Mapping[str, NDArray[np.float64]]
-    Cut = tuple[Group, NDArray[np.int64]]
+    Removal = tuple[Group, NDArray[np.int64]]
 
 
 def ranked(
@@ -32,7 +32,7 @@ def ranked(
     keep: Keep,
     ranking: Ranking,
     costs: Sequence[Cost],
-) -> tuple[list[Cut], int]:
+) -> tuple[list[Removal], int]:
     """List what may go, least valuable first; each cut leaves a width that is allowed.
 
     Args:
@@ -46,7 +46,7 @@ def ranked(
         The cuts, and how many of the first have to be made whatever the budget says.
     """
     protected = _protected(coupling, saliency, keep)
-    cuts: list[Cut] = []
+    cuts: list[Removal] = []
     values: list[float] = []
     due: list[bool] = []
     for room in rooms:
@@ -84,7 +84,7 @@ def _per_cost(
 
 
 def _shares(
-    cuts: Sequence[Cut], values: Sequence[float], keep: Keep, sets: Mapping[Group, Hashable]
+    cuts: Sequence[Removal], values: Sequence[float], keep: Keep, sets: Mapping[Group, Hashable]
 ) -> list[float]:
     """Return the share of its set that is gone with each cut, all with lower values being made."""
     size, gone = Counter[Any](), Counter[Any]()

@@ -43,7 +43,7 @@ class Room:
     round_to: int
 
     def cuts(self, order: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
-        """Cut units into runs, each of which leaves a width that is allowed.
+        """Removal units into runs, each of which leaves a width that is allowed.
 
         Args:
             order: The units that may go, the first one first.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Keep
-    from obc_onnx.planning.ranking import Cut, Saliency
+    from obc_onnx.planning.ranking import Removal, Saliency
     from obc_onnx.planning.rooms import Room
     from obc_onnx.saliency.options import Ranking
 
@@ -58,7 +58,7 @@ class _Target:
         return self.cost.total(keep) / self.cost.full <= share
 
 
-def make_plan(
+def search_plan(
     coupling: Coupling,
     score: Callable[[Keep], Saliency],
     budget: Budget,
@@ -211,7 +211,7 @@ def _enclosed(coupling: Coupling) -> str:
 
 
 def _cut_until(
-    order: Sequence[Cut], keep: Keep, n_due: int, targets: Sequence[_Target], done: float
+    order: Sequence[Removal], keep: Keep, n_due: int, targets: Sequence[_Target], done: float
 ) -> dict[Dim, NDArray[np.bool_]]:
     """Make the shortest prefix of cuts, those that are due at least, with which targets hold.
 
@@ -228,7 +228,7 @@ def _cut_until(
     return _without(keep, order[:low])
 
 
-def _without(keep: Keep, cuts: Sequence[Cut]) -> dict[Dim, NDArray[np.bool_]]:
+def _without(keep: Keep, cuts: Sequence[Removal]) -> dict[Dim, NDArray[np.bool_]]:
     result = {dim: mask.copy() for dim, mask in keep.items()}
     for group, units in cuts:
         if group.dim not in result:

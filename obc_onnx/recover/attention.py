@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
     from obc_onnx.recover.layers import Layer
     from obc_onnx.recover.origins import Origin
+    from obc_onnx.surgery.cut import Cut
     from obc_onnx.twin.module import TorchTwin
 
 _MOST_UNITS = 48
@@ -53,7 +54,7 @@ _QUERIES = 16384
 
 
 @dataclass(frozen=True)
-class Scores:
+class MatrixProduct:
     """A product of two values whose common axis was cut, one of which a layer gives.
 
     Attributes:
@@ -80,25 +81,22 @@ class Scores:
         return [value for value in (self.key, self.softmax) if value]
 
 
-def find_scores(
-    coupling: Coupling,
-    keep: Keep,
-    graph: Graph,
+def find_products(
+    cut: Cut,
     twin: TorchTwin,
     layers: Sequence[Layer],
     inputs: list[Tensor],
-) -> list[Scores]:
+) -> list[MatrixProduct]:
     """Find the products of a cut graph that can be repaired through a layer.
 
     Args:
-        coupling: Of the original.
-        keep: What stays.
-        graph: The cut one.
+        cut: The cut graph.
         twin: Of the cut one.
         layers: Whose weights may change.
         inputs: Of one run.
     """
-    products = [node for node in graph.nodes if _is_cut(coupling, keep, graph, node)]
+    coupling, keep, graph = cut.coupling, cut.keep, cut.pruned
+    products = [node for node in graph.nodes if _is_cut(cut, node)]
     if not products:
         return []
     fit = [v for v in layers if v.own and v.blocks == 1 and v.addend is None]
@@ -118,18 +116,18 @@ def find_scores(
             if heads is not None:
                 kept = kept_along(coupling, keep, node.key)
                 softmax = _softmax_of(coupling, graph, node)
-                found.append(Scores(node.key, slot, origin.layer, *heads, kept, softmax))
+                found.append(MatrixProduct(node.key, slot, origin.layer, *heads, kept, softmax))
                 break
     return found
 
 
-def _is_cut(coupling: Coupling, keep: Keep, graph: Graph, node: Node) -> bool:
+def _is_cut(cut: Cut, node: Node) -> bool:
     """Say whether a node multiplies two computed values along an axis that has lost units."""
-    if node.op_type != "MatMul" or node.domain or set(node.inputs) & graph.initializers.keys():
+    if node.op_type != "MatMul" or node.domain or set(node.inputs) & cut.pruned.initializers.keys():
         return False
-    left, right = (coupling.axes[name] for name in node.inputs)
+    left, right = (cut.coupling.axes[name] for name in node.inputs)
     matrices = len(left) > _MATRIX and len(right) >= _MATRIX
-    return matrices and not mask(left[-1], keep).all()
+    return matrices and not mask(left[-1], cut.keep).all()
 
 
 def _softmax_of(coupling: Coupling, graph: Graph, node: Node) -> str:
@@ -159,7 +157,7 @@ def _heads(origin: Origin, slot: int) -> tuple[Tensor, Tensor] | None:
         origin: Of a factor.
         slot: Which one it is.
     Returns:
-        `columns` and `head` of `Scores`.
+        `columns` and `head` of `MatrixProduct`.
     """
     outputs, places = (v if slot == 0 else v.mT for v in (origin.outputs, origin.places))
     rows = outputs[..., 0, :]
@@ -214,7 +212,7 @@ class Products(NamedTuple):
 
 
 def fit_scores(
-    scores: Scores,
+    scores: MatrixProduct,
     chunks: Sequence[Products],
     n_held: int,
     rng: np.random.Generator,
@@ -310,7 +308,7 @@ def _moments(parts: Sequence[_Sums]) -> Moments:
     return found
 
 
-def put_into_layer(scores: Scores, matrices: Tensor, twin: TorchTwin) -> None:
+def put_into_layer(scores: MatrixProduct, matrices: Tensor, twin: TorchTwin) -> None:
     """Let the layer give what the matrices make of its outputs."""
     layer = scores.layer
     weight = twin.get_parameter(parameter_name(layer.weight))
@@ -321,7 +319,7 @@ def put_into_layer(scores: Scores, matrices: Tensor, twin: TorchTwin) -> None:
         bias.data.copy_(_recombined(scores, matrices, bias.detach()))
 
 
-def _recombined(scores: Scores, matrices: Tensor, rows: Tensor) -> Tensor:
+def _recombined(scores: MatrixProduct, matrices: Tensor, rows: Tensor) -> Tensor:
     """Recombine what makes the outputs of the layer, along the first axis."""
     rows = rows.double().cpu().clone()
     for columns, matrix in zip(scores.columns, matrices, strict=True):
@@ -329,7 +327,7 @@ def _recombined(scores: Scores, matrices: Tensor, rows: Tensor) -> Tensor:
     return rows
 
 
-def recombine(scores: Scores, matrices: Tensor, operand: Tensor) -> Tensor:
+def recombine(scores: MatrixProduct, matrices: Tensor, operand: Tensor) -> Tensor:
     """Return what becomes of the factor that the layer gives."""
     own = matrices[scores.head].to(operand)
     return operand @ own if scores.slot == 0 else own @ operand

@@ -28,21 +28,21 @@ from obc_onnx.recover.norm_moments import norm_moments
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.coupling.model import Coupling, Group
     from obc_onnx.graph.model import Graph
+    from obc_onnx.surgery.cut import Cut
 
     Numbers = NDArray[np.float64]
 
 
-def fuse(coupling: Coupling, keep: Keep, pruned: Graph, *, merges: bool = True) -> Graph:
+def fuse(cut: Cut, *, merges: bool = True) -> Graph:
     """Repair every group that is cut, wherever its weights are dense.
 
     Args:
-        coupling: Of the original.
-        keep: What stays.
-        pruned: The cut graph; what is not dense is taken from it.
+        cut: The cut graph; what is not dense is taken from it.
         merges: Whether groups without batch norms are fused, too.
     """
+    coupling, keep = cut.coupling, cut.keep
     arrays = operands(coupling, {})
     plans = {
         group.dim: torch.from_numpy(transport(features(coupling, group, arrays), keep[group.dim]))
@@ -56,7 +56,7 @@ def fuse(coupling: Coupling, keep: Keep, pruned: Graph, *, merges: bool = True) 
         for axis, dims in axes.items():
             for dim in dims & set(leaves(coupling.axes[name][axis])) & plans.keys():
                 matrices.setdefault((name, axis), {})[dim] = plans[dim].float()
-    return EquivalentTwin(coupling, keep, pruned, start=Start(matrices, start.weights)).fold(pruned)
+    return EquivalentTwin(cut, start=Start(matrices, start.weights)).fold(cut.pruned)
 
 
 def _is_normed(group: Group) -> bool:

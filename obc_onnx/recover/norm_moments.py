@@ -68,7 +68,7 @@ def norm_moments(
             source = _source(coupling, reader.role.node.inputs[slot], dim)
             if source is None:
                 continue
-            twin = twin or derived_twin(coupling.graph, coupling)
+            twin = twin or derived_twin(coupling.graph, coupling, frozen=True)
             rows = _activated(coupling, source, twin)
             if rows is not None:
                 found[read, dim] = rows.T @ rows

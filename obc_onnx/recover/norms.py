@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.node import Node
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.samples.samples import Samples
+    from obc_onnx.surgery.cut import Cut
 
 _MEAN = 3
 """Slot of the mean of a batch norm."""
@@ -35,33 +36,31 @@ _LEAST = 16
 """Samples that the statistics of a batch take."""
 
 
-def why_no_norms(coupling: Coupling, pruned: Graph, samples: Samples) -> str:
+def why_no_norms(cut: Cut, samples: Samples) -> str:
     """Return why norms cannot be re-estimated, or nothing where they can."""
-    norms = [node for node in pruned.nodes if node.op_type == "BatchNormalization"]
+    norms = [node for node in cut.pruned.nodes if node.op_type == "BatchNormalization"]
     if not norms:
         return "no batch norm is left in the graph"
-    if any(_sees_one_value(coupling, node) for node in norms):
+    if any(_sees_one_value(cut.coupling, node) for node in norms):
         return "a batch norm sees a single number per channel"
-    if len(samples) < (pruned.batch or _LEAST):
+    if len(samples) < (cut.pruned.batch or _LEAST):
         return f"{len(samples)} samples are too few for the statistics of a batch"
     return ""
 
 
-def reestimate_norms(
-    coupling: Coupling, pruned: Graph, samples: Samples, seed: int, device: str = "cpu"
-) -> Graph:
+def reestimate_norms(cut: Cut, samples: Samples, seed: int, device: str = "cpu") -> Graph:
     """Measure the statistics of batch norms on the pruned network.
 
     The mean over all batches of each batch's mean and variance becomes the stored one.
 
     Args:
-        coupling: Of the original graph.
-        pruned: The graph to repair; `why_no_norms` must have found nothing.
+        cut: The graph to repair; `why_no_norms` must have found nothing.
         samples: To measure on; labels are not used.
         seed: Of the choice of samples.
         device: Where the network runs.
     Source: Li et al., EagleEye, arXiv 2007.02491, adaptive batch normalisation.
     """
+    coupling, pruned = cut.coupling, cut.pruned
     twin = derived_twin(pruned, coupling).to(device)
     run = _RealPass(twin)
     size = min(batch_size_of(pruned), len(samples))

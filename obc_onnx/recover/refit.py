@@ -19,6 +19,7 @@ better.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,9 +31,9 @@ from obc_onnx.measuring.outputs import batch_size_of
 from obc_onnx.measuring.padding import real_of
 from obc_onnx.progress import track
 from obc_onnx.recover.attention import (
+    MatrixProduct,
     Products,
-    Scores,
-    find_scores,
+    find_products,
     fit_scores,
     put_into_layer,
     recombine,
@@ -40,7 +41,7 @@ from obc_onnx.recover.attention import (
 from obc_onnx.recover.layers import Layer, find_layers, find_shared
 from obc_onnx.recover.least_squares import Halves, solve
 from obc_onnx.recover.methods import LayerFit
-from obc_onnx.recover.targets import Target, take, target_of
+from obc_onnx.recover.targets import Target, select_kept, target_of
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.lockstep import Lockstep, affordable
 from obc_onnx.twin.tensors import as_inputs, parameter_name, wide
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.samples.samples import Samples
+    from obc_onnx.surgery.cut import Cut
     from obc_onnx.twin.module import TorchTwin
 
     Solver = Callable[..., Tensor]
@@ -89,7 +91,7 @@ class _Pair(NamedTuple):
     cut: Lockstep
     twin: TorchTwin
     layers: list[list[Use]]
-    scores: list[Scores]
+    scores: list[MatrixProduct]
     n_held: int
     real: Sequence[RealOf]
 
@@ -122,9 +124,7 @@ class _Pair(NamedTuple):
 
 
 def refit(
-    coupling: Coupling,
-    keep: Keep,
-    pruned: Graph,
+    cut: Cut,
     samples: Samples,
     seed: int,
     solver: Solver = solve,
@@ -133,9 +133,7 @@ def refit(
     """Solve for the weights of every layer whose input has changed.
 
     Args:
-        coupling: Of the original.
-        keep: What stays.
-        pruned: The cut graph.
+        cut: The cut graph.
         samples: To measure on; labels are not used.
         seed: Of the choice of samples and positions.
         solver: Finds the matrix of a layer from moments of used and held-out rows, what is there,
@@ -144,7 +142,7 @@ def refit(
     Returns:
         The repaired graph, and what was done to each layer that was changed.
     """
-    pair = _make_pair(coupling, keep, pruned, samples, seed, device, products=solver is solve)
+    pair = _make_pair(cut, samples, seed, device, products=solver is solve)
     rng = np.random.default_rng(seed)
     steps: list[tuple[int, Callable[[], LayerFit | None]]] = [
         (_turn(pair.cut, uses[0][0]), partial(_repair_layer, pair, uses, rng, solver))
@@ -156,13 +154,11 @@ def refit(
     ]
     ordered = [step for _, step in sorted(steps, key=itemgetter(0))]
     fits = [step() for step in track(ordered, "refitting layers")]
-    return pair.twin.write_to(pruned), [fit for fit in fits if fit is not None]
+    return pair.twin.write_to(cut.pruned), [fit for fit in fits if fit is not None]
 
 
 def _make_pair(
-    coupling: Coupling,
-    keep: Keep,
-    pruned: Graph,
+    cut: Cut,
     samples: Samples,
     seed: int,
     device: str = "cpu",
@@ -170,34 +166,37 @@ def _make_pair(
     products: bool = True,
 ) -> _Pair:
     """Build both networks, and draw the chunks of samples that they run on."""
-    graph = coupling.graph
-    dense, cut = (derived_twin(g, coupling).to(device) for g in (graph, pruned))
-    for twin in (dense, cut):  # weights that are operands, too, reach sums
-        twin.requires_grad_(False)  # noqa: FBT003 - torch's own
+    coupling, pruned, graph = cut.coupling, cut.pruned, cut.coupling.graph
+    dense = derived_twin(graph, coupling, frozen=True).to(device)
+    twin = derived_twin(pruned, coupling).to(device)
+    twin.requires_grad_(False)  # noqa: FBT003 - weights that are operands, too, reach sums
     batch = graph.batch_axes.count_of({p.name: coupling.shapes[p.name] for p in graph.inputs})
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it
     size = graph.batch or max(min(batch_size_of(graph), count // _CHUNKS), 1)
-    keep, size = _at_batch(coupling, keep, size)
+    keep, size = _at_batch(coupling, cut.keep, size)
+    cut = replace(cut, keep=keep)
     count = max(count // size, 1) * size
     order = np.random.default_rng(seed).permutation(len(samples))[:count]
-    order = np.sort(np.resize(order, count))  # a batch may take more than there are
+    order = np.sort(np.resize(order, count))  # a batch may select_kept more than there are
     parts = [order[start : start + size] for start in range(0, count, size)]
     chunks = [as_inputs(graph.inputs, samples.feed(part), device) for part in parts]
     real = [real_of(coupling, samples, part) for part in parts]
-    right = Lockstep(cut, chunks)
-    found = [layer for layer in find_layers(coupling, pruned, cut) if layer.node.key in right.calls]
-    shared = find_shared(coupling, pruned, cut)
+    right = Lockstep(twin, chunks)
+    found = [
+        layer for layer in find_layers(coupling, pruned, twin) if layer.node.key in right.calls
+    ]
+    shared = find_shared(coupling, pruned, twin)
     layers = [
-        [(use, target_of(use, coupling, keep, pruned, right)) for use in uses]
+        [(use, target_of(use, cut, right)) for use in uses]
         for uses in [*([layer] for layer in found), *shared]
         if all(use.node.key in right.calls for use in uses)
     ]
-    scores = find_scores(coupling, keep, pruned, cut, found, chunks[0]) if products else []
+    scores = find_products(cut, twin, found, chunks[0]) if products else []
     held = [target.value for uses in layers for _, target in uses]
     held += [value for product in scores for value in product.values]
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
-    return _Pair(Lockstep(dense, chunks, held), right, cut, layers, scores, n_held, real)
+    return _Pair(Lockstep(dense, chunks, held), right, twin, layers, scores, n_held, real)
 
 
 def _at_batch(coupling: Coupling, keep: Keep, size: int) -> tuple[Keep, int]:
@@ -320,12 +319,12 @@ def _better(
     return found, LayerFit(layer.weight, before / total, after / total)
 
 
-def _repair_scores(pair: _Pair, scores: Scores, rng: np.random.Generator) -> LayerFit | None:
+def _repair_scores(pair: _Pair, scores: MatrixProduct, rng: np.random.Generator) -> LayerFit | None:
     """Recombine the units of a product's factor, in its layer and in what that has given."""
     pair.cut.advance(pair.cut.calls[scores.key])
     pair.dense.advance(max(pair.dense.places[value] for value in scores.values) + 1)
     wanted, *weights = (
-        [take(v, scores.kept) for v in pair.dense.values(value)] for value in scores.values
+        [select_kept(v, scores.kept) for v in pair.dense.values(value)] for value in scores.values
     )
     factors = pair.cut.arguments(scores.key)
     chunks = [

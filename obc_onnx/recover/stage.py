@@ -13,10 +13,10 @@ from obc_onnx.recover.norms import reestimate_norms, why_no_norms
 from obc_onnx.recover.refit import refit
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.recover.methods import LayerFit, Method
     from obc_onnx.samples.samples import Samples
+    from obc_onnx.surgery.cut import Cut
 
 _STEPS: dict[Method, tuple[str, ...]] = {
     "auto": ("refit", "stats"),
@@ -42,9 +42,7 @@ class Recovered(NamedTuple):
 
 
 def recover(
-    coupling: Coupling,
-    keep: Keep,
-    pruned: Graph,
+    cut: Cut,
     samples: Samples | None,
     method: Method,
     seed: int,
@@ -53,75 +51,69 @@ def recover(
     """Repair a cut graph.
 
     Args:
-        coupling: Of the original.
-        keep: What stays.
-        pruned: The cut graph.
+        cut: The cut graph.
         samples: To measure and to judge on, labels are not used; None has no data.
         method: Which steps.
         seed: Of every random choice.
         device: Where torch runs.
     """
     if samples is None:
-        return _without_data(coupling, keep, pruned, method)
-    used, held = split(samples, pruned.batch or 1)
+        return _without_data(cut, method)
+    used, held = split(samples, cut.pruned.batch or 1)
     notes: list[str] = []
     if not len(used):
-        return Recovered(pruned, [], [f"nothing was repaired: {len(samples)} samples are too few"])
-    noisy = looks_like_noise(coupling.graph, used) if _STEPS[method] else ""
+        return Recovered(
+            cut.pruned, [], [f"nothing was repaired: {len(samples)} samples are too few"]
+        )
+    noisy = looks_like_noise(cut.coupling.graph, used) if _STEPS[method] else ""
     if noisy:
         notes.append(
             f"input '{noisy}' of the samples looks like noise: repair needs real ones, and does "
             f"more harm than good without"
         )
-    graph, steps = pruned, list[Recovery]()
+    steps = list[Recovery]()
     if not _STEPS[method]:
-        return Recovered(graph, steps, notes)
-    error_of = Distance(coupling, held)
-    before = error_of(pruned)
+        return Recovered(cut.pruned, steps, notes)
+    error_of = Distance(cut.coupling, held)
+    before = error_of(cut.pruned)
     for step in _STEPS[method]:
-        found, layers, reason = _try(step, coupling, keep, graph, used, seed, device)
+        found, layers, reason = _try(step, cut, used, seed, device)
         if reason:
             notes.append(reason)
             continue
         after = error_of(found)
         steps.append(Recovery(_NAMES[step], before, after, after < before, layers))
         if after < before:
-            graph, before = found, after
-    return Recovered(graph, steps, notes)
+            cut, before = cut.holding(found), after
+    return Recovered(cut.pruned, steps, notes)
 
 
 def _try(
-    step: str,
-    coupling: Coupling,
-    keep: Keep,
-    graph: Graph,
-    used: Samples,
-    seed: int,
-    device: str,
+    step: str, cut: Cut, used: Samples, seed: int, device: str
 ) -> tuple[Graph, list[LayerFit], str]:
     """Take one step; say why where there is nothing to take it on."""
     if step == "refit":
-        found, layers = refit(coupling, keep, graph, used, seed, device=device)
+        found, layers = refit(cut, used, seed, device=device)
         return found, layers, "" if layers else "no layer was refit: none has an input that changed"
     if step == "fuse":
-        return fuse(coupling, keep, graph), [], ""
-    return _statistics(coupling, keep, graph, used, seed, device)
+        return fuse(cut), [], ""
+    return _statistics(cut, used, seed, device)
 
 
 def _statistics(
-    coupling: Coupling, keep: Keep, graph: Graph, used: Samples, seed: int, device: str
+    cut: Cut, used: Samples, seed: int, device: str
 ) -> tuple[Graph, list[LayerFit], str]:
     """Measure norms anew, or where there are none, match the layers' own statistics."""
-    reason = why_no_norms(coupling, graph, used)
+    reason = why_no_norms(cut, used)
     if not reason:
-        return reestimate_norms(coupling, graph, used, seed, device), [], ""
-    if any(node.op_type == "BatchNormalization" for node in graph.nodes):
-        return graph, [], f"norms stay as they are: {reason}"
-    found, layers = refit(coupling, keep, graph, used, seed, match, device)
+        return reestimate_norms(cut, used, seed, device), [], ""
+    if any(node.op_type == "BatchNormalization" for node in cut.pruned.nodes):
+        return cut.pruned, [], f"norms stay as they are: {reason}"
+    found, layers = refit(cut, used, seed, match, device)
     return found, layers, "" if layers else "no layer has statistics to match"
 
 
-def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method) -> Recovered:
+def _without_data(cut: Cut, method: Method) -> Recovered:
     """Take the one step that looks at no data; it cannot be judged, and stays.
 
     Least squares from the moments of batch norms helps nearly always; fusion does harm about as
@@ -131,11 +123,11 @@ def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method)
         note = (
             "units were fused by optimal transport, or made up for by what batch norms tell of them"
         )
-        return Recovered(fuse(coupling, keep, pruned), [], [f"{note}: no data judged that"])
-    if method == "auto" and any(node.op_type == "BatchNormalization" for node in pruned.nodes):
+        return Recovered(fuse(cut), [], [f"{note}: no data judged that"])
+    if method == "auto" and any(node.op_type == "BatchNormalization" for node in cut.pruned.nodes):
         note = "consumers make up for removed units by what batch norms tell of them"
-        found = fuse(coupling, keep, pruned, merges=False)
+        found = fuse(cut, merges=False)
         return Recovered(
             found, [], [f"{note}: no data judged that; `recover='none'` leaves it out"]
         )
-    return Recovered(pruned, [], ["nothing was repaired: give `data`"])
+    return Recovered(cut.pruned, [], ["nothing was repaired: give `data`"])

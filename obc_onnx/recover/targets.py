@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
     from obc_onnx.recover.layers import Layer
+    from obc_onnx.surgery.cut import Cut
     from obc_onnx.twin.lockstep import Lockstep
 
     Numbers = NDArray[np.float64]
@@ -63,7 +64,7 @@ class Target:
             wanted: The original's value.
             other: What the cut network adds.
         """
-        wanted = take(wanted, self.kept)
+        wanted = select_kept(wanted, self.kept)
         rest = wanted if other is None else wanted - self.sign * other
         alive = np.abs(self.factor) > _DEAD * np.abs(self.factor).max()
         inverse = np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=alive)
@@ -71,16 +72,15 @@ class Target:
         return (layer.outputs(rest) - shift) * factor
 
 
-def target_of(layer: Layer, coupling: Coupling, keep: Keep, graph: Graph, run: Lockstep) -> Target:
+def target_of(layer: Layer, cut: Cut, run: Lockstep) -> Target:
     """Follow the output of a layer to a sum or a difference.
 
     Args:
         layer: Of the cut graph.
-        coupling: Of the original.
-        keep: What stays, at the batch of the run.
-        graph: The cut one.
+        cut: The graph, with what stays at the batch of the run.
         run: Of the cut graph: it knows in which order values are computed.
     """
+    coupling, keep, graph = cut.coupling, cut.keep, cut.pruned
     factor, shift = np.ones(layer.width), np.zeros(layer.width)
     name, axes = layer.output, coupling.axes[layer.output]
     while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
@@ -142,7 +142,7 @@ def kept_along(coupling: Coupling, keep: Keep, name: str) -> dict[int, NDArray[n
     return {i: np.flatnonzero(own) for i, own in masks.items() if not own.all()}
 
 
-def take(value: Tensor, kept: Mapping[int, NDArray[np.int64]]) -> Tensor:
+def select_kept(value: Tensor, kept: Mapping[int, NDArray[np.int64]]) -> Tensor:
     """Return the positions of a value that stay, along each axis."""
     for axis, positions in kept.items():
         value = value.index_select(axis, torch.from_numpy(positions).to(value.device))

@@ -29,10 +29,10 @@ from obc_onnx.saliency.scores import Scores, choose_criterion, make_scene, used_
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
 from obc_onnx.samples.read import open_samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut
 from obc_onnx.training.options import FINETUNE_EPOCHS, TrainingOptions, training_options
 from obc_onnx.verification.checks import Check, check_file, check_masked, why_no_twin
-from obc_onnx.verification.result import Cut, check_result
+from obc_onnx.verification.result import Candidate, check_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -441,12 +441,15 @@ def verify(
     before, after = coupling.graph, after.with_batch(coupling.graph.batch_axes)
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
-    cut = Cut(
-        *(coupling, plan, keep, remove_units(coupling, keep), inputs, feed),
-        why_no_twin(coupling),
+    candidate = Candidate(
+        cut=Cut.of(coupling, keep),
+        plan=plan,
+        inputs=inputs,
+        feed=feed,
+        no_twin=why_no_twin(coupling),
         original=coupling,
     )
-    checks = [check_masked(coupling, keep, feed), *check_result(cut, after, clock)]
+    checks = [check_masked(coupling, keep, feed), *check_result(candidate, after, clock)]
     if isinstance(compressed, (str, Path)) and all(check.passed for check in checks):
         checks.append(check_file(Path(compressed), after, feed))
     return checks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model
 from obc_onnx.errors import InvariantError
@@ -16,8 +16,8 @@ from obc_onnx.measuring.latency import race
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.noise import Reference
 from obc_onnx.measuring.outputs import accuracy
-from obc_onnx.planning.max_drop import Judge, plan_within_drop
-from obc_onnx.planning.search import make_plan
+from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
+from obc_onnx.planning.search import search_plan
 from obc_onnx.report.doubts import (
     doubts_of_drop,
     doubts_of_outputs,
@@ -39,7 +39,7 @@ from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.padding import describe_padding
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
 from obc_onnx.samples.read import open_samples
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut
 from obc_onnx.training.options import check_labels
 from obc_onnx.verification.checks import (
     Check,
@@ -52,7 +52,7 @@ from obc_onnx.verification.checks import (
     verification_feed,
     why_no_twin,
 )
-from obc_onnx.verification.result import Cut, check_result
+from obc_onnx.verification.result import Candidate, check_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -123,33 +123,44 @@ class Compression:
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
-        with self.clock("cut"):
-            pruned = remove_units(coupling, keep)
         feed = verification_feed(graph, held, inputs, request.seed)
-        cut = Cut(coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
+        with self.clock("cut"):
+            made = self._candidate(opened, plan, feed)
         with self.clock("verify"):
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
-        result, recovery = self._recover(cut, samples)
-        result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
+        repaired, recovery = self._recover(made, samples)
+        tuned, epochs, folded = self._finetune(repaired, samples, folder)
+        result = tuned.cut.pruned
         written = Graph.from_model(result.written()).with_batch(graph.batch_axes)
         plan = plan.written_as(coupling, result)
-        if result is not pruned or coupling is not original:
+        if result is not made.cut.pruned or coupling is not original:
             plan = replace(plan, weights_sha256=digest_of(written.stored))
-        cut = replace(cut, plan=plan)
+        final = replace(tuned, plan=plan)
         with self.clock("verify"):
-            checks += [*folded, *check_result(cut, written, self.clock)]
-            if cut.no_twin:
-                self.notes.append(f"the twin was not compared: {cut.no_twin}")
+            checks += [*folded, *check_result(final, written, self.clock)]
+            if final.no_twin:
+                self.notes.append(f"the twin was not compared: {final.no_twin}")
             require(checks)
             self.warnings.extend(doubts(checks))
-        report = self._report(
-            cut, result, (samples, held), checks, (sparse_epochs, epochs), recovery
-        )
+        report = self._report(final, (samples, held), checks, (sparse_epochs, epochs), recovery)
         found = Result(result, plan, report)
         if folder is not None:
             folder.keep_result(found)
         return found
+
+    def _candidate(
+        self, opened: Opened, plan: PruningPlan, feed: Mapping[str, NDArray[Any]]
+    ) -> Candidate:
+        coupling = opened.coupling
+        return Candidate(
+            cut=Cut.of(coupling, plan.keep(coupling)),
+            plan=plan,
+            inputs=opened.inputs,
+            feed=feed,
+            no_twin=why_no_twin(coupling),
+            original=opened.original,
+        )
 
     def decide(self, model: Model) -> PruningPlan:
         """Go through the stages up to the plan."""
@@ -213,7 +224,7 @@ class Compression:
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, opened.samples)
             repairs = opened.samples is not None or request.recover != "none"
-            scored = partial(make_plan, coupling, score, criterion=name)
+            scored = partial(search_plan, coupling, score, criterion=name)
             plan_of = partial(scored, seed=request.seed, splits=repairs)
             if request.goal.max_drop is None:
                 plan = plan_of(request.goal)
@@ -229,19 +240,17 @@ class Compression:
         self, opened: Opened, plan_of: Callable[[Budget], PruningPlan]
     ) -> PruningPlan:
         """Find the smallest plan whose result, repaired but not trained, is hardly worse."""
-        coupling, inputs, samples, held, original = opened
+        coupling, held = opened.coupling, opened.held
         if held is None:
             raise InvariantError("a drop was asked for without samples to measure it on")
-        feed = verification_feed(coupling.graph, held, inputs, self.request.seed)
+        feed = verification_feed(coupling.graph, held, opened.inputs, self.request.seed)
         notes = list(self.notes)
 
         def result_of(plan: PruningPlan) -> Graph:
-            keep = plan.keep(coupling)
-            pruned = remove_units(coupling, keep)
-            tried = (coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
-            return self._recover(Cut(*tried), samples)[0]
+            tried = self._candidate(opened, plan, feed)
+            return self._recover(tried, opened.samples)[0].cut.pruned
 
-        judge = Judge(original, held)
+        judge = DropMeter(opened.original, held)
         plan, note = plan_within_drop(plan_of, self.request.goal, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         return plan
@@ -277,45 +286,44 @@ class Compression:
         scene = make_scene(coupling, samples, request.look, request.seed, request.device)
         return criterion.name, lambda keep: criterion.score(scene, keep)
 
-    def _recover(self, cut: Cut, samples: Samples | None) -> tuple[Graph, list[Recovery]]:
+    def _recover(
+        self, made: Candidate, samples: Samples | None
+    ) -> tuple[Candidate, list[Recovery]]:
         """Repair without training, where there is anything to do it with."""
         method = self.request.recover
         if method == "none":
-            return cut.pruned, []
-        if cut.no_twin:
-            self.notes.append(f"nothing was repaired: {cut.no_twin}")
-            return cut.pruned, []
+            return made, []
+        if made.no_twin:
+            self.notes.append(f"nothing was repaired: {made.no_twin}")
+            return made, []
         from obc_onnx.recover.stage import recover
 
         with self.clock("recover"):
-            where = self.request.seed, self.request.device
-            found = recover(cut.coupling, cut.keep, cut.pruned, samples, method, *where)
+            found = recover(made.cut, samples, method, self.request.seed, self.request.device)
         self.notes.extend(found.notes)
-        return found.graph, found.steps
+        return made.holding(found.graph), found.steps
 
     def _finetune(
-        self, cut: Cut, samples: Samples | None, folder: RunFolder | None
-    ) -> tuple[Graph, list[Epoch], list[Check]]:
-        training, graph = self.request.run, cut.coupling.graph
+        self, made: Candidate, samples: Samples | None, folder: RunFolder | None
+    ) -> tuple[Candidate, list[Epoch], list[Check]]:
+        training, graph = self.request.run, made.cut.coupling.graph
         if training is None or samples is None or training.options.epochs == 0:
-            return cut.pruned, [], []
+            return made, [], []
         from obc_onnx.training.stage import tune
         from obc_onnx.twin.build import run_module
 
         with self.clock("fine-tune"):
             tuned = tune(
-                cut.coupling,
-                cut.keep,
-                cut.pruned,
+                made.cut,
                 samples,
                 training,
-                teacher=cut.original,
+                teacher=made.original,
                 recover=self.request.recover,
                 folder=folder,
             )
         with self.clock("verify"):
-            trained = run_module(tuned.student, graph, cut.feed)
-            reference = Reference.of_outputs(tuned.graph, cut.feed)
+            trained = run_module(tuned.student, graph, made.feed)
+            reference = Reference.of_outputs(tuned.graph, made.feed)
         check = compare("folded equals trained network", trained, reference)
         self.notes.extend(tuned.notes)
         self.warnings.extend(tuned.warnings)
@@ -324,27 +332,26 @@ class Compression:
                 "sliced weights were trained: compressors and decompressors gain where labels "
                 "alone teach; `TrainingOptions.equivalent` trains them too"
             )
-        return tuned.graph, tuned.epochs, [check]
+        return made.holding(tuned.graph), tuned.epochs, [check]
 
     def _report(
         self,
-        cut: Cut,
-        result: Graph,
+        final: Candidate,
         samples: tuple[Samples | None, Samples | None],
         checks: list[Check],
         epochs: tuple[list[Epoch], list[Epoch]],
         recovery: list[Recovery],
     ) -> Report:
-        graph, plan = cut.original.graph, cut.plan
+        graph, plan, cut = final.original.graph, final.plan, final.cut
         with self.clock("measure"):
-            measured = self._measure(cut, result, samples, trained=bool(epochs[1]))
+            measured = self._measure(final, samples, trained=bool(epochs[1]))
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
             targets=plan.targets,
             macs=Change(*plan.macs),
             params=Change(*plan.params),
-            file_bytes=Change(graph.file_bytes or graph.size_bytes(), result.size_bytes()),
+            file_bytes=Change(graph.file_bytes or graph.size_bytes(), cut.pruned.size_bytes()),
             held_out=0 if samples[1] is None else len(samples[1]),
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),
@@ -361,39 +368,38 @@ class Compression:
 
     def _measure(
         self,
-        cut: Cut,
-        result: Graph,
+        final: Candidate,
         samples: tuple[Samples | None, Samples | None],
         *,
         trained: bool,
     ) -> Measured:
         """Hold the result against the original, and note what speaks against it."""
-        graph, held = cut.original.graph, samples[1]
+        graph, held, result = final.original.graph, samples[1], final.cut.pruned
         baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
         change = Change(baseline.accuracy, None if held is None else accuracy(result, held))
-        outputs = errors_of_outputs(cut.original, result, held)
-        times = self._race(cut, result, held)
+        outputs = errors_of_outputs(final.original, result, held)
+        times = self._race(final, held)
         self.warnings.extend(
             [
                 *baseline.doubts,
                 *doubts_of_quality(outputs, given=held is not None),
                 *doubts_of_outputs(outputs),
                 *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),
-                *doubts_of_widths(cut.coupling, cut.keep),
+                *doubts_of_widths(final.cut.coupling, final.cut.keep),
                 *doubts_of_speed(times),
             ]
         )
         latency = Change(None, None) if times is None else Change(*times.medians_ms)
         return Measured(outputs, change, baseline.fed, latency)
 
-    def _race(self, cut: Cut, result: Graph, held: Samples | None) -> Race | None:
+    def _race(self, final: Candidate, held: Samples | None) -> Race | None:
         """Time both models, where that was asked for or costs little."""
         asked = self.request.latency
         if asked is False:
             return None
-        graph = cut.original.graph
-        feed = latency_feed(graph, held, cut.inputs, self.request.seed)
-        times = race(graph, result, feed, asked=asked is True)
+        graph = final.original.graph
+        feed = latency_feed(graph, held, final.inputs, self.request.seed)
+        times = race(graph, final.cut.pruned, feed, asked=asked is True)
         if times is None:
             self.notes.append("speed was not measured, since a run takes long: `latency` does it")
         return times

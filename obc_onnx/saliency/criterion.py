@@ -71,8 +71,7 @@ class Scene:
         from obc_onnx.twin.tensors import as_inputs, to_array
 
         graph = self.coupling.graph
-        twin = derived_twin(graph, self.coupling)
-        twin = twin.to(self.device).eval().requires_grad_(False)  # noqa: FBT003
+        twin = derived_twin(graph, self.coupling, frozen=True).to(self.device)
 
         def run(feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             outputs = twin(*as_inputs(graph.inputs, feed, self.device))

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
     from obc_onnx.saliency.criterion import Scene
-    from obc_onnx.saliency.options import Objective as Kind
-    from obc_onnx.saliency.options import Rows
+    from obc_onnx.saliency.options import ObjectiveName, Rows
 
     UserLoss = Callable[[dict[str, Tensor], Tensor | None], Tensor]
 
@@ -174,7 +173,7 @@ def make_objective(scene: Scene) -> Objective:
     return CrossEntropy(graph, samples.labels)
 
 
-def kind_of(scene: Scene) -> Kind:
+def kind_of(scene: Scene) -> ObjectiveName:
     """Return the objective that a scene asks for.
 
     Without a word, labels where there are some and they say all: of several outputs, units that

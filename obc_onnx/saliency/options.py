@@ -10,13 +10,13 @@ from obc_onnx.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Objective = Literal["labels", "pseudo", "output"]
+ObjectiveName = Literal["labels", "pseudo", "output"]
 Rows = Literal["sample", "batch"]
 Reduction = Literal["sum", "mean", "max", "first", "coupled"]
 Normalizer = Literal["none", "mean", "max", "sum", "parameters"]
 Ranking = Literal["global", "per-cost", "uniform", "isomorphic"]
 
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 ROWS: tuple[Rows, ...] = get_args(Rows)
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 NORMALIZERS: tuple[Normalizer, ...] = get_args(Normalizer)
@@ -59,7 +59,7 @@ class Scoring:
         amp: Whether torch computes in bfloat16 where that is safe; sums are in float32 at least.
     """
 
-    objective: Objective | None = None
+    objective: ObjectiveName | None = None
     loss: str | None = None
     rows: Rows | None = None
     samples: int | None = None

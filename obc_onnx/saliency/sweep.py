@@ -40,8 +40,7 @@ def masked_twin(scene: Scene, keep: Keep) -> tuple[Graph, TorchTwin]:
     """
     coupling = scene.coupling
     graph = mask_reads(coupling, keep) if keep else coupling.graph
-    twin = derived_twin(graph, coupling)
-    return graph, twin.to(scene.device).eval().requires_grad_(False)  # noqa: FBT003
+    return graph, derived_twin(graph, coupling, frozen=True).to(scene.device)
 
 
 class Sweep(Generic[Result]):

@@ -1,12 +1,14 @@
-"""Write the graph without the removed units, and its masked twin for the oracle.
+"""Write the graph without the removed units.
 
-Both follow from the coupling alone. No operator is named here.
+It follows from the coupling alone. No operator is named here.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from obc_onnx.memory import make_room
 from obc_onnx.surgery.respelling import respell
 
 if TYPE_CHECKING:
@@ -15,6 +17,30 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A graph without some of its units, beside what it was cut from.
+
+    Attributes:
+        coupling: Of the original.
+        keep: For each dim that loses units, which units stay, shape [n_units].
+        pruned: The original without the others; repair and training change its weights.
+    """
+
+    coupling: Coupling
+    keep: Keep
+    pruned: Graph
+
+    @classmethod
+    def of(cls, coupling: Coupling, keep: Keep) -> Cut:
+        """Cut a graph."""
+        return cls(coupling, keep, remove_units(coupling, keep))
+
+    def holding(self, pruned: Graph) -> Cut:
+        """Return the same cut with other weights."""
+        return replace(self, pruned=pruned)
 
 
 def remove_units(coupling: Coupling, keep: Keep) -> Graph:
@@ -40,6 +66,7 @@ def slice_initializers(
         arrays: Initializers by name.
         kept: For each initializer, for each axis that shrinks, the kept indices.
     """
+    make_room(sum(arrays[name].nbytes for name in kept))
     sliced = {}
     for name, axes in kept.items():
         array = arrays[name]

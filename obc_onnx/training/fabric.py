@@ -18,9 +18,9 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from obc_onnx.errors import RequestError
 
 if TYPE_CHECKING:
-    from obc_onnx.training.options import Precision, Training
+    from obc_onnx.training.options import PrecisionName, Training
 
-_PRECISIONS: dict[Precision, Literal["bf16-mixed", "16-mixed"]] = {
+_PRECISIONS: dict[PrecisionName, Literal["bf16-mixed", "16-mixed"]] = {
     "bfloat16": "bf16-mixed",
     "float16": "16-mixed",
 }

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]
-Precision = Literal["float32", "bfloat16", "float16"]
+PrecisionName = Literal["float32", "bfloat16", "float16"]
 StartName = Literal["select", "channel-ls"]
 SparseName = Literal["magnitude", "jacobian"]
 NormsName = Literal["stored", "batch"]
 
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 STARTS: tuple[StartName, ...] = get_args(StartName)
 SPARSE: tuple[SparseName, ...] = get_args(SparseName)
 NORMS: tuple[NormsName, ...] = get_args(NormsName)
@@ -124,7 +124,7 @@ class TrainingOptions:
     sparse_by: SparseName = "magnitude"
     augmentation: Augmentation | None = None
     workers: int = 0
-    precision: Precision = "float32"
+    precision: PrecisionName = "float32"
 
     def __post_init__(self) -> None:
         """Check names and numbers.

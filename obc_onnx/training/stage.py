@@ -15,7 +15,7 @@ from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover as repair
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import make_scene
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut
 from obc_onnx.training.course import doubts_on, notes_on
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.keeper import SPARSE_LEARNING, TUNING, Checkpoints, Keeper
@@ -23,7 +23,7 @@ from obc_onnx.training.options import LEARNING_RATE
 from obc_onnx.training.sparse import GroupPenalty
 
 if TYPE_CHECKING:
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.equivalent.norms import Unfolded
     from obc_onnx.graph.model import Graph
     from obc_onnx.recover.methods import Method
@@ -54,20 +54,8 @@ class Tuned:
     warnings: list[str]
 
 
-@dataclass(frozen=True)
-class _Net:
-    """A network that is cut, as training sees it: with norms unfolded, where that was asked for."""
-
-    coupling: Coupling
-    keep: Keep
-    pruned: Graph
-    unfolded: Unfolded | None = None
-
-
 def tune(
-    coupling: Coupling,
-    keep: Keep,
-    pruned: Graph,
+    cut: Cut,
     samples: Samples,
     training: Training,
     *,
@@ -78,24 +66,23 @@ def tune(
     """Train a pruned network towards its original.
 
     Args:
-        coupling: Of what was cut: the original, or what sparse learning made of it.
-        keep: The units that stay.
-        pruned: The same without the others; its norms may have been re-estimated.
+        cut: The network, cut from the original or from what sparse learning made of it; it may
+            have been repaired.
         samples: To train on.
         training: How.
         teacher: Of the original, where sparse learning has changed it.
         recover: How what training starts from is repaired, where that is another network.
         folder: Where the run is kept, or None.
     """
-    net = _Net(coupling, keep, pruned)
+    net, unfolded = cut, None
     if training.options.unfold_norms:
-        net = _unfold(net, samples, training, recover=recover)
+        net, unfolded = _unfold(cut, samples, training, recover=recover)
     student = _student(net, samples, training, recover=recover)
     keeper = None if folder is None else Keeper(folder, TUNING)
-    course = finetune(student, net.pruned, teacher or coupling, samples, training, keeper)
+    course = finetune(student, net.pruned, teacher or cut.coupling, samples, training, keeper)
     folded = student.fold(net.pruned)
-    if net.unfolded is not None:
-        folded = fold_norms(folded, net.unfolded)
+    if unfolded is not None:
+        folded = fold_norms(folded, unfolded)
     notes, warnings = notes_on(course), doubts_on(course, len(samples))
     return Tuned(folded, student, course.epochs, notes, warnings)
 
@@ -128,7 +115,7 @@ def sparsify(
         validation=0.0,
         patience=None,
     )
-    student = EquivalentTwin(coupling, {}, coupling.graph, recombine=False)
+    student = EquivalentTwin(Cut(coupling, {}, coupling.graph), recombine=False)
     keeper = None if folder is None else Keeper(folder, SPARSE_LEARNING)
     penalty = GroupPenalty(student, coupling, training)
     course = finetune(
@@ -139,42 +126,40 @@ def sparsify(
     return student.fold(coupling.graph).known_as(coupling.graph), course.epochs
 
 
-def _unfold(net: _Net, samples: Samples, training: Training, *, recover: Method) -> _Net:
-    unfolded = unfold_norms(net.coupling.graph, samples, training.seed)
-    shapes = {port.name: net.coupling.shapes[port.name] for port in net.coupling.graph.inputs}
-    coupling, _ = analyse(unfolded.graph, shapes, net.coupling.rules, Clock())
-    keep = same_units(net.coupling, net.keep, coupling)
-    pruned = remove_units(coupling, keep)
-    made = _Net(coupling, keep, pruned, unfolded)
-    return replace(made, pruned=_repaired(made, pruned, samples, training, recover))
+def _unfold(
+    cut: Cut, samples: Samples, training: Training, *, recover: Method
+) -> tuple[Cut, Unfolded]:
+    """Give the network back the norms that were folded away, and cut and repair that."""
+    unfolded = unfold_norms(cut.coupling.graph, samples, training.seed)
+    shapes = {port.name: cut.coupling.shapes[port.name] for port in cut.coupling.graph.inputs}
+    coupling, _ = analyse(unfolded.graph, shapes, cut.coupling.rules, Clock())
+    made = Cut.of(coupling, same_units(cut.coupling, cut.keep, coupling))
+    return _repaired(made, samples, training, recover), unfolded
 
 
-def _student(net: _Net, samples: Samples, training: Training, *, recover: Method) -> EquivalentTwin:
+def _student(cut: Cut, samples: Samples, training: Training, *, recover: Method) -> EquivalentTwin:
     """Make the student, and where it does not start from what is cut, its norms anew.
 
     Another start counts only where it is nearer to the original on samples that did not make it.
     """
     options = training.options
-    sliced = EquivalentTwin(net.coupling, net.keep, net.pruned, recombine=options.recombines)
+    sliced = EquivalentTwin(cut, recombine=options.recombines)
     if not options.recombines or options.start == "select":
         return sliced
-    used, held = split(samples, net.coupling.graph.batch or 1)
-    scene = make_scene(net.coupling, used, Scoring(), training.seed, training.device)
-    start = channel_start(scene, net.keep)
-    cut = remove_units(net.coupling, net.keep)  # what a refit gave stands for other matrices
-    pruned = EquivalentTwin(net.coupling, net.keep, cut, start=start).fold(cut)
+    used, held = split(samples, cut.coupling.graph.batch or 1)
+    scene = make_scene(cut.coupling, used, Scoring(), training.seed, training.device)
+    start = channel_start(scene, cut.keep)
+    plain = Cut.of(cut.coupling, cut.keep)  # what a refit gave stands for other matrices
+    started = plain.holding(EquivalentTwin(plain, start=start).fold(plain.pruned))
     # norms only: anything else would change weights that C and D make, and so what is judged here
-    if recover != "none" and not why_no_norms(net.coupling, pruned, samples):
-        pruned = _repaired(net, pruned, samples, training, "stats")
-    student = EquivalentTwin(net.coupling, net.keep, pruned, start=start)
-    error_of = Distance(net.coupling, held)
-    before, after = error_of(net.pruned), error_of(pruned)
+    if recover != "none" and not why_no_norms(started, samples):
+        started = _repaired(started, samples, training, "stats")
+    student = EquivalentTwin(started, start=start)
+    error_of = Distance(cut.coupling, held)
+    before, after = error_of(cut.pruned), error_of(started.pruned)
     logger.info("start from least squares: error %g instead of %g", after, before)
     return student if after < before else sliced
 
 
-def _repaired(
-    net: _Net, graph: Graph, samples: Samples, training: Training, method: Method
-) -> Graph:
-    where = training.seed, training.device
-    return repair(net.coupling, net.keep, graph, samples, method, *where).graph
+def _repaired(cut: Cut, samples: Samples, training: Training, method: Method) -> Cut:
+    return cut.holding(repair(cut, samples, method, training.seed, training.device).graph)

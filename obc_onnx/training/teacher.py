@@ -67,8 +67,7 @@ class Teacher:
         self.scales = {scale.name: scale for scale in measured}
         self._twin = None
         if device.type != "cpu" and not self._keeps:
-            twin = derived_twin(graph, coupling)
-            self._twin = twin.to(device).eval().requires_grad_(False)  # noqa: FBT003
+            self._twin = derived_twin(graph, coupling, frozen=True).to(device)
 
     def outputs(self, which: NDArray[np.int64], feed: Mapping[str, NDArray[Any]]) -> list[Tensor]:
         """Return the outputs for samples.

@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from obc_onnx.errors import InvariantError, RequestError, UnsupportedOperatorError
 from obc_onnx.graph.shapes import ElementTypes, infer_shapes
+from obc_onnx.memory import make_room
 from obc_onnx.ops.base.context import ForwardContext
 from obc_onnx.ops.base.host import as_tensor, host_call, read_sizes
 from obc_onnx.ops.elementwise import cast
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     Numbers = fx.Node | tuple[int, ...]
 
 
-def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> TorchTwin:
+def build_twin(
+    graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet, *, frozen: bool = False
+) -> TorchTwin:
     """Build the twin of a graph, in evaluation mode.
 
     Args:
@@ -47,6 +50,8 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Tor
         shapes: A shape for every tensor of this very graph, from `infer_shapes`; ranks are used,
             and the shapes of numbers. `derived_twin` finds those of a graph that was cut or masked.
         rules: How torch computes each operator.
+        frozen: Whether weights stay as they are: none requires a gradient, and they take no memory
+            of their own, so that the twin must not be written to.
     Returns:
         A module that takes the graph's inputs in order and returns a tuple of its outputs. `meta`
         of each of its nodes holds the key of the ONNX node that it computes under "onnx", and the
@@ -74,14 +79,15 @@ def build_twin(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Tor
             f"the twin has no rule for {len(unknown)} nodes: {', '.join(unknown)}; such a model "
             f"can be pruned with `criterion='l2'` and without training, or with a rule of your own"
         )
-    return _Builder(graph, shapes, rules).build()
+    make_room(sum(array.nbytes for array in graph.initializers.values()))
+    return _Builder(graph, shapes, rules, frozen=frozen).build()
 
 
-def derived_twin(graph: Graph, coupling: Coupling) -> TorchTwin:
+def derived_twin(graph: Graph, coupling: Coupling, *, frozen: bool = False) -> TorchTwin:
     """Build the twin of the graph that a coupling is of, or of what was cut or masked after it.
 
     Surgery changes sizes, and adds values where numbers are written anew, so that only the shapes
-    of the graph itself will do.
+    of the graph itself will do. `frozen` is as in `build_twin`.
 
     Raises:
         UnsupportedOperatorError: As in `build_twin`.
@@ -89,7 +95,7 @@ def derived_twin(graph: Graph, coupling: Coupling) -> TorchTwin:
     shapes = coupling.shapes
     if graph is not coupling.graph:
         shapes = infer_shapes(graph, {port.name: shapes[port.name] for port in graph.inputs})
-    return build_twin(graph, shapes, coupling.rules)
+    return build_twin(graph, shapes, coupling.rules, frozen=frozen)
 
 
 def run_module(module: nn.Module, graph: Graph, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -154,7 +160,10 @@ _MOST_NUMBERS = 64
 
 
 class _Builder:
-    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> None:
+    def __init__(
+        self, graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet, *, frozen: bool
+    ) -> None:
+        self.frozen = frozen
         self.graph, self.shapes, self.rules = graph, shapes, rules
         self.root = nn.Module()
         self.fx = fx.Graph()
@@ -162,7 +171,7 @@ class _Builder:
         self.numbers: dict[str, Numbers] = {}  # what is computed on the host
         self.types = ElementTypes(graph)
         self.training: fx.Node | None = None
-        self.holdings = Holdings(graph, rules)
+        self.holdings = Holdings(graph, rules, frozen=frozen)
 
     def build(self) -> TorchTwin:
         taken: set[str] = set()
@@ -308,7 +317,7 @@ class _Builder:
             node,
             call,
             lambda name: (self.types[name], self._shape(name) or ()),
-            lambda body, shapes: build_twin(body, shapes, self.rules),
+            lambda body, shapes: build_twin(body, shapes, self.rules, frozen=self.frozen),
         )
         target = module_name(f"body {node.key}".replace(".", "_"))
         self.root.add_module(target, module)
@@ -366,7 +375,8 @@ class _Builder:
         held = self.holdings.held(name)
         key = parameter_name(name)
         if held.learns:
-            self.root.register_parameter(key, nn.Parameter(held.tensor))
+            parameter = nn.Parameter(held.tensor, requires_grad=not self.frozen)
+            self.root.register_parameter(key, parameter)
         else:
             self.root.register_buffer(key, held.tensor)
         value = self.fx.get_attr(key)

@@ -61,15 +61,23 @@ def initializer_name(parameter: str) -> str:
     return unquote(bare)
 
 
-def to_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """Copy an array into a tensor; bfloat16 is an extension type in numpy.
+def to_tensor(array: NDArray[Any], *, shared: bool = False) -> torch.Tensor:
+    """Return an array as a tensor; bfloat16 is an extension type in numpy.
 
     What torch cannot compute with, such as integers of 4 bits, is held in a larger type.
+
+    Args:
+        array: The numbers.
+        shared: Whether the tensor may lie in the memory of the array: then neither is to be
+            written to. Else it is a copy.
     """
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
     larger = next((kind for name, kind in _HELD_AS if array.dtype.name.startswith(name)), None)
-    return torch.from_numpy(np.array(array, larger))
+    # torch takes no memory that is marked as read-only, nor runs backwards through any
+    stays = shared and array.flags.c_contiguous and array.flags.writeable
+    numbers = np.asarray(array, larger) if stays else np.array(array, larger)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(numbers)
 
 
 def as_inputs(

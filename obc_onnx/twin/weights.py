@@ -112,13 +112,18 @@ class Held:
 class Holdings:
     """How the twin of a graph holds its initializers.
 
+    Args:
+        graph: The graph.
+        rules: Say what is never learned.
+        frozen: Whether nothing is: then tensors lie in the memory of the graph's arrays.
+
     Attributes:
         fixed: Initializers and values in slots that are never learned.
         mixed: Those that serve otherwise too: an update in place may reach no other use.
     """
 
-    def __init__(self, graph: Graph, rules: RuleSet) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, rules: RuleSet, *, frozen: bool = False) -> None:
+        self._graph, self._frozen = graph, frozen
         uses: dict[str, set[tuple[str, int | None]]] = {}
         self.fixed: set[str] = set()
         for node in graph.nodes:
@@ -139,7 +144,7 @@ class Holdings:
             decoded = encoding.decode(to_tensor(array), partial(_constant, self._graph))
             return Held(decoded, learns=True, encoding=encoding)
         learns = is_float(array.dtype) and array.size > 1 and name not in self.fixed
-        return Held(to_tensor(_widened(self._graph, name)), learns)
+        return Held(to_tensor(_widened(self._graph, name), shared=self._frozen), learns)
 
 
 def weights_of(twin: torch.nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:

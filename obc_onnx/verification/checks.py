@@ -339,7 +339,7 @@ def why_no_twin(coupling: Coupling) -> str:
     from obc_onnx.twin.build import derived_twin
 
     try:
-        derived_twin(coupling.graph, coupling)
+        derived_twin(coupling.graph, coupling, frozen=True)
     except UnsupportedOperatorError as error:
         return str(error)
     return ""
@@ -349,7 +349,8 @@ def check_twin(coupling: Coupling, feed: Feed) -> Check:
     """Compare the twin of the analysed graph with ONNX Runtime."""
     from obc_onnx.twin.build import derived_twin
 
-    return compare_twin(derived_twin(coupling.graph, coupling), coupling.graph, feed)
+    twin = derived_twin(coupling.graph, coupling, frozen=True)
+    return compare_twin(twin, coupling.graph, feed)
 
 
 def compare_twin(twin: TorchTwin, graph: Graph, feed: Feed) -> Check:

@@ -25,56 +25,66 @@ from obc_onnx.verification.checks import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
     from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.surgery.cut import Cut
 
     Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A plan on its way through surgery, repair and training.
+class Candidate:
+    """A plan and what it made of a model, on its way through repair and training.
 
     Attributes:
-        coupling: Of what is cut.
+        cut: The pruned graph, beside what it was cut from.
+        plan: What says which units stay.
+        inputs: Sizes of the model's inputs.
+        feed: What both are run on.
         no_twin: Why torch cannot compute the graph; empty where it can.
         original: Of the model as it came; sparse learning may have changed its weights.
     """
 
-    coupling: Coupling
+    cut: Cut
     plan: PruningPlan
-    keep: Keep
-    pruned: Graph
     inputs: Mapping[str, Shape]
     feed: Mapping[str, Any]
     no_twin: str
     original: Coupling
 
+    def holding(self, pruned: Graph) -> Candidate:
+        """Return the same with other weights."""
+        return replace(self, cut=self.cut.holding(pruned))
 
-def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
+
+def check_result(candidate: Candidate, result: Graph, clock: Clock) -> list[Check]:
     """Check everything that must hold of a result as it is read back, trained or not."""
-    original = cut.original.graph
-    repaired = cut.plan.weights_sha256 is not None
+    original = candidate.original.graph
+    repaired = candidate.plan.weights_sha256 is not None
     checks = [
-        check_plan(original, result, cut.plan),
-        check_weights(original, result, cut.plan),
-        check_structure(cut.pruned.settled(), result, cut.plan.merged, repaired=repaired),
-        check_description(original, result, cut.plan.copies),
+        check_plan(original, result, candidate.plan),
+        check_weights(original, result, candidate.plan),
+        check_structure(
+            candidate.cut.pruned.settled(), result, candidate.plan.merged, repaired=repaired
+        ),
+        check_description(original, result, candidate.plan.copies),
         check_interface(original, result),
-        *check_format(original, result, cut.inputs),
-        check_runs(result, cut.feed),
+        *check_format(original, result, candidate.inputs),
+        check_runs(result, candidate.feed),
     ]
     if not all(check.passed for check in checks):
         return checks  # what follows would only stumble over the same fault
-    recounted, _ = analyse(result, cut.inputs, cut.coupling.rules, clock, feed=cut.feed)
-    for name, target in cut.plan.targets.items():
+    recounted, _ = analyse(
+        result, candidate.inputs, candidate.cut.coupling.rules, clock, feed=candidate.feed
+    )
+    for name, target in candidate.plan.targets.items():
         cost = COSTS[name]
-        full = cost(cut.coupling).full
+        full = cost(candidate.cut.coupling).full
         checks.append(check_budget(cost(recounted).total({}), full, target, cost.label))
-    if not cut.no_twin:
-        check = check_twin(recounted, cut.feed)
-        if not check.passed and is_quantised(original) and not _uses_twin(cut.plan):
+    if not candidate.no_twin:
+        check = check_twin(recounted, candidate.feed)
+        if not check.passed and is_quantised(original) and not _uses_twin(candidate.plan):
             # integer kernels may saturate where torch computes what the model says
             check = replace(check, passed=True, detail=f"{check.detail}; no twin was used")
         checks.append(check)

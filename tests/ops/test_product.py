@@ -11,6 +11,7 @@ from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.graph.node import Node
 from obc_onnx.ops.einsum import Einsum
 from obc_onnx.saliency.taps import Taps
+from obc_onnx.surgery.cut import Cut
 from obc_onnx.twin.build import derived_twin
 
 EXACT = 1e-10
@@ -62,7 +63,7 @@ def test_a_pruned_product_trains_from_its_sliced_weights(equation: str) -> None:
     case = net_of(equation)
     keep = draw_keep(case.coupling)
     pruned = prune(case, keep)
-    student = EquivalentTwin(case.coupling, keep, pruned)
+    student = EquivalentTwin(Cut(case.coupling, keep, pruned))
     inputs = draw_inputs(case.graph, 2)
     expected = derived_twin(pruned, case.coupling)(*inputs)
     outputs = student(*inputs)

@@ -29,7 +29,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.recurrent.forward import recur
 from obc_onnx.saliency.taps import Taps
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.surgery.mask import mask_reads
 from obc_onnx.twin.build import build_twin, derived_twin
 
@@ -238,7 +238,7 @@ def test_a_pruned_layer_trains_with_all_of_its_weights(op_type: str) -> None:
     case = case_of(net_of(op_type, operands=operands))
     keep = draw_keep(case.coupling)
     pruned = prune(case, keep)
-    student = EquivalentTwin(case.coupling, keep, pruned)
+    student = EquivalentTwin(Cut(case.coupling, keep, pruned))
     inputs = draw_inputs(case.graph, 2)
     expected = derived_twin(pruned, case.coupling)(*inputs)
     outputs = student(*inputs)

@@ -1,0 +1,23 @@
+"""Memory that nobody uses any more, given back before much more is taken."""
+
+from __future__ import annotations
+
+import gc
+
+_MUCH = 2**28
+"""Bytes from which on looking for what is unused takes less time than filling them."""
+
+
+def make_room(n_bytes: int) -> None:
+    """Give back what is unused, where much memory is about to be taken.
+
+    Nodes and values refer to each other, in graphsurgeon as in torch. A graph or a twin that nobody
+    uses any more therefore stays, with all of its weights, until Python looks for such circles.
+    When it does depends on how many objects there are, and not on their size: a few graphs of a
+    large model fill the memory long before.
+
+    Args:
+        n_bytes: How much is about to be taken.
+    """
+    if n_bytes >= _MUCH:
+        gc.collect()

@@ -1,28 +1,84 @@
-"""Compress deployed ONNX models. See `obc_onnx.compress` and `obc_onnx.inspect`."""
+"""Compress deployed ONNX models: see `compress`, and `inspect` for what can be pruned."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
 from obc_onnx.version import __version__
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
+    from obc_onnx.errors import (
+        DataError,
+        DivergedError,
+        InfeasibleTargetError,
+        InstallationError,
+        InvariantError,
+        ModelError,
+        ObcError,
+        RequestError,
+        ShapeError,
+        UnsupportedOperatorError,
+        VerificationError,
+    )
+    from obc_onnx.ops.base.rule import RuleSet
+    from obc_onnx.ops.catalogue import DEFAULT_RULES
+    from obc_onnx.planning.budget import Budget, Limits
+    from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.planning.sensitivity import Sensitivity
     from obc_onnx.report.result import Result
+    from obc_onnx.report.summary import Inspection, Report
     from obc_onnx.run.api import (
         apply,
         compress,
+        finetune,
         inspect,
         make_plan,
         measure_sensitivity,
         score,
         verify,
     )
+    from obc_onnx.saliency.options import Scoring
+    from obc_onnx.saliency.scores import Scores
+    from obc_onnx.samples.image_options import ImageOptions
+    from obc_onnx.samples.options import DataOptions
+    from obc_onnx.samples.samples import Samples
+    from obc_onnx.training.augmentation import Augmentation
+    from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.verification.checks import Check
 
 _DEFINED_IN = {
+    "Augmentation": "training.augmentation",
+    "Budget": "planning.budget",
+    "Check": "verification.checks",
+    "DEFAULT_RULES": "ops.catalogue",
+    "DataError": "errors",
+    "DataOptions": "samples.options",
+    "DivergedError": "errors",
+    "ImageOptions": "samples.image_options",
+    "InfeasibleTargetError": "errors",
+    "Inspection": "report.summary",
+    "InstallationError": "errors",
+    "InvariantError": "errors",
+    "Limits": "planning.budget",
+    "ModelError": "errors",
+    "ObcError": "errors",
+    "PruningPlan": "planning.plan",
+    "Report": "report.summary",
+    "RequestError": "errors",
     "Result": "report.result",
+    "RuleSet": "ops.base.rule",
+    "Samples": "samples.samples",
+    "Scores": "saliency.scores",
+    "Scoring": "saliency.options",
+    "Sensitivity": "planning.sensitivity",
+    "ShapeError": "errors",
+    "TrainingOptions": "training.options",
+    "UnsupportedOperatorError": "errors",
+    "VerificationError": "errors",
     "apply": "run.api",
     "compress": "run.api",
+    "finetune": "run.api",
     "inspect": "run.api",
     "make_plan": "run.api",
     "measure_sensitivity": "run.api",
@@ -31,18 +87,50 @@ _DEFINED_IN = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     """Load a name on first use: importing the package stays cheap."""
     if name in _DEFINED_IN:
-        return getattr(import_module(f"obc_onnx.{_DEFINED_IN[name]}"), name)
+        return getattr(_importlib.import_module(f"obc_onnx.{_DEFINED_IN[name]}"), name)
     raise AttributeError(f"module 'obc_onnx' has no attribute '{name}'")
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 __all__ = [
+    "DEFAULT_RULES",
+    "Augmentation",
+    "Budget",
+    "Check",
+    "DataError",
+    "DataOptions",
+    "DivergedError",
+    "ImageOptions",
+    "InfeasibleTargetError",
+    "Inspection",
+    "InstallationError",
+    "InvariantError",
+    "Limits",
+    "ModelError",
+    "ObcError",
+    "PruningPlan",
+    "Report",
+    "RequestError",
     "Result",
+    "RuleSet",
+    "Samples",
+    "Scores",
+    "Scoring",
+    "Sensitivity",
+    "ShapeError",
+    "TrainingOptions",
+    "UnsupportedOperatorError",
+    "VerificationError",
     "__version__",
     "apply",
     "compress",
+    "finetune",
     "inspect",
     "make_plan",
     "measure_sensitivity",

@@ -34,8 +34,8 @@ def require_transport() -> None:
         import_module("ot")
     except ImportError as error:
         raise InstallationError(
-            f"--recover fuse computes optimal transport with POT, which cannot be imported "
-            f"({error}): run pip install 'obc-onnx[fuse]', or use another --recover"
+            f"`recover='fuse'` computes optimal transport with POT, which cannot be imported "
+            f"({error}): run pip install 'obc-onnx[fuse]', or use another `recover`"
         ) from error
 
 

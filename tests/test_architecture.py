@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -319,27 +321,36 @@ def test_no_assert_stands_for_validation_and_nothing_prints(module: str) -> None
         assert not (called and node.func.id == "print"), node.lineno  # type: ignore[attr-defined]
 
 
-def test_the_public_names_are_nine() -> None:
-    commands = [
-        "apply",
-        "compress",
-        "inspect",
-        "make_plan",
-        "measure_sensitivity",
-        "score",
-        "verify",
-    ]
-    assert obc_onnx.__all__ == ["Result", "__version__", *commands]
-    assert {*obc_onnx._DEFINED_IN, "__version__"} == set(obc_onnx.__all__)
-    loose = {
-        name
-        for name in vars(obc_onnx)
-        if not name.startswith("_")
-        and name not in {"annotations", "import_module", "TYPE_CHECKING", "Any"}
+def test_the_public_names_are_those_that_are_listed() -> None:
+    names = set(obc_onnx.__all__)
+    assert dir(obc_onnx) == sorted(names)
+    assert {*obc_onnx._DEFINED_IN, "__version__"} == names
+    for_types = {
+        alias.name: imported
+        for node in ast.walk(tree(""))
+        if isinstance(node, ast.ImportFrom) and (imported := node.module) is not None
+        for alias in node.names
     }
-    assert loose <= {*obc_onnx.__all__, *(module.split(".")[0] for module in PATHS)}
-    for name in obc_onnx.__all__:
+    assert {n: for_types[n] for n in obc_onnx._DEFINED_IN} == {
+        name: f"obc_onnx.{module}" for name, module in obc_onnx._DEFINED_IN.items()
+    }
+    loose = {name for name in vars(obc_onnx) if not name.startswith("_")} - {"annotations"}
+    assert loose <= {*names, *map(room, PATHS)}
+    for name in names:
         assert getattr(obc_onnx, name) is not None
+
+
+def test_every_error_of_a_user_is_public() -> None:
+    defined = {node.name for node in tree("errors").body if isinstance(node, ast.ClassDef)}
+    assert defined <= set(obc_onnx.__all__)
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, obc_onnx; print(*{'torch', 'onnx', 'numpy', 'onnxruntime'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
 
 
 def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:

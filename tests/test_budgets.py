@@ -323,8 +323,8 @@ def test_later_tables_go_before_earlier_ones_key_by_key() -> None:
 @pytest.mark.parametrize(
     ("limits", "part"),
     [
-        ({"stem*": Limits(min=1)}, r"config's 'stem\*' matches no node"),
-        ({"a:0": Limits(max=3, min=4)}, "max leaves 3 of the 12 units of 'a:0'"),
+        ({"stem*": Limits(min=1)}, r"`Budget.limits` 'stem\*' matches no node"),
+        ({"a:0": Limits(max=3, min=4)}, "max of `Budget.limits` leaves 3 of the 12 units of 'a:0'"),
         ({"a:0": Limits(max=3, round_to=4)}, "a multiple of 4"),
         ({"fc_bias": Limits(max=3)}, "touches no group"),
         ({"a:0": Limits(max=3, keep=True)}, "touches no group"),

@@ -34,7 +34,7 @@ from small import (
 )
 
 import obc_onnx.run.api
-import obc_onnx.run.compression
+import obc_onnx.surgery.cut
 from obc_onnx.errors import ModelError
 
 if TYPE_CHECKING:
@@ -287,8 +287,8 @@ def test_a_failed_check_names_it_and_leaves_the_target_as_it_was(
         pruned = true_remove_units(coupling, keep)
         return pruned.edit({"fc_bias": np.zeros(5, np.float32)})
 
-    true_remove_units = obc_onnx.run.compression.remove_units
-    monkeypatch.setattr(obc_onnx.run.compression, "remove_units", breaking)
+    true_remove_units = obc_onnx.surgery.cut.remove_units
+    monkeypatch.setattr(obc_onnx.surgery.cut, "remove_units", breaking)
     parts = ("initializers as planned", "'fc_bias' has shape (5,), planned (4,)")
     refuse(saved(tmp_path), parts=parts, code=_FAILED_CHECK)
 

@@ -168,7 +168,7 @@ def test_a_result_that_is_much_worse_is_said_to_be(
 ) -> None:
     found = doubts_of_drop(Change(*accuracy), outputs, "y", trained=False)
     assert [doubt.partition(": ")[0] for doubt in found] == expected
-    assert all("--epochs" in doubt and "--max-drop" in doubt for doubt in found)
+    assert all("`training`" in doubt and "`Budget.max_drop`" in doubt for doubt in found)
 
 
 def test_a_cut_that_costs_accuracy_is_not_called_good(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from obc_onnx.training import teacher as module
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.loss import Labels, TrainingLoss
 from obc_onnx.training.optimise import make_optimizer, set_rate
-from obc_onnx.training.options import TrainingOptions
+from obc_onnx.training.options import Training, TrainingOptions
 from obc_onnx.training.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ class Task:
     def teacher(self) -> Teacher:
         return Teacher(self.coupling, self.samples, torch.device("cpu"), varies=False)
 
-    def course(self, samples: Samples | None = None, **options: Any) -> Course:
+    def course(self, samples: Samples | None = None, seed: int = 0, **options: Any) -> Course:
         usual = {"epochs": 2, "batch_size": 8, "lr": 0.05, "validation": 0.0}
-        settings = TrainingOptions(**{**usual, **options})
+        settings = Training(TrainingOptions(**{**usual, **options}), seed, "cpu")
         given = samples or self.samples
         return finetune(self.student, self.pruned, self.coupling, given, settings)
 

@@ -140,7 +140,9 @@ def test_integers_take_no_scale_mean_or_std(
     dtype: str, given: dict[str, Any], folder: Path
 ) -> None:
     graph = Graph.from_model(build(INTEGERS.replace("TYPE", dtype)))
-    with pytest.raises(DataError, match=rf"'x' takes {dtype}.*leave --image-{next(iter(given))}"):
+    with pytest.raises(
+        DataError, match=rf"'x' takes {dtype}.*leave `ImageOptions.{next(iter(given))}`"
+    ):
         load_samples(folder, graph, ImageOptions(**given))
 
 
@@ -208,7 +210,7 @@ def test_open_channels_are_those_of_the_colour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first(data, graph, **options), drawn[..., ::-1])
     options |= {"layout": "NCHW", "color": "gray"}
     assert first(data, graph, **options).shape == (1, 8, 8)
-    with pytest.raises(DataError, match="leaves its channels open: give --image-color"):
+    with pytest.raises(DataError, match=r"leaves its channels open: give `ImageOptions.color`"):
         first(data, graph, layout="NHWC", size=(8, 8))
 
 
@@ -216,7 +218,9 @@ def test_a_shape_that_may_be_read_in_two_ways_is_refused_until_options_tell(
     tmp_path: Path,
 ) -> None:
     data = drawn_alone(tmp_path, picture(0, 0))
-    with pytest.raises(DataError, match=r"more than one axis of 1 or 3 channels.*--image-layout"):
+    with pytest.raises(
+        DataError, match=r"more than one axis of 1 or 3 channels.*`ImageOptions.layout`"
+    ):
         first(data, passing("N,3,8,3"))
     assert first(data, passing("N,3,8,3"), layout="NHWC").shape == (3, 8, 3)
     assert first(data, passing("N,1,8,3"), color="gray").shape == (1, 8, 3)
@@ -271,27 +275,30 @@ def test_stretch_takes_all_of_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        ({"mean": (0.5, 0.5)}, ("--image-mean", "1 or 3", "found 2")),
-        ({"mean": ()}, ("--image-mean", "found 0")),
-        ({"std": (0.0,)}, ("--image-std", "above 0", "found 0")),
-        ({"std": (1.0, -1.0, 1.0)}, ("--image-std", "above 0", "found 1, -1, 1")),
-        ({"mean": (float("nan"),)}, ("--image-mean", "finite", "nan")),
-        ({"std": (float("inf"),)}, ("--image-std", "finite", "inf")),
-        ({"scale": 0.0}, ("--image-scale", "above 0")),
-        ({"scale": float("inf")}, ("--image-scale", "finite")),
-        ({"size": (9, 8)}, ("--image-size 9 8", "'x'", "8, 8")),
-        ({"size": (0, 8)}, ("--image-size 0 8 is not",)),
-        ({"size": (-1, -1)}, ("--image-size -1 -1 is not",)),
-        ({"color": "gray"}, ("no axis of 1 channels", "--image-layout")),
+        ({"mean": (0.5, 0.5)}, ("`ImageOptions.mean`", "1 or 3", "found 2")),
+        ({"mean": ()}, ("`ImageOptions.mean`", "found 0")),
+        ({"std": (0.0,)}, ("`ImageOptions.std`", "above 0", "found 0")),
+        ({"std": (1.0, -1.0, 1.0)}, ("`ImageOptions.std`", "above 0", "found 1, -1, 1")),
+        ({"mean": (float("nan"),)}, ("`ImageOptions.mean`", "finite", "nan")),
+        ({"std": (float("inf"),)}, ("`ImageOptions.std`", "finite", "inf")),
+        ({"scale": 0.0}, ("`ImageOptions.scale`", "above 0")),
+        ({"scale": float("inf")}, ("`ImageOptions.scale`", "finite")),
+        ({"size": (9, 8)}, ("`ImageOptions(size=(9, 8))`", "'x'", "8, 8")),
+        ({"size": (0, 8)}, ("`ImageOptions(size=(0, 8))` is not",)),
+        ({"size": (-1, -1)}, ("`ImageOptions(size=(-1, -1))` is not",)),
+        ({"color": "gray"}, ("no axis of 1 channels", "`ImageOptions.layout`")),
         ({"color": "gray", "layout": "NCHW"}, ("3 channels on axis 1", "not 1, as gray")),
-        ({"color": "cmyk"}, ("--image-color", "rgb, bgr, gray", "'cmyk'")),
+        ({"color": "cmyk"}, ("`ImageOptions.color`", "rgb, bgr, gray", "'cmyk'")),
         ({"layout": "NHWC"}, ("8 channels on axis 3", "not 1 or 3")),
-        ({"layout": "nchw"}, ("--image-layout", "NCHW, NHWC", "'nchw'")),
-        ({"resize": "zoom"}, ("--image-resize", "letterbox", "'zoom'")),
-        ({"crop": 0.9}, ("--image-crop is for --image-resize crop",)),
-        ({"crop": 1.5, "resize": "crop"}, ("--image-crop", "at most 1", "1.5")),
-        ({"pad": 7, "resize": "crop"}, ("--image-pad is for --image-resize letterbox",)),
-        ({"pad": 256, "resize": "letterbox"}, ("--image-pad", "0 to 255", "256")),
+        ({"layout": "nchw"}, ("`ImageOptions.layout`", "NCHW, NHWC", "'nchw'")),
+        ({"resize": "zoom"}, ("`ImageOptions.resize`", "letterbox", "'zoom'")),
+        ({"crop": 0.9}, ("`ImageOptions.crop` is for `ImageOptions(resize='crop')`",)),
+        ({"crop": 1.5, "resize": "crop"}, ("`ImageOptions.crop`", "at most 1", "1.5")),
+        (
+            {"pad": 7, "resize": "crop"},
+            ("`ImageOptions.pad` is for `ImageOptions(resize='letterbox')`",),
+        ),
+        ({"pad": 256, "resize": "letterbox"}, ("`ImageOptions.pad`", "0 to 255", "256")),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -354,7 +361,7 @@ def test_pictures_can_be_measured_on_arrays(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        (OPEN, ("'x'", "dynamic size", "--image-size")),
+        (OPEN, ("'x'", "dynamic size", "`ImageOptions.size`")),
         (FLAT, ("'x'", "2 axes", "4")),
         (TWO_INPUTS, ("one input", "2")),
         (

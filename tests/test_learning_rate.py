@@ -153,7 +153,7 @@ def test_a_rate_that_was_found_and_diverges_ends_with_what_was_best(
     assert task.folded_bytes() == before
     (doubt,) = doubts_on(course, 60)
     assert "kept epoch 0" in doubt
-    assert "try a smaller --lr" in doubt
+    assert "try a smaller `TrainingOptions.lr`" in doubt
 
 
 @pytest.mark.parametrize("mode", NORMS)
@@ -271,7 +271,7 @@ def report_of(lr: float | None, **options: Any) -> Any:
 def test_training_that_only_harms_is_a_warning_with_its_likely_reason() -> None:
     report = report_of(5.0, optimizer="adamw")
     (warning,) = [text for text in report.warnings if "no epoch was better" in text]
-    assert "leave --lr out" in warning
+    assert "leave `TrainingOptions.lr` out" in warning
     assert [epoch["kept"] for epoch in json.loads(report.to_json())["epochs"]] == [
         True,
         False,

@@ -231,7 +231,7 @@ def test_a_worker_that_dies_is_a_refusal_of_the_next_batch(transforms: str, tmp_
     _, feed, _ = next(stream)
     os.kill(int(feed["x"].max()), signal.SIGKILL)
     time.sleep(0.2)  # nothing is raised meanwhile
-    with pytest.raises(DataError, match="fewer --workers"):
+    with pytest.raises(DataError, match=r"fewer `TrainingOptions.workers`"):
         list(stream)
 
 
@@ -256,10 +256,10 @@ def test_what_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
 SPAWNED = """
 import multiprocessing, sys
 import numpy as np
-from obc_onnx.augmentation import Augmentation
-from obc_onnx.data import load_samples
-from obc_onnx.graph import Graph
-from obc_onnx.loading import Loader
+from obc_onnx import Augmentation
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples.read import load_samples
+from obc_onnx.training.loading import Loader
 
 if __name__ == "__main__":
     model, data, transform, method = sys.argv[1:]

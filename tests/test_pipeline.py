@@ -210,7 +210,7 @@ def test_repair_is_reported_and_can_be_left_out() -> None:
 
 def test_training_that_diverges_says_at_which_rate() -> None:
     options = TrainingOptions(epochs=5, lr=1e30)
-    with pytest.raises(DivergedError, match=r"learning rate .*smaller --lr"):
+    with pytest.raises(DivergedError, match=r"learning rate .*smaller `TrainingOptions.lr`"):
         obc_onnx.compress(chain(), data=samples_of(), training=options)
 
 

@@ -86,14 +86,6 @@ def test_apply_refuses_a_plan_for_another_model_by_its_hash(tmp_path: Path) -> N
     assert small.read_bytes() == OLD
 
 
-def test_scores_and_what_says_how_to_score_contradict_each_other(tmp_path: Path) -> None:
-    model, scores = saved(tmp_path), tmp_path / "scores.npz"
-    assert invoke("score", model, "-o", scores).exit_code == 0
-    contradiction = ("--scores", scores, "--criterion", "l1")
-    result = invoke("plan", model, "-o", tmp_path / "plan.json", *contradiction)
-    assert_refused(result, "are there already")
-
-
 def test_the_same_from_python() -> None:
     plan = obc_onnx.make_plan(chain(), budget=Budget(target_params=0.5))
     assert plan.targets == {"params": 0.5}

@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_names_the_data() -> None:
 
 
 def test_the_jacobian_needs_samples() -> None:
-    with pytest.raises(DataError, match="--criterion l2"):
+    with pytest.raises(DataError, match="`criterion='l2'`"):
         make_criterion("jacobian").score(Scene(case_of("gemm").coupling), {})
 
 

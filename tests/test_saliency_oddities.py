@@ -185,7 +185,9 @@ def test_what_a_criterion_says_nothing_of_can_be_left_whole(tmp_path: Path) -> N
 def test_answers_of_a_model_need_classes(shape: str, tail: str) -> None:
     text = "net (float[N,5,6] x) => (SHAPE) <float[6,4] a, float[4,4] b> { g = MatMul(x, a) h = MatMul(g, b) TAIL }"
     case = case_of(build(text.replace("SHAPE", shape).replace("TAIL", tail)))
-    with pytest.raises(RequestError, match=r"shape \[batch, classes\]: use --objective output"):
+    with pytest.raises(
+        RequestError, match=r"shape \[batch, classes\]: use `Scoring\(objective='output'\)`"
+    ):
         score(case, "jacobian", draw_samples(case.graph, 3), objective="pseudo")
 
 
@@ -341,8 +343,8 @@ def files(tmp_path: Path) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--samples", "4", "--batches", "2"], "give one of the two"),
-        (["--loss", "x.py:f", "--objective", "output"], "give one of the two"),
+        (["--samples", "4", "--batches", "2"], "leave out --samples"),
+        (["--loss", "x.py:f", "--objective", "output"], "leave out --objective"),
         (["--device", "nonsense"], "cannot use device 'nonsense'"),
     ],
 )
@@ -363,7 +365,7 @@ def test_scores_that_are_there_are_not_scored_again(files: tuple[str, str], tmp_
     command = ["compress", model, "--scores", str(scores), "-o", str(tmp_path / "o.onnx")]
     result = CliRunner().invoke(cli, [*command, "--rows", "sample"])
     assert result.exit_code == 1
-    assert "leave out what says how to score" in result.output
+    assert "is in --scores already: leave out --rows" in result.output
 
 
 def test_options_beside_a_preset_change_it(files: tuple[str, str], tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def options(**given: Any) -> dict[str, Any]:
 
 
 def test_a_preset_may_be_changed_option_by_option() -> None:
-    assert scoring_of(options()) == Scoring()
+    assert scoring_of(options()) is None
     assert scoring_of(options(preset="paper")) == PRESETS["paper"]
     changed = scoring_of(options(preset="paper", batches=7, depthwise=True))
     assert (changed.batches, changed.depthwise, changed.rows) == (7, True, "batch")

@@ -226,11 +226,12 @@ def test_bad_values_are_counted_over_all_blocks(
 SHOW_PEAK = """
 import resource, sys
 import numpy as np
-from obc_onnx import picture_files
-from obc_onnx.data import load_samples, DataOptions, open_samples
-from obc_onnx.graph import Graph
+from obc_onnx import DataOptions
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples import pictures
+from obc_onnx.samples.read import open_samples
 
-picture_files.CACHE_BYTES = 0
+pictures.CACHE_BYTES = 0
 graph = Graph.load(sys.argv[1])
 used, held = open_samples(DataOptions(sys.argv[2]), graph)
 order = np.random.default_rng(0).permutation(len(used))

@@ -15,14 +15,16 @@ from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import Budget
 from obc_onnx.run.api import compress, verify
 from obc_onnx.surgery.cut import Cut
-from obc_onnx.training.options import TrainingOptions
+from obc_onnx.training.options import Training, TrainingOptions
 from obc_onnx.training.sparse import GroupPenalty
 from obc_onnx.training.stage import sparsify
 
 if TYPE_CHECKING:
     import torch
 
+    from obc_onnx.graph.model import Graph
     from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.training.course import Epoch
 
 
 class Whole:
@@ -31,9 +33,8 @@ class Whole:
     def __init__(self, net: str, **options: Any) -> None:
         self.graph, _, self.coupling = analyse(model_of(net))
         self.student = EquivalentTwin(Cut(self.coupling, {}, self.graph), recombine=False).eval()
-        self.penalty = GroupPenalty(
-            self.student, self.coupling, TrainingOptions(epochs=1, **options)
-        )
+        training = Training(TrainingOptions(epochs=1, **options), 0, "cpu")
+        self.penalty = GroupPenalty(self.student, self.coupling, training)
         self.own = {k: p for k, p in self.student.twin.named_parameters() if p.requires_grad}
         sine_loss(self.student(*draw_inputs(self.graph, 4))).backward()
         self.before = {key: p.grad.clone() for key, p in self.own.items()}
@@ -123,8 +124,13 @@ def test_weak_units_shrink_and_the_model_keeps_its_shape(by: str) -> None:
     graph, _, coupling = analyse(model_of("norm"))
     samples = draw_samples(graph, 40, labelled=True)
     usual = {"epochs": 0, "sparse_epochs": 20, "batch_size": 8, "lr": 0.02, "sparse_by": by}
-    pulled, epochs = sparsify(coupling, samples, TrainingOptions(**usual, sparse_reg=0.05))
-    free, _ = sparsify(coupling, samples, TrainingOptions(**usual, sparse_reg=0.0))
+
+    def learned(strength: float) -> tuple[Graph, list[Epoch]]:
+        options = TrainingOptions(**usual, sparse_reg=strength)
+        return sparsify(coupling, samples, Training(options, 0, "cpu"))
+
+    pulled, epochs = learned(0.05)
+    free, _ = learned(0.0)
     assert len(epochs) == 20
     assert pulled.sha256 == graph.sha256
     assert norms(coupling, pulled)[:2].sum() < 0.7 * norms(coupling, free)[:2].sum()
@@ -157,7 +163,7 @@ def test_a_plan_that_is_there_leaves_nothing_to_learn_for() -> None:
     graph = analyse(model_of("norm")).graph
     samples = draw_samples(graph, 40, labelled=True)
     plan: PruningPlan = compress(graph, data=samples).plan
-    with pytest.raises(RequestError, match="leave --sparse-epochs out"):
+    with pytest.raises(RequestError, match=r"leave `TrainingOptions.sparse_epochs` out"):
         compress(graph, data=samples, plan=plan, training=TrainingOptions(1, sparse_epochs=1))
 
 

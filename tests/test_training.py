@@ -19,7 +19,7 @@ from obc_onnx.saliency.criterion import Scene
 from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.optimise import Average, make_optimizer, set_rate
-from obc_onnx.training.options import PRESETS, TrainingOptions
+from obc_onnx.training.options import PRESETS, Training, TrainingOptions
 from obc_onnx.training.order import Order, rate
 from obc_onnx.training.teacher import Teacher
 
@@ -156,7 +156,8 @@ def test_without_compressors_weights_are_sliced_and_learn(net: str) -> None:
     )
     assert not list(student.matrices())
     before = student.fold(task.pruned)
-    finetune(student, task.pruned, task.coupling, task.samples, options(lr=0.05, batch_size=8))
+    training = Training(options(lr=0.05, batch_size=8), 0, "cpu")
+    finetune(student, task.pruned, task.coupling, task.samples, training)
     after = student.fold(task.pruned)
     assert all(
         not np.array_equal(array, after.initializers[name])
@@ -169,7 +170,7 @@ def test_without_compressors_weights_are_sliced_and_learn(net: str) -> None:
 
 
 def test_every_sample_trains_once_in_an_epoch_and_in_another_order_in_the_next() -> None:
-    order = Order(23, None, options(batch_size=5, seed=3), 1)
+    order = Order(23, None, Training(options(batch_size=5), 3, "cpu"), 1)
     first, second = (np.concatenate(order.batches(epoch)) for epoch in (1, 2))
     assert sorted(first) == sorted(second) == list(range(23))
     assert first.tolist() != second.tolist()
@@ -177,9 +178,11 @@ def test_every_sample_trains_once_in_an_epoch_and_in_another_order_in_the_next()
 
 
 def test_a_static_batch_is_whole_in_every_process() -> None:
-    assert [len(b) for b in Order(23, 4, options(batch_size=64), 2).batches(1)] == [8, 8]
+    assert [
+        len(b) for b in Order(23, 4, Training(options(batch_size=64), 0, "cpu"), 2).batches(1)
+    ] == [8, 8]
     with pytest.raises(RequestError, match="too few for 8 processes"):
-        Order(23, 4, options(), 8)
+        Order(23, 4, Training(options(), 0, "cpu"), 8)
 
 
 # Starts.

@@ -82,7 +82,9 @@ def test_a_loss_of_the_user_is_trained_towards(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_missing_are_named() -> None:
-    with pytest.raises(RequestError, match="'ce' needs data with labels"):
+    with pytest.raises(
+        RequestError, match=r"'ce' of `TrainingOptions.loss` needs data with labels"
+    ):
         Task("dense").train(loss=(("ce", 1.0),))
 
 

@@ -19,7 +19,7 @@ from obc_onnx.samples.read import check_samples
 from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.training.engine import finetune
 from obc_onnx.training.optimise import make_optimizer
-from obc_onnx.training.options import TrainingOptions
+from obc_onnx.training.options import Training, TrainingOptions
 from obc_onnx.twin.build import build_twin, check_device, derived_twin
 from obc_onnx.twin.tensors import initializer_name
 
@@ -64,7 +64,7 @@ def trained(model: onnx.ModelProto, **options: Any) -> tuple[EquivalentTwin, Gra
     """Return the trained student, the pruned graph and the folded one."""
     student, coupling, pruned = student_of(model)
     usual = {"epochs": 3, "batch_size": 8, "lr": 0.02, "validation": 0.0}
-    settings = TrainingOptions(**{**usual, **options})
+    settings = Training(TrainingOptions(**{**usual, **options}), 0, "cpu")
     finetune(student, pruned, coupling, draw_samples(coupling.graph, 24), settings)
     return student, pruned, student.fold(pruned)
 
@@ -166,7 +166,7 @@ def test_a_model_without_float_outputs_is_refused_before_any_step() -> None:
     samples = draw_samples(coupling.graph, 16)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     with pytest.raises(RequestError, match=r"no output of the model is a float"):
-        finetune(student, pruned, coupling, samples, TrainingOptions(epochs=1))
+        finetune(student, pruned, coupling, samples, Training(TrainingOptions(epochs=1), 0, "cpu"))
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 

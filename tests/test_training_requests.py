@@ -145,19 +145,19 @@ def test_what_cannot_be_blended_keeps_its_label(kind: str) -> None:
     model = build(
         f"{text} {body} a = Add(s, x) t = Tanh(a) y = Gemm<transB=1>(t, fc) }}", {"one": [1]}
     )
-    with pytest.raises(RequestError, match=f"--{kind} cannot blend input 'i'"):
+    with pytest.raises(RequestError, match=f"`TrainingOptions.{kind}` cannot blend input 'i'"):
         Task(model).train(**{kind: 1.0})
 
 
 def test_cutmix_is_for_pictures() -> None:
-    with pytest.raises(RequestError, match="--cutmix cannot blend input"):
+    with pytest.raises(RequestError, match=r"`TrainingOptions.cutmix` cannot blend input"):
         Task("gemm").train(cutmix=1.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patience": 2, "validation": 0.0}, "patience looks at samples"),
+        ({"patience": 2, "validation": 0.0}, "`TrainingOptions.patience` looks at samples"),
         ({"start": "channel-ls", "equivalent": False}, "only where there are any"),
         ({"precision": "float16"}, "for a GPU"),
         ({"label_smoothing": 0.1, "loss": (("kd", 1.0),)}, "is of loss 'ce'"),

@@ -32,10 +32,10 @@ from obc_onnx.cli.shared import (
     files_read,
     load_scores,
     reports_errors,
-    scores_read,
     writer,
 )
 from obc_onnx.cli.train_options import training_of, training_options
+from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import RequestError
 from obc_onnx.training.options import FINETUNE_EPOCHS
 from obc_onnx.version import __version__
@@ -77,13 +77,14 @@ def inspect(
 
     if scores is not None and explain is not None:
         raise RequestError("--explain shows no scores: give one of the two")
-    inspection = inspect_model(
+    found = inspect_model(
         model,
         input_shape=input_shape,
         batch_axes=batch_axes,
         explained=explain,
         scores=load_scores(scores),
     )
+    inspection = in_options(found)
     text = inspection_text if explain is None else explanation_text
     click.echo(inspection.to_json() if as_json else text(inspection))
 
@@ -112,7 +113,6 @@ def compress(
     plan_out: Path | None,
     *,
     latency: bool | None,
-    scores: Path | None,
     force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -123,8 +123,7 @@ def compress(
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
-    read = [*files_read(options), *scores_read(scores, options)]
-    check_model_targets(model, output, plan_out, read, force=force)
+    check_model_targets(model, output, plan_out, files_read(options), force=force)
     compress_and_write(
         (model, output, plan_out),
         options,
@@ -132,7 +131,7 @@ def compress(
         budget=budget_of(options),
         criterion=options["criterion"],
         scoring=scoring_of(options),
-        scores=load_scores(scores),
+        scores=load_scores(options["scores"]),
         training=training_of(options),
         input_shape=input_shape,
         seed=seed,
@@ -145,6 +144,7 @@ def compress(
 @click.option("--plan", type=FILE, required=True, help="What to cut, as `compress` wrote it.")
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
+@latency_option
 @data_options
 @recover_option
 @training_options(epochs=FINETUNE_EPOCHS)
@@ -161,6 +161,7 @@ def finetune(
     output: Path,
     plan_out: Path | None,
     *,
+    latency: bool | None,
     force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -184,6 +185,7 @@ def finetune(
         training=training_of(options),
         input_shape=input_shape,
         seed=seed,
+        latency=latency,
     )
 
 
@@ -262,10 +264,11 @@ def verify(
         batch_axes=batch_axes,
         seed=seed,
     )
+    shown = in_options(checks)
     if as_json:
-        click.echo(json.dumps({"verification": [asdict(check) for check in checks]}, indent=1))
+        click.echo(json.dumps({"verification": [asdict(check) for check in shown]}, indent=1))
     else:
-        click.echo(checks_text(checks))
+        click.echo(checks_text(shown))
     require(checks)
 
 
@@ -296,7 +299,7 @@ def twin(
     program = TwinProgram.of(model, input_shape, batch_axes=batch_axes)
     note = "" if output is None else program.save(output)
     for sentence in filter(None, (note, program.doubt)):
-        click.echo(sentence, err=True)
+        click.echo(in_options(sentence), err=True)
     if print_code:
         click.echo(program.twin.code)
 

@@ -31,7 +31,6 @@ from obc_onnx.cli.shared import (
     files_read,
     load_scores,
     reports_errors,
-    scores_read,
     writer,
 )
 from obc_onnx.planning.budget import MEASURED_SAMPLES
@@ -59,7 +58,6 @@ def plan_command(
     model: Path,
     output: Path,
     *,
-    scores: Path | None,
     force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -74,8 +72,7 @@ def plan_command(
     from obc_onnx.report.terminal import plan_text
     from obc_onnx.run.api import make_plan
 
-    read = [*files_read(options), *scores_read(scores, options)]
-    check_targets([output], model, read, force=force)
+    check_targets([output], model, files_read(options), force=force)
     with writer(options["device"]) as (device, writes):
         plan = make_plan(
             model,
@@ -83,7 +80,7 @@ def plan_command(
             budget=budget_of(options),
             criterion=options["criterion"],
             scoring=scoring_of(options),
-            scores=load_scores(scores),
+            scores=load_scores(options["scores"]),
             recover=options["recover"],
             input_shape=input_shape,
             batch_axes=options["batch_axes"],

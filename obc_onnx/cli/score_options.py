@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from obc_onnx.cli.options import combined
-from obc_onnx.errors import RequestError
 from obc_onnx.saliency.criteria import CRITERIA
 from obc_onnx.saliency.options import (
     NORMALIZERS,
@@ -123,15 +122,15 @@ def _how(prefix: str) -> Callable[[Any], Any]:
     )
 
 
-def scoring_of(options: dict[str, Any]) -> Scoring:
-    """Gather what says how units are scored."""
+def scoring_of(options: dict[str, Any]) -> Scoring | None:
+    """Gather what says how units are scored; None where nothing does."""
     given = given_of(options)
-    if "samples" in given and "batches" in given:
-        raise RequestError("the number of batches says how many samples: give one of the two")
     if "samples" in given:
-        given["batches"] = None  # of a preset
+        given.setdefault("batches", None)  # in place of those of a preset
     if "batch_size" in given:
         given["batch_size"] = given["batch_size"] or None
+    if not given and not options["preset"]:
+        return None
     preset = PRESETS[options["preset"]] if options["preset"] else Scoring()
     return replace(preset, **given)
 

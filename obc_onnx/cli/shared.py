@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import click
 
 from obc_onnx.cli.options import data_of
-from obc_onnx.cli.score_options import given_of
+from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import ObcError, RequestError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ObcError as error:
-            sentence = " ".join(str(error).split())  # messages of onnx and ONNX Runtime have lines
+            text = in_options(str(error))
+            sentence = " ".join(text.split())  # messages of onnx and ONNX Runtime have lines
             raise Failure(sentence, error.exit_code) from error
         except MemoryError as error:
             raise Failure(f"not enough memory: {error or 'an allocation failed'}", 1) from error
@@ -56,15 +57,6 @@ def load_scores(path: Path | None) -> Scores | None:
     return None if path is None else Scores.load(path)
 
 
-def scores_read(path: Path | None, options: dict[str, Any]) -> list[Path]:
-    """List a file of scores, where there is one, and check that nothing else says how to score."""
-    if path is None:
-        return []
-    if options["criterion"] or options["preset"] or given_of(options):
-        raise RequestError("--scores are there already: leave out what says how to score")
-    return [path]
-
-
 def compress_and_write(
     files: tuple[Path, Path, Path | None], options: dict[str, Any], *, as_json: bool, **asked: Any
 ) -> None:
@@ -74,7 +66,7 @@ def compress_and_write(
         files: The model, where it goes, and where its plan goes.
         options: Those that the command takes.
         as_json: Whether one object is printed.
-        asked: What else `pipeline.compress` is asked for.
+        asked: What else `compress` is asked for.
     """
     from obc_onnx.report.terminal import report_text
     from obc_onnx.run.api import compress as compress_model
@@ -93,7 +85,8 @@ def compress_and_write(
         )
         if writes:
             result.save(output, plan_out)
-            click.echo(result.report.to_json() if as_json else report_text(result.report))
+            report = in_options(result.report)
+            click.echo(report.to_json() if as_json else report_text(report))
 
 
 @contextmanager
@@ -116,7 +109,7 @@ def files_read(options: dict[str, Any]) -> list[Path]:
     code = [options.get("score_loss"), options.get("transform")]
     code += [name for name, _ in options.get("loss") or () if ".py:" in name]
     files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
-    named = [options["data"], options["eval_data"], options.get("config")]
+    named = [options["data"], options["eval_data"], options.get("config"), options.get("scores")]
     return [*files, *(path for path in named if path is not None)]
 
 

@@ -138,7 +138,6 @@ def training_of(options: dict[str, Any]) -> TrainingOptions | int:
     """Gather what says how to train; 0 does not."""
     preset = PRESETS[options["train_preset"]] if options["train_preset"] else {}
     given = {field: options[field] for field in FIELDS if options.get(field) is not None}
-    del given["device"]
     changes = {"augmentation": augmentation_of(options)}
     values: dict[str, Any] = {**preset, **given, **changes}
     if options["epochs"] or options["sparse_epochs"]:

@@ -81,9 +81,9 @@ def _check_given(port: Port, given: Shape | None) -> None:
         if port.dtype == np.dtype(object):
             raise ModelError(f"input '{port.name}' is no tensor of numbers")
         if given is None:
+            example = {port.name: (1, 3, 224, 224)}
             raise ShapeError(
-                f"input '{port.name}' declares no shape: give one, as in "
-                f"--input-shape {port.name}:1x3x224x224"
+                f"input '{port.name}' declares no shape: give one, as in `input_shape={example}`"
             )
     elif given is not None:
         fits = len(given) == len(port.shape) and all(
@@ -113,10 +113,10 @@ def _shape_of(port: Port, graph: Graph, bound: Mapping[int | str, int]) -> Shape
             sizes.append(batch.size or ANALYSIS_BATCH)
         else:
             why = f"; {batch.note}" if batch.note else ""
+            example = {port.name: tuple(s if isinstance(s, int) else 1 for s in shape)}
             raise ShapeError(
                 f"input '{port.name}' has shape {_written(port)}, whose axis {axis} is dynamic: "
-                f"give its size, as in --input-shape {port.name}:"
-                f"{'x'.join(str(s) if isinstance(s, int) else '1' for s in shape)}{why}"
+                f"give its size, as in `input_shape={example}`{why}"
             )
     return tuple(sizes)
 

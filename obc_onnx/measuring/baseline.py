@@ -221,7 +221,8 @@ def _doubts(answers: _Answers, fed: list[Fed]) -> list[str]:
     """Say why what is measured on held-out samples may mean little."""
     values = ", ".join(one.values for one in fed)
     pictures = any(one.preparation for one in fed)
-    change = ": see --image-scale, --image-mean, --image-std, --image-color" if pictures else ""
+    means = ", ".join(f"`ImageOptions.{name}`" for name in ("scale", "mean", "std", "color"))
+    change = f": see {means}" if pictures else ""
     prepared = (
         f"the inputs differ from what it was trained on in range, mean and std, or order of "
         f"channels (it was fed {values}{change})"
@@ -241,7 +242,7 @@ def _doubts_about_number(n_samples: int) -> list[str]:
         return []
     number = "1 held-out sample" if n_samples == 1 else f"{n_samples} held-out samples"
     worth = f"where one is worth {100 / n_samples:.3g} points"
-    more = "give more --data, a larger --holdout, or --eval-data"
+    more = "give more `data`, a larger `DataOptions.holdout`, or `DataOptions.evaluation`"
     return [f"accuracy was measured on {number}, {worth}: {more}"]
 
 
@@ -306,7 +307,7 @@ def _missing_classes(used: Samples, held: Samples) -> list[str]:
             found.append(
                 f"the {name} ({len(own):,}) hold none of {_listed(missing)}, which the others hold:"
                 f" too few samples of these were given, or too few are held out; give more, another"
-                f" --holdout, or --eval-data of every class"
+                f" `DataOptions.holdout`, or `DataOptions.evaluation` of every class"
             )
     return found
 

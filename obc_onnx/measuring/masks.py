@@ -135,10 +135,10 @@ def _check_named(coupling: Coupling, name: str, candidates: Collection[str]) -> 
     port = next((port for port in coupling.graph.inputs if port.name == name), None)
     inputs = ", ".join(f"'{port.name}'" for port in coupling.graph.inputs)
     raise RequestError(
-        f"--mask-input '{name}' is no input of the model, which has {inputs}"
+        f"`DataOptions(mask_input={name!r})` is no input of the model, which has {inputs}"
         if port is None
-        else f"--mask-input '{name}' has shape {list(port.shape or ())}: a mask is of shape "
-        f"[samples, positions], with positions that another input has too"
+        else f"`DataOptions(mask_input={name!r})` has shape {list(port.shape or ())}: a "
+        f"mask is of shape [samples, positions], with positions that another input has too"
     )
 
 

@@ -55,7 +55,7 @@ def answers(graph: Graph, samples: Samples) -> NDArray[np.int64]:
         if not classes or not is_float(scores.dtype):
             raise RequestError(
                 f"the model's own answers are needed, but its first output '{name}' is no tensor "
-                f"of floats of shape [batch, classes]: use --objective output"
+                f"of floats of shape [batch, classes]: use `Scoring(objective='output')`"
             )
         found.append(scores.argmax(axis=1).astype(np.int64))
     return np.concatenate(found)

@@ -140,7 +140,7 @@ class Budget:
             float in (0, 1]; with `round_to`, to the next multiple. None is an eighth.
         only: Patterns of names; only groups that a matching node or initializer touches may shrink.
         max_drop: Find the smallest network that is no worse than this on held-out samples, in place
-            of targets; `pipeline` does so.
+            of targets.
         limits: Of the groups that a pattern of names touches; later ones go before earlier ones.
     """
 
@@ -169,9 +169,13 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
-            raise RequestError(f"max drop must be a number of at least 0, found {self.max_drop:g}")
+            raise RequestError(
+                f"`Budget.max_drop` must be a number of at least 0, found {self.max_drop:g}"
+            )
         if self.max_drop is not None and self._asked:
-            raise RequestError("--max-drop finds how much may go: give it or targets, and not both")
+            raise RequestError(
+                "`Budget.max_drop` finds how much may go: give it or targets, and not both"
+            )
         if self.steps < 1:
-            raise RequestError(f"steps must be at least 1, found {self.steps}")
+            raise RequestError(f"`Budget.steps` must be at least 1, found {self.steps}")
         Limits(min=self.min_channels, round_to=self.round_to)  # checks both

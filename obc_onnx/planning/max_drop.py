@@ -1,6 +1,6 @@
 """The smallest network that is hardly worse: found by bisection over targets of MACs.
 
-Targets lie on a grid, so that the plan that is found is the one that `--target-macs` with its share
+Targets lie on a grid, so that the plan that is found is the one that `target_macs` with its share
 gives: it can be made again, and its budget is verified like any other.
 """
 

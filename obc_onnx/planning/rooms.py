@@ -65,12 +65,12 @@ def rooms_of(coupling: Coupling, budget: Budget) -> list[Room]:
     Raises:
         RequestError: A pattern matches nothing, or limits contradict each other.
     """
-    whole = _all_touched(coupling, budget.exclude, "--exclude")
-    only = _all_touched(coupling, budget.only, "--only")
+    whole = _all_touched(coupling, budget.exclude, "exclude")
+    only = _all_touched(coupling, budget.only, "only")
     of_dim: dict[Dim, Limits] = {}
     named: dict[str, set[Dim]] = {}
     for pattern, limits in budget.limits.items():
-        named[pattern] = touched(coupling, pattern, "the config's")
+        named[pattern] = touched(coupling, pattern, "limits")
         for dim in named[pattern]:
             of_dim[dim] = limits.over(of_dim.get(dim, Limits()))
     rooms = [
@@ -85,8 +85,8 @@ def rooms_of(coupling: Coupling, budget: Budget) -> list[Room]:
     for pattern, limits in budget.limits.items():
         if limits.max is not None and not free & named[pattern]:
             raise RequestError(
-                f"the config's '{pattern}' has a max, but touches no group that may lose units: "
-                f"leave it out, or see `inspect` for what holds the groups there"
+                f"`Budget.limits` '{pattern}' has a max, but touches no group that may lose "
+                f"units: leave it out, or see `inspect` for what holds the groups there"
             )
     return rooms
 
@@ -101,8 +101,8 @@ def _room(coupling: Coupling, group: Group, limits: Limits, budget: Budget) -> R
     least = math.ceil(least / round_to) * round_to
     if most < group.size and most // round_to * round_to < least:
         raise RequestError(
-            f"the config's max leaves {most} of the {group.size} units of '{group.name}', but its "
-            f"least width is {least}: a multiple of {round_to}, and no less than its min"
+            f"a max of `Budget.limits` leaves {most} of the {group.size} units of '{group.name}', "
+            f"but its least width is {least}: a multiple of {round_to}, and no less than its min"
         )
     return Room(group, least, most, round_to)
 
@@ -121,11 +121,11 @@ def _width(limit: float, size: int, rounded: Callable[[float], int]) -> int:
     return limit if isinstance(limit, int) else rounded(round(limit * size, _DIGITS))
 
 
-def _all_touched(coupling: Coupling, patterns: Sequence[str], option: str) -> set[Dim]:
-    return {dim for pattern in patterns for dim in touched(coupling, pattern, option)}
+def _all_touched(coupling: Coupling, patterns: Sequence[str], field: str) -> set[Dim]:
+    return {dim for pattern in patterns for dim in touched(coupling, pattern, field)}
 
 
-def touched(coupling: Coupling, pattern: str, option: str) -> set[Dim]:
+def touched(coupling: Coupling, pattern: str, field: str) -> set[Dim]:
     """Find the dims that a name touches.
 
     Args:
@@ -133,7 +133,7 @@ def touched(coupling: Coupling, pattern: str, option: str) -> set[Dim]:
         pattern: Of names, with `*`, `?` and `[]`. An initializer touches the dims of its axes, a
             node those of its inputs and outputs, and a group itself. A node without a name goes by
             that of its first output.
-        option: What named the pattern.
+        field: What of a budget named the pattern.
     Raises:
         RequestError: Nothing has such a name.
     """
@@ -143,6 +143,6 @@ def touched(coupling: Coupling, pattern: str, option: str) -> set[Dim]:
             values += [*node.inputs, *node.outputs]
     groups = {g.dim for g in coupling.groups if fnmatch.fnmatchcase(g.name, pattern)}
     if not values and not groups:
-        raise RequestError(f"{option} '{pattern}' matches no node, initializer or group")
+        raise RequestError(f"`Budget.{field}` '{pattern}' matches no node, initializer or group")
     axes = (axis for name in values for axis in coupling.axes.get(name, ()))
     return groups | {dim for axis in axes for dim in leaves(axis)}

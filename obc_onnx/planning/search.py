@@ -108,7 +108,9 @@ def _ranking(budget: Budget, criterion: str) -> Ranking:
     asked = budget.ranking or known
     found = FORMER_RANKINGS.get(asked, asked)
     if found not in RANKINGS:
-        raise RequestError(f"ranking '{asked}' is not known: choose from {', '.join(RANKINGS)}")
+        raise RequestError(
+            f"`Budget.ranking` '{asked}' is not known: choose from {', '.join(RANKINGS)}"
+        )
     return found
 
 
@@ -137,7 +139,7 @@ def _check_scored(rooms: Sequence[Room], saliency: Saliency, criterion: str) -> 
         if room.group.name not in saliency:
             raise RequestError(
                 f"criterion '{criterion}' says nothing of group '{room.group.name}': use another "
-                f"one, or leave the group whole with --exclude"
+                f"one, or leave the group whole with `Budget.exclude`"
             )
 
 
@@ -185,8 +187,10 @@ def _infeasible(
     reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
     n_inexact = sum(group.inexact is not None for group in coupling.groups)
     held = len(coupling.groups) - n_rooms
-    hint = f", of which --allow-inexact prunes {n_inexact}" if not budget.allow_inexact else ""
-    narrower = "; --min-channels 1 leaves less" if budget.min_channels is None else ""
+    hint = (
+        f", of which `Budget.allow_inexact` prunes {n_inexact}" if not budget.allow_inexact else ""
+    )
+    narrower = "; `Budget(min_channels=1)` leaves less" if budget.min_channels is None else ""
     is_share = target.asked <= 1
     asked = (
         f"{target.asked:g} of the {cost.label}" if is_share else f"{target.asked:,.0f} {cost.label}"

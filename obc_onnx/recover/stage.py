@@ -127,5 +127,7 @@ def _without_data(cut: Cut, method: Method) -> Recovered:
     if method == "auto" and find_norms(cut):
         note = "consumers make up for removed units by what batch norms tell of them"
         found = fuse(cut, merges=False)
-        return Recovered(found, [], [f"{note}: no data judged that; --recover none leaves it out"])
-    return Recovered(cut.pruned, [], ["nothing was repaired: give --data"])
+        return Recovered(
+            found, [], [f"{note}: no data judged that; `recover='none'` leaves it out"]
+        )
+    return Recovered(cut.pruned, [], ["nothing was repaired: give `data`"])

@@ -34,7 +34,7 @@ def doubts_of_quality(outputs: Sequence[OutputError], *, given: bool) -> list[st
     if outputs:
         return []
     cause = "no output is a float" if given else "no data was given"
-    remedy = "compare its answers yourself" if given else "--data takes samples without labels too"
+    remedy = "compare its answers yourself" if given else "`data` takes samples without labels too"
     return [
         f"quality was not measured: {cause}, and what was written may be worth nothing; {remedy}"
     ]
@@ -76,9 +76,11 @@ def doubts_of_drop(
         if not (output.error <= _FAR or output.n_lost or (known and output.name == judged))
     ]
     remedy = (
-        "training made up for; try more --epochs" if trained else "repair made up for; --epochs"
+        "training made up for; try more `TrainingOptions.epochs`"
+        if trained
+        else "repair made up for; try `training`"
     )
-    cause = f"more was cut than {remedy}, a larger share of the targets, or --max-drop"
+    cause = f"more was cut than {remedy}, a larger share of the targets, or `Budget.max_drop`"
     return [f"{what}: {cause}" for what in found]
 
 
@@ -91,7 +93,7 @@ def doubts_of_widths(coupling: Coupling, keep: Keep) -> list[str]:
     named = ", ".join(f"'{g.name}' {g.size} -> {left[g]}" for g in narrow[:_NAMED])
     more = f" and {len(narrow) - _NAMED} more" if len(narrow) > _NAMED else ""
     what = f"{len(narrow)} groups were cut below a tenth"
-    return [f"{what}: {named}{more}; --min-channels leaves them wider"]
+    return [f"{what}: {named}{more}; `Budget.min_channels` leaves them wider"]
 
 
 def doubts_of_speed(times: Race | None) -> list[str]:
@@ -103,4 +105,4 @@ def doubts_of_speed(times: Race | None) -> list[str]:
     cause = (
         "widths off the blocks of the runtime, or small layers, which memory holds up and not MACs"
     )
-    return [f"{what}: {cause}; try --round-to 8 or 16"]
+    return [f"{what}: {cause}; try `Budget(round_to=8)` or 16"]

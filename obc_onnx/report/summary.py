@@ -207,8 +207,8 @@ def note_on_blocks(plan: PruningPlan, block: int) -> str:
     but = f"; but {off[0]}, since parts of other groups lie there, or limits say so" if off else ""
     more = f" ({len(off)} axes)" if len(off) > 1 else ""
     return (
-        f"widths that shrink are multiples of {block} channels, for speed{larger}: see --round-to"
-        f"{but}{more}"
+        f"widths that shrink are multiples of {block} channels, for speed{larger}: see "
+        f"`Budget.round_to`{but}{more}"
     )
 
 
@@ -233,7 +233,7 @@ def notes_on_inexact(coupling: Coupling, keep: Keep) -> list[str]:
         return [f"{len(cut)} inexact groups were cut, which the masked check leaves out: {named}"]
     if 2 * n_inexact > n_units:
         share = f"{n_inexact} of {n_units} units stand under a norm or a mean"
-        return [f"{share}: they are pruned with --allow-inexact only"]
+        return [f"{share}: they are pruned with `Budget.allow_inexact` only"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""What the package offers: inspect, score, plan, apply, compress, verify."""
+"""What the package offers: inspect, score, plan, apply, compress, fine-tune, verify, measure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from obc_onnx.report.summary import (
     summarise_scores,
 )
 from obc_onnx.run.compression import Compression
-from obc_onnx.run.request import Request
+from obc_onnx.run.request import Request, check_groups
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import Scores, choose_criterion, make_scene, used_of
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
 from obc_onnx.samples.read import open_samples
 from obc_onnx.surgery.cut import Cut
-from obc_onnx.training.options import TrainingOptions, training_options
+from obc_onnx.training.options import FINETUNE_EPOCHS, TrainingOptions, training_options
 from obc_onnx.verification.checks import Check, check_file, check_masked, why_no_twin
 from obc_onnx.verification.result import Candidate, check_result
 
@@ -140,17 +140,15 @@ def compress(
         ObcError: The request cannot be met; the message says why.
         VerificationError: The result failed a check.
     """
-    if resume and run_dir is None:
-        raise RequestError("--resume goes on with a run: give its --run-dir")
     request = Request(
         name=model_name(model),
         data=DataOptions.of(data),
-        budget=budget if isinstance(budget, Budget) else Budget(budget),
+        budget=Budget(budget) if isinstance(budget, (int, float)) else budget,
         criterion=criterion,
-        scoring=scoring or Scoring(),
+        scoring=scoring,
         scores=scores,
         plan=plan,
-        training=training_options(training, seed, device),
+        training=training_options(training),
         run_dir=None if run_dir is None else Path(run_dir),
         resume=resume,
         recover=recover,
@@ -182,17 +180,29 @@ def make_plan(
 ) -> PruningPlan:
     """Decide which units stay, and cut nothing: the first half of `compress`, see there.
 
-    Repair matters only to a budget with a `max_drop`, whose candidates are repaired and measured.
-
+    Args:
+        model: A file, a loaded model, or a graph.
+        data: Samples to score on, and to measure on where the budget has a `max_drop`.
+        budget: What to meet; a number is the share of the MACs that may be left, half by default.
+        criterion: "jacobian" by default with data, "l2" without.
+        scoring: How the criterion looks at the samples.
+        scores: What `score` gave, in place of a criterion.
+        recover: How `apply` will repair: with a `max_drop`, candidates are repaired and measured,
+            and what repair makes of vectors that layers share counts in the size of the file.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of every random choice.
+        device: Where torch runs.
+        rules: What is known of operators.
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
     request = Request(
         name=model_name(model),
         data=DataOptions.of(data),
-        budget=budget if isinstance(budget, Budget) else Budget(budget),
+        budget=Budget(budget) if isinstance(budget, (int, float)) else budget,
         criterion=criterion,
-        scoring=scoring or Scoring(),
+        scoring=scoring,
         scores=scores,
         recover=recover,
         input_shape=input_shape or {},
@@ -220,6 +230,17 @@ def apply(
 ) -> Result:
     """Cut by a plan, repair with data, and prove the result: the second half of `compress`.
 
+    Args:
+        model: A file, a loaded model, or a graph; it is left as it is.
+        plan: What to cut.
+        data: Samples to repair and measure on.
+        recover: How to repair the cut network without training; as in `compress`.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of every random choice.
+        device: Where torch repairs.
+        latency: Whether to time both models; None does where it takes a few seconds at most.
+        rules: What is known of operators.
     Raises:
         RequestError: The plan is for another model.
         VerificationError: The result failed a check.
@@ -228,6 +249,63 @@ def apply(
         model,
         plan=plan,
         data=data,
+        recover=recover,
+        input_shape=input_shape,
+        batch_axes=batch_axes,
+        seed=seed,
+        device=device,
+        latency=latency,
+        rules=rules,
+    )
+
+
+def finetune(
+    model: Model,
+    plan: PruningPlan,
+    *,
+    data: DataOptions | str | Path | Samples,
+    training: TrainingOptions | int = FINETUNE_EPOCHS,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    recover: Method = "auto",
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    latency: bool | None = None,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Result:
+    """Cut by a plan, repair, fine-tune, and prove the result: `compress` with a plan, see there.
+
+    Args:
+        model: A file, a loaded model, or a graph; it is left as it is.
+        plan: What to cut.
+        data: Samples to repair, fine-tune and measure on.
+        training: How to fine-tune; a number is the epochs.
+        run_dir: A folder for the plan, checkpoints and metrics of the run.
+        resume: Whether to go on with the run that is there.
+        recover: How to repair the cut network before it is trained.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of every random choice: equal seeds give equal bytes.
+        device: Where torch repairs and trains.
+        latency: Whether to time both models; None does where it takes a few seconds at most.
+        rules: What is known of operators.
+    Returns:
+        The model, its plan and its report. Nothing is written.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+        VerificationError: The result failed a check.
+    """
+    if training == 0:
+        raise RequestError("`training=0` trains nothing: give epochs, or use `apply`")
+    return compress(
+        model,
+        plan=plan,
+        data=data,
+        training=training,
+        run_dir=run_dir,
+        resume=resume,
         recover=recover,
         input_shape=input_shape,
         batch_axes=batch_axes,
@@ -301,7 +379,7 @@ def measure_sensitivity(
         data: Samples to score on; the held-out ones are measured on.
         criterion: What says which units go first; as in `score`.
         scoring: How the criterion looks at the samples.
-        budget: Which groups are measured; its targets and rankings have no meaning here.
+        budget: Which groups are measured; what it says of how far they shrink is refused.
         n_samples: Held-out samples to measure on, at most.
         input_shape: Sizes of dynamic inputs, by input name.
         batch_axes: The axis of each input that holds samples, or None; found where it is not named.
@@ -311,11 +389,12 @@ def measure_sensitivity(
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
+    check_groups(budget or Budget())
     _check_device(device)
     graph = load_model(model)
     samples, held = open_samples(DataOptions.of(data), graph, batch_axes)
     if samples is None or held is None:
-        raise RequestError("sensitivity is measured on samples: give --data")
+        raise RequestError("sensitivity is measured on samples: give `data`")
     graph = known_by(graph, samples)
     held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
     shapes = {**shapes_of(samples), **(input_shape or {})}
@@ -342,6 +421,14 @@ def verify(
 ) -> list[Check]:
     """Check a compressed model against its original and its plan.
 
+    Args:
+        original: A file, a loaded model, or a graph.
+        compressed: In the same way; a file is run as it lies there, too.
+        plan: What was cut.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of the inputs that both are compared on.
+        rules: What is known of operators.
     Returns:
         Every check, failed ones included.
     Raises:

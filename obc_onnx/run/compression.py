@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model
-from obc_onnx.errors import RequestError
+from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
 from obc_onnx.installation import require_transport
 from obc_onnx.measuring.baseline import examine
@@ -18,7 +18,6 @@ from obc_onnx.measuring.noise import Reference
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
 from obc_onnx.planning.search import search_plan
-from obc_onnx.recover.methods import NEED_DATA
 from obc_onnx.report.doubts import (
     doubts_of_drop,
     doubts_of_outputs,
@@ -176,12 +175,6 @@ class Compression:
             graph = load_model(model)
             samples, held = open_samples(request.data, graph, request.batch_axes)
             graph = known_by(graph, samples)
-        if request.training is not None and samples is None:
-            raise RequestError("fine-tuning needs samples: give --data, or leave --epochs out")
-        if request.recover in NEED_DATA and samples is None:
-            raise RequestError(
-                f"--recover {request.recover} needs samples: give --data, or use --recover fuse"
-            )
         if request.training is not None and samples is not None:
             check_labels(request.training, labelled=samples.labels is not None)
         shapes = {**shapes_of(samples), **request.input_shape}
@@ -209,13 +202,14 @@ class Compression:
             "data": facts_of_data(request.data),
             "scores": None if request.scores is None else digest_of(request.scores.groups),
             "code": facts_of_code(request.code),
-            "budget": asdict(request.budget),
+            "budget": asdict(request.goal),
             "plan": None if request.plan is None else request.plan.to_json(),
             "criterion": request.criterion,
-            "scoring": asdict(request.scoring),
+            "scoring": asdict(request.look),
             "training": None if request.training is None else asdict(request.training),
             "recover": request.recover,
             "seed": request.seed,
+            "device": request.device,
             "batch axes": dict(request.batch_axes),
         }
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
@@ -232,11 +226,11 @@ class Compression:
             repairs = opened.samples is not None or request.recover != "none"
             scored = partial(search_plan, coupling, score, criterion=name)
             plan_of = partial(scored, seed=request.seed, splits=repairs)
-            if request.budget.max_drop is None:
-                plan = plan_of(request.budget)
+            if request.goal.max_drop is None:
+                plan = plan_of(request.goal)
             else:
                 plan = self._plan_within_drop(opened, plan_of)
-        if request.budget.round_to is None and plan.round_to is not None:
+        if request.goal.round_to is None and plan.round_to is not None:
             self.notes.append(note_on_blocks(plan, plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)
@@ -248,7 +242,7 @@ class Compression:
         """Find the smallest plan whose result, repaired but not trained, is hardly worse."""
         coupling, held = opened.coupling, opened.held
         if held is None:
-            raise RequestError("--max-drop is measured on samples: give --data")
+            raise InvariantError("a drop was asked for without samples to measure it on")
         feed = verification_feed(coupling.graph, held, opened.inputs, self.request.seed)
         notes = list(self.notes)
 
@@ -257,7 +251,7 @@ class Compression:
             return self._recover(tried, opened.samples)[0].cut.pruned
 
         judge = DropMeter(opened.original, held)
-        plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
+        plan, note = plan_within_drop(plan_of, self.request.goal, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         return plan
 
@@ -265,18 +259,13 @@ class Compression:
         self, coupling: Coupling, samples: Samples | None, folder: RunFolder | None
     ) -> tuple[Coupling, list[Epoch]]:
         """Let weak units of the whole network shrink, where that was asked for."""
-        request = self.request
-        if request.training is None or samples is None or not request.training.sparse_epochs:
+        request, training = self.request, self.request.run
+        if training is None or samples is None or not training.options.sparse_epochs:
             return coupling, []
-        if request.plan is not None or request.scores is not None:
-            raise RequestError(
-                "sparse learning comes before units are scored: leave --sparse-epochs out, or let "
-                "them be scored anew"
-            )
         from obc_onnx.training.stage import sparsify
 
         with self.clock("sparse learning"):
-            graph, epochs = sparsify(coupling, samples, request.training, folder)
+            graph, epochs = sparsify(coupling, samples, training, folder)
         shapes = {port.name: coupling.shapes[port.name] for port in coupling.graph.inputs}
         return analyse(graph, shapes, request.rules, self.clock, feed=first_of(samples))[0], epochs
 
@@ -289,12 +278,12 @@ class Compression:
             given = request.scores
             given.check(coupling)
             return given.criterion, lambda _: given.groups
-        criterion = choose_criterion(request.criterion, samples, request.scoring)
+        criterion = choose_criterion(request.criterion, samples, request.look)
         if request.criterion is None and samples is None:
             self.notes.append(
                 f"no data was given, so units are scored by '{criterion.name}', which needs none"
             )
-        scene = make_scene(coupling, samples, request.scoring, request.seed, request.device)
+        scene = make_scene(coupling, samples, request.look, request.seed, request.device)
         return criterion.name, lambda keep: criterion.score(scene, keep)
 
     def _recover(
@@ -317,8 +306,8 @@ class Compression:
     def _finetune(
         self, made: Candidate, samples: Samples | None, folder: RunFolder | None
     ) -> tuple[Candidate, list[Epoch], list[Check]]:
-        request, graph = self.request, made.cut.coupling.graph
-        if request.training is None or samples is None or request.training.epochs == 0:
+        training, graph = self.request.run, made.cut.coupling.graph
+        if training is None or samples is None or training.options.epochs == 0:
             return made, [], []
         from obc_onnx.training.stage import tune
         from obc_onnx.twin.build import run_module
@@ -327,9 +316,9 @@ class Compression:
             tuned = tune(
                 made.cut,
                 samples,
-                request.training,
+                training,
                 teacher=made.original,
-                recover=request.recover,
+                recover=self.request.recover,
                 folder=folder,
             )
         with self.clock("verify"):
@@ -338,10 +327,10 @@ class Compression:
         check = compare("folded equals trained network", trained, reference)
         self.notes.extend(tuned.notes)
         self.warnings.extend(tuned.warnings)
-        if request.training.equivalent is None and not request.training.recombines:
+        if training.options.equivalent is None and not training.options.recombines:
             self.notes.append(
                 "sliced weights were trained: compressors and decompressors gain where labels "
-                "alone teach; --equivalent trains them too"
+                "alone teach; `TrainingOptions.equivalent` trains them too"
             )
         return made.holding(tuned.graph), tuned.epochs, [check]
 
@@ -412,5 +401,5 @@ class Compression:
         feed = latency_feed(graph, held, final.inputs, self.request.seed)
         times = race(graph, final.cut.pruned, feed, asked=asked is True)
         if times is None:
-            self.notes.append("speed was not measured, since a run takes long: --latency does it")
+            self.notes.append("speed was not measured, since a run takes long: `latency` does it")
         return times

@@ -81,19 +81,19 @@ class RunFolder:
         config = path / _CONFIG
         text = json.dumps(dict(facts), indent=1, sort_keys=True, default=str) + "\n"
         if path.exists() and not path.is_dir():
-            raise RequestError(f"--run-dir '{path}' is a file: name a folder")
+            raise RequestError(f"`run_dir` '{path}' is a file: name a folder")
         if config.exists():
             if not resume:
                 raise RequestError(
-                    f"--run-dir '{path}' holds a run: go on with it by --resume, or name another"
+                    f"`run_dir` '{path}' holds a run: go on with it by `resume`, or name another"
                 )
             self._check_same(config, text)
         elif path.exists() and any(path.iterdir()):
-            raise RequestError(f"--run-dir '{path}' is not empty and holds no run: name another")
+            raise RequestError(f"`run_dir` '{path}' is not empty and holds no run: name another")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RequestError(f"--run-dir '{path}' cannot be made: {error.strerror}") from error
+            raise RequestError(f"`run_dir` '{path}' cannot be made: {error.strerror}") from error
         sweep(path, _CHECKPOINT)
         self._write(_CONFIG, text)
 
@@ -108,7 +108,7 @@ class RunFolder:
         if other:
             raise RequestError(
                 f"the run in '{self.path}' was asked for another {', '.join(other)}: resume with "
-                f"what it was started with, or name another --run-dir"
+                f"what it was started with, or name another `run_dir`"
             )
 
     def checkpoint(self, stage: str) -> Path:

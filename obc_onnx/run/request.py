@@ -1,9 +1,15 @@
-"""What a compression was asked for."""
+"""What a compression was asked for, and what contradicts itself in that."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
+
+from obc_onnx.errors import RequestError
+from obc_onnx.planning.budget import Budget
+from obc_onnx.recover.methods import NEED_DATA
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.training.options import Training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,10 +17,8 @@ if TYPE_CHECKING:
 
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.ops.base.rule import RuleSet
-    from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
-    from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
     from obc_onnx.samples.options import DataOptions
     from obc_onnx.training.options import TrainingOptions
@@ -22,27 +26,84 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
 
 
+_OF_GROUPS = ("exclude", "only", "allow_inexact", "limits")
+"""Fields of a budget that say which groups may shrink; the others say how far."""
+
+
 @dataclass(frozen=True)
 class Request:
-    """What `compress` or `make_plan` was asked for."""
+    """What `compress` or `make_plan` was asked for; None is what nothing was said of.
+
+    Raises:
+        RequestError: Two things contradict each other, or one would change nothing.
+    """
 
     name: str
     data: DataOptions
-    budget: Budget
-    criterion: str | None
-    scoring: Scoring
-    scores: Scores | None
     recover: Method
     input_shape: Mapping[str, Shape]
     batch_axes: Axes
     seed: int
     device: str
     rules: RuleSet
+    budget: Budget | None = None
+    criterion: str | None = None
+    scoring: Scoring | None = None
+    scores: Scores | None = None
     plan: PruningPlan | None = None
     training: TrainingOptions | None = None
     run_dir: Path | None = None
     resume: bool = False
     latency: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.plan is not None:
+            self._leave_out("what goes is in `plan`", "budget", "criterion", "scoring", "scores")
+        if self.scores is not None:
+            self._leave_out("what units are worth is in `scores`", "criterion", "scoring")
+        if self.resume and self.run_dir is None:
+            raise RequestError("`resume` goes on with a run: give its `run_dir`")
+        if self.data.source is None:
+            self._check_without_data()
+        scored = self.plan is not None or self.scores is not None
+        if scored and self.training is not None and self.training.sparse_epochs:
+            raise RequestError(
+                "sparse learning comes before units are scored: leave "
+                "`TrainingOptions.sparse_epochs` out, or let them be scored anew"
+            )
+
+    def _check_without_data(self) -> None:
+        """Check that nothing is asked for that needs samples."""
+        if self.training is not None:
+            raise RequestError("fine-tuning needs samples: give `data`")
+        if self.recover in NEED_DATA:
+            raise RequestError(
+                f"`recover='{self.recover}'` needs samples: give `data`, or use `recover='fuse'`"
+            )
+        if self.goal.max_drop is not None:
+            raise RequestError("`Budget.max_drop` is measured on samples: give `data`")
+
+    def _leave_out(self, why: str, *arguments: str) -> None:
+        """Check that no argument is given that would be ignored."""
+        given = [f"`{name}`" for name in arguments if getattr(self, name) is not None]
+        if given:
+            raise RequestError(f"{why} already: leave out {', '.join(given)}")
+
+    @property
+    def goal(self) -> Budget:
+        """What the plan has to meet."""
+        return self.budget or Budget()
+
+    @property
+    def look(self) -> Scoring:
+        """How the criterion looks at the samples."""
+        return self.scoring or Scoring()
+
+    @property
+    def run(self) -> Training | None:
+        """The training, where there is one."""
+        training = self.training
+        return None if training is None else Training(training, self.seed, self.device)
 
     @property
     def code(self) -> list[str | None]:
@@ -51,4 +112,23 @@ class Request:
         losses = [] if training is None else [name for name, _ in training.loss]
         augmentation = None if training is None else training.augmentation
         transform = None if augmentation is None else augmentation.transform
-        return [self.scoring.loss, transform, *losses]
+        return [self.look.loss, transform, *losses]
+
+
+def check_groups(budget: Budget) -> None:
+    """Check that a budget only says which groups are measured.
+
+    Raises:
+        RequestError: It says how far groups may shrink, which would change nothing.
+    """
+    usual = Budget()
+    idle = [
+        f"`Budget.{field.name}`"
+        for field in fields(Budget)
+        if field.name not in _OF_GROUPS
+        and getattr(budget, field.name) != getattr(usual, field.name)
+    ]
+    if idle:
+        raise RequestError(
+            f"each group is cut alone, by shares of its units: leave out {', '.join(idle)}"
+        )

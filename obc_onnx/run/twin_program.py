@@ -108,7 +108,7 @@ class TwinProgram:
             )
             note = (
                 f"the program takes any batch, but only inputs {sizes}: {error}; give other sizes "
-                f"with --input-shape"
+                f"with `input_shape`"
             )
         with replacing(path) as temporary:
             torch.export.save(program, temporary)

@@ -59,7 +59,7 @@ class Scene:
             DataError: There are none.
         """
         if self.samples is None:
-            raise DataError("the criterion needs samples: give --data, or use --criterion l2")
+            raise DataError("the criterion needs samples: give `data`, or use `criterion='l2'`")
         return self.samples
 
     @cached_property

@@ -94,7 +94,7 @@ class Projections(Objective):
         """Sum over all float outputs."""
         floats = [(i, wide(o)) for i, o in enumerate(outputs) if o.is_floating_point()]
         if not floats:
-            raise RequestError("no output of the model is a float: use --criterion l2")
+            raise RequestError("no output of the model is a float: use `criterion='l2'`")
         terms: list[Tensor] = [
             (o * self._drawn(o, i, scale, which) * self._weights(o, scale, which)).sum()
             for (i, o), scale in zip(floats, self._scales, strict=True)
@@ -168,7 +168,9 @@ def make_objective(scene: Scene) -> Objective:
     if kind == "pseudo":
         return CrossEntropy(scene.coupling, answers(graph, samples))
     if samples.labels is None:
-        raise DataError("--objective labels needs data with labels: use pseudo or output")
+        raise DataError(
+            "`Scoring(objective='labels')` needs data with labels: use 'pseudo' or 'output'"
+        )
     return CrossEntropy(scene.coupling, samples.labels)
 
 

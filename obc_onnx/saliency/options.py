@@ -30,10 +30,10 @@ ROW_SIZE = 32
 """Samples per batch where nothing else is asked for; a pass takes fewer where memory lacks."""
 
 
-def _check(what: str, value: str | None, known: Sequence[str | None]) -> None:
+def _check(field: str, value: str | None, known: Sequence[str | None]) -> None:
     if value not in known:
         names = ", ".join(name for name in known if name is not None)
-        raise RequestError(f"{what} '{value}' is not known: choose from {names}")
+        raise RequestError(f"`Scoring.{field}` '{value}' is not known: choose from {names}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Scoring:
             takes samples for random projections, whose mean over a batch is only one more random
             projection, and batches else. A model of static batch has no rows of samples but those
             of its own batches.
-        samples: How many samples are looked at, at most.
+        samples: How many samples are looked at, at most; None is `SCORED_SAMPLES`.
         batches: How many batches are looked at, in place of `samples`.
         batch_size: Samples per batch; None is `ROW_SIZE`, in as many passes as memory needs.
         reduction: How the members of a group come together. "coupled" adds their rows before they
@@ -62,7 +62,7 @@ class Scoring:
     objective: ObjectiveName | None = None
     loss: str | None = None
     rows: Rows | None = None
-    samples: int = SCORED_SAMPLES
+    samples: int | None = None
     batches: int | None = None
     batch_size: int | None = None
     reduction: Reduction = "sum"
@@ -77,7 +77,11 @@ class Scoring:
             RequestError: One is not known or out of range, or two contradict each other.
         """
         if self.loss is not None and self.objective is not None:
-            raise RequestError("a loss of your own is an objective: give one of the two")
+            raise RequestError("`Scoring.loss` is an objective: leave out `Scoring.objective`")
+        if self.samples is not None and self.batches is not None:
+            raise RequestError(
+                "`Scoring.batches` says how many samples: leave out `Scoring.samples`"
+            )
         _check("objective", self.objective, (None, *OBJECTIVES))
         _check("rows", self.rows, (None, *ROWS))
         _check("reduction", self.reduction, REDUCTIONS)
@@ -85,15 +89,17 @@ class Scoring:
         for what, number in (
             ("samples", self.samples),
             ("batches", self.batches),
-            ("batch size", self.batch_size),
+            ("batch_size", self.batch_size),
         ):
             if number is not None and number < 1:
-                raise RequestError(f"the {what} to score on must be at least 1, found {number}")
+                raise RequestError(f"`Scoring.{what}` must be at least 1, found {number}")
 
     @property
     def n_samples(self) -> int:
         """How many samples are looked at, at most."""
-        return self.samples if self.batches is None else self.batches * self.row_size
+        if self.batches is not None:
+            return self.batches * self.row_size
+        return self.samples or SCORED_SAMPLES
 
     @property
     def row_size(self) -> int:

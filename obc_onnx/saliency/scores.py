@@ -108,15 +108,21 @@ def choose_criterion(name: str | None, samples: Samples | None, scoring: Scoring
     criterion = make_criterion(chosen)
     if criterion.needs_data and samples is None:
         raise RequestError(
-            f"criterion '{chosen}' needs samples: give --data, or use --criterion {DATA_FREE}"
+            f"criterion '{chosen}' needs samples: give `data`, or use `criterion='{DATA_FREE}'`"
         )
     ignored = [field for field in asked_of(scoring) if field not in criterion.uses]
     if ignored:
+        named = ", ".join(
+            _COUPLES if field == COUPLED else f"`Scoring.{field}`" for field in ignored
+        )
         raise RequestError(
-            f"criterion '{chosen}' does not look at {', '.join(ignored).replace('_', ' ')}: leave "
-            f"that out, or use another criterion"
+            f"criterion '{chosen}' does not look at {named}: leave that out, or use another "
+            f"`criterion`"
         )
     return criterion
+
+
+_COUPLES = f"`Scoring(reduction='{COUPLED}')`"
 
 
 def asked_of(scoring: Scoring) -> list[str]:
@@ -145,4 +151,4 @@ def make_scene(
 
 
 def _no_scores(path: str | Path) -> RequestError:
-    return RequestError(f"'{path}' is no file of scores, as `obc-onnx score` writes")
+    return RequestError(f"'{path}' is no file of scores, as `score` writes")

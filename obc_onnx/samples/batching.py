@@ -163,10 +163,11 @@ def _touching(
             f"of one depends on the other{where}"
         )
         return replace(single, proven=not fault.mixes, note=note)
+    single_runs = {name: None}
     note = (
         f"positions along axis {axis} of input '{name}' change each other{where}, so that it is no "
-        f"batch: name the axis that is with --batch-axis {name}:AXIS, or {name}:none for samples "
-        f"that each take a run of their own"
+        f"batch: name the axis that is with `batch_axes`, or give `batch_axes={single_runs}` for "
+        f"samples that each take a run of their own"
     )
     without: dict[str, int | None] = dict.fromkeys(guess.inputs)
     return replace(single, inputs=without, outputs=dict.fromkeys(guess.outputs), note=note)

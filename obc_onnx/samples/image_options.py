@@ -52,6 +52,6 @@ class ImageOptions:
 
     @property
     def given(self) -> list[str]:
-        """The options that are not left to their defaults, as the command line calls them."""
+        """The options that are not left to their defaults, as messages name them."""
         named = (field.name for field in fields(self) if getattr(self, field.name) is not None)
-        return [f"--image-{name}" for name in named]
+        return [f"`ImageOptions.{name}`" for name in named]

@@ -40,7 +40,7 @@ _CHANNEL_AXIS: dict[ImageLayout, int] = {"NCHW": 1, "NHWC": 3}
 _DEEP = ("I", "F")
 """How Pillow's names for pixels of more than 8 bits begin."""
 _LARGEST = 255
-_FOR_FLOATS = ("--image-scale", "--image-mean", "--image-std")
+_FOR_FLOATS = ("`ImageOptions.scale`", "`ImageOptions.mean`", "`ImageOptions.std`")
 _RESIZED = {"stretch": "stretched", "crop": "cropped", "letterbox": "letterboxed"}
 
 
@@ -178,10 +178,14 @@ def _check_choices(options: ImageOptions) -> None:
     known = {"layout": IMAGE_LAYOUTS, "color": IMAGE_COLORS, "resize": IMAGE_RESIZES}
     for name, words in known.items():
         if (word := getattr(options, name)) not in {None, *words}:
-            raise DataError(f"--image-{name} must be one of {', '.join(words)}, found '{word}'")
+            raise DataError(
+                f"`ImageOptions.{name}` must be one of {', '.join(words)}, found '{word}'"
+            )
     for name, way in (("crop", "crop"), ("pad", "letterbox")):
         if getattr(options, name) is not None and options.resize != way:
-            raise DataError(f"--image-{name} is for --image-resize {way}: give that too")
+            raise DataError(
+                f"`ImageOptions.{name}` is for `ImageOptions(resize='{way}')`: give that too"
+            )
 
 
 def _check_numbers(options: ImageOptions) -> None:
@@ -189,13 +193,17 @@ def _check_numbers(options: ImageOptions) -> None:
     scale = () if options.scale is None else (options.scale,)
     for name, values in (("scale", scale), ("mean", options.mean), ("std", options.std)):
         if not np.isfinite(values or ()).all():
-            raise DataError(f"--image-{name} must be finite, found {_listed(values or ())}")
+            raise DataError(f"`ImageOptions.{name}` must be finite, found {_listed(values or ())}")
         if name != "mean" and min(values or (1,)) <= 0:
-            raise DataError(f"--image-{name} must be above 0, found {_listed(values or ())}")
+            raise DataError(f"`ImageOptions.{name}` must be above 0, found {_listed(values or ())}")
     if options.crop is not None and not 0 < options.crop <= 1:
-        raise DataError(f"--image-crop must be above 0 and at most 1, found {options.crop:g}")
+        raise DataError(
+            f"`ImageOptions.crop` must be above 0 and at most 1, found {options.crop:g}"
+        )
     if options.pad is not None and not 0 <= options.pad <= _LARGEST:
-        raise DataError(f"--image-pad must be a pixel value of 0 to 255, found {options.pad}")
+        raise DataError(
+            f"`ImageOptions.pad` must be a pixel value of 0 to 255, found {options.pad}"
+        )
 
 
 def _layout_of(port: Port, color: ImageColor | None) -> ImageLayout:
@@ -208,7 +216,7 @@ def _layout_of(port: Port, color: ImageColor | None) -> ImageLayout:
     told = "no axis" if not found else "more than one axis"
     raise DataError(
         f"input '{port.name}' has shape {shape}: {told} of {wanted} channels; where it takes "
-        f"pictures, say how by --image-layout and --image-color"
+        f"pictures, say how by `ImageOptions.layout` and `ImageOptions.color`"
     )
 
 
@@ -219,7 +227,7 @@ def _color_of(port: Port, layout: ImageLayout, color: ImageColor | None) -> Imag
         if color is None:
             raise DataError(
                 f"input '{port.name}' of shape {port.shape} leaves its channels open: give "
-                f"--image-color"
+                f"`ImageOptions.color`"
             )
         return color
     fits = channels in _COLORS if color is None else channels == _CHANNELS[color]
@@ -237,13 +245,14 @@ def _size_of(port: Port, layout: ImageLayout, size: tuple[int, int] | None) -> t
     own = shape[2:4] if layout == "NCHW" else shape[1:3]
     height, width = size or own
     if not isinstance(height, int) or not isinstance(width, int):
-        raise DataError(f"input '{port.name}' has a dynamic size: give --image-size")
+        raise DataError(f"input '{port.name}' has a dynamic size: give `ImageOptions.size`")
     if min(height, width) < 1:
-        raise DataError(f"--image-size {height} {width} is not a size of a picture")
+        raise DataError(f"`ImageOptions(size=({height}, {width}))` is not a size of a picture")
     for want, got in zip(own, (height, width), strict=True):
         if isinstance(want, int) and want != got:
             raise DataError(
-                f"--image-size {height} {width} does not fit input '{port.name}' of shape {shape}"
+                f"`ImageOptions(size=({height}, {width}))` does not fit input "
+                f"'{port.name}' of shape {shape}"
             )
     return height, width
 
@@ -270,7 +279,7 @@ def _scaling_of(
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) not in {1, channels}:
         needed = "1 number" if channels == 1 else f"1 or {channels} numbers"
-        raise DataError(f"--image-{name} needs {needed}, found {len(values)}")
+        raise DataError(f"`ImageOptions.{name}` needs {needed}, found {len(values)}")
     return values * (channels // len(values))
 
 

@@ -111,7 +111,7 @@ def _check_layout(samples: Samples, graph: Graph, what: str) -> None:
         )
         raise DataError(
             f"{what} has inputs of different lengths: {sorted(counts)}, namely {own}; where a "
-            f"batch is on another axis, name it with --batch-axis NAME:AXIS"
+            f"batch is on another axis, name it with `batch_axes`"
         )
 
 

@@ -114,11 +114,11 @@ def open_samples(
     """
     if options.source is None:
         if options.evaluation is not None:
-            raise DataError("samples to measure on need samples to work with: give --data too")
+            raise DataError("samples to measure on need samples to work with: give `data` too")
         if options.images.given:
-            raise DataError(f"{', '.join(options.images.given)} need pictures: give --data too")
+            raise DataError(f"{', '.join(options.images.given)} need pictures: give `data` too")
         if options.mask_input is not None:
-            raise DataError("--mask-input is of samples: give --data too")
+            raise DataError("`DataOptions.mask_input` is of samples: give `data` too")
         return None, None
     opened = [_opened(options.source, graph, options, named)]
     if options.evaluation is not None:
@@ -178,7 +178,7 @@ def _whole_batches(samples: Samples, use: str) -> Samples:
     if n_whole == 0:
         raise DataError(
             f"the model takes batches of {size}, but there are {len(samples)} samples to {use}: "
-            f"give more --data, or another --holdout"
+            f"give more `data`, or another `DataOptions.holdout`"
         )
     return samples.part(slice(0, n_whole))
 

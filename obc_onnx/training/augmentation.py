@@ -49,7 +49,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.crop < 0:
-            raise RequestError(f"crop must be at least 0, found {self.crop}")
+            raise RequestError(f"`Augmentation.crop` must be at least 0, found {self.crop}")
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Check that there is something to change, before any work is done.

@@ -82,11 +82,11 @@ def notes_on(course: Course) -> list[str]:
 def _note_on(trials: Sequence[Trial]) -> str:
     """Say what trials have found; of norms only where several modes were tried."""
     taken, modes = taken_of(trials), {trial.norms for trial in trials}
-    what, others = f"learning rate {taken.lr:g}", "--lr sets another"
+    what, others = f"learning rate {taken.lr:g}", "`TrainingOptions.lr` sets another"
     tried = [f"{trial.error:.4g} at {trial.lr:g}" for trial in trials]
     if len(modes) > 1:
         what += f", with {taken.norms} statistics of norms,"
-        others = "--lr and --norms set others"
+        others = "`TrainingOptions.lr` and `TrainingOptions.norms` set others"
         tried = [f"{text} ({trial.norms})" for text, trial in zip(tried, trials, strict=True)]
     return (
         f"{what} was found by short trials, which ended with errors of {', '.join(tried)}; {others}"
@@ -103,9 +103,10 @@ def doubts_on(course: Course, n_samples: int) -> list[str]:
     before, *after = [epoch.validation for epoch in course.epochs]
     best = min(value for value in after if value is not None)
     cause = (
-        f"{n_samples} samples may be too few to learn from: give more, or leave --epochs out"
+        f"{n_samples} samples may be too few to learn from: give more, or leave `training` out"
         if course.trials
-        else "the learning rate may be too large: leave --lr out, and it is found by trials"
+        else "the learning rate may be too large: leave `TrainingOptions.lr` out, and it is found "
+        "by trials"
     )
     doubt = (
         f"no epoch was better than before training: the error of held-out samples was {before:.4g} "

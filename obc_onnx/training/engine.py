@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.keeper import Keeper
-    from obc_onnx.training.options import NormsName, TrainingOptions
+    from obc_onnx.training.options import NormsName, Training
     from obc_onnx.training.sparse import GroupPenalty
 
     Stream = Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]], NDArray[np.int64] | None]]
@@ -60,7 +60,7 @@ def finetune(
     pruned: Graph,
     coupling: Coupling,
     samples: Samples,
-    options: TrainingOptions,
+    training: Training,
     keeper: Keeper | None = None,
     penalty: GroupPenalty | None = None,
 ) -> Course:
@@ -71,16 +71,16 @@ def finetune(
         pruned: The graph that it was made from.
         coupling: Of the original, whose outputs are the targets.
         samples: To train on, and to choose the best epoch.
-        options: How.
+        training: How.
         keeper: Keeps states, and gives the one to go on from.
         penalty: What is added to the gradients of each step.
     Raises:
         RequestError: There is nothing to train towards, or with.
         DivergedError: The loss, or a weight after the last step, is not finite.
     """
-    training = _Training(student, pruned, coupling, samples, options, keeper, penalty)
+    run = _Training(student, pruned, coupling, samples, training, keeper, penalty)
     with torch.random.fork_rng():
-        course = training.run()
+        course = run.run()
     student.cpu().eval()
     return course
 
@@ -94,14 +94,14 @@ class _Training:
         pruned: Graph,
         coupling: Coupling,
         samples: Samples,
-        options: TrainingOptions,
+        training: Training,
         keeper: Keeper | None,
         penalty: GroupPenalty | None,
     ) -> None:
-        graph = coupling.graph
+        graph, options, seed = coupling.graph, training.options, training.seed
         self.student, self._pruned, self.options = student, pruned, options
-        self._keeper, self._penalty = keeper, penalty
-        self._fabric = make_fabric(options)
+        self._keeper, self._penalty, self._seed = keeper, penalty, seed
+        self._fabric = make_fabric(training)
         self._ports = graph.inputs
         used, held = parts_of(samples, options.validation, graph.batch or 1)
         self._coupling, self._samples = coupling, used
@@ -114,8 +114,8 @@ class _Training:
         )
         self._holds_out = held is not None
         self._judge = Judge(coupling, held or first_of(used, graph.batch or 1), self._loss)
-        self._loader = Loader(used, options.augmentation, options.workers, options.seed)
-        self._order = Order(len(used), graph.batch, options, world_size())
+        self._loader = Loader(used, options.augmentation, options.workers, seed)
+        self._order = Order(len(used), graph.batch, training, world_size())
         self._was_finite = self.student.finite()
         if world_size() > 1:
             share_statistics(self.student.twin)
@@ -254,7 +254,7 @@ class _Training:
                 before = f", after {self._losses[-1]:g}" if self._losses else ""
                 raise DivergedError(
                     f"the loss is {loss} in epoch {number}, step {place + 1}, at learning rate "
-                    f"{lr:g}{before}: try a smaller --lr"
+                    f"{lr:g}{before}: try a smaller `TrainingOptions.lr`"
                 )
             self._losses.append(loss)
             if self._average is not None:
@@ -268,7 +268,7 @@ class _Training:
         self, stream: Stream, group: list[NDArray[np.int64]], place: tuple[int, int]
     ) -> float:
         """Change the weights once; return the mean loss over the samples of all processes."""
-        seed = np.random.SeedSequence((self.options.seed, *place, rank()))
+        seed = np.random.SeedSequence((self._seed, *place, rank()))
         torch.random.manual_seed(int(seed.generate_state(1)[0]))  # Dropout draws from it
         rng = np.random.default_rng(seed)
         n_samples = sum(map(len, group))
@@ -316,7 +316,7 @@ class _Training:
         except ValueError as error:  # torch's word for a norm that sees one number per channel
             raise RequestError(
                 f"batch norms cannot be trained on {len(which)} samples at a time: export the "
-                f"model with a dynamic batch, or leave --epochs out"
+                f"model with a dynamic batch, or leave `training` out"
             ) from error
         # what blends samples says of no position that it is padding
         real = real_of(self._coupling, self._samples, which) if others is None else None
@@ -395,5 +395,5 @@ def _check_weights(before: dict[str, bool], after: dict[str, bool], lr: float) -
         if before[name] and not finite:
             raise DivergedError(
                 f"'{name}' is not finite after the last step, at learning rate {lr:g}: try a "
-                f"smaller --lr"
+                f"smaller `TrainingOptions.lr`"
             )

@@ -18,7 +18,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from obc_onnx.errors import RequestError
 
 if TYPE_CHECKING:
-    from obc_onnx.training.options import PrecisionName, TrainingOptions
+    from obc_onnx.training.options import PrecisionName, Training
 
 _PRECISIONS: dict[PrecisionName, Literal["bf16-mixed", "16-mixed"]] = {
     "bfloat16": "bf16-mixed",
@@ -38,20 +38,23 @@ class Autocast(MixedPrecision):
         return data
 
 
-def make_fabric(options: TrainingOptions) -> Fabric:
+def make_fabric(training: Training) -> Fabric:
     """Join the other processes, where there are any.
 
     Raises:
         RequestError: The device does not compute in the precision.
     """
-    kind, _, index = options.device.partition(":")
+    kind, _, index = training.device.partition(":")
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", n_processes))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     devices: int | list[int] = local if n_processes > 1 or kind == "cpu" else [int(index or 0)]
-    if options.precision == "float16" and kind == "cpu":
-        raise RequestError("--precision float16 is for a GPU: use bfloat16 on a CPU")
-    mixed = _PRECISIONS.get(options.precision)
+    precision = training.options.precision
+    if precision == "float16" and kind == "cpu":
+        raise RequestError(
+            "`TrainingOptions(precision='float16')` is for a GPU: use 'bfloat16' on a CPU"
+        )
+    mixed = _PRECISIONS.get(precision)
     fabric = Fabric(
         accelerator="cuda" if kind == "cuda" else "cpu",
         devices=devices,

@@ -171,7 +171,7 @@ def _refusing_when_one_dies() -> Iterator[None]:
             raise
         raise DataError(
             f"a process that reads samples has died, perhaps for lack of memory or of room in "
-            f"/dev/shm: use fewer --workers ({error})"
+            f"/dev/shm: use fewer `TrainingOptions.workers` ({error})"
         ) from error
 
 

@@ -127,10 +127,12 @@ class TrainingLoss:
         if "kd" in self.terms and self._axis is None:
             raise RequestError(
                 f"loss 'kd' cannot tell which axis of '{port.name}', of shape {shape}, holds "
-                f"classes: use --loss mse, or a function of yours"
+                f"classes: use 'mse' in `TrainingOptions.loss`, or a function of yours"
             )
         if self._options.label_smoothing and "ce" not in self.terms:
-            raise RequestError("--label-smoothing is of loss 'ce', which is not asked for")
+            raise RequestError(
+                "`TrainingOptions.label_smoothing` is of loss 'ce', which is not asked for"
+            )
 
     def __call__(
         self,

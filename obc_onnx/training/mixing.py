@@ -24,25 +24,26 @@ def check_mixing(options: TrainingOptions, graph: Graph) -> None:
     Raises:
         RequestError: An input cannot, or the loss is given one class for each sample.
     """
-    asked = [kind for kind in ("mixup", "cutmix") if getattr(options, kind) > 0]
+    asked = "cutmix" if options.cutmix > 0 else "mixup" if options.mixup > 0 else ""
     axes = graph.batch_axes.inputs
     for port in graph.inputs if asked else ():
         if axes[port.name] != 0:
             raise RequestError(
-                f"--{asked[-1]} cannot blend input '{port.name}': its samples are not on its "
-                f"first axis"
+                f"`TrainingOptions.{asked}` cannot blend input '{port.name}': its samples are not "
+                f"on its first axis"
             )
         flat = options.cutmix > 0 and len(port.shape or ()) != IMAGE_RANK
         if flat or not np.issubdtype(port.dtype, np.floating):
             raise RequestError(
-                f"--{asked[-1]} cannot blend input '{port.name}', {port.dtype.name} of shape "
-                f"{list(port.shape or ())}: mixup takes floats, and cutmix pictures of rank "
-                f"{IMAGE_RANK}"
+                f"`TrainingOptions.{asked}` cannot blend input '{port.name}', {port.dtype.name} "
+                f"of shape {list(port.shape or ())}: mixup takes floats, and cutmix pictures of "
+                f"rank {IMAGE_RANK}"
             )
     own = [name for name, _ in options.loss if ".py:" in name]
     if asked and own:
         raise RequestError(
-            f"--{asked[-1]} gives samples two classes, and the loss '{own[0]}' is told one"
+            f"`TrainingOptions.{asked}` gives samples two classes, and the loss '{own[0]}' is "
+            f"told one"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
 from obc_onnx.errors import RequestError
@@ -92,8 +92,6 @@ class TrainingOptions:
         augmentation: What changes samples on the way, each time anew.
         workers: Processes that read samples.
         precision: Of the arithmetic that torch's autocast finds safe.
-        seed: Of every random choice.
-        device: Where torch runs.
     """
 
     epochs: int
@@ -127,8 +125,6 @@ class TrainingOptions:
     augmentation: Augmentation | None = None
     workers: int = 0
     precision: PrecisionName = "float32"
-    seed: int = 0
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Check names and numbers.
@@ -140,7 +136,7 @@ class TrainingOptions:
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("start", self.start, STARTS)
-        _one_of("sparse by", self.sparse_by, SPARSE)
+        _one_of("sparse_by", self.sparse_by, SPARSE)
         if self.norms is not None:
             _one_of("norms", self.norms, NORMS)
         for name, _ in self.loss:
@@ -154,11 +150,11 @@ class TrainingOptions:
         for what in ("lr", "temperature", "clip"):
             value = getattr(self, what)
             if value is not None and not 0 < value < _LARGEST:
-                raise RequestError(f"{_spoken(what)} must be a number above 0, found {value:g}")
+                raise RequestError(f"{_named(what)} must be a number above 0, found {value:g}")
         for what in ("warmup", "momentum", "label_smoothing", "ema", "validation"):
             value = getattr(self, what)
             if value is not None and not 0 <= value < 1:
-                raise RequestError(f"{_spoken(what)} must be in [0, 1), found {value:g}")
+                raise RequestError(f"{_named(what)} must be in [0, 1), found {value:g}")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -169,7 +165,8 @@ class TrainingOptions:
             )
         if self.patience is not None and not self.validation:
             raise RequestError(
-                "patience looks at samples that do not train: set a validation share above 0"
+                "`TrainingOptions.patience` looks at samples that do not train: set "
+                "`TrainingOptions.validation`, their share, above 0"
             )
         if self.start != "select" and self.equivalent is False:
             raise RequestError("decompressors start from something only where there are any")
@@ -234,16 +231,31 @@ def check_labels(options: TrainingOptions, *, labelled: bool) -> None:
         RequestError: There are none.
     """
     if "ce" in dict(options.loss) and not labelled:
-        raise RequestError("loss 'ce' needs data with labels: use --loss kd, or --loss mse")
+        raise RequestError(
+            "loss 'ce' of `TrainingOptions.loss` needs data with labels: use 'kd' or 'mse'"
+        )
 
 
-def training_options(
-    training: TrainingOptions | int, seed: int, device: str
-) -> TrainingOptions | None:
-    """Complete what a caller gave: options, or a number of epochs of which 0 means none."""
+@dataclass(frozen=True)
+class Training:
+    """A training as it runs.
+
+    Attributes:
+        options: How.
+        seed: Of every random choice.
+        device: Where torch runs.
+    """
+
+    options: TrainingOptions
+    seed: int
+    device: str
+
+
+def training_options(training: TrainingOptions | int) -> TrainingOptions | None:
+    """Return what a caller gave: options, or a number of epochs of which 0 means none."""
     if isinstance(training, int):
-        return TrainingOptions(epochs=training, seed=seed, device=device) if training else None
-    return replace(training, seed=seed, device=device)
+        return TrainingOptions(epochs=training) if training else None
+    return training
 
 
 FIELDS = tuple(field.name for field in fields(TrainingOptions))
@@ -251,13 +263,13 @@ FIELDS = tuple(field.name for field in fields(TrainingOptions))
 
 def _one_of(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise RequestError(f"{what} '{value}' is not known: choose from {', '.join(known)}")
+        raise RequestError(f"{_named(what)} '{value}' is not known: choose from {', '.join(known)}")
 
 
 def _at_least(what: str, value: float | None, least: int) -> None:
     if value is not None and not least <= value < _LARGEST:
-        raise RequestError(f"{_spoken(what)} must be at least {least}, found {value:g}")
+        raise RequestError(f"{_named(what)} must be at least {least}, found {value:g}")
 
 
-def _spoken(field: str) -> str:
-    return field.replace("_", " ")
+def _named(field: str) -> str:
+    return f"`TrainingOptions.{field}`"

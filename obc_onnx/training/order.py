@@ -12,7 +12,7 @@ from obc_onnx.errors import RequestError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.training.options import Training, TrainingOptions
 
 _LEAST = 2
 """Samples that a process needs for the statistics of a norm."""
@@ -29,15 +29,15 @@ class Order:
     Args:
         n_samples: How many there are.
         own: The batch that the model takes, None where it is dynamic.
-        options: How many samples make a batch otherwise, and the seed.
+        training: How many samples make a batch otherwise, and the seed.
         n_processes: Each of which takes an equal share of every batch.
     """
 
     def __init__(
-        self, n_samples: int, own: int | None, options: TrainingOptions, n_processes: int
+        self, n_samples: int, own: int | None, training: Training, n_processes: int
     ) -> None:
-        size = options.batch_size if own is None else own * n_processes
-        self._n_samples, self._seed = n_samples, options.seed
+        size = training.options.batch_size if own is None else own * n_processes
+        self._n_samples, self._seed = n_samples, training.seed
         self.starts = list(range(0, n_samples, size))
         if own is not None:
             self._n_samples = n_samples // size * size

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.members import Member
     from obc_onnx.coupling.model import Coupling, Group
     from obc_onnx.equivalent.network import EquivalentTwin
-    from obc_onnx.training.options import SparseName, TrainingOptions
+    from obc_onnx.training.options import SparseName, Training
 
 _LARGEST = 16.0
 _DECAY = 0.99
@@ -76,18 +76,16 @@ class GroupPenalty(nn.Module):
     Args:
         student: The whole network; nothing is cut yet.
         coupling: Its groups.
-        options: The strength, and what makes a unit salient: "magnitude" is the root of the mean
+        training: The strength, and what makes a unit salient: "magnitude" is the root of the mean
             squared norm of its members, as in the source; "jacobian" that of the mean over members
             of (w . dL/dw)^2, averaged over the steps, which the gradients of training give freely.
     """
 
-    def __init__(
-        self, student: EquivalentTwin, coupling: Coupling, options: TrainingOptions
-    ) -> None:
+    def __init__(self, student: EquivalentTwin, coupling: Coupling, training: Training) -> None:
         super().__init__()
-        self._strength = options.sparse_reg
-        self._by: SparseName = options.sparse_by
-        device = torch.device(options.device)
+        self._strength = training.options.sparse_reg
+        self._by: SparseName = training.options.sparse_by
+        device = torch.device(training.device)
         own = dict(student.twin.named_parameters())
         learned = {key: p for key, p in own.items() if p.requires_grad}
         found = [(group, _members(coupling, group, learned, device)) for group in coupling.groups]

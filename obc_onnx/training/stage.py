@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from obc_onnx.recover.methods import Method
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.course import Epoch
-    from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.training.options import Training
 
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Tuned:
 def tune(
     cut: Cut,
     samples: Samples,
-    options: TrainingOptions,
+    training: Training,
     *,
     teacher: Coupling | None = None,
     recover: Method = "auto",
@@ -69,17 +69,17 @@ def tune(
         cut: The network, cut from the original or from what sparse learning made of it; it may
             have been repaired.
         samples: To train on.
-        options: How.
+        training: How.
         teacher: Of the original, where sparse learning has changed it.
         recover: How what training starts from is repaired, where that is another network.
         folder: Where the run is kept, or None.
     """
     net, unfolded = cut, None
-    if options.unfold_norms:
-        net, unfolded = _unfold(cut, samples, options, recover=recover)
-    student = _student(net, samples, options, recover=recover)
+    if training.options.unfold_norms:
+        net, unfolded = _unfold(cut, samples, training, recover=recover)
+    student = _student(net, samples, training, recover=recover)
     keeper = None if folder is None else Keeper(folder, TUNING)
-    course = finetune(student, net.pruned, teacher or cut.coupling, samples, options, keeper)
+    course = finetune(student, net.pruned, teacher or cut.coupling, samples, training, keeper)
     folded = student.fold(net.pruned)
     if unfolded is not None:
         folded = fold_norms(folded, unfolded)
@@ -90,7 +90,7 @@ def tune(
 def sparsify(
     coupling: Coupling,
     samples: Samples,
-    options: TrainingOptions,
+    training: Training,
     folder: Checkpoints | None = None,
 ) -> tuple[Graph, list[Epoch]]:
     """Train a whole network so that its weak units matter less.
@@ -101,11 +101,12 @@ def sparsify(
     Args:
         coupling: Of the original.
         samples: To train on.
-        options: As for fine-tuning; `sparse_epochs` of them.
+        training: As for fine-tuning; `sparse_epochs` of them.
         folder: Where the run is kept, or None.
     Returns:
         The original with the trained weights, and what each pass gave.
     """
+    options = training.options
     learning = replace(
         options,
         epochs=options.sparse_epochs,
@@ -116,41 +117,44 @@ def sparsify(
     )
     student = EquivalentTwin(Cut(coupling, {}, coupling.graph), recombine=False)
     keeper = None if folder is None else Keeper(folder, SPARSE_LEARNING)
-    penalty = GroupPenalty(student, coupling, options)
-    course = finetune(student, coupling.graph, coupling, samples, learning, keeper, penalty)
+    penalty = GroupPenalty(student, coupling, training)
+    course = finetune(
+        *(student, coupling.graph, coupling, samples),
+        replace(training, options=learning),
+        *(keeper, penalty),
+    )
     return student.fold(coupling.graph).known_as(coupling.graph), course.epochs
 
 
 def _unfold(
-    cut: Cut, samples: Samples, options: TrainingOptions, *, recover: Method
+    cut: Cut, samples: Samples, training: Training, *, recover: Method
 ) -> tuple[Cut, Unfolded]:
     """Give the network back the norms that were folded away, and cut and repair that."""
     before = cut.coupling
-    unfolded = unfold_norms(before.graph, samples, options.seed, before.rules)
+    unfolded = unfold_norms(before.graph, samples, training.seed, before.rules)
     shapes = {port.name: before.shapes[port.name] for port in before.graph.inputs}
     coupling, _ = analyse(unfolded.graph, shapes, before.rules, Clock())
     made = Cut.of(coupling, same_units(before, cut.keep, coupling))
-    return _repaired(made, samples, options, recover), unfolded
+    return _repaired(made, samples, training, recover), unfolded
 
 
-def _student(
-    cut: Cut, samples: Samples, options: TrainingOptions, *, recover: Method
-) -> EquivalentTwin:
+def _student(cut: Cut, samples: Samples, training: Training, *, recover: Method) -> EquivalentTwin:
     """Make the student, and where it does not start from what is cut, its norms anew.
 
     Another start counts only where it is nearer to the original on samples that did not make it.
     """
+    options = training.options
     sliced = EquivalentTwin(cut, recombine=options.recombines)
     if not options.recombines or options.start == "select":
         return sliced
     used, held = split(samples, cut.coupling.graph.batch or 1)
-    scene = make_scene(cut.coupling, used, Scoring(), options.seed, options.device)
+    scene = make_scene(cut.coupling, used, Scoring(), training.seed, training.device)
     start = channel_start(scene, cut.keep)
     plain = Cut.of(cut.coupling, cut.keep)  # what a refit gave stands for other matrices
     started = plain.holding(EquivalentTwin(plain, start=start).fold(plain.pruned))
     # norms only: anything else would change weights that C and D make, and so what is judged here
     if recover != "none" and not why_no_norms(started, samples):
-        started = _repaired(started, samples, options, "stats")
+        started = _repaired(started, samples, training, "stats")
     student = EquivalentTwin(started, start=start)
     error_of = Distance(cut.coupling, held)
     before, after = error_of(cut.pruned), error_of(started.pruned)
@@ -158,5 +162,5 @@ def _student(
     return student if after < before else sliced
 
 
-def _repaired(cut: Cut, samples: Samples, options: TrainingOptions, method: Method) -> Cut:
-    return cut.holding(repair(cut, samples, method, options.seed, options.device).graph)
+def _repaired(cut: Cut, samples: Samples, training: Training, method: Method) -> Cut:
+    return cut.holding(repair(cut, samples, method, training.seed, training.device).graph)

@@ -72,13 +72,13 @@ def build_twin(
     if other:
         raise UnsupportedOperatorError(
             f"torch takes no input such as '{other[0]}', which holds strings or is no tensor; such "
-            f"a model can be pruned with --criterion l2 and without training"
+            f"a model can be pruned with `criterion='l2'` and without training"
         )
     unknown = [node.label for node in graph.nodes if rules.find(node) is None]
     if unknown:
         raise UnsupportedOperatorError(
             f"the twin has no rule for {len(unknown)} nodes: {', '.join(unknown)}; such a model "
-            f"can be pruned with --criterion l2 and without training, or with a rule of your own"
+            f"can be pruned with `criterion='l2'` and without training, or with a rule of your own"
         )
     make_room(sum(array.nbytes for array in graph.initializers.values()))
     return _Builder(graph, shapes, rules, frozen=frozen).build()

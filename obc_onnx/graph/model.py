@@ -106,9 +106,9 @@ class Graph:
         Raises:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
-        path = Path(path)
-        graph = cls.from_model(read_model(path), sha256_of(path))
-        graph.file_bytes = bytes_of(path)
+        model, files = read_model(Path(path))
+        graph = cls.from_model(model, sha256_of(files))
+        graph.file_bytes = bytes_of(files)
         return graph
 
     @classmethod

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from obc_onnx.axes.expressions import leaves
-from obc_onnx.coupling.members import member_of, operands, owners_along
+from obc_onnx.coupling.members import Operands, member_of, owners_along
 from obc_onnx.equivalent.network import EquivalentTwin, Start, find_parametrised
 from obc_onnx.equivalent.starts import find_readers, start_from
 from obc_onnx.recover.norm_moments import norm_moments
@@ -43,7 +43,7 @@ def fuse(coupling: Coupling, keep: Keep, pruned: Graph, *, merges: bool = True) 
         pruned: The cut graph; what is not dense is taken from it.
         merges: Whether groups without batch norms are fused, too.
     """
-    arrays = operands(coupling, {})
+    arrays = Operands(coupling, {})
     plans = {
         group.dim: torch.from_numpy(transport(features(coupling, group, arrays), keep[group.dim]))
         for group in coupling.groups
@@ -63,7 +63,7 @@ def _is_normed(group: Group) -> bool:
     return any(role.node.op_type == "BatchNormalization" for role in group.members)
 
 
-def features(coupling: Coupling, group: Group, arrays: dict[str, Numbers]) -> Numbers:
+def features(coupling: Coupling, group: Group, arrays: Mapping[str, Numbers]) -> Numbers:
     """Gather the weights of each unit, shape [units, weights], each row of length 1."""
     columns = []
     for name, axis in dict.fromkeys(member_of(role) for role in group.members):

@@ -26,6 +26,8 @@ from obc_onnx.equivalent.starts import find_readers, start_from
 from obc_onnx.recover.norm_moments import norm_moments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Group, Keep

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.model import Graph
-from obc_onnx.installation import require_transport
+from obc_onnx.installation import require_torch, require_transport
 from obc_onnx.measuring.baseline import examine
 from obc_onnx.measuring.error import errors_of_outputs
 from obc_onnx.measuring.latency import race
@@ -115,6 +115,7 @@ class Compression:
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
         request = self.request
+        self._check_installed(repairs=True)
         opened = self._open(model)
         original, graph = opened.original, opened.original.graph
         folder = self._folder(graph)
@@ -140,8 +141,6 @@ class Compression:
         cut = replace(cut, plan=plan)
         with self.clock("verify"):
             checks += [*folded, *check_result(cut, written, self.clock)]
-            if cut.no_twin:
-                self.notes.append(f"the twin was not compared: {cut.no_twin}")
             require(checks)
             self.warnings.extend(doubts(checks))
         report = self._report(
@@ -154,13 +153,26 @@ class Compression:
 
     def decide(self, model: Model) -> PruningPlan:
         """Go through the stages up to the plan."""
+        self._check_installed(repairs=self.request.budget.max_drop is not None)
         return self._plan(self._open(model), None)
+
+    def _check_installed(self, *, repairs: bool) -> None:
+        """Check before long work that what was asked for is installed.
+
+        Repair without data is left out where torch is missing, unless it was asked for by name.
+        """
+        request = self.request
+        if request.recover == "fuse":
+            require_transport()
+            require_torch("--recover fuse")
+        if request.training is not None:
+            require_torch("fine-tuning")
+        if repairs and request.data.source is not None and request.recover != "none":
+            require_torch("repair with samples, which --recover none leaves out,")
 
     def _open(self, model: Model) -> Opened:
         """Load and analyse, and check what the request asks for against the samples."""
         request = self.request
-        if request.recover == "fuse":
-            require_transport()
         with self.clock("load"):
             graph = load_model(model)
             samples, held = open_samples(request.data, graph, request.batch_axes)

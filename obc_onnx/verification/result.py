@@ -38,7 +38,7 @@ class Cut:
 
     Attributes:
         coupling: Of what is cut.
-        no_twin: Why torch cannot compute the graph; empty where it can.
+        no_twin: Why torch cannot compute the graph, or is not there; empty where it can.
         original: Of the model as it came; sparse learning may have changed its weights.
     """
 
@@ -72,13 +72,11 @@ def check_result(cut: Cut, result: Graph, clock: Clock) -> list[Check]:
         cost = COSTS[name]
         full = cost(cut.coupling).full
         checks.append(check_budget(cost(recounted).total({}), full, target, cost.label))
-    if not cut.no_twin:
-        check = check_twin(recounted, cut.feed)
-        if not check.passed and is_quantised(original) and not _uses_twin(cut.plan):
-            # integer kernels may saturate where torch computes what the model says
-            check = replace(check, passed=True, detail=f"{check.detail}; no twin was used")
-        checks.append(check)
-    return checks
+    check = check_twin(recounted, cut.feed, cut.no_twin)
+    if not check.passed and is_quantised(original) and not _uses_twin(cut.plan):
+        # integer kernels may saturate where torch computes what the model says
+        check = replace(check, passed=True, detail=f"{check.detail}; no twin was used")
+    return [*checks, check]
 
 
 def _uses_twin(plan: PruningPlan) -> bool:

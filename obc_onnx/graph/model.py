@@ -328,14 +328,15 @@ class Graph:
         """The outline, which is asked for by all that runs or infers: exporting is slow."""
         return self._outline({})
 
+    @cached_property
+    def left_out(self) -> set[str]:
+        """Large initializers, which an outline does without."""
+        sparse = sparse_constants(self._original)
+        return {n for n, a in self.initializers.items() if is_left_out(a) and n not in sparse}
+
     def _outline(self, merged: Mapping[str, str]) -> Outline:
         """Export without large weights, and with some copies written as others."""
-        sparse = sparse_constants(self._original)
-        weights = {
-            name: array
-            for name, array in self.initializers.items()
-            if is_left_out(array) and name not in sparse
-        }
+        weights = {n: array for n, array in self.initializers.items() if n in self.left_out}
         model = self._export(merged, weights)
         return Outline(model, {n: array for n, array in weights.items() if n not in merged})
 

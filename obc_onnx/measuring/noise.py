@@ -43,6 +43,8 @@ _STEPS_BACK = 4
 _STRONGER = (2, 4, 8, 16, 32, 64)
 """Roundings that weights move by where fewer move nothing: the first step of a grid is its size."""
 _SEED = 0
+_PIECE = 2**18
+"""Numbers that are moved at once."""
 
 
 @dataclass(frozen=True)
@@ -233,8 +235,22 @@ def disturbed(graph: Graph, rng: np.random.Generator, roundings: int = 1) -> Gra
         if is_float(array.dtype) and sum(size > 1 for size in array.shape) > 1:
             epsilon = roundings * epsilon_of(array.dtype)
             factors = np.array([1 - epsilon, 1 + epsilon]).astype(array.dtype)
-            with np.errstate(over="ignore"):
-                moved = array * factors[rng.integers(0, 2, array.shape, np.uint8)]
-            stays = (array == np.rint(array)) | ~np.isfinite(moved)
-            weights[name] = np.where(stays, array, moved)
+            ups = rng.integers(0, 2, array.size, np.uint8)
+            weights[name] = _moved(array.reshape(-1), factors, ups).reshape(array.shape)
     return graph.edit(weights)
+
+
+def _moved(flat: NDArray[Any], factors: NDArray[Any], which: NDArray[np.uint8]) -> NDArray[Any]:
+    """Multiply numbers by one of some factors each, but for whole ones and those that overflow.
+
+    It goes piece by piece: what comes in between would take several times the space of a weight.
+    """
+    found = np.empty_like(flat)
+    for start in range(0, flat.size, _PIECE):
+        part = slice(start, start + _PIECE)
+        before = flat[part]
+        with np.errstate(over="ignore"):
+            after = before * factors[which[part]]
+        stays = (before == np.rint(before)) | ~np.isfinite(after)
+        found[part] = np.where(stays, before, after)
+    return found

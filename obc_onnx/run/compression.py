@@ -125,13 +125,13 @@ class Compression:
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
-        with self.clock("cut"):
-            pruned = remove_units(coupling, keep)
         feed = verification_feed(graph, held, inputs, request.seed)
-        cut = Cut(coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
-        with self.clock("verify"):
+        with self.clock("verify"):  # first, since it holds several copies of the weights
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
+        with self.clock("cut"):
+            pruned = remove_units(coupling, keep)
+        cut = Cut(coupling, plan, keep, pruned, inputs, feed, why_no_twin(coupling), original)
         result, recovery = self._recover(cut, samples)
         result, epochs, folded = self._finetune(replace(cut, pruned=result), samples, folder)
         written = Graph.from_model(result.written()).with_batch(graph.batch_axes)

@@ -344,7 +344,7 @@ def why_no_twin(coupling: Coupling) -> str:
     from obc_onnx.twin.build import derived_twin
 
     try:
-        derived_twin(coupling.graph, coupling)
+        _release(derived_twin(coupling.graph, coupling))
     except UnsupportedOperatorError as error:
         return str(error)
     return ""
@@ -362,7 +362,15 @@ def check_twin(coupling: Coupling, feed: Feed, missing: str = "") -> Check:
         return Check(_TWIN, passed=True, detail=f"not compared: {missing}")
     from obc_onnx.twin.build import derived_twin
 
-    return compare_twin(derived_twin(coupling.graph, coupling), coupling.graph, feed)
+    twin = derived_twin(coupling.graph, coupling)
+    check = compare_twin(twin, coupling.graph, feed)
+    _release(twin)
+    return check
+
+
+def _release(twin: TorchTwin) -> None:
+    """Let the weights of a twin go at once: a module of torch.fx is a cycle of references."""
+    twin.to_empty(device="meta")
 
 
 def compare_twin(twin: TorchTwin, graph: Graph, feed: Feed) -> Check:

@@ -1,6 +1,7 @@
 """Load, view, edit and save an ONNX model.
 
-What else touches onnx-graphsurgeon is below it: `canonical`, `folding`, `copies`, `export`, `node`.
+What touches onnx-graphsurgeon is below it: `structure`, `canonical`, `constants`, `copies`,
+`export` and `node`.
 
 `Graph` is a value: edits return a new one. Its nodes are in topological order. Subgraphs stay where
 they are; what they use of the outer graph is listed in `Node.captures`.

@@ -161,6 +161,7 @@ def _options(
     options.log_severity_level = _FATAL_SEVERITY
     options.add_session_config_entry(_SPINNING, str(int(spins)))
     options.add_session_config_entry(_UNPACKED, str(int(not packs)))
+    options.enable_cpu_mem_arena = packs  # which takes up to twice of what a run needs
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options

@@ -39,6 +39,36 @@ def require_transport() -> None:
         ) from error
 
 
+def why_no_torch() -> str:
+    """Return why torch cannot be imported and what to run, or nothing where it can."""
+    try:
+        import_module("torch")
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            return "torch is not installed: run pip install torch"
+        return _damaged_torch(error)
+    except (ImportError, OSError) as error:  # OSError: a library of its own is missing
+        return _damaged_torch(error)
+    return ""
+
+
+def require_torch(what: str) -> None:
+    """Check that torch can be imported.
+
+    Args:
+        what: What needs it, as the subject of a sentence.
+    Raises:
+        InstallationError: It is not installed, or not whole; the message says what to run.
+    """
+    reason = why_no_torch()
+    if reason:
+        raise InstallationError(f"{what} needs torch, but {reason}")
+
+
+def _damaged_torch(error: Exception) -> str:
+    return f"torch cannot be imported ({error}): run pip install --force-reinstall torch"
+
+
 def _runtime_packages() -> list[str]:
     """List the installed packages that hold ONNX Runtime, as pip knows them."""
     return sorted({

@@ -47,7 +47,7 @@ LAYERS = (
 
 None imports one of its own layer or of one above, not even for types; "" is the package itself.
 """
-SURGEON = {"canonical", "copies", "export", "constants", "model", "node", "node_lists"}
+SURGEON = {"canonical", "copies", "export", "constants", "node", "node_lists", "structure"}
 """Modules of `graph`."""
 TORCH_ROOMS = {"equivalent", "ops", "recover", "saliency", "training", "twin"}
 """Packages that may know of torch; operator rules load it inside of functions."""

@@ -1,7 +1,8 @@
-"""What is said where ONNX Runtime or an extra is not installed, or not whole."""
+"""What works and what is said where ONNX Runtime, torch or an extra is missing, or not whole."""
 
 from __future__ import annotations
 
+import json
 import os
 import site
 import subprocess
@@ -14,6 +15,7 @@ from small import archive, assert_refused, images, invoke, saved, written_into
 
 import obc_onnx
 from obc_onnx.errors import InstallationError
+from obc_onnx.installation import why_no_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,3 +147,112 @@ def test_from_python_fusion_raises_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "ot", None)
     with pytest.raises(InstallationError, match="POT"):
         obc_onnx.compress("none.onnx", recover="fuse")
+
+
+def run_without_torch(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process where torch cannot be imported."""
+    code = "import sys; sys.modules['torch'] = None; from obc_onnx.cli.main import cli; cli()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def assert_done(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert all(part in " ".join(done.stdout.split()) for part in parts), done.stdout
+
+
+def test_what_needs_no_torch_runs_without_it_and_says_what_was_left_out(tmp_path: Path) -> None:
+    model, plan, small = saved(tmp_path), tmp_path / "plan.json", tmp_path / "small.onnx"
+    scores = tmp_path / "scores.npz"
+    reason = "torch is not installed: run pip install torch"
+    assert_done(run_without_torch("inspect", model), "MACs")
+    assert_done(run_without_torch("score", model, "-o", scores))
+    assert_done(run_without_torch("plan", model, "-o", plan))
+    unrepaired = f"nothing was repaired: {reason}"
+    made = run_without_torch("compress", model, "-o", small, "--json")
+    assert_done(made, f"not compared: {reason}", unrepaired)
+    assert_done(run_without_torch("verify", model, small, "--plan", plan, "--json"), reason)
+    cut = ("apply", model, "--plan", plan, "-o", tmp_path / "cut.onnx", "--recover", "none")
+    done = run_without_torch(*cut, "--json")
+    assert_done(done, f"not compared: {reason}")
+    assert unrepaired not in done.stdout
+    assert (tmp_path / "cut.onnx").read_bytes() == small.read_bytes()
+
+
+def test_a_plan_by_weights_does_not_wait_for_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from obc_onnx.cli.main import cli\n"
+        "cli(standalone_mode=False); print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "plan", saved(tmp_path), "-o", tmp_path / "plan.json"]
+    done = subprocess.run(
+        list(map(str, command)),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == "False"
+
+
+def test_samples_are_measured_on_without_torch(tmp_path: Path) -> None:
+    data = archive(tmp_path, x=images())
+    command = ("compress", saved(tmp_path), "-o", tmp_path / "small.onnx", "--data", data)
+    done = run_without_torch(*command, "--criterion", "l2", "--recover", "none", "--json")
+    assert_done(done, "torch is not installed")
+    assert json.loads(done.stdout)["outputs"]
+
+
+def test_scores_plans_and_repaired_results_from_elsewhere_are_used_without_torch(
+    tmp_path: Path,
+) -> None:
+    model, data = saved(tmp_path), archive(tmp_path, x=images())
+    small, plan, scores = (tmp_path / name for name in ("s.onnx", "p.json", "scores.npz"))
+    assert invoke("score", model, "-o", scores, "--data", data).exit_code == 0
+    made = invoke("compress", model, "-o", small, "--data", data, "--plan-out", plan)
+    assert made.exit_code == 0, made.output
+    assert_done(run_without_torch("verify", model, small, "--plan", plan), "not compared")
+    by_scores = ("plan", model, "-o", tmp_path / "own.json", "--scores", scores, "--json")
+    assert_done(run_without_torch(*by_scores), '"criterion": "jacobian"', '"ranking": "per-cost"')
+
+
+NEEDS_TORCH = {
+    "criterion": ("score", ("-o", "scores.npz"), "criterion 'jacobian' needs torch"),
+    "repair": ("compress", ("-o", "s.onnx", "--criterion", "l2"), "--recover none leaves out"),
+    "sensitivity": ("sensitivity", (), "criterion 'jacobian' needs torch"),
+    "training": ("compress", ("-o", "s.onnx", "--epochs", "1"), "fine-tuning needs torch"),
+    "device": ("score", ("-o", "scores.npz", "--device", "cuda"), "device 'cuda' needs torch"),
+    "twin": ("twin", ("--print-code",), "the twin needs torch"),
+}
+
+
+@pytest.mark.parametrize(("command", "options", "part"), NEEDS_TORCH.values(), ids=NEEDS_TORCH)
+def test_what_needs_torch_says_so_in_one_sentence_and_what_to_run(
+    tmp_path: Path, command: str, options: tuple[str, ...], part: str
+) -> None:
+    model, data = saved(tmp_path), archive(tmp_path, x=images())
+    placed = [tmp_path / word if "." in word else word for word in options]
+    given = () if command == "twin" else ("--data", data)
+    done = run_without_torch(command, model, *placed, *given)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert part in done.stderr
+    assert "torch is not installed: run pip install torch" in done.stderr
+
+
+def test_a_torch_that_lacks_files_is_to_be_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torch"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so: cannot open')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert why_no_torch() == (
+        "torch cannot be imported (libcudart.so: cannot open): run pip install --force-reinstall "
+        "torch"
+    )

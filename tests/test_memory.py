@@ -16,7 +16,7 @@ from helpers import Analysed, analyse, load_tool, run_onnx
 from small import archive, chain, invoke
 
 from obc_onnx import memory
-from obc_onnx.graph.external import bytes_of
+from obc_onnx.graph.external import bytes_of, files_of
 from obc_onnx.graph.model import Graph
 from obc_onnx.measuring import noise
 from obc_onnx.measuring.noise import disturbed
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VOCABULARY = 100
-MOST_COPIES = 4.5
-"""Of the weights, in arrays: the original, the cut one, the masked one, and what noise has moved."""
+MOST_COPIES = 3.5
+"""Of the weights, in arrays: the original, the masked or the cut one, and what noise has moved."""
 
 
 class Ledger:
@@ -84,26 +84,26 @@ def whole() -> Analysed:
 
 
 @pytest.mark.usefixtures("by_hand")
-@pytest.mark.parametrize("large", [True, False])
-def test_a_compression_keeps_few_copies_of_large_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger, *, large: bool
+def test_a_compression_keeps_few_copies_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
+    """Without Python looking for what is unused: what graphs hold is part of no circle."""
     tool, model = load_tool("make_decoder"), tmp_path / "model.onnx"
     tool.write(model, tool.Decoder(layers=1, width=128, vocabulary=VOCABULARY), seed=0)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (20, 6))
-    monkeypatch.setattr(memory, "_MUCH", 1 if large else 2**40)
+    monkeypatch.setattr(memory, "_MUCH", 2**40)
     paths = ("-o", tmp_path / "small.onnx", "--data", archive(tmp_path, tokens=tokens))
     result = invoke("compress", str(model), *map(str, paths))
     assert result.exit_code == 0, result.output
-    assert (ledger.most < MOST_COPIES * bytes_of(model)) == large
+    assert ledger.most < MOST_COPIES * bytes_of(files_of(model))
 
 
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize(("n_bytes", "stays"), [(2**28 - 1, True), (2**28, False)])
 def test_room_is_made_where_much_is_about_to_be_taken(n_bytes: int, *, stays: bool) -> None:
-    graph = Graph.from_model(chain())
-    array = weakref.ref(graph.initializers["fc"])
-    del graph
+    circle: dict[str, Any] = {"array": np.zeros(3)}
+    circle["itself"], array = circle, weakref.ref(circle["array"])
+    del circle
     make_room(n_bytes)
     assert (array() is not None) == stays
 

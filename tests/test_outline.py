@@ -189,7 +189,7 @@ def test_the_original_does_not_keep_the_weights_too(tmp_path: Path) -> None:
     tool = load_tool("make_decoder")
     tool.write(tmp_path / "d.onnx", tool.Decoder(layers=1, width=64, vocabulary=50), seed=0)
     graph = Graph.load(tmp_path / "d.onnx")
-    assert graph._original.ByteSize() < 20_000
+    assert graph._structure.original.ByteSize() < 20_000
 
 
 def test_an_outline_is_made_once_and_each_caller_may_change_their_own(

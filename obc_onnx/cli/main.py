@@ -37,6 +37,7 @@ from obc_onnx.cli.shared import (
 from obc_onnx.cli.train_options import training_of, training_options
 from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import RequestError
+from obc_onnx.installation import require_torch
 from obc_onnx.training.options import FINETUNE_EPOCHS
 from obc_onnx.version import __version__
 
@@ -294,6 +295,7 @@ def twin(
         raise RequestError("nothing to do: give --output, --print-code, or both")
     if output is not None:
         check_targets([output], model, [], force=force)
+    require_torch("the twin")
     from obc_onnx.run.twin_program import TwinProgram
 
     program = TwinProgram.of(model, input_shape, batch_axes=batch_axes)

@@ -5,6 +5,7 @@ A member is an operand and one of its axes. All uses of one weight share a membe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from obc_onnx.axes.expressions import leaves, mask, units_along
 from obc_onnx.graph.session import compute_constants
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -78,20 +79,45 @@ def along_axis(array: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return np.asarray(array.sum(axis=others))
 
 
-def operands(coupling: Coupling, keep: Keep) -> dict[str, NDArray[np.float64]]:
-    """Return the weights in every role as real numbers, with zeros where a unit was removed.
+class Operands(Mapping[str, "NDArray[np.float64]"]):
+    """The weights in every role as real numbers, with zeros where a unit was removed.
 
     Weights that are computed from initializers count too. Of integers whose scale a later node has,
-    what lies above the zero point is returned.
+    what lies above the zero point is returned. Each look makes an array of its own, which may be
+    written into: all weights in float64 at once would take twice the size of the model.
+
+    Args:
+        coupling: Of the network.
+        keep: For each dim that lost units, which units are left.
     """
-    roles = {member_of(role)[0]: role for group in coupling.groups for role in group.members}
-    arrays = _constants(coupling, roles)
-    found = {}
-    for name, array in arrays.items():
-        real = _real(coupling, roles[name], array.astype(np.float64))
-        left = left_of(coupling, keep, name)
-        found[name] = real if left is None else real * left
-    return found
+
+    def __init__(self, coupling: Coupling, keep: Keep) -> None:
+        self._coupling, self._keep = coupling, keep
+        self._roles = {
+            member_of(role)[0]: role for group in coupling.groups for role in group.members
+        }
+        self._arrays = _constants(coupling, self._roles)
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        """Return one weight."""
+        real = self._arrays[name].astype(np.float64)
+        real = _real(self._coupling, self._roles[name], real)
+        left = left_of(self._coupling, self._keep, name)
+        if left is not None:
+            real *= left
+        return real
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is such a weight."""
+        return name in self._arrays
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        """Count the weights."""
+        return len(self._arrays)
 
 
 def left_of(coupling: Coupling, keep: Keep, name: str) -> NDArray[np.bool_] | None:

@@ -12,10 +12,12 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from obc_onnx.graph.node import holds_weights
 from obc_onnx.graph.operators import CONSTANT
-from obc_onnx.graph.outline import without_weights
+from obc_onnx.graph.outline import element_type, without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
 
 FIRST_IR_WITH_DEFAULTS = 4
 """Before it every initializer has to be listed as an input; since then that makes it a default."""
@@ -26,32 +28,44 @@ _CARRIED = frozenset({"input", "output", "name", "op_type", "domain", "attribute
 
 
 def export(
-    surgeon: gs.Graph,
+    skeleton: onnx.ModelProto,
+    arrays: Mapping[str, NDArray[Any]],
     original: onnx.ModelProto,
     copies: Mapping[str, str],
     merged: Mapping[str, str],
+    left_out: Container[str] = (),
 ) -> onnx.ModelProto:
     """Write a model.
 
     Args:
-        surgeon: The graph.
+        skeleton: All but its initializers, see `Structure`.
+        arrays: What those hold, by name.
         original: What it was imported from.
         copies: What copies of initializers are copies of.
         merged: Under which name some copies are written, where an equal initializer is.
+        left_out: Initializers that are described as if they were there, and are not.
     """
-    _encode(surgeon)
-    model: onnx.ModelProto = gs.export_onnx(surgeon, do_type_check=False)
-    _merge(model.graph, merged)
-    for message, kept in ((model, {"graph"}), (model.graph, _CONTENT)):
-        for field, _ in message.ListFields():
-            if field.name not in kept:
-                message.ClearField(field.name)
-    del model.graph.value_info[:]
-    model.MergeFrom(header_of(original))
-    _restore_nodes(model.graph.node, original)
+    model = onnx.ModelProto()
+    model.CopyFrom(skeleton)
+    stored = {name: array for name, array in arrays.items() if name not in merged}
+    for name, array in stored.items():
+        if name not in left_out:
+            _write(array, model.graph.initializer.add(name=name))
+    for node in model.graph.node if merged else ():
+        node.input[:] = [merged.get(name, name) for name in node.input]
     restore_notes(model.graph.initializer, original, copies)
-    _restore_ports(model, original)
+    _restore_ports(model, stored, original)
     return model
+
+
+def _write(array: NDArray[Any], tensor: onnx.TensorProto) -> None:
+    """Fill a tensor, of which the name stays."""
+    if array.dtype.kind in "OV":  # strings, and types that numpy lacks
+        tensor.MergeFrom(onnx.numpy_helper.from_array(array))
+        return
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor.dims.extend(array.shape)
+    tensor.raw_data = array.tobytes()
 
 
 def restore_notes(
@@ -162,21 +176,9 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _merge(graph: onnx.GraphProto, merged: Mapping[str, str]) -> None:
-    """Let nodes use what initializers are merged into."""
-    if not merged:
-        return
-    tensors = [tensor for tensor in graph.initializer if tensor.name not in merged]
-    for node in graph.node:
-        node.input[:] = [merged.get(name, name) for name in node.input]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
-
-
 def _encode(surgeon: gs.Graph) -> None:
-    """Let onnx write arrays of strings and of types that numpy lacks: graphsurgeon cannot."""
-    attributes = [value for node in surgeon.nodes for value in node.attrs.values()]
-    for tensor in (*surgeon.tensors().values(), *attributes):
+    """Let onnx write attributes of strings and of types that numpy lacks: graphsurgeon cannot."""
+    for tensor in (value for node in surgeon.nodes for value in node.attrs.values()):
         if isinstance(tensor, gs.Constant) and tensor.values.dtype.kind in "OV":
             tensor.values = LazyValues(onnx.numpy_helper.from_array(tensor.values, tensor.name))
 
@@ -222,20 +224,24 @@ def _note(holder: onnx.TensorProto | onnx.NodeProto) -> onnx.TensorProto:
     return note
 
 
-def _restore_ports(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
+def _restore_ports(
+    model: onnx.ModelProto, stored: Mapping[str, NDArray[Any]], original: onnx.ModelProto
+) -> None:
     """Put back constants that no node of its own uses, and fit inputs that list initializers."""
     graph = model.graph
     listed = {port.name for port in original.graph.input}
-    graph.initializer.extend(kept_aside(original, {tensor.name for tensor in graph.initializer}))
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    aside = kept_aside(original, stored.keys())
+    graph.initializer.extend(aside)
+    kinds = {name: (element_type(array.dtype), array.shape) for name, array in stored.items()}
+    kinds |= {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in aside}
     for port in graph.input:
-        if port.name in tensors:
+        if port.name in kinds:
             del port.type.tensor_type.shape.dim[:]
-            for size in tensors[port.name].dims:
+            for size in kinds[port.name][1]:
                 port.type.tensor_type.shape.dim.add(dim_value=size)
     if model.ir_version < FIRST_IR_WITH_DEFAULTS:
         graph.input.extend(
-            onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
-            for name, tensor in tensors.items()
+            onnx.helper.make_tensor_value_info(name, *kind)
+            for name, kind in kinds.items()
             if name not in listed
         )

@@ -16,7 +16,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from obc_onnx.files import file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,19 +46,24 @@ def files_of(path: Path) -> list[Path]:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError):
         return [path]
+    return files_named(path, model)
+
+
+def files_named(path: Path, model: onnx.ModelProto) -> list[Path]:
+    """List the files that a model is made of, from its message without external data."""
     external = filter(uses_external_data, _tensors_of(model))
     places = {ExternalDataInfo(tensor).location for tensor in external}
     return [path, *(path.parent / place for place in sorted(places))]
 
 
-def bytes_of(path: Path) -> int:
-    """Return the size of a model: that of all of its files."""
-    return sum(file.stat().st_size for file in files_of(path))
+def bytes_of(files: Sequence[Path]) -> int:
+    """Return the size of a model, from all of its files."""
+    return sum(file.stat().st_size for file in files)
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(files: Sequence[Path]) -> str:
     """Hash a model: its file where that is all, else the hashes of all of its files."""
-    hashes = [file_sha256(file) for file in files_of(path)]
+    hashes = [file_sha256(file) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

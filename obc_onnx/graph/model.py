@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.files import replacing
@@ -24,28 +23,17 @@ from obc_onnx.graph.canonical import canonical, settle
 from obc_onnx.graph.copies import merge_copies
 from obc_onnx.graph.dense import make_sparse_again, sparse_constants, without_sparse
 from obc_onnx.graph.export import (
-    FIRST_IR_WITH_DEFAULTS,
     described,
     export,
-    export_nodes,
     first_output,
-    header_of,
     inner_weights,
     is_weight,
     kept_aside,
     restore_notes,
-    tensor_notes,
     used_inside,
 )
 from obc_onnx.graph.external import bytes_of, data_file, layout, sha256_of, write_arrays
-from obc_onnx.graph.node import Node, domain_of, holds_weights, port_of, view_of
-from obc_onnx.graph.node_lists import (
-    by_key,
-    detach,
-    drop_detached,
-    insert_copies,
-    insert_in_front,
-)
+from obc_onnx.graph.node import Node, holds_weights
 from obc_onnx.graph.operators import DEQUANTISING
 from obc_onnx.graph.outline import (
     MAX_PROTOBUF_BYTES,
@@ -53,10 +41,9 @@ from obc_onnx.graph.outline import (
     inlined,
     is_left_out,
     serialised,
-    without_weights,
 )
 from obc_onnx.graph.reading import read_model
-from obc_onnx.memory import make_room
+from obc_onnx.graph.structure import Structure
 
 if TYPE_CHECKING:
     import os
@@ -82,28 +69,18 @@ class Graph:
 
     def __init__(
         self,
-        surgeon: gs.Graph,
-        original: onnx.ModelProto,
+        structure: Structure,
+        initializers: Mapping[str, NDArray[Any]],
         sha256: str | None = None,
         copies: Mapping[str, str] | None = None,
         batch_axes: BatchAxes | None = None,
     ) -> None:
-        self._surgeon = surgeon
-        self._original = original
+        self._structure, self._original = structure, structure.original
         self._sha256 = sha256
         self.copies = dict(copies or {})
         self.file_bytes: int | None = None
-        tensors = surgeon.tensors()
-        self.initializers: dict[str, NDArray[Any]] = {
-            name: tensor.values
-            for name, tensor in tensors.items()
-            if isinstance(tensor, gs.Constant)
-        }
-        versions = {domain_of(entry.domain): entry.version for entry in original.opset_import}
-        self.nodes = tuple(view_of(node, versions) for node in surgeon.nodes)
-        fed = {tensor.name for tensor in surgeon.inputs} - set(self.initializers)
-        self.inputs = tuple(port_of(value) for value in original.graph.input if value.name in fed)
-        self.outputs = tuple(port_of(value) for value in original.graph.output)
+        self.initializers = {name: initializers[name] for name in structure.constants}
+        self.nodes, self.inputs, self.outputs = structure.nodes, structure.inputs, structure.outputs
         self.batch_axes = batch_axes or declared_axes(self.inputs, self.outputs)
 
     @classmethod
@@ -113,9 +90,9 @@ class Graph:
         Raises:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
-        path = Path(path)
-        graph = cls.from_model(read_model(path), sha256_of(path))
-        graph.file_bytes = bytes_of(path)
+        model, files = read_model(Path(path))
+        graph = cls.from_model(model, sha256_of(files))
+        graph.file_bytes = bytes_of(files)
         return graph
 
     @classmethod
@@ -133,7 +110,7 @@ class Graph:
         inside = used_inside(whole.graph)  # which surgery may leave as their only use
         original = described(whole, surgeon.tensors().keys() - listed - inside)
         surgeon.import_domains = original.opset_import  # the old ones would keep `whole` alive
-        return cls(surgeon, original, sha256, copies)
+        return cls(*Structure.taken_from(surgeon, original), sha256, copies)
 
     @property
     def sha256(self) -> str:
@@ -154,24 +131,19 @@ class Graph:
 
     def with_batch(self, batch_axes: BatchAxes) -> Graph:
         """Return this graph with what was found out of its batch."""
-        graph = Graph(self._surgeon, self._original, self._sha256, self.copies, batch_axes)
+        graph = Graph(self._structure, self.initializers, self._sha256, self.copies, batch_axes)
         graph.file_bytes = self.file_bytes
         return graph
 
-    @cached_property
+    @property
     def producers(self) -> dict[str, Node]:
         """The node that computes each value."""
-        return {output: node for node in self.nodes for output in node.outputs if output}
+        return self._structure.producers
 
-    @cached_property
+    @property
     def consumers(self) -> dict[str, list[tuple[Node, int]]]:
         """Every (node, input slot) that uses each value."""
-        uses: dict[str, list[tuple[Node, int]]] = {}
-        for node in self.nodes:
-            for slot, name in enumerate(node.inputs):
-                if name:
-                    uses.setdefault(name, []).append((node, slot))
-        return uses
+        return self._structure.consumers
 
     def is_shared(self, name: str) -> bool:
         """Say whether a value has more uses than one: by subgraphs and as an output included."""
@@ -179,12 +151,7 @@ class Graph:
 
     def escapes(self, name: str) -> bool:
         """Say whether a value is used by subgraphs or as an output."""
-        return name in self._escaping
-
-    @cached_property
-    def _escaping(self) -> set[str]:
-        captured = {name for node in self.nodes for name in node.captures}
-        return captured | {port.name for port in self.outputs}
+        return name in self._structure.escaping
 
     def dequantised_by(self, name: str) -> list[Node]:
         """List the DequantizeLinear nodes that read a value; none where it serves otherwise too."""
@@ -225,21 +192,20 @@ class Graph:
         """Names of all constants of the main graph."""
         return self.initializers.keys() | self.aside.keys()
 
-    @cached_property
+    @property
     def notes(self) -> dict[str, onnx.TensorProto]:
         """What the file says of each constant: its doc string and metadata."""
-        return dict(tensor_notes(self._original.graph))
+        return self._structure.notes
 
-    @cached_property
+    @property
     def header(self) -> onnx.ModelProto:
         """What describes the model, without what it computes."""
-        return header_of(self._original)
+        return self._structure.header
 
-    @cached_property
+    @property
     def messages(self) -> dict[str, onnx.NodeProto]:
         """Every node as it is written, by `Node.key`; copies of initializers are not merged."""
-        written = export_nodes(self._surgeon, self._original)
-        return {node.key: message for node, message in zip(self.nodes, written, strict=True)}
+        return self._structure.messages
 
     @cached_property
     def merged(self) -> dict[str, str]:
@@ -251,14 +217,6 @@ class Graph:
         """The initializers that are written, by name: equal copies of one are merged."""
         return {n: array for n, array in self.initializers.items() if n not in self.merged}
 
-    @cached_property
-    def _names(self) -> set[str]:
-        """Every name that is taken, in subgraphs too, and by what an export lists beside them."""
-        names = {port.name for port in self._original.graph.input}
-        for scope in (self._surgeon, *self._surgeon.subgraphs(recursive=True)):
-            names.update(scope.tensors())
-        return names
-
     def fresh_name(self, base: str, taken: Container[str] = ()) -> str:
         """Return a name for a new value: `base`, with a number where that is taken.
 
@@ -266,9 +224,10 @@ class Graph:
             base: What to call the value.
             taken: More names that must not be used.
         """
+        own = self._structure.names
         numbered = (f"{base}.{number}" for number in itertools.count(1))
         names = itertools.chain([base], numbered)
-        return next(name for name in names if name not in self._names and name not in taken)
+        return next(name for name in names if name not in own and name not in taken)
 
     def edit(
         self,
@@ -291,39 +250,22 @@ class Graph:
         Raises:
             InvariantError: A new name is that of a value which is no initializer.
         """
-        make_room(sum(array.nbytes for array in (initializers or {}).values()))
-        copy = self._surgeon.copy()
-        tensors = copy.tensors()
+        arrays = dict(self.initializers)
         for name, array in (initializers or {}).items():
-            if name in self._names and name not in self.initializers:
+            if name in self._structure.names and name not in self.initializers:
                 raise InvariantError(f"'{name}' is not an initializer: it cannot be given a value")
-            if name in tensors:
-                tensors[name].values = np.asarray(array, order="C")
-            else:
-                tensors[name] = gs.Constant(name, np.asarray(array, order="C"))
-        nodes = by_key(copy)
-        tensors |= insert_copies(copy, {name: key for name, (key, _) in (copied or {}).items()})
-        for key, changes in (attributes or {}).items():
-            merged = {**nodes[key].attrs, **changes}
-            nodes[key].attrs = {name: value for name, value in merged.items() if value is not None}
-        for name, (_, inputs) in (copied or {}).items():
-            for slot, used in inputs.items():
-                tensors[name].inputs[0].inputs[slot] = tensors[used]
-        released = []
-        for (key, slot), name in (rewired or {}).items():
-            inputs = nodes[key].inputs
-            while len(inputs) <= slot:
-                inputs.append(gs.Variable.empty())
-            released.append(inputs[slot])
-            inputs[slot] = tensors[name]
-        self._drop_unused(copy, released, dispensable)
-        return Graph(copy, self._original, None, self.copies, self.batch_axes)
+            arrays[name] = np.asarray(array, order="C")
+        structure = self._structure.edited(
+            arrays, attributes or {}, rewired or {}, copied or {}, dispensable
+        )
+        return Graph(structure, arrays, None, self.copies, self.batch_axes)
 
     def settled(self) -> Graph:
         """Return this graph as it is read back: more of it may have turned out constant."""
-        copy = self._surgeon.copy()
-        copies = settle(copy, self._original)
-        return Graph(copy, self._original, None, {**self.copies, **copies}, self.batch_axes)
+        surgeon = self._structure.filled(self.initializers)
+        copies = {**self.copies, **settle(surgeon, self._original)}
+        taken = Structure.taken_from(surgeon, self._original)
+        return Graph(*taken, None, copies, self.batch_axes)
 
     def known_as(self, other: Graph) -> Graph:
         """Return this graph under the hash and file size of another, which a plan is to be for.
@@ -331,24 +273,11 @@ class Graph:
         Args:
             other: The same network with other weights.
         """
-        graph = Graph(self._surgeon, self._original, other.sha256, self.copies, self.batch_axes)
+        graph = Graph(
+            self._structure, self.initializers, other.sha256, self.copies, self.batch_axes
+        )
         graph.file_bytes = other.file_bytes
         return graph
-
-    def _drop_unused(
-        self, copy: gs.Graph, released: list[gs.Tensor], dispensable: Container[str]
-    ) -> None:
-        while released:
-            tensor = released.pop()
-            for node in list(tensor.inputs):
-                outputs = [output for output in node.outputs if output.name]
-                if all(
-                    o.name in dispensable and not o.outputs and not self.escapes(o.name)
-                    for o in outputs
-                ):
-                    released.extend(node.inputs)
-                    detach(node)
-        drop_detached(copy)
 
     def insert_before(
         self, op_type: str, operands: Mapping[tuple[str, int], NDArray[Any]]
@@ -359,33 +288,32 @@ class Graph:
             op_type: Of the operator.
             operands: The constant, for each slot (`Node.key`, slot).
         """
-        copy = self._surgeon.copy()
-        nodes, taken = by_key(copy), set[str]()
-        added: dict[str, list[gs.Node]] = {}
-        for (key, slot), operand in operands.items():
-            node = nodes[key]
-            name = self.fresh_name(f"{node.inputs[slot].name}.{op_type}.{key}.{slot}", taken)
+        taken, inserted, arrays = set[str](), {}, dict(self.initializers)
+        by_key = {node.key: node for node in self.nodes}
+        for (key, slot), array in operands.items():
+            read = by_key[key].inputs[slot]
+            name = self.fresh_name(f"{read}.{op_type}.{key}.{slot}", taken)
             taken.add(name)
-            constant = gs.Constant(self.fresh_name(f"{name}.operand", taken), operand)
-            taken.add(constant.name)
-            result = gs.Variable(name, dtype=operand.dtype)
-            inputs = [node.inputs[slot], constant]
-            added.setdefault(key, []).append(
-                gs.Node(op_type, name, inputs=inputs, outputs=[result])
-            )
-            node.inputs[slot] = result
-        insert_in_front(copy, added)
-        return Graph(copy, self._original, None, self.copies, self.batch_axes)
+            operand = self.fresh_name(f"{name}.operand", taken)
+            taken.add(operand)
+            inserted[key, slot] = (name, operand, array.dtype)
+            arrays[operand] = array
+        structure = self._structure.with_operators(op_type, inserted)
+        return Graph(structure, arrays, None, self.copies, self.batch_axes)
 
     def to_model(self) -> onnx.ModelProto:
         """Export with the names, opsets, metadata and dynamic axes of the original model."""
-        return export(self._surgeon, self._original, self.copies, {})
+        return self._export({})
 
     def written(self) -> onnx.ModelProto:
         """Export as `save` writes it: equal copies are merged, sparse constants are so again."""
-        model = export(self._surgeon, self._original, self.copies, self.merged)
+        model = self._export(self.merged)
         make_sparse_again(model, self._original)
         return model
+
+    def _export(self, merged: Mapping[str, str], left_out: Container[str] = ()) -> onnx.ModelProto:
+        structure, arrays = self._structure, self.initializers
+        return export(structure.skeleton, arrays, self._original, self.copies, merged, left_out)
 
     def outline(self) -> Outline:
         """Export without large weights: a message of kilobytes, whatever the size of the model."""
@@ -399,31 +327,17 @@ class Graph:
         """The outline, which is asked for by all that runs or infers: exporting is slow."""
         return self._outline({})
 
+    @cached_property
+    def left_out(self) -> set[str]:
+        """Large initializers, which an outline does without."""
+        sparse = sparse_constants(self._original)
+        return {n for n, a in self.initializers.items() if is_left_out(a) and n not in sparse}
+
     def _outline(self, merged: Mapping[str, str]) -> Outline:
         """Export without large weights, and with some copies written as others."""
-        sparse = sparse_constants(self._original)
-        weights = {
-            name: array
-            for name, array in self.initializers.items()
-            if is_left_out(array) and name not in sparse
-        }
-        copy = self._surgeon.copy()
-        scopes = (copy, *copy.subgraphs(recursive=True))  # those hold what they capture themselves
-        for tensor in itertools.chain.from_iterable(s.tensors().values() for s in scopes):
-            if isinstance(tensor, gs.Constant) and tensor.values is weights.get(tensor.name):
-                tensor.to_variable()
-                tensor.dtype = tensor.shape = None
-        model = without_weights(export(copy, self._original, self.copies, merged), weights)
-        for port in model.graph.input:
-            if port.name in weights:  # surgery may have resized one that callers may set
-                shape = weights[port.name].shape
-                kind = onnx.helper.make_tensor_type_proto(port.type.tensor_type.elem_type, shape)
-                port.type.CopyFrom(kind)
-        stored = {name: array for name, array in weights.items() if name not in merged}
-        outline = Outline(model, stored)
-        if model.ir_version < FIRST_IR_WITH_DEFAULTS:
-            outline.declared()
-        return outline
+        weights = {n: array for n, array in self.initializers.items() if n in self.left_out}
+        model = self._export(merged, weights)
+        return Outline(model, {n: array for n, array in weights.items() if n not in merged})
 
     def _beside(self, location: str, *, apart: bool = False) -> tuple[onnx.ModelProto, Outline]:
         """Export for weights that lie in a file of their own, and what that file holds."""
@@ -448,7 +362,11 @@ class Graph:
             apart: Whether to count every copy, which repair and training may make differ.
         """
         if not self._is_large(apart=apart):
-            return int((self.to_model() if apart else self.written()).ByteSize())
+            outline = self._outline({} if apart else self.merged)
+            if not apart:
+                make_sparse_again(outline.model, self._original)
+            said = {name: self.notes.get(self.copies.get(name, name)) for name in outline.weights}
+            return outline.bytes_with_weights(said)
         model, outline = self._beside(data_file(Path("model.onnx")).name, apart=apart)
         places = layout(outline.weights)
         return int(model.ByteSize()) + max((sum(place) for place in places.values()), default=0)

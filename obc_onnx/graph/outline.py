@@ -76,6 +76,33 @@ class Outline(NamedTuple):
                 tensor.external_data.add(key=key, value=value)
         return self.model
 
+    def bytes_with_weights(self, notes: Mapping[str, TensorProto | None]) -> int:
+        """Return the size of the message with the weights in it, which is not written for that.
+
+        Args:
+            notes: What is said of weights besides, by name.
+        """
+        graph = int(self.model.graph.ByteSize())
+        rest = int(self.model.ByteSize()) - _field_bytes(graph)
+        for name, array in self.weights.items():
+            tensor = TensorProto(name=name, data_type=element_type(array.dtype), dims=array.shape)
+            note = notes.get(name)
+            if note is not None:
+                tensor.MergeFrom(note)
+            graph += _field_bytes(int(tensor.ByteSize()) + _field_bytes(array.nbytes))
+        return rest + _field_bytes(graph)
+
+
+def _field_bytes(length: int) -> int:
+    """Return the size of a field of some bytes in a message: its tag, its length, and them.
+
+    A tag takes one byte up to field 15; `graph`, `initializer` and `raw_data` are 7, 5 and 9. A
+    length takes one for each seven bits.
+
+    Source: Protocol Buffers, Encoding.
+    """
+    return 1 + max(-(-length.bit_length() // 7), 1) + length
+
 
 def serialised(model: onnx.ModelProto) -> bytes:
     """Write an outline as a message; equal ones give equal bytes.

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx.external_data_helper import load_external_data_for_model
 
 from obc_onnx.errors import ModelError
+from obc_onnx.graph.external import files_named
 from obc_onnx.graph.foreign import without_foreign
 from obc_onnx.graph.outline import outlined
 
@@ -15,9 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def read_model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     """Read a model file, with its external data.
 
+    Returns:
+        The model, and the files that it is made of, its own first.
     Raises:
         ModelError: The file is missing, not an ONNX model, or fails the checker.
     """
@@ -27,11 +31,14 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelError(f"model file '{path}' does not exist")
     try:
         _check(path)
-        return onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        files = files_named(path, model)
+        load_external_data_for_model(model, str(path.parent))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"'{path}' fails the ONNX checker: {_sentence(error)}") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"'{path}' cannot be read as an ONNX model: {_sentence(error)}") from error
+    return model, files
 
 
 def _check(path: Path) -> None:

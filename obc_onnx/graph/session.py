@@ -33,6 +33,9 @@ _FATAL_SEVERITY = 4
 _SPINNING = "session.intra_op.allow_spinning"
 """Whether threads wait for the next run by looking for it all the time."""
 
+_UNPACKED = "session.disable_prepacking"
+"""Whether weights stay as they are; laid out for a kernel they are there twice."""
+
 
 class Session:
     """A loaded model.
@@ -61,7 +64,7 @@ class Session:
             _give(outline.model, outputs)
         self.output_names = list(outputs or (port.name for port in graph.outputs))
         try:
-            options = _options(optimize=optimize, spins=not takes_turns)
+            options = _options(optimize=optimize, spins=not takes_turns, packs=optimize)
             self._session, self._weights = _load(outline, options, list(providers))
         except _refusals() as error:
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
@@ -152,10 +155,14 @@ def _made_by(item: onnx.NodeProto | onnx.TensorProto) -> set[str]:
     return {item.name} if isinstance(item, onnx.TensorProto) else set(item.output)
 
 
-def _options(*, optimize: bool, spins: bool = True) -> onnxruntime.SessionOptions:
+def _options(
+    *, optimize: bool, spins: bool = True, packs: bool = True
+) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_SEVERITY
     options.add_session_config_entry(_SPINNING, str(int(spins)))
+    options.add_session_config_entry(_UNPACKED, str(int(not packs)))
+    options.enable_cpu_mem_arena = packs  # which takes up to twice of what a run needs
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options

@@ -14,7 +14,7 @@ import numpy as np
 
 from obc_onnx.axes.expressions import count, leaves
 from obc_onnx.graph.node import holds_weights
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import outline_cut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,7 +157,7 @@ class FileSize(_OfInitializers):
     """Bytes of the written file.
 
     What a unit saves is predicted from the initializers that shrink. The total is exact, since a
-    file is more than its weights: it is the size of the graph that surgery really writes.
+    file is more than its weights: it is the size of the graph that surgery writes, byte for byte.
     """
 
     name, label = "size", "file bytes"
@@ -168,9 +168,9 @@ class FileSize(_OfInitializers):
         return self._coupling.graph.file_bytes or self.total({})
 
     def total(self, keep: Keep) -> int:
-        """Cut, and measure what would be written, or that with every copy."""
+        """Count what would be written, or that with every copy."""
         graph = self._coupling.graph
-        pruned = remove_units(self._coupling, keep) if keep else graph
+        pruned = outline_cut(self._coupling, keep) if keep else graph
         return pruned.size_bytes(apart=self._splits and bool(keep))
 
     @cached_property

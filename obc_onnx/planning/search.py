@@ -14,7 +14,7 @@ from obc_onnx.planning.costs import COSTS, Cost, share_of, units_left
 from obc_onnx.planning.plan import PruningPlan, slices_of
 from obc_onnx.planning.ranking import ranked
 from obc_onnx.planning.rooms import rooms_of
-from obc_onnx.saliency.criteria import CRITERIA, make_criterion
+from obc_onnx.saliency.criteria import usual_ranking
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def search_plan(
 
 
 def _ranking(budget: Budget, criterion: str) -> Ranking:
-    known = make_criterion(criterion).ranking if criterion in CRITERIA else "global"
-    asked = budget.ranking or known
+    asked = budget.ranking or usual_ranking(criterion)
     found = FORMER_RANKINGS.get(asked, asked)
     if found not in RANKINGS:
         raise RequestError(

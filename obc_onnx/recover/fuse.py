@@ -20,12 +20,14 @@ import numpy as np
 import torch
 
 from obc_onnx.axes.expressions import leaves
-from obc_onnx.coupling.members import member_of, operands, owners_along
+from obc_onnx.coupling.members import Operands, member_of, owners_along
 from obc_onnx.equivalent.network import EquivalentTwin, Start, find_parametrised
 from obc_onnx.equivalent.starts import find_readers, start_from
 from obc_onnx.recover.norm_moments import norm_moments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Group
@@ -43,7 +45,7 @@ def fuse(cut: Cut, *, merges: bool = True) -> Graph:
         merges: Whether groups without batch norms are fused, too.
     """
     coupling, keep = cut.coupling, cut.keep
-    arrays = operands(coupling, {})
+    arrays = Operands(coupling, {})
     plans = {
         group.dim: torch.from_numpy(transport(features(coupling, group, arrays), keep[group.dim]))
         for group in coupling.groups
@@ -63,7 +65,7 @@ def _is_normed(coupling: Coupling, group: Group) -> bool:
     return any(coupling.rules.channel_norm(role.node) is not None for role in group.members)
 
 
-def features(coupling: Coupling, group: Group, arrays: dict[str, Numbers]) -> Numbers:
+def features(coupling: Coupling, group: Group, arrays: Mapping[str, Numbers]) -> Numbers:
     """Gather the weights of each unit, shape [units, weights], each row of length 1."""
     columns = []
     for name, axis in dict.fromkeys(member_of(role) for role in group.members):

@@ -9,6 +9,7 @@ from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_
 from obc_onnx.coupling.explain import explain
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.feeds import random_feed
+from obc_onnx.installation import require_torch
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
@@ -458,6 +459,7 @@ def verify(
 def _check_device(device: str) -> None:
     """Check a device before long work; the CPU is always there."""
     if device != "cpu":
+        require_torch(f"device '{device}'")
         from obc_onnx.twin.build import check_device
 
         check_device(device)

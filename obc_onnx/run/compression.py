@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model
 from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
-from obc_onnx.installation import require_transport
+from obc_onnx.installation import require_torch, require_transport
 from obc_onnx.measuring.baseline import examine
 from obc_onnx.measuring.error import errors_of_outputs
 from obc_onnx.measuring.latency import race
@@ -114,6 +114,7 @@ class Compression:
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
         request = self.request
+        self._check_installed(repairs=True)
         opened = self._open(model)
         original, graph = opened.original, opened.original.graph
         folder = self._folder(graph)
@@ -124,11 +125,11 @@ class Compression:
         keep = plan.keep(coupling)
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         feed = verification_feed(graph, held, inputs, request.seed)
-        with self.clock("cut"):
-            made = self._candidate(opened, plan, feed)
-        with self.clock("verify"):
+        with self.clock("verify"):  # first, since it holds several copies of the weights
             checks = [check_masked(coupling, keep, feed)]
             require(checks)
+        with self.clock("cut"):
+            made = self._candidate(opened, plan, feed)
         repaired, recovery = self._recover(made, samples)
         tuned, epochs, folded = self._finetune(repaired, samples, folder)
         result = tuned.cut.pruned
@@ -139,8 +140,6 @@ class Compression:
         final = replace(tuned, plan=plan)
         with self.clock("verify"):
             checks += [*folded, *check_result(final, written, self.clock)]
-            if final.no_twin:
-                self.notes.append(f"the twin was not compared: {final.no_twin}")
             require(checks)
             self.warnings.extend(doubts(checks))
         report = self._report(final, (samples, held), checks, (sparse_epochs, epochs), recovery)
@@ -164,13 +163,26 @@ class Compression:
 
     def decide(self, model: Model) -> PruningPlan:
         """Go through the stages up to the plan."""
+        self._check_installed(repairs=self.request.goal.max_drop is not None)
         return self._plan(self._open(model), None)
+
+    def _check_installed(self, *, repairs: bool) -> None:
+        """Check before long work that what was asked for is installed.
+
+        Repair without data is left out where torch is missing, unless it was asked for by name.
+        """
+        request = self.request
+        if request.recover == "fuse":
+            require_transport()
+            require_torch("`recover='fuse'`")
+        if request.training is not None:
+            require_torch("fine-tuning")
+        if repairs and request.data.source is not None and request.recover != "none":
+            require_torch("repair with samples, which `recover='none'` leaves out,")
 
     def _open(self, model: Model) -> Opened:
         """Load and analyse, and check what the request asks for against the samples."""
         request = self.request
-        if request.recover == "fuse":
-            require_transport()
         with self.clock("load"):
             graph = load_model(model)
             samples, held = open_samples(request.data, graph, request.batch_axes)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from obc_onnx.axes.expressions import leaves
-from obc_onnx.coupling.members import along_axis, by_unit, left_of, member_of, operands
+from obc_onnx.coupling.members import Operands, along_axis, by_unit, left_of, member_of
 from obc_onnx.saliency.criterion import OF_MEMBERS, OF_SAMPLES, Criterion
 from obc_onnx.saliency.reads import Watch, read_of, watch_reads
 from obc_onnx.saliency.reduction import reduced, roles_of
@@ -37,7 +37,7 @@ class _Read(Criterion):
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Run every sample forward once, and score each reader of each unit."""
-        coupling, arrays = scene.coupling, operands(scene.coupling, keep)
+        coupling, arrays = scene.coupling, Operands(scene.coupling, keep)
         seen: dict[tuple[Member, Dim], Numbers] = {}
         shapes = coupling.shapes
         moments = watch_reads(

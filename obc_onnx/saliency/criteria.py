@@ -6,24 +6,33 @@
 from __future__ import annotations
 
 import importlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.errors import RequestError
+from obc_onnx.installation import require_torch
 from obc_onnx.saliency.criterion import Criterion, Scene
 from obc_onnx.saliency.options import Scoring
 
+if TYPE_CHECKING:
+    from obc_onnx.saliency.options import Ranking
+
 
 class _Entry(NamedTuple):
-    """Where a criterion is."""
+    """Where a criterion is, and what is known of it without loading it.
+
+    Attributes:
+        ranking: How units of different groups are best compared; docs/criteria.md has the figures.
+    """
 
     module: str
     class_name: str
+    ranking: Ranking = "global"
 
 
 _TABLE: dict[str, _Entry] = {
-    "jacobian": _Entry("jacobian", "Jacobian"),
+    "jacobian": _Entry("jacobian", "Jacobian", "per-cost"),
     "taylor": _Entry("gradients", "Taylor"),
-    "taylor-group": _Entry("jacobian", "GroupTaylor"),
+    "taylor-group": _Entry("jacobian", "GroupTaylor", "per-cost"),
     "fisher": _Entry("gradients", "Fisher"),
     "group-obs": _Entry("obs", "GroupObs"),
     "activation": _Entry("activations", "ActivationNorm"),
@@ -39,6 +48,8 @@ _TABLE: dict[str, _Entry] = {
 }
 CRITERIA = tuple(_TABLE)
 DATA_FREE = "l2"
+_WITHOUT_TORCH = frozenset({"filters", "magnitude"})
+"""Modules that load no torch."""
 
 
 def make_criterion(name: str) -> Criterion:
@@ -46,13 +57,32 @@ def make_criterion(name: str) -> Criterion:
 
     Raises:
         RequestError: There is none of that name.
+        InstallationError: It runs in torch, which is not installed.
     """
     if name not in _TABLE:
         raise RequestError(f"criterion '{name}' is not known: choose from {', '.join(CRITERIA)}")
     entry = _TABLE[name]
+    if entry.module not in _WITHOUT_TORCH:
+        require_torch(f"criterion '{name}'")
     module = importlib.import_module(f"obc_onnx.saliency.{entry.module}")
     made: Criterion = getattr(module, entry.class_name)()
     return made
 
 
-__all__ = ["CRITERIA", "DATA_FREE", "Criterion", "Scene", "Scoring", "make_criterion"]
+def usual_ranking(name: str) -> Ranking:
+    """Return how units of different groups are best compared by a criterion of some name.
+
+    Scores may come from elsewhere, and have a name that is none of ours.
+    """
+    return _TABLE[name].ranking if name in _TABLE else "global"
+
+
+__all__ = [
+    "CRITERIA",
+    "DATA_FREE",
+    "Criterion",
+    "Scene",
+    "Scoring",
+    "make_criterion",
+    "usual_ranking",
+]

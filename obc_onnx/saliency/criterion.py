@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
-    from obc_onnx.saliency.options import Ranking
     from obc_onnx.samples.samples import Samples
 
     Saliency = dict[str, NDArray[np.float64]]
@@ -95,8 +94,6 @@ class Criterion(ABC):
     needs_data: ClassVar[bool]
     uses: ClassVar[frozenset[str]] = OF_MEMBERS
     """The fields of `Scoring` that it looks at."""
-    ranking: ClassVar[Ranking] = "global"
-    """How units of different groups are best compared; docs/criteria.md has the figures."""
 
     @abstractmethod
     def score(self, scene: Scene, keep: Keep) -> Saliency:

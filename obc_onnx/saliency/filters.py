@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.coupling.members import member_of, operands, owners_along
+from obc_onnx.coupling.members import Operands, member_of, owners_along
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.reduction import reduced, roles_of
 
@@ -28,7 +28,7 @@ class _Compared(Criterion):
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Compare what writes the units of a group; what only reads them has no filters."""
-        coupling, arrays, vectors = scene.coupling, operands(scene.coupling, keep), {}
+        coupling, arrays, vectors = scene.coupling, Operands(scene.coupling, keep), {}
         for group in coupling.groups:
             left = keep.get(group.dim, np.ones(group.size, np.bool_))
             for role in roles_of(group, scene.scoring):

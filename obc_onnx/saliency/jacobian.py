@@ -41,7 +41,6 @@ class Jacobian(Criterion):
     name = "jacobian"
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS | {"rows", COUPLED}
-    ranking = "per-cost"
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Score with removed units masked, which gives the rows of the pruned network.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.coupling.members import along_axis, by_unit, member_of, operands
+from obc_onnx.coupling.members import Operands, along_axis, by_unit, member_of
 from obc_onnx.saliency.criterion import Criterion
 from obc_onnx.saliency.reduction import reduced, roles_of
 
@@ -106,22 +106,36 @@ class NormScale(Criterion):
 def _sums(
     scene: Scene,
     keep: Keep,
-    function: Callable[[Numbers], Numbers],
+    in_place: Callable[[Numbers, Numbers], object],
     *,
     of_norms: bool = False,
 ) -> dict[tuple[Member, Dim], Numbers]:
-    """Sum a function of the weights into units, for every member, or those of batch norms."""
+    """Sum a function of the weights into units, for every member, or those of batch norms.
+
+    Args:
+        scene: The groups.
+        keep: Which units are left.
+        in_place: A function of numpy with the place for its result: weights are large.
+        of_norms: Whether the weights of batch norms alone count.
+    """
+    arrays, axes = Operands(scene.coupling, keep), scene.coupling.axes
     rules = scene.coupling.rules
-    arrays = operands(scene.coupling, keep)
-    found = {}
-    for group in scene.coupling.groups:
-        for role in roles_of(group, scene.scoring):
-            name, axis = member_of(role)
-            counts = not of_norms or rules.channel_norm(role.node) is not None
-            if name in arrays and counts:
-                values = along_axis(function(arrays[name]), axis)
-                expr = scene.coupling.axes[name][axis]
-                found[(name, axis), group.dim] = by_unit(expr, group.dim, values)
+    wanted = [
+        (member_of(role), group.dim)
+        for group in scene.coupling.groups
+        for role in roles_of(group, scene.scoring)
+        if member_of(role)[0] in arrays
+        and (not of_norms or rules.channel_norm(role.node) is not None)
+    ]
+    found: dict[tuple[Member, Dim], Numbers] = dict.fromkeys(wanted, np.zeros(0))
+    by_name: dict[str, list[tuple[Member, Dim]]] = {}
+    for key in found:
+        by_name.setdefault(key[0][0], []).append(key)
+    for name, keys in by_name.items():
+        values = arrays[name]
+        in_place(values, values)
+        for (_, axis), dim in keys:
+            found[(name, axis), dim] = by_unit(axes[name][axis], dim, along_axis(values, axis))
     return found
 
 

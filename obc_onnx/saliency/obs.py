@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from obc_onnx.axes.expressions import mask
 from obc_onnx.coupling.members import (
+    Operands,
     along_axis,
     by_unit,
     left_of,
     member_of,
-    operands,
     owners_along,
 )
 from obc_onnx.ops.conv import conv
@@ -60,7 +60,7 @@ class GroupObs(Criterion):
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Sum second moments over all samples, and invert them reader by reader."""
-        coupling, arrays = scene.coupling, operands(scene.coupling, keep)
+        coupling, arrays = scene.coupling, Operands(scene.coupling, keep)
         vectors: dict[tuple[Member, Dim], NDArray[np.float64]] = {}
         moments = watch_reads(
             scene,

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from obc_onnx.memory import make_room
 from obc_onnx.surgery.respelling import respell
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Keep
@@ -54,6 +55,24 @@ def remove_units(coupling: Coupling, keep: Keep) -> Graph:
     """
     graph = coupling.graph
     sliced = slice_initializers(graph.initializers, coupling.kept_positions(keep))
+    return respell(coupling, keep, sliced)
+
+
+def outline_cut(coupling: Coupling, keep: Keep) -> Graph:
+    """Return what `remove_units` returns, but with zeros in large weights: that costs little.
+
+    Its size is right; nothing may look at its weights.
+    """
+    graph = coupling.graph
+    compared = graph.copies.keys() | set(graph.copies.values())  # equal ones are written as one
+    kept = coupling.kept_positions(keep)
+    large = {name: kept[name] for name in kept.keys() & graph.left_out - compared}
+    real = {name: axes for name, axes in kept.items() if name not in large}
+    sliced = slice_initializers(graph.initializers, real)
+    for name, axes in large.items():
+        array = graph.initializers[name]
+        shape = [len(axes.get(axis, range(size))) for axis, size in enumerate(array.shape)]
+        sliced[name] = np.zeros(shape, array.dtype)  # pages that nobody writes to are not there
     return respell(coupling, keep, sliced)
 
 

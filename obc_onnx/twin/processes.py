@@ -1,17 +1,18 @@
 """Several processes on one job, as `torchrun` starts them: each takes a share, and sums are shared.
 
-A process that was started alone is the first of one.
+A process that was started alone is the first of one, and loads no torch to find that out.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import distributed
+
+from obc_onnx.installation import require_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,9 +27,12 @@ Key = TypeVar("Key")
 @contextmanager
 def joined(device: str) -> Iterator[None]:
     """Join the other processes, if there are any, and leave them at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _several():
         yield
         return
+    require_torch("work that several processes share")
+    from torch import distributed
+
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield
@@ -38,12 +42,20 @@ def joined(device: str) -> Iterator[None]:
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    return distributed.get_rank() if _several() else 0
+    if not _several():
+        return 0
+    from torch import distributed
+
+    return distributed.get_rank()
 
 
 def world_size() -> int:
     """Return how many processes there are."""
-    return distributed.get_world_size() if _several() else 1
+    if not _several():
+        return 1
+    from torch import distributed
+
+    return distributed.get_world_size()
 
 
 def local_device(device: str) -> str:
@@ -65,6 +77,9 @@ def add_up(totals: dict[Key, Tensor]) -> dict[Key, Tensor]:
     """Sum tensors over all processes, which hold the same keys in the same order."""
     if not _several() or not totals:
         return totals
+    import torch
+    from torch import distributed
+
     flat = torch.cat([total.reshape(-1).double() for total in totals.values()])
     distributed.all_reduce(flat)
     parts = torch.split(flat, [total.numel() for total in totals.values()])
@@ -75,4 +90,8 @@ def add_up(totals: dict[Key, Tensor]) -> dict[Key, Tensor]:
 
 
 def _several() -> bool:
+    if sys.modules.get("torch") is None:  # nobody has joined anything without it
+        return False
+    from torch import distributed
+
     return distributed.is_available() and distributed.is_initialized()

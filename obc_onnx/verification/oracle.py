@@ -112,7 +112,7 @@ class Oracle:
             while part.size > _MOST_ELEMENTS and any(part.shape[axis] > 1 for axis in whole):
                 longest = max(whole, key=part.shape.__getitem__)
                 part = part[(slice(None),) * longest + (slice(None, None, 2),)]
-            values[name] = part
+            values[name] = part.copy()  # a view would keep the whole
         return values
 
     def _loses(self, axis: Expr) -> bool:

@@ -42,7 +42,7 @@ class Candidate:
         plan: What says which units stay.
         inputs: Sizes of the model's inputs.
         feed: What both are run on.
-        no_twin: Why torch cannot compute the graph; empty where it can.
+        no_twin: Why torch cannot compute the graph, or is not there; empty where it can.
         original: Of the model as it came; sparse learning may have changed its weights.
     """
 
@@ -86,13 +86,11 @@ def check_result(candidate: Candidate, result: Graph, clock: Clock) -> list[Chec
         cost = COSTS[name]
         full = cost(candidate.cut.coupling).full
         checks.append(check_budget(cost(recounted).total({}), full, target, cost.label))
-    if not candidate.no_twin:
-        check = check_twin(recounted, candidate.feed)
-        if not check.passed and is_quantised(original) and not _uses_twin(candidate.plan):
-            # integer kernels may saturate where torch computes what the model says
-            check = replace(check, passed=True, detail=f"{check.detail}; no twin was used")
-        checks.append(check)
-    return checks
+    check = check_twin(recounted, candidate.feed, candidate.no_twin)
+    if not check.passed and is_quantised(original) and not _uses_twin(candidate.plan):
+        # integer kernels may saturate where torch computes what the model says
+        check = replace(check, passed=True, detail=f"{check.detail}; no twin was used")
+    return [*checks, check]
 
 
 def _uses_twin(plan: PruningPlan) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 
 _MUCH = 2**28
 """Bytes from which on looking for what is unused takes less time than filling them."""
@@ -21,3 +23,16 @@ def make_room(n_bytes: int) -> None:
     """
     if n_bytes >= _MUCH:
         gc.collect()
+        _trim()
+
+
+def _trim() -> None:
+    """Let glibc give freed pieces back to the system: it keeps those of up to 32 MiB for itself.
+
+    Weights of that size lie between smaller pieces, so that others do not fit into what they leave.
+    Other C libraries have no such function.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from obc_onnx.axes.expressions import Concat, Dim, Take, concat, leaves, mask, product, take
+from obc_onnx.axes.expressions import Dim, Joined, Take, join, leaves, mask, product, take
 from obc_onnx.axes.unification import AxisSystem
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class World:
         children = [self.build(child) for child in tree.children]
         if tree.kind == "take":
             return take(children[0], tree.index)
-        return product(children) if tree.kind == "product" else concat(children)
+        return product(children) if tree.kind == "product" else join(children)
 
     def state(self, statements: Iterable[Statement]) -> World:
         """State everything, without solving what is deferred."""
@@ -132,7 +132,7 @@ def owners(expr: Expr) -> list[frozenset[Unit]]:
     if isinstance(expr, Take):
         of_base = owners(expr.base)
         return [of_base[position] for position in expr.index]
-    if isinstance(expr, Concat):
+    if isinstance(expr, Joined):
         return [position for part in expr.parts for position in owners(part)]
     combinations = itertools.product(*(owners(factor) for factor in expr.factors))
     return [frozenset().union(*combination) for combination in combinations]

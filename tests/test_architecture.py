@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 import obc_onnx
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,15 @@ TORCH_FREE = (
     "planning.search",
     "ops.catalogue",
 )
+NAMES_OPERATORS = {
+    # what they fold, each by what it is
+    "graph.constants": {"Concat", "ConstantOfShape", "Transpose"},
+    "graph.copies": {"Identity"},  # one of its own stands for a copy
+    "surgery.mask": {"Mul"},  # written in front of what is masked
+    "equivalent.norms": {"BatchNormalization"},  # written behind convolutions
+    "twin.control": {"Identity"},  # written into a graph that would have no node
+}
+"""Operators that modules outside of `ops` name, apart from `graph.operators`, and why."""
 
 
 class Import(NamedTuple):
@@ -210,6 +220,19 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         {m: {t for t in map(of_package, imports(m)) if t is not None} - {m} for m in PATHS}
     )
     sorter.prepare()  # raises CycleError
+
+
+def operators_named(module: str) -> set[str]:
+    """Return the operators with a rule, and Constant, that are written in a module as strings."""
+    known = {op_type for _, op_type in DEFAULT_RULES.operators} | {"Constant"}
+    strings = {node.value for node in ast.walk(tree(module)) if isinstance(node, ast.Constant)}
+    return {value for value in strings if isinstance(value, str)} & known
+
+
+def test_only_rules_know_operators_by_name() -> None:
+    """What an operator does is asked of its rule, so that the rules of users take part."""
+    outside = [m for m in PATHS if room(m) != "ops" and m != "graph.operators"]
+    assert {m: names for m in outside if (names := operators_named(m))} == NAMES_OPERATORS
 
 
 def test_only_the_graph_touches_graphsurgeon() -> None:

@@ -15,7 +15,7 @@ from axis_worlds import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obc_onnx.axes.expressions import Dim, concat, leaves, mask, product, runs_of, take
+from obc_onnx.axes.expressions import Dim, join, leaves, mask, product, runs_of, take
 from obc_onnx.axes.unification import AxisSystem
 from obc_onnx.errors import InvariantError
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 def test_a_unit_owns_as_many_neighbours_as_the_factors_behind_it_multiply_to() -> None:
     heads, width, other = Dim(12, 0), Dim(64, 1), Dim(8, 2)
-    fused = product([concat([product([heads, width])] * 3), other])
+    fused = product([join([product([heads, width])] * 3), other])
     assert runs_of(product([heads, width]), heads) == {64}
     assert runs_of(product([heads, width]), width) == {1}
     assert runs_of(fused, heads) == {64 * 8}
     assert runs_of(fused, width) == {8}
-    assert runs_of(concat([heads, product([heads, other])]), heads) == {1, 8}
+    assert runs_of(join([heads, product([heads, other])]), heads) == {1, 8}
     assert runs_of(take(product([heads, width]), (3, 1)), heads) == {64}
     assert runs_of(other, heads) == set()
 
@@ -45,8 +45,8 @@ small = st.integers(1, 12)
 def test_a_dim_splits_at_any_boundary(head: int, tail: int) -> None:
     system = AxisSystem()
     whole, parts = system.dim(head + tail), (system.dim(head), system.dim(tail))
-    system.unify(concat(parts), whole, "split")
-    assert system.resolve(whole) == concat(parts)
+    system.unify(join(parts), whole, "split")
+    assert system.resolve(whole) == join(parts)
     assert [system.is_free(part) for part in parts] == [head > 1, tail > 1]
 
 
@@ -59,7 +59,7 @@ def test_a_product_splits_at_multiples_of_its_inner_size(
     system = AxisSystem()
     factors = system.dim(outer), system.dim(inner)
     parts = system.dim(at), system.dim(outer * inner - at)
-    system.unify(concat(parts), product(factors), "split")
+    system.unify(join(parts), product(factors), "split")
     system.settle()
     inner_part = system.resolve(factors[1])
     assert isinstance(inner_part, Dim)
@@ -76,7 +76,7 @@ def test_a_product_cut_elsewhere_is_tied_by_its_only_free_factor(
     at = data.draw(st.integers(1, outer * inner - 1).filter(lambda n: n % inner))
     system = AxisSystem()
     left = product([system.dim(outer), system.dim(inner, "fixed")])
-    right = concat([system.dim(at), system.dim(outer * inner - at)])
+    right = join([system.dim(at), system.dim(outer * inner - at)])
     system.unify(left, right, "cut")
     system.settle()
     expected = {frozenset(range(i, i + inner)) for i in range(0, outer * inner, inner)}
@@ -94,7 +94,7 @@ def test_a_product_of_free_factors_cut_elsewhere_is_frozen(
     at = data.draw(st.integers(1, outer * inner - 1).filter(lambda n: n % inner))
     system = AxisSystem()
     left = product([system.dim(outer), system.dim(inner)])
-    right = concat([system.dim(at), system.dim(outer * inner - at)])
+    right = join([system.dim(at), system.dim(outer * inner - at)])
     system.unify(left, right, "cut")
     system.settle()
     assert not system.is_free(left)
@@ -113,7 +113,7 @@ def cut_in_two(system: AxisSystem, axis: Expr) -> list[Expr]:
     if not system.can_cut(axis, [half]):
         return [take(axis, tuple(range(half))), take(axis, tuple(range(half, axis.size)))]
     parts = [system.dim(half), system.dim(half)]
-    system.unify(axis, concat(parts), "Split")
+    system.unify(axis, join(parts), "Split")
     return list(parts)
 
 
@@ -147,18 +147,18 @@ def test_a_product_refines_another_from_the_inside_out() -> None:
 def test_a_concatenation_splits_a_dim_into_free_groups() -> None:
     system = AxisSystem()
     whole, head, tail = system.dim(96), system.dim(64), system.dim(32)
-    system.unify(whole, concat([head, tail]), "Concat")
+    system.unify(whole, join([head, tail]), "Concat")
     system.settle()
-    assert system.resolve(whole) == concat([head, tail])
+    assert system.resolve(whole) == join([head, tail])
     assert_free(system, head, tail)
 
 
 def test_a_tensor_joined_with_itself_stays_one_group() -> None:
     system = AxisSystem()
     part, whole = system.dim(32), system.dim(64)
-    system.unify(concat([part, part]), whole, "Concat")
+    system.unify(join([part, part]), whole, "Concat")
     system.settle()
-    assert system.resolve(whole) == concat([part, part])
+    assert system.resolve(whole) == join([part, part])
     assert_free(system, part)
 
 
@@ -185,7 +185,7 @@ def test_fused_qkv_keeps_heads_and_head_dims_free() -> None:
     q_k_v = [system.dim(12 * 64) for _ in range(3)]
     for part in q_k_v:
         system.unify(part, product([heads, head_dim]), "Gather")
-    system.unify(fused, concat(q_k_v), "Split")
+    system.unify(fused, join(q_k_v), "Split")
     system.settle()
     assert_free(system, heads, head_dim)
 
@@ -194,7 +194,7 @@ def test_a_zero_padded_shortcut_keeps_its_channels_free() -> None:
     system = AxisSystem()
     before, channels, after = system.dim(8, "pad"), system.dim(16), system.dim(8, "pad")
     wide = system.dim(32)
-    system.unify(concat([before, channels, after]), wide, "Add")
+    system.unify(join([before, channels, after]), wide, "Add")
     system.settle()
     assert_free(system, channels)
     assert_classes(system, wide, {frozenset({i}) for i in range(8, 24)})
@@ -212,14 +212,14 @@ def test_a_channel_shuffle_then_a_split_keeps_both_halves_free() -> None:
 def test_a_channel_shuffle_and_split_done_twice_stays_free() -> None:
     system = AxisSystem()
     first, _ = cut_in_two(system, shuffled(system, system.dim(116)))
-    joined = concat([first, system.dim(58)])
+    joined = join([first, system.dim(58)])
     again, other = cut_in_two(system, shuffled(system, joined))
     read = system.dim(58)
     system.unify(again, read, "Conv")
     system.settle()
     quads = [frozenset(range(i, i + 4)) for i in range(0, 116, 4)]
     assert len(quads) == 29
-    assert_classes(system, concat([again, other]), set(quads))
+    assert_classes(system, join([again, other]), set(quads))
     assert_classes(system, read, {quad & set(range(58)) for quad in quads} - {frozenset()})
 
 
@@ -256,7 +256,7 @@ def test_a_permutation_read_by_another_weight_ties_pairs() -> None:
     written, read, order = system.dim(4), system.dim(4), (2, 0, 3, 1)
     system.unify(read, take(written, order), "Gather")
     system.settle()
-    both = concat([written, read])
+    both = join([written, read])
     assert_classes(system, both, {frozenset({order[i], 4 + i}) for i in range(4)})
 
 
@@ -275,7 +275,7 @@ def test_marks_spread_to_everything_that_is_tied(early: bool) -> None:
 
     if early:
         mark()
-    system.unify(concat([a, b]), whole, "Concat")
+    system.unify(join([a, b]), whole, "Concat")
     system.unify(whole, joined, "Add")
     if not early:
         mark()
@@ -322,7 +322,7 @@ def test_a_unit_tied_to_a_single_position_is_held() -> None:
 def test_a_frozen_axis_holds_only_the_units_that_it_takes() -> None:
     system = AxisSystem()
     axis = system.dim(4)
-    system.unify(concat([system.dim(2, "output"), system.dim(2)]), take(axis, (3, 0, 1, 2)), "")
+    system.unify(join([system.dim(2, "output"), system.dim(2)]), take(axis, (3, 0, 1, 2)), "")
     system.settle()
     assert_classes(system, axis, {frozenset({1}), frozenset({2})})
 
@@ -330,7 +330,7 @@ def test_a_frozen_axis_holds_only_the_units_that_it_takes() -> None:
 def test_an_axis_joined_of_taken_positions_holds_only_those() -> None:
     system = AxisSystem()
     axis = system.dim(6)
-    joined = concat([take(axis, (0, 1)), system.dim(2)])
+    joined = join([take(axis, (0, 1)), system.dim(2)])
     system.unify(joined, system.dim(4, "output"), "Concat")
     system.settle()
     assert_classes(system, axis, {frozenset({i}) for i in range(2, 6)})
@@ -340,7 +340,7 @@ def test_a_dim_factored_in_two_ways_keeps_its_size() -> None:
     system = AxisSystem()
     shared = system.dim(12)
     parts = [product([shared, system.dim(3)]), product([shared, system.dim(4)])]
-    system.unify(concat(parts), product([system.dim(7), system.dim(12)]), "Reshape")
+    system.unify(join(parts), product([system.dim(7), system.dim(12)]), "Reshape")
     system.settle()
     assert system.resolve(shared).size == 12
 
@@ -348,7 +348,7 @@ def test_a_dim_factored_in_two_ways_keeps_its_size() -> None:
 def test_factors_outside_of_crossing_boundaries_stay_free() -> None:
     system = AxisSystem()
     outer = system.dim(2)
-    crossing = concat([system.dim(3), system.dim(3)])
+    crossing = join([system.dim(3), system.dim(3)])
     system.unify(product([outer, crossing]), product([system.dim(6), system.dim(2)]), "")
     system.settle()
     assert_free(system, outer)
@@ -363,8 +363,8 @@ def test_parts_beside_crossing_boundaries_stay_free(order: tuple[int, ...]) -> N
     head, tail = system.dim(4), system.dim(8)
     layouts = [
         product([outer, inner]),
-        concat([head, tail]),
-        concat([system.dim(3), system.dim(9)]),
+        join([head, tail]),
+        join([system.dim(3), system.dim(9)]),
     ]
     for i in order:
         system.unify(whole, layouts[i], "")
@@ -379,8 +379,8 @@ def test_a_boundary_that_is_stated_late_still_cuts(late: bool) -> None:
     outer, second = system.dim(6), system.dim(9)
     last = system.dim(8)
     equalities: list[tuple[Expr, Expr]] = [
-        (concat([system.dim(3), second]), product([outer, system.dim(2)])),
-        (second, concat([system.dim(1), last])),
+        (join([system.dim(3), second]), product([outer, system.dim(2)])),
+        (second, join([system.dim(1), last])),
     ]
     for left, right in equalities if late else equalities[::-1]:
         system.unify(left, right, "")
@@ -395,7 +395,7 @@ def test_a_factor_inside_of_crossing_boundaries_stays_free(late: bool) -> None:
     wide, inner = system.dim(4), system.dim(3)
     equalities: list[tuple[Expr, Expr]] = [
         (product([system.dim(2), system.dim(2)]), wide),
-        (concat([inner, product([system.dim(3), inner])]), product([wide, inner])),
+        (join([inner, product([system.dim(3), inner])]), product([wide, inner])),
     ]
     for left, right in equalities[::-1] if late else equalities:
         system.unify(left, right, "")

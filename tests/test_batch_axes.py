@@ -461,7 +461,9 @@ def test_time_is_no_batch_where_no_other_axis_is_open() -> None:
         analyse(graph, None, DEFAULT_RULES, Clock())
     coupling, _ = analyse(graph, {"x": (T, 1, 6)}, DEFAULT_RULES, Clock())
     assert coupling.macs({}) == T * (6 * 16 + 24 * (16 + 8) + 8 * 3)
-    with pytest.raises(DataError, match=r"axis 0 of input 'x' change each other at GRU.*`batch_axes={'x': None}`"):
+    with pytest.raises(
+        DataError, match=r"axis 0 of input 'x' change each other at GRU.*`batch_axes={'x': None}`"
+    ):
         check_samples(Samples({"x": drawn(N, 1, 6)}, None, {}), graph)
 
 

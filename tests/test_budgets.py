@@ -17,7 +17,7 @@ from obc_onnx.cli.options import parse_target
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget, Limits, load_limits
-from obc_onnx.planning.costs import COSTS, Macs, Params, Size, share_of
+from obc_onnx.planning.costs import COSTS, FileSize, Macs, Params, share_of
 from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import compress
 from obc_onnx.saliency.options import RANKINGS
@@ -117,7 +117,7 @@ def test_a_size_in_bytes_is_used_up_to_one_unit(size: int) -> None:
     plan = planned(of, target_size=size, steps=2)
     keep = plan.keep(of)
     found = len(remove_units(of, keep).to_model().SerializeToString())
-    unit = max(Size(of).marginal(group, {}).max() for group in of.groups)
+    unit = max(FileSize(of).marginal(group, {}).max() for group in of.groups)
     assert size - unit - 16 < found <= size
 
 

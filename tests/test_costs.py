@@ -9,7 +9,7 @@ import pytest
 from helpers import analyse, coupling_of, random_keep
 from nets import NETS, model_of
 
-from obc_onnx.planning.costs import COSTS, Macs, Params, Size
+from obc_onnx.planning.costs import COSTS, FileSize, Macs, Params
 from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
@@ -81,17 +81,19 @@ def test_the_size_is_that_of_the_written_file(net: str, tmp_path: Path) -> None:
         keep = random_keep(of, np.random.default_rng(seed))
         path = tmp_path / f"{seed}.onnx"
         remove_units(of, keep).save(path)
-        assert Size(of).total(keep) == path.stat().st_size
+        assert FileSize(of).total(keep) == path.stat().st_size
 
 
 def test_what_a_unit_saves_of_the_file_is_predicted_by_its_weights() -> None:
     of = coupling("residual")
     for group in of.groups:
         (unit,) = np.flatnonzero(np.arange(group.size) == 2)
-        saved = Size(of).full - Size(of).total(without(group, {}, int(unit)))
-        assert abs(Size(of).marginal(group, {})[unit] - saved) <= 8, "lengths are written as well"
+        saved = FileSize(of).full - FileSize(of).total(without(group, {}, int(unit)))
+        assert abs(FileSize(of).marginal(group, {})[unit] - saved) <= 8, (
+            "lengths are written as well"
+        )
         np.testing.assert_array_equal(
-            Size(of).marginal(group, {}), 4 * Params(of).marginal(group, {})
+            FileSize(of).marginal(group, {}), 4 * Params(of).marginal(group, {})
         )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 import weakref
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +106,21 @@ def test_room_is_made_where_much_is_about_to_be_taken(n_bytes: int, *, stays: bo
     del graph
     make_room(n_bytes)
     assert (array() is not None) == stays
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc_trim is a function of glibc")
+def test_freed_pieces_go_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=asked.append))
+    make_room(2**28 - 1)
+    assert asked == []
+    make_room(2**28)
+    assert asked == [0]
+
+
+def test_a_c_library_that_keeps_no_pieces_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    make_room(2**28)
 
 
 def test_a_frozen_twin_takes_no_memory_for_weights_and_computes_the_same(whole: Analysed) -> None:

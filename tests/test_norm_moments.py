@@ -9,6 +9,7 @@ import pytest
 from helpers import analyse, build
 from nets import draw_samples
 
+from obc_onnx.equivalent import starts
 from obc_onnx.equivalent.starts import find_readers
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import output_error
@@ -40,11 +41,20 @@ UNKNOWN = {
     "a function that draws leave": "a = Sqrt(n1) t = Identity(a)",
     "a largest": "a = Relu(n1) t = MaxPool<kernel_shape=[2,2]>(a)",
 }
+PASSED = {
+    "an average of all": "a = Relu(n1) t = GlobalAveragePool(a)",
+    "an average of some": "a = Relu(n1) t = AveragePool<kernel_shape=[2,2]>(a)",
+    "a mean": "a = Relu(n1) t = ReduceMean<axes=[2,3]>(a)",
+    "another shape": "a = Relu(n1) t = Reshape(a, flat)",
+}
+"""What keeps the means of activations."""
 
 
-def case(form: str) -> tuple[Coupling, Keep]:
+def case(form: str, head: str = HEAD, tail: str = TAIL) -> tuple[Coupling, Keep]:
     """A net whose first filters are alike in pairs, with the norm that normal inputs give."""
-    model = build(f"{HEAD} {form} {TAIL}", {"low": np.float32(-0.5), "high": np.float32(1.0)})
+    constants = {"low": np.float32(-0.5), "high": np.float32(1.0)}
+    constants |= {"flat": np.array([0, 6, 4, 1])} if "flat" in form else {}
+    model = build(f"{head} {form} {tail}", constants)
     graph = analyse(model).graph
     rng = np.random.default_rng(0)
     w1 = rng.standard_normal((N_UNITS, 5)).astype(np.float32)
@@ -74,6 +84,45 @@ def test_moments_are_those_of_activations_where_inputs_are_white(name: str) -> N
     rows = np.moveaxis(t, 1, -1).reshape(-1, N_UNITS).astype(np.float64)
     rows = np.concatenate([rows, np.ones((len(rows), 1))], 1)
     np.testing.assert_allclose(found / found[-1, -1], rows.T @ rows / len(rows), atol=0.06)
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_moments_behind_an_average_are_those_in_front(name: str) -> None:
+    found, expected = (moments_of(*case(form))["c2"] for form in (PASSED[name], FORMS["relu"]))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_norm_of_the_run_tells_no_moments() -> None:
+    head = HEAD.replace("n1 = BatchNormalization", "n1, m, v = BatchNormalization<training_mode=1>")
+    assert moments_of(*case(FORMS["relu"])).keys() == {"c2"}
+    assert not moments_of(*case(FORMS["relu"], head))
+
+
+@pytest.mark.parametrize(
+    ("reader", "moved"),
+    [
+        ("g = GlobalAveragePool(t) f = Flatten(g) y = Gemm<transB=1>(f, w2, b2)", True),
+        ("g = GlobalAveragePool(t) f = Flatten(g) y = Gemm<transB=1,alpha=2.0>(f, w2, b2)", False),
+        ("c2 = ConvTranspose(t, w2, b2) g = GlobalAveragePool(c2) y = Flatten(g)", True),
+    ],
+)
+def test_a_bias_takes_constants_where_it_is_beside_the_outputs(reader: str, moved: bool) -> None:
+    size = "4,6" if "Gemm" in reader else "6,4,1,1"
+    head = HEAD.replace("4,6,1,1", size)
+    coupling, keep = case(FORMS["relu"], head, f"{reader} }}")
+    repaired = fuse(Cut.of(coupling, keep)).initializers["b2"]
+    assert np.array_equal(repaired, coupling.graph.initializers["b2"]) != moved
+
+
+@pytest.mark.parametrize(("blocks", "found"), [(1, ("b", 1)), (2, None)])
+def test_a_bias_along_blocks_is_not_beside_the_outputs(blocks: int, found: Any) -> None:
+    text = (
+        f"net (float[N,6,4,4] x) => (float[N,4,4,4] y) <float[6,{4 // blocks},1,1] w, float[4] b>"
+        f"{{ t = Tanh(x) y = ConvTranspose<group={blocks}>(t, w, b) }}"
+    )
+    coupling = analyse(build(text)).coupling
+    (role,) = (role for role in coupling.roles if role.kind == "reads")
+    assert starts._bias_beside(coupling, role) == found
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

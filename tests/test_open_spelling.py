@@ -35,6 +35,10 @@ SPLIT_BY = (
         ("w = Min(t, limit)" + SPLIT_BY.format("w"), {"q:1.0": 4, "q:1.1": 3}),
         (REPEATED.replace("TARGET", "e = Expand(r, c)"), {"q:1.0": 4, "q:1.1": 3}),
         (
+            REPEATED.replace("TARGET", "a = Cast<to = 7>(c) e = Expand(r, a)"),
+            {"q:1.0": 4, "q:1.1": 3},
+        ),
+        (
             REPEATED.replace(
                 "TARGET",
                 "l = Shape(c) ones = ConstantOfShape<value = int64[1] {1}>(l) v = Mul(ones, minus)"
@@ -52,7 +56,7 @@ SPLIT_BY = (
         ),
     ],
     ids=[
-        "its own size", "that of another input", "a size of no axis", "Expand", "Where",
+        "its own size", "that of another input", "a size of no axis", "Expand", "Expand behind a Cast", "Where",
         "one amount of a Pad", "nothing behind the end",
     ],
 )  # fmt: skip

@@ -15,9 +15,12 @@ from obc_onnx.planning.budget import Budget, Limits
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
+from obc_onnx.recover.targets import target_of
 from obc_onnx.run.api import apply, compress, make_plan, verify
 from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.lockstep import Lockstep
+from obc_onnx.twin.tensors import as_inputs
 
 ODD = {
     "dead": f"{IMAGE} <float[6,3,3,3] w1, float[5,6,3,3] w2, float[4,6,1,1] d, float[4,5] fc,"
@@ -55,6 +58,38 @@ def test_a_norm_of_zero_scale_leaves_its_layer_alone() -> None:
     pruned, samples = remove_units(coupling, keep), draw_samples(coupling.graph, 60)
     repaired, _ = refit(Cut(coupling, keep, pruned), samples, 0)
     np.testing.assert_array_equal(repaired.initializers["w1"], pruned.initializers["w1"])
+
+
+@pytest.mark.parametrize(
+    ("behind", "value"),
+    [
+        ("BatchNormalization(c, scale, shift, mean, var)", "last"),
+        ("BatchNormalization<training_mode=1>(c, scale, shift, mean, var)", "c"),
+        ("Identity(c)", "last"),
+        ("Reshape(c, same)", "last"),
+        ("Relu(c)", "c"),
+    ],
+)
+@pytest.mark.parametrize(("joins", "sign"), [("Add(n, s)", 1), ("Sub(n, s)", -1)])
+def test_a_sum_is_the_target_where_what_lies_between_is_undone(
+    behind: str, value: str, joins: str, sign: int
+) -> None:
+    text = (
+        "net (float[N,3,6,6] x) => (float[N,6,6,6] y) <float[6,3,1,1] w0, float[6,6,1,1] w1,"
+        " float[6] scale, float[6] shift, float[6] mean, float[6] var>"
+        "{ s = Conv(x, w0) t = Tanh(s) c = Conv(t, w1) n = BEHIND last = JOINS y = Relu(last) }"
+    )
+    outputs = "n, m, v" if "training" in behind else "n"
+    constants = {"same": np.array([0, 0, 6, 6])} if "same" in behind else {}
+    model = build(
+        text.replace("n = BEHIND", f"{outputs} = {behind}").replace("JOINS", joins), constants
+    )
+    graph, _, coupling = analyse(model)
+    twin = derived_twin(graph, coupling)
+    layer = next(layer for layer in find_layers(coupling, graph, twin) if layer.weight == "w1")
+    inputs = as_inputs(graph.inputs, draw_samples(graph, 4).feed(slice(0, 4)))
+    target = target_of(layer, coupling, {}, graph, Lockstep(twin, [inputs]))
+    assert (target.value, target.sign) == (value, sign if value == "last" else 1)
 
 
 def test_a_weight_that_is_an_output_stays() -> None:

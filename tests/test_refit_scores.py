@@ -228,11 +228,21 @@ def test_a_refit_repairs_scores_with_everything_else(
     assert error < 0.98 * other
 
 
-def test_a_square_is_no_scaling_by_a_number() -> None:
-    """Queries are squared, so that keys are what can be changed."""
-    body = f"{WEIGHTS}> {{{SEPARATE} c = Mul(q, q) s0 = MatMul(c, k) s = Identity(s0){VALUES}"
+@pytest.mark.parametrize(
+    ("between", "slot"),
+    [
+        ("Mul(half, q)", 0),
+        ("Div(q, half)", 0),
+        ("Mul(q, q)", 1),
+        ("Div(half, q)", 1),
+        ("Add(q, half)", 1),
+    ],
+)
+def test_queries_can_be_changed_in_front_of_a_scale_alone(between: str, slot: int) -> None:
+    """Where they are not scaled by a number, keys are what can be changed."""
+    body = f"{WEIGHTS}> {{{SEPARATE} c = {between} s0 = MatMul(c, k) s = Identity(s0){VALUES}"
     (scores,) = Scored(body).scores()
-    assert scores.slot == 1
+    assert scores.slot == slot
 
 
 def test_a_product_with_itself_is_left_alone() -> None:
@@ -253,6 +263,35 @@ def test_a_softmax_of_old_that_runs_over_all_axes_gives_no_weights() -> None:
         graph, _, coupling = analyse(net(NETS["separate"], opset=opset))
         node = graph.producers["s0"]
         assert module_of_scores._softmax_of(coupling, graph, node) == found
+
+
+@pytest.mark.parametrize(
+    ("between", "found"),
+    [
+        ("Add(half, s0)", "p"),
+        ("Sub(half, s0)", "p"),
+        ("Mul(half, s0)", "p"),
+        ("Div(s0, half)", "p"),
+        ("Cast<to=1>(s0)", "p"),
+        ("Where(seen, s0, half)", "p"),
+        ("Div(half, s0)", ""),
+        ("Tanh(s0)", ""),
+    ],
+)
+def test_scores_keep_their_order_on_the_way_to_a_softmax(between: str, found: str) -> None:
+    body = NETS["separate"].replace("Mul(s0, half)", between)
+    more = {"seen": np.eye(5) > 0} if "seen" in between else None
+    graph, _, coupling = analyse(net(body, more))
+    node = graph.producers["s0"]
+    assert module_of_scores._softmax_of(coupling, graph, node) == found
+
+
+def test_who_asks_for_a_size_uses_no_values() -> None:
+    body = NETS["separate"].replace(
+        "s = Mul(s0, half)", "n = Size(q) m = Cast<to=1>(n) s = Mul(s0, m)"
+    )
+    (scores,) = Scored(body).scores()
+    assert scores.slot == 0
 
 
 def test_a_query_that_is_masked_whole_does_not_count() -> None:

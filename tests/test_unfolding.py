@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import analyse, assert_close, assert_valid, build, make_feed, random_keep
+from helpers import CONTRIB, analyse, assert_close, assert_valid, build, make_feed, random_keep
 from nets import (
     draw_samples,
     error_of,
@@ -36,6 +36,7 @@ from obc_onnx.equivalent.norms import EPSILON, fold_norms, unfold_norms
 from obc_onnx.errors import DataError
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.surgery.cut import Cut
 
 
@@ -112,6 +113,14 @@ def test_runs_in_which_nothing_reaches_the_convolution_do_not_count(
     np.testing.assert_allclose(mean, expected_mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(var, expected_var, rtol=1e-5)
     assert unfolded_of(graph_of(text, {"limit": 9.0})).norms == ()
+
+
+def test_a_convolution_that_is_fused_with_more_stays_without_a_norm() -> None:
+    fused = CHAIN.replace("c1 = Conv(x", f'c1 = {CONTRIB}.FusedConv<activation="Tanh">(x')
+    for text, is_plain in ((CHAIN, True), (fused, False)):
+        graph = graph_of(text)
+        filters = unfolding._filters_of(graph, DEFAULT_RULES, graph.producers["c1"])
+        assert (filters is not None) == ("c1" in unfolded_of(graph).norms) == is_plain
 
 
 def test_no_more_samples_are_measured_than_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from helpers import Analysed, analyse, make_feed
+from helpers import Analysed, analyse, build, make_feed
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -192,6 +192,18 @@ def test_changed_integers_fail_the_structure_but_trained_weights_do_not(pruned: 
     sizes = pruned.edit({"a_bias": pruned.initializers["a_bias"].astype(np.int64)})
     check = check_structure(sizes, sizes.edit({"a_bias": sizes.initializers["a_bias"] + 1}))
     assert (check.passed, check.detail) == (False, "numbers in 'a_bias' differ")
+
+
+@pytest.mark.parametrize(
+    ("alpha", "repaired", "passed"), [(1.0, True, True), (1.0, False, False), (2.0, True, False)]
+)
+def test_only_repair_adds_a_bias_and_only_where_nothing_is_scaled(
+    alpha: float, repaired: bool, passed: bool
+) -> None:
+    text = "net (float[N,3] x) => (float[N,2] y) <float[3,2] w> { y = Gemm<alpha=ALPHA>(x, w) }"
+    graph = Graph.from_model(build(text.replace("ALPHA", str(alpha))))
+    biased = graph.edit({"b": np.ones(2, np.float32)}, rewired={("y", 2): "b"})
+    assert check_structure(graph, biased, repaired=repaired).passed == passed
 
 
 def test_a_file_is_run_as_it_lies_there(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes.expressions import Concat, Product, product
+from obc_onnx.axes.expressions import Joined, Product, product
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def parts_of(expr: Expr) -> tuple[Expr, ...]:
     """Write an axis as a concatenation, also where its parts share their inner factors."""
     match expr:
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             return tuple(piece for part in parts for piece in parts_of(part))
-        case Product(factors=(Concat(parts=parts), *inner)):
+        case Product(factors=(Joined(parts=parts), *inner)):
             return tuple(p for part in parts for p in parts_of(product([part, *inner])))
     return (expr,)
 
@@ -46,7 +46,7 @@ def can_split(expr: Expr, at: int, *, fold: bool = False) -> bool:
             if at % inner.size or (isinstance(outer, Product) and not fold):
                 return False
             return isinstance(outer, Product) or can_split(outer, at // inner.size, fold=fold)
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             start = 0
             for part in parts:
                 if at < start + part.size:

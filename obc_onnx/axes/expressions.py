@@ -1,7 +1,7 @@
 """Axis expressions, and what follows from them once units are kept or removed.
 
 A `Dim` is a set of interchangeable positions. Every axis of every tensor is an expression over
-dims: a `Product` is row-major, as in a reshape; a `Concat` is one part after the other; a `Take`
+dims: a `Product` is row-major, as in a reshape; a `Joined` is one part after the other; a `Take`
 repeats or permutes the positions of another expression. `obc_onnx.unification` finds the dims.
 
 This module knows nothing of ONNX, tensors or operators.
@@ -43,7 +43,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Concat:
+class Joined:
     """Its parts, one after the other."""
 
     parts: tuple[Expr, ...]
@@ -63,7 +63,7 @@ class Take:
         return len(self.index)
 
 
-Expr = Dim | Product | Concat | Take
+Expr = Dim | Product | Joined | Take
 
 
 def product(factors: Iterable[Expr]) -> Expr:
@@ -86,13 +86,13 @@ def product(factors: Iterable[Expr]) -> Expr:
     return flat[0] if len(flat) == 1 else Product(tuple(flat), math.prod(f.size for f in flat))
 
 
-def concat(parts: Iterable[Expr]) -> Expr:
+def join(parts: Iterable[Expr]) -> Expr:
     """Join `parts` into a normal form: flat, without parts of size 0."""
     flat: list[Expr] = []
     last: Expr | None = None
     for part in parts:
         last = part
-        if isinstance(part, Concat):
+        if isinstance(part, Joined):
             flat.extend(part.parts)
         elif part.size != 0:
             flat.append(part)
@@ -100,7 +100,7 @@ def concat(parts: Iterable[Expr]) -> Expr:
         raise InvariantError("a concatenation needs at least one part")
     if not flat:
         return last
-    return flat[0] if len(flat) == 1 else Concat(tuple(flat), sum(p.size for p in flat))
+    return flat[0] if len(flat) == 1 else Joined(tuple(flat), sum(p.size for p in flat))
 
 
 def take(base: Expr, index: tuple[int, ...]) -> Expr:
@@ -115,7 +115,7 @@ def leaves(expr: Expr) -> Iterator[Dim]:
     match expr:
         case Dim():
             yield expr
-        case Product(factors=children) | Concat(parts=children):
+        case Product(factors=children) | Joined(parts=children):
             for child in children:
                 yield from leaves(child)
         case Take(base=base):
@@ -141,7 +141,7 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
             for factor in factors[1:]:
                 result = np.logical_and.outer(result, mask(factor, keep)).reshape(-1)
             return result
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             return np.concatenate([mask(part, keep) for part in parts])
         case Take(base=base, index=index):
             taken: NDArray[np.bool_] = mask(base, keep)[np.asarray(index, np.int64)]
@@ -156,7 +156,7 @@ def count(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> int:
             return expr.size if kept is None else int(np.count_nonzero(kept))
         case Product(factors=factors):
             return math.prod(count(factor, keep) for factor in factors)
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             return sum(count(part, keep) for part in parts)
         case Take():
             return int(np.count_nonzero(mask(expr, keep)))
@@ -177,7 +177,7 @@ def only_position(expr: Expr, at: int) -> dict[Dim, NDArray[np.bool_]]:
             for factor in reversed(factors):
                 at, own = divmod(at, factor.size)
                 keep |= only_position(factor, own)
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             for part in parts:
                 if 0 <= at < part.size:
                     keep |= only_position(part, at)
@@ -213,7 +213,7 @@ def units_along(expr: Expr, dim: Dim) -> list[NDArray[np.int64]]:
                     for owners in units_along(factor, dim)
                 ]
             return found
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             columns = [(part, units_along(part, dim)) for part in parts]
             depth = max(len(owners) for _, owners in columns)
             return [
@@ -250,7 +250,7 @@ def runs_of(expr: Expr, dim: Dim) -> set[int]:
                 found |= {run * inner for run in runs_of(factor, dim)}
                 inner *= factor.size
             return found
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             return set[int]().union(*(runs_of(part, dim) for part in parts))
         case Take(base=base):
             return runs_of(base, dim)
@@ -269,10 +269,10 @@ def describe(expr: Expr, names: Mapping[Dim, str]) -> str:
             return f"{name}({expr.size})" if name else str(expr.size)
         case Product(factors=factors):
             return " x ".join(
-                f"({describe(f, names)})" if isinstance(f, Concat) else describe(f, names)
+                f"({describe(f, names)})" if isinstance(f, Joined) else describe(f, names)
                 for f in factors
             )
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             return " ++ ".join(describe(part, names) for part in parts)
         case Take(base=base):
             return f"{expr.size} positions of ({describe(base, names)})"

@@ -13,7 +13,7 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take, leaves, product
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take, leaves, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ class Sized:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Size(Sized):
+class AxisSize(Sized):
     """The size of an axis."""
 
     axis: Expr
@@ -110,7 +110,7 @@ def evaluate(number: Whole, size_of: Callable[[Expr], int]) -> int:
         size_of: Gives the size of an axis.
     """
     match number:
-        case Size(axis=axis):
+        case AxisSize(axis=axis):
             return size_of(axis)
         case Arithmetic(symbol=symbol, left=left, right=right):
             return int(_FUNCTIONS[symbol](evaluate(left, size_of), evaluate(right, size_of)))
@@ -120,8 +120,8 @@ def evaluate(number: Whole, size_of: Callable[[Expr], int]) -> int:
 def with_axes(number: Whole, replace: Callable[[Expr], Expr]) -> Whole:
     """Rewrite a number over other axes, as over resolved ones."""
     match number:
-        case Size(axis=axis):
-            return Size(replace(axis))
+        case AxisSize(axis=axis):
+            return AxisSize(replace(axis))
         case Arithmetic(symbol=symbol, left=left, right=right):
             return Arithmetic(symbol, with_axes(left, replace), with_axes(right, replace))
     return number
@@ -130,7 +130,7 @@ def with_axes(number: Whole, replace: Callable[[Expr], Expr]) -> Whole:
 def axes_of(number: object) -> Iterator[Expr]:
     """Yield every axis whose size a number depends on."""
     match number:
-        case Size(axis=axis):
+        case AxisSize(axis=axis):
             yield axis
         case Arithmetic(left=left, right=right):
             yield from axes_of(left)
@@ -145,7 +145,7 @@ def axis_of(number: Whole, make_dim: Callable[[int], Dim]) -> Expr | None:
         make_dim: Makes a dim for a factor that is written down.
     """
     match number:
-        case Size(axis=axis):
+        case AxisSize(axis=axis):
             return axis
         case Arithmetic(symbol="*", left=left, right=right):
             factors = [axis_of(factor, make_dim) for factor in (left, right)]
@@ -166,7 +166,7 @@ def polynomial(number: Whole, count: Callable[[Expr], Polynomial]) -> Polynomial
         Coefficients by monomial; None where a division leaves a remainder.
     """
     match number:
-        case Size(axis=axis):
+        case AxisSize(axis=axis):
             return count(axis)
         case Arithmetic(symbol=symbol, left=left, right=right):
             a, b = polynomial(left, count), polynomial(right, count)
@@ -195,7 +195,7 @@ def size_polynomial(expr: Expr, varies: Callable[[Dim], bool]) -> Polynomial:
             for factor in factors:
                 total = _times(total, size_polynomial(factor, varies))
             return total
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             total = {}
             for part in parts:
                 total = _plus(total, size_polynomial(part, varies))

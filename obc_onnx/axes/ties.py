@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take, leaves
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take, leaves
 from obc_onnx.errors import InvariantError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _owners(expr: Expr, offset: dict[Dim, int]) -> NDArray[np.int64] | None:
         case Dim():
             start = offset.get(expr)
             return np.full(expr.size, HELD) if start is None else start + np.arange(expr.size)
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             columns = [_owners(part, offset) for part in parts]
             known = [column for column in columns if column is not None]
             return np.concatenate(known) if len(known) == len(columns) else None

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes.boundaries import around, can_split, common_segments, parts_of
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take, concat, leaves, product, take
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take, join, leaves, product, take
 from obc_onnx.axes.ties import has_single_owners, tied_positions
 from obc_onnx.errors import InvariantError
 
@@ -75,7 +75,7 @@ class AxisSystem:
         found = [self.resolve(part) for part in parts]
         if all(map(operator.is_, parts, found)):
             return expr  # as most are, and making one takes longer than finding that out
-        return product(found) if isinstance(expr, Product) else concat(found)
+        return product(found) if isinstance(expr, Product) else join(found)
 
     def reason(self, dim: Dim) -> str | None:
         """Return why a resolved dim is frozen, or None where it is free."""
@@ -166,8 +166,8 @@ class AxisSystem:
         match expr:
             case Product(factors=factors):
                 return product([self._lift(factor, where) for factor in factors])
-            case Concat(parts=parts):
-                return concat([self._lift(part, where) for part in parts])
+            case Joined(parts=parts):
+                return join([self._lift(part, where) for part in parts])
             case Take() if expr.size > 1:
                 name = self.dim(expr.size)
                 self._deferred.append((expr, name, where))
@@ -232,13 +232,13 @@ class AxisSystem:
         return bool(tied)
 
     def _tie_together(self, equalities: list[Deferred]) -> None:
-        left = concat([left for left, _, _ in equalities])
-        right = concat([right for _, right, _ in equalities])
+        left = join([left for left, _, _ in equalities])
+        right = join([right for _, right, _ in equalities])
         where = equalities[0][2]
         ties = tied_positions(left, right, self._is_free_dim)
         shared = self.dim(ties.n_free) if ties.n_free else None
         held = self.dim(ties.n_held, f"{where}: tied to a frozen position") if ties.n_held else None
-        base = concat([part for part in (shared, held) if part is not None] or [left])
+        base = join([part for part in (shared, held) if part is not None] or [left])
         for dim, index in ties.index_of.items():
             self._bind(dim, take(base, index))
 
@@ -294,12 +294,12 @@ class AxisSystem:
         """Cut two concatenations where both have boundaries, else at the first both allow."""
         segments = list(common_segments(left, right))
         if len(segments) > 1:
-            return [(concat(a), concat(b)) for a, b in segments]
-        for parts, other in ((left, concat(right)), (right, concat(left))):
+            return [(join(a), join(b)) for a, b in segments]
+        for parts, other in ((left, join(right)), (right, join(left))):
             for i, end in enumerate(accumulate(part.size for part in parts[:-1]), start=1):
                 if can_split(other, end, fold=True):
                     head, tail = self._split(other, end, where)
-                    return [(concat(parts[:i]), head), (concat(parts[i:]), tail)]
+                    return [(join(parts[:i]), head), (join(parts[i:]), tail)]
         return None
 
     def _split(self, expr: Expr, at: int, where: str) -> Equality:
@@ -307,7 +307,7 @@ class AxisSystem:
         match expr:
             case Dim():
                 halves = self.dim(at), self.dim(expr.size - at)
-                self._bind(expr, concat(halves))
+                self._bind(expr, join(halves))
                 return halves
             case Product():
                 outer, inner = around(expr, at)
@@ -317,13 +317,13 @@ class AxisSystem:
                     outer = folded
                 head, tail = self._split(outer, at // inner.size, where)
                 return product([head, inner]), product([tail, inner])
-            case Concat(parts=parts):
+            case Joined(parts=parts):
                 before = [end for end in accumulate(part.size for part in parts) if end <= at]
                 which, start = len(before), before[-1] if before else 0
                 if start == at:
-                    return concat(parts[:which]), concat(parts[which:])
+                    return join(parts[:which]), join(parts[which:])
                 head, tail = self._split(parts[which], at - start, where)
-                return concat([*parts[:which], head]), concat([tail, *parts[which + 1 :]])
+                return join([*parts[:which], head]), join([tail, *parts[which + 1 :]])
             case Take(base=base, index=index):
                 return take(base, index[:at]), take(base, index[at:])
         raise InvariantError(f"cannot split {expr} at {at}")

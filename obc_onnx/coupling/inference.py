@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from obc_onnx.axes.expressions import Dim, leaves
 from obc_onnx.axes.sizes import Sized, axes_of, value_of
 from obc_onnx.axes.unification import AxisSystem
-from obc_onnx.coupling.model import Coupling, Frozen, Group, constant_sources
+from obc_onnx.coupling.model import Coupling, FrozenDim, Group, constant_sources
 from obc_onnx.coupling.spelling import find_patches
 from obc_onnx.graph.node import holds_weights
 from obc_onnx.ops.base.context import CoupleContext, Role
@@ -185,7 +185,7 @@ class _Finder:
             if port.name in self.values:
                 self._freeze(port.name, f"graph output '{port.name}'")
         self.system.settle()
-        patches = find_patches(self.spellings, self.system, self.graph, self.values)
+        patches = find_patches(self.spellings, self.system, self.graph, self.values, self.rules)
         resolve = self.system.resolve
         axes = {name: tuple(map(resolve, value.axes)) for name, value in self.values.items()}
         self.roles = [
@@ -392,7 +392,7 @@ class _Finder:
 
     def _read_off(
         self, axes: Mapping[str, tuple[Expr, ...]]
-    ) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
+    ) -> tuple[tuple[Group, ...], tuple[FrozenDim, ...]]:
         """Collect the free and the frozen dims that weights meet, in the order of the roles."""
         members: dict[Dim, list[Role]] = {}
         names: dict[Dim, str] = {}
@@ -414,7 +414,7 @@ class _Finder:
                 inexact = self.system.inexact(dim)
                 groups.append(Group(name, dim, tuple(members[dim]), inexact))
             elif dim.size > 1:
-                frozen.append(Frozen(name, dim.size, reason))
+                frozen.append(FrozenDim(name, dim.size, reason))
         return tuple(groups), tuple(frozen)
 
     def _weights(self, operand: str, axis: int) -> Iterator[tuple[str, int]]:

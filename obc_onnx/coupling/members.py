@@ -113,18 +113,18 @@ def left_of(coupling: Coupling, keep: Keep, name: str) -> NDArray[np.bool_] | No
 def _real(coupling: Coupling, role: Role, array: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return what stored integers stand for."""
     node, rule = role.node, coupling.rules.find(role.node)
-    stored = None if rule is None else rule.stored(role.slot)
-    if stored is None:
+    quantised = None if rule is None else rule.quantisation(role.slot)
+    if quantised is None:
         return array
-    slots = [s for s in (stored.zero, stored.scale) if s is not None and node.has_input(s)]
+    slots = [s for s in (quantised.zero, quantised.scale) if s is not None and node.has_input(s)]
     numbers = _constants(coupling, [node.inputs[slot] for slot in slots])
     for slot in slots:
         number = numbers.get(node.inputs[slot], np.zeros(0)).astype(np.float64)
         if number.size == 0:
             continue  # it is computed as the model runs
         if number.ndim == 1 and number.size > 1:
-            number = np.moveaxis(number.reshape(-1, *[1] * (array.ndim - 1)), 0, stored.axis)
-        array = array - number if slot == stored.zero else array * number
+            number = np.moveaxis(number.reshape(-1, *[1] * (array.ndim - 1)), 0, quantised.axis)
+        array = array - number if slot == quantised.zero else array * number
     return array
 
 

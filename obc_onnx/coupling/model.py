@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take, count, leaves, mask, only_position
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take, count, leaves, mask, only_position
 from obc_onnx.graph.copies import merge_copies
 from obc_onnx.graph.node import holds_weights
 
@@ -55,7 +55,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenDim:
     """A dim of a weight axis from which nothing may be removed."""
 
     where: str
@@ -88,7 +88,7 @@ class Coupling:
     values: Mapping[str, Value]
     roles: tuple[Role, ...]
     groups: tuple[Group, ...]
-    frozen: tuple[Frozen, ...]
+    frozen: tuple[FrozenDim, ...]
     reasons: Mapping[Dim, str]
     patches: tuple[Patch, ...]
     renumberings: tuple[Renumbering, ...]
@@ -253,7 +253,7 @@ def _ports(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _grows(expr: Expr, batch: Expr) -> bool:
     """Say whether the positions of an axis that holds the batch are known whatever its size."""
     match expr:
-        case Product(factors=children) | Concat(parts=children):
+        case Product(factors=children) | Joined(parts=children):
             return all(_grows(child, batch) for child in children)
         case Take(base=base):
             return set(leaves(base)).isdisjoint(leaves(batch))
@@ -263,7 +263,7 @@ def _grows(expr: Expr, batch: Expr) -> bool:
 
 def _holds_take(expr: Expr) -> bool:
     match expr:
-        case Product(factors=children) | Concat(parts=children):
+        case Product(factors=children) | Joined(parts=children):
             return any(_holds_take(child) for child in children)
         case Take():
             return True

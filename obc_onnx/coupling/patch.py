@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take, count
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take, count
 from obc_onnx.axes.sizes import Sized, evaluate, value_of
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Patch:
 
 def _amount(wanted: Wanted, keep: Keep) -> int | float:
     match wanted:
-        case Dim() | Product() | Concat() | Take():
+        case Dim() | Product() | Joined() | Take():
             return count(wanted, keep)
         case Sized():
             return evaluate(wanted, lambda axis: count(axis, keep))

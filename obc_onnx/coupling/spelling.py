@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take
 from obc_onnx.axes.sizes import (
-    Size,
+    AxisSize,
     Sized,
     axes_of,
     polynomial,
@@ -25,6 +25,7 @@ from obc_onnx.axes.sizes import (
 )
 from obc_onnx.coupling.patch import COPY, INFER, Patch
 from obc_onnx.errors import InvariantError
+from obc_onnx.ops.base.effect import Effect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,14 +34,16 @@ if TYPE_CHECKING:
     from obc_onnx.axes.unification import AxisSystem
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.ops.base.value import Spelling, Value, Wanted
-
-_SAME_ORDER = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-"""Operators that hand on numbers in the order in which they come."""
 
 
 def find_patches(
-    spellings: Sequence[Spelling], system: AxisSystem, graph: Graph, values: Mapping[str, Value]
+    spellings: Sequence[Spelling],
+    system: AxisSystem,
+    graph: Graph,
+    values: Mapping[str, Value],
+    rules: RuleSet,
 ) -> tuple[Patch, ...]:
     """Find every place that surgery may have to write; freeze what it could not write.
 
@@ -49,14 +52,17 @@ def find_patches(
         system: Settled; dims are frozen in it.
         graph: The model.
         values: What coupling knows of each value.
+        rules: What is known of operators.
     """
-    finder = _Finder(system, graph, values)
+    finder = _Finder(system, graph, values, rules)
     return tuple(patch for spelling in spellings for patch in finder.patches(spelling))
 
 
 class _Finder:
-    def __init__(self, system: AxisSystem, graph: Graph, values: Mapping[str, Value]) -> None:
-        self.system, self.graph, self.values = system, graph, values
+    def __init__(
+        self, system: AxisSystem, graph: Graph, values: Mapping[str, Value], rules: RuleSet
+    ) -> None:
+        self.system, self.graph, self.values, self.rules = system, graph, values, rules
         self.frozen_for: Node | None = None
         """Where set, what cannot be written is frozen on account of that node, and the rest is."""
 
@@ -164,16 +170,19 @@ class _Finder:
         Who else uses what lies between keeps the numbers that are there: surgery copies the nodes.
         """
         node = self.graph.producers.get(spelling.inputs[slot])
-        if node is None or node.domain:
+        if node is None:
             return None
+        effect = self.rules.effect(node)
         above = replace(patch, route=(*patch.route, (spelling.key, slot)))
-        if node.op_type == "Concat":
+        if Effect.JOINS in effect:
             return self._pieces(node, range(len(node.inputs)), above)
-        if node.op_type in _SAME_ORDER:
+        if Effect.IN_ORDER in effect:
             return self._pieces(node, range(1), above)
-        if node.op_type == "Where":
+        if Effect.CHOOSES in effect:
             return self._choices(node, above)
-        return self._factor(node, above) if node.op_type in {"Mul", "Div"} else None
+        if Effect.MULTIPLIES in effect or Effect.DIVIDES in effect:
+            return self._factor(node, above, product=Effect.MULTIPLIES in effect)
+        return None
 
     def _pieces(self, node: Node, slots: range, patch: Patch) -> list[Patch] | None:
         """Write what comes together in a node, each at the slot that it comes from."""
@@ -229,7 +238,7 @@ class _Finder:
             return []
         return found
 
-    def _factor(self, node: Node, patch: Patch) -> list[Patch] | None:
+    def _factor(self, node: Node, patch: Patch, *, product: bool) -> list[Patch] | None:
         """Write a factor that is known in front of one that runs with the model, as `batch * 12`.
 
         What it has to be is a quotient: of the product and the other factor, or of the dividend
@@ -239,12 +248,13 @@ class _Finder:
         if not _is_axis(wanted):
             return None
         operands = [self.values[name].numbers for name in node.inputs]
-        for slot in (0, 1) if node.op_type == "Mul" else (1,):
+        for slot in (0, 1) if product else (1,):
             other, own = operands[1 - slot], operands[slot]
             if other is None or own is None or other.size != 1 or own.size != 1:
                 continue
             beside = with_axes(other.item(), self.system.resolve)
-            due = Size(wanted) // beside if node.op_type == "Mul" else beside // Size(wanted)
+            size = AxisSize(wanted)
+            due = size // beside if product else beside // size
             found = polynomial(due, self._polynomial)
             if found is not None and not self._runs(found):
                 number = with_axes(own.item(), self.system.resolve)
@@ -265,4 +275,4 @@ class _Finder:
 
 
 def _is_axis(wanted: Wanted) -> TypeGuard[Expr]:
-    return isinstance(wanted, (Dim, Product, Concat, Take))
+    return isinstance(wanted, (Dim, Product, Joined, Take))

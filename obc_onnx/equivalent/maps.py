@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, leaves, mask
+from obc_onnx.axes.expressions import Dim, Joined, Product, leaves, mask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,7 +136,7 @@ def make_map(
         case Product(factors=factors):
             maps = [make_map(factor, keep, mixable, dtype, shared, starts) for factor in factors]
             return ProductMap(maps, tuple(factor.size for factor in factors))
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             maps = [make_map(part, keep, mixable, dtype, shared, starts) for part in parts]
             return ConcatMap(maps, tuple(part.size for part in parts))
         case _:

@@ -23,6 +23,7 @@ from obc_onnx.graph.precision import is_quantised
 from obc_onnx.graph.session import Session
 from obc_onnx.graph.shapes import infer_shapes
 from obc_onnx.measuring.outputs import batch_size_of
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.norms.batch import affine_of
 from obc_onnx.progress import track
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.samples.samples import Samples
 
 MEASURED = 2048
@@ -57,14 +59,18 @@ class Unfolded:
         graph: Computes what `original` computes; it is `original` where nothing was unfolded.
         original: The graph without the norms.
         norms: Keys of the inserted nodes; in `original` each is the key of the convolution.
+        rules: What is known of operators.
     """
 
     graph: Graph
     original: Graph
     norms: tuple[str, ...]
+    rules: RuleSet
 
 
-def unfold_norms(graph: Graph, samples: Samples, seed: int) -> Unfolded:
+def unfold_norms(
+    graph: Graph, samples: Samples, seed: int, rules: RuleSet = DEFAULT_RULES
+) -> Unfolded:
     """Put a batch norm behind every convolution that may have had one.
 
     Scale and bias undo the mean and biased variance that each channel has at the convolution's own
@@ -76,20 +82,21 @@ def unfold_norms(graph: Graph, samples: Samples, seed: int) -> Unfolded:
         graph: The model.
         samples: To measure on, at most `MEASURED` of them; labels are not used.
         seed: Of their choice.
+        rules: What is known of operators.
     Returns:
         What computes the same up to rounding.
     Raises:
         DataError: The samples do not fill a batch of a static size.
         ModelError: ONNX Runtime cannot run the model.
     """
-    types = _find_folded(graph)
+    types = _find_folded(graph, rules)
     moments = _measure(graph, types, samples, seed) if types else {}
     found = {key: measured.undone(types[key]) for key, measured in moments.items()}
     norms = {key: parameters for key, parameters in found.items() if parameters}
-    return Unfolded(_insert(graph, norms) if norms else graph, graph, tuple(norms))
+    return Unfolded(_insert(graph, norms) if norms else graph, graph, tuple(norms), rules)
 
 
-def _find_folded(graph: Graph) -> dict[str, np.dtype[Any]]:
+def _find_folded(graph: Graph, rules: RuleSet) -> dict[str, np.dtype[Any]]:
     """Find the convolutions that can have a norm, by key, and the types of their weights."""
     if is_quantised(graph):
         return {}
@@ -98,11 +105,20 @@ def _find_folded(graph: Graph) -> dict[str, np.dtype[Any]]:
     return {
         node.key: arrays[node.inputs[1]].dtype
         for node in graph.nodes
-        if node.op_type in {"Conv", "ConvTranspose"} and not node.domain
+        if _filters_of(graph, rules, node) is not None
         if node.opset >= _STORED_SINCE and node.key not in outputs
         if own.issuperset(filter(None, node.inputs[1:]))
-        if all(user.op_type != _NORM for user, _ in graph.consumers.get(node.key, ()))
+        if all(rules.channel_norm(user) is None for user, _ in graph.consumers.get(node.key, ()))
     }
+
+
+def _filters_of(graph: Graph, rules: RuleSet, node: Node) -> NDArray[np.int64] | None:
+    """Return which channel each element of a weight makes, for a convolution and nothing else."""
+    rule = rules.find(node)
+    weight = graph.initializers.get(node.inputs[1]) if node.has_input(1) else None
+    if rule is None or weight is None or not rule.is_linear(node):
+        return None
+    return rule.filters_of(node, weight.shape)
 
 
 class _Moments:
@@ -206,29 +222,27 @@ def fold_norms(graph: Graph, unfolded: Unfolded) -> Graph:
     arrays, added = dict(graph.initializers), dict[tuple[str, int], str]()
     for key in unfolded.norms:
         norm = graph.producers.get(key)
-        if norm is None or norm.op_type != _NORM:
+        if norm is None or unfolded.rules.channel_norm(norm) is None:
             raise InvariantError(f"folding: norm '{key}' was put into the graph, but is not there")
         conv = graph.producers[norm.inputs[0]]
-        for slot, array in _folded(graph, conv, norm).items():
+        for slot, array in _folded(graph, unfolded.rules, conv, norm).items():
             if not conv.has_input(slot):
                 added[key, slot] = unfolded.original.fresh_name(f"{key}.bias", arrays)
             arrays[added.get((key, slot)) or conv.inputs[slot]] = array
     return _repeat(unfolded, graph, arrays, added)
 
 
-def _folded(graph: Graph, conv: Node, norm: Node) -> dict[int, NDArray[Any]]:
+def _folded(graph: Graph, rules: RuleSet, conv: Node, norm: Node) -> dict[int, NDArray[Any]]:
     """Return W' and b' by input slot, without a new bias that is only rounding."""
     dtype = graph.initializers[conv.inputs[1]].dtype
     weight, scale, shift, mean, var = (
         graph.initializers[name].astype(np.float64) for name in (conv.inputs[1], *norm.inputs[1:])
     )
     factor, offset = affine_of(scale, shift, mean, var, norm.number("epsilon", EPSILON))
-    # W of Conv is [out, in / group, *kernel]; that of ConvTranspose is [in, out / group, *kernel],
-    # where the inputs of a group lie one behind the other
-    blocks = 1 if conv.op_type == "Conv" else conv.integer("group", 1)
-    rows = len(weight) // blocks if conv.op_type == "ConvTranspose" else 1
-    folded = weight.reshape(blocks, rows, len(factor) // blocks, -1)
-    folded = (folded * factor.reshape(blocks, 1, -1, 1)).reshape(weight.shape).astype(dtype)
+    filters = _filters_of(graph, rules, conv)
+    if filters is None:
+        raise InvariantError(f"folding: {conv.label} is no convolution")
+    folded = (weight * factor[filters]).astype(dtype)
     own = graph.initializers[conv.inputs[2]].astype(np.float64) if conv.has_input(2) else 0.0
     bias = own * factor + offset
     rounding = np.spacing(np.maximum(np.abs(mean * factor), np.abs(shift)).astype(dtype))

@@ -187,10 +187,11 @@ def _bias_beside(coupling: Coupling, role: Role) -> tuple[str, int] | None:
         if not own or other.kind != "writes" or other.bias is None:
             continue
         bias = node.inputs[other.bias]
-        blocks = node.integer("group", 1) if node.op_type == "ConvTranspose" else 1
-        one = node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
-        plain = one and blocks == 1  # the outputs of a block are not those along the weight's axis
-        flat = bias in graph.initializers and graph.initializers[bias].ndim == 1
+        rule = coupling.rules.find(node)
+        plain = rule is not None and not rule.is_scaled(node)
+        # in blocks, the outputs are not those along the weight's axis
+        along = coupling.shapes[node.inputs[role.slot]][other.axis]
+        flat = bias in graph.initializers and graph.initializers[bias].shape == (along,)
         if plain and flat and len(graph.consumers[bias]) == 1 and not graph.escapes(bias):
             return bias, other.axis
     return None

@@ -32,6 +32,7 @@ from obc_onnx.graph.copies import give_copies
 from obc_onnx.graph.export import FIRST_IR_WITH_DEFAULTS
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.node_lists import drop_detached
+from obc_onnx.graph.operators import CONSTANT
 
 if TYPE_CHECKING:
     import onnx
@@ -90,7 +91,7 @@ def _forget_types(surgeon: gs.Graph) -> None:
 def _lift_constants(surgeon: gs.Graph) -> None:
     """Turn Constant nodes into initializers of the same name."""
     for node in list(surgeon.nodes):
-        if node.op != "Constant" or domain_of(node.domain):
+        if node.op != CONSTANT or domain_of(node.domain):
             continue
         name = next((key for key in _CONSTANT_ATTRIBUTES if key in node.attrs), None)
         # strings stay nodes, and freeze what they touch

@@ -14,6 +14,13 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.node_lists import detach, drop_detached
+from obc_onnx.graph.operators import (
+    ACROSS_POSITIONS,
+    INITIAL_STATES,
+    RANDOM,
+    REARRANGING,
+    SHAPE_ARITHMETIC,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,31 +29,7 @@ if TYPE_CHECKING:
 
     Values = dict[str, NDArray[Any]]
 
-_SHAPE_ARITHMETIC = frozenset({
-    "Abs", "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather",
-    "Identity", "Max", "Min", "Mul", "Neg", "Range", "Reshape", "Shape", "Size", "Slice",
-    "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
-"""All are deterministic."""
 _MAX_NUMBERS = 1024
-_STATISTICS = frozenset({
-    "BatchNormalization", "Einsum", "Gemm", "GroupNormalization", "InstanceNormalization",
-    "LayerNormalization", "LpNormalization", "MatMul", "MeanVarianceNormalization", "ReduceL1",
-    "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSum", "ReduceSumSquare", "RMSNormalization", "Softmax",
-})  # fmt: skip
-"""Operators whose result at one position depends on other positions of an axis."""
-_RANDOM = frozenset({
-    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
-})  # fmt: skip
-_RECURRENT = {"LSTM": 2, "GRU": 1, "RNN": 1}
-"""How many initial states recurrent layers take, from the sixth input on."""
-_FIRST_STATE = 5
-_REARRANGING = frozenset({
-    "Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose",
-    "Unsqueeze",
-})  # fmt: skip
 _MOST_GROWTH = 2
 """Weights that are folded may not take more than this many times the space of their sources."""
 
@@ -60,7 +43,7 @@ def fold_numbers(surgeon: gs.Graph, overridable: Collection[str]) -> None:
     """
     outputs = {tensor.name for tensor in surgeon.outputs}
     for node in list(surgeon.nodes):
-        if node.op not in _SHAPE_ARITHMETIC or domain_of(node.domain):
+        if node.op not in SHAPE_ARITHMETIC or domain_of(node.domain):
             continue
         if node.outputs[0].name in outputs or any(t.name in overridable for t in node.inputs):
             continue
@@ -85,14 +68,14 @@ def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
         if isinstance(tensor, gs.Constant) and name not in overridable
     }
     makers = _constant_nodes(surgeon, values)
-    if not any(node.op in _STATISTICS for node in makers):
+    if not any(node.op in ACROSS_POSITIONS for node in makers):
         return
     outputs = {tensor.name for tensor in surgeon.outputs}
     folded: set[str] = set()
     for node in makers:
         follows = any(tensor.name in folded for tensor in node.inputs)
         names = [tensor.name for tensor in node.outputs if tensor.name]
-        if outputs.isdisjoint(names) and (follows or node.op in _STATISTICS):
+        if outputs.isdisjoint(names) and (follows or node.op in ACROSS_POSITIONS):
             _compute(node, values, surgeon.opset)
             before = sum(values[tensor.name].nbytes for tensor in node.inputs if tensor.name)
             if sum(values[name].nbytes for name in names) <= _MOST_GROWTH * before:
@@ -157,10 +140,10 @@ def drop_zero_states(surgeon: gs.Graph, overridable: Collection[str]) -> None:
     """
     outputs = escaping(surgeon)
     for node in list(surgeon.nodes):
-        if node.op not in _RECURRENT or domain_of(node.domain):
+        if domain_of(node.domain):
             continue
-        for slot in range(_FIRST_STATE, min(len(node.inputs), _FIRST_STATE + _RECURRENT[node.op])):
-            state = node.inputs[slot]
+        for slot in INITIAL_STATES.get(node.op, ()):
+            state = node.inputs[slot] if slot < len(node.inputs) else gs.Variable.empty()
             if state.name and _is_zero(state, overridable):
                 node.inputs[slot] = gs.Variable.empty()
                 _detach_idle(state, outputs)
@@ -179,7 +162,7 @@ def _is_zero(tensor: gs.Tensor, overridable: Collection[str]) -> bool:
         return value is None or not np.any(value.values)
     if node.op == "Concat":
         return all(_is_zero(part, overridable) for part in node.inputs)
-    return node.op in _REARRANGING and _is_zero(node.inputs[0], overridable)
+    return node.op in REARRANGING and _is_zero(node.inputs[0], overridable)
 
 
 def _detach_idle(tensor: gs.Tensor, outputs: Collection[str]) -> None:
@@ -212,7 +195,7 @@ def _constant_nodes(surgeon: gs.Graph, values: Values) -> list[gs.Node]:
     """List the nodes that depend on constants alone and always give the same."""
     known, found = set(values), []
     for node in surgeon.nodes:
-        plain = not domain_of(node.domain) and node.op not in _RANDOM and node.inputs
+        plain = not domain_of(node.domain) and node.op not in RANDOM and node.inputs
         nested = any(isinstance(value, gs.Graph) for value in node.attrs.values())
         if plain and not nested and all(not t.name or t.name in known for t in node.inputs):
             known.update(tensor.name for tensor in node.outputs)

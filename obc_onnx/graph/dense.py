@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from obc_onnx.errors import ModelError
+from obc_onnx.graph.operators import CONSTANT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def make_sparse_again(model: onnx.ModelProto, original: onnx.ModelProto) -> None
     if not before:
         return
     graph, dense, nodes = model.graph, [], []
-    holders = {node.output[0]: node for node in original.graph.node if node.op_type == "Constant"}
+    holders = {node.output[0]: node for node in original.graph.node if node.op_type == CONSTANT}
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor) if tensor.name in before else None
         if array is None or _zeros(array) < _STILL_SPARSE * _empty(before[tensor.name]):
@@ -76,7 +77,7 @@ def sparse_constants(model: onnx.ModelProto) -> dict[str, onnx.SparseTensorProto
     found = {tensor.values.name: tensor for tensor in model.graph.sparse_initializer}
     for node in model.graph.node:
         for entry in node.attribute:
-            if entry.name == _ATTRIBUTE and node.op_type == "Constant":
+            if entry.name == _ATTRIBUTE and node.op_type == CONSTANT:
                 found[node.output[0]] = entry.sparse_tensor
     return found
 

@@ -11,6 +11,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from obc_onnx.graph.node import holds_weights
+from obc_onnx.graph.operators import CONSTANT
 from obc_onnx.graph.outline import without_weights
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def kept_aside(model: onnx.ModelProto, held: Collection[str]) -> list[onnx.Tenso
     listed = {port.name for port in graph.input}
     found = [t for t in graph.initializer if t.name in inner | listed or t.name not in own]
     for node in graph.node:
-        if node.op_type == "Constant" and node.output[0] in inner:
+        if node.op_type == CONSTANT and node.output[0] in inner:
             found += [
                 _named(entry.t, node.output[0]) for entry in node.attribute if entry.name == "value"
             ]
@@ -120,7 +121,7 @@ def inner_weights(node: onnx.NodeProto) -> int:
     for graph in _subgraphs(node):
         held = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
         for inner in graph.node:
-            if inner.op_type == "Constant":
+            if inner.op_type == CONSTANT:
                 held += [entry.t for entry in inner.attribute if entry.HasField("t")]
             total += inner_weights(inner)
         sizes = [math.prod(t.dims) for t in held if is_weight(t)]
@@ -206,7 +207,7 @@ def tensor_notes(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto
     for tensor in (*graph.initializer, *sparse):
         yield tensor.name, _note(tensor)
     for node in graph.node:
-        if node.op_type == "Constant":
+        if node.op_type == CONSTANT:
             note = _note(node)
             for entry in node.attribute:
                 note.MergeFrom(_note(entry.t))

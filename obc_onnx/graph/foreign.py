@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from obc_onnx.graph.operators import FUSED_NORMS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NORMS = ("LayerNormalization", "SimplifiedLayerNormalization")
 _DOMAIN = "ai.onnxruntime"
 """Where they are put for onnx, which does not look into domains that it does not know."""
 
@@ -36,7 +37,7 @@ def without_foreign(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _is_foreign(node: onnx.NodeProto, opset: int) -> bool:
-    if node.domain or node.op_type not in _NORMS:
+    if node.domain or node.op_type not in FUSED_NORMS:
         return False
     return (
         not onnx.defs.has(node.op_type) or opset < onnx.defs.get_schema(node.op_type).since_version

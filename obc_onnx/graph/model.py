@@ -1,8 +1,5 @@
 """Load, view, edit and save an ONNX model.
 
-What else touches onnx-graphsurgeon is below it: `canonical`, `folding`, `copies`, `export`,
-`node_lists`, `node`.
-
 `Graph` is a value: edits return a new one. Its nodes are in topological order. Subgraphs stay where
 they are; what they use of the outer graph is listed in `Node.captures`.
 """
@@ -49,6 +46,7 @@ from obc_onnx.graph.node_lists import (
     insert_copies,
     insert_in_front,
 )
+from obc_onnx.graph.operators import DEQUANTISING
 from obc_onnx.graph.outline import (
     MAX_PROTOBUF_BYTES,
     Outline,
@@ -191,7 +189,7 @@ class Graph:
     def dequantised_by(self, name: str) -> list[Node]:
         """List the DequantizeLinear nodes that read a value; none where it serves otherwise too."""
         uses = self.consumers.get(name, [])
-        if self.escapes(name) or any(n.op_type != "DequantizeLinear" or slot for n, slot in uses):
+        if self.escapes(name) or any(n.op_type != DEQUANTISING or slot for n, slot in uses):
             return []
         return [node for node, _ in uses]
 

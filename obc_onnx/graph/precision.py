@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.graph.node import is_float
+from obc_onnx.graph.operators import ON_QUANTISED, QUANTISING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,6 @@ _PRECISIONS = {
 }
 _QUANTISED = Precision(5e-2, 2.0**-7)
 """A sum that is off by one rounding may fall into the next step of a quantised activation."""
-_QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 _TEXT = "OSU"
 """Kinds of arrays that hold strings, of which ONNX Runtime makes objects."""
 _ROUNDINGS = 128
@@ -60,7 +60,7 @@ def epsilon_of(dtype: np.dtype[Any]) -> float:
 
 def is_quantised(graph: Graph) -> bool:
     """Say whether a graph rounds activations to whole numbers."""
-    return any(node.op_type in _QUANTISING or "QLinear" in node.op_type for node in graph.nodes)
+    return any(node.op_type in QUANTISING or ON_QUANTISED in node.op_type for node in graph.nodes)
 
 
 def relative_error(found: NDArray[Any], reference: NDArray[Any]) -> float:

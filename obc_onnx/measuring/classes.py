@@ -5,30 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obc_onnx.graph.node import CLASSES_RANK
+from obc_onnx.ops.base.effect import NO_EFFECT, Effect
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node, Port
+    from obc_onnx.ops.base.rule import RuleSet
 
-_OF_ONE_AXIS = 13
-"""The opset since which a Softmax looks at one axis, and not at all that follow."""
-_KEEPS_AXES = frozenset({"Cast", "Identity"})
-_PASSES_ON = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
-
-_SPREADS = frozenset({"Expand", *_PASSES_ON, "Unsqueeze"})
+_SPREADS = Effect.BROADCASTS | Effect.IN_ORDER
 """What brings sums back to the shape of what was summed."""
 
 
-def ends_in_softmax(graph: Graph) -> bool:
-    """Say whether the first output holds probabilities: a Softmax, then nothing but layout."""
-    return _softmax_behind(graph, graph.outputs[0].name, _PASSES_ON) is not None
+def ends_in_softmax(graph: Graph, rules: RuleSet) -> bool:
+    """Say whether the first output holds probabilities: a softmax, then nothing but layout.
+
+    Args:
+        graph: The model.
+        rules: What is known of operators.
+    """
+    return _softmax_behind(graph, rules, graph.outputs[0].name, Effect.IN_ORDER) is not None
 
 
-def class_axis(graph: Graph) -> int | None:
+def class_axis(graph: Graph, rules: RuleSet) -> int | None:
     """Say along which axis of the first output the classes lie.
 
+    Args:
+        graph: The model.
+        rules: What is known of operators.
     Returns:
         The last one of [samples, classes], or that of the Softmax that gives the output; None where
         nothing tells, as for the logits of a picture's pixels.
@@ -36,42 +39,45 @@ def class_axis(graph: Graph) -> int | None:
     port = graph.outputs[0]
     if port.shape is None or len(port.shape) == CLASSES_RANK:
         return -1
-    return softmax_axis(graph, port)
+    return softmax_axis(graph, rules, port)
 
 
-def softmax_axis(graph: Graph, port: Port) -> int | None:
-    """Say along which axis of an output a Softmax makes numbers add up to 1.
+def softmax_axis(graph: Graph, rules: RuleSet, port: Port) -> int | None:
+    """Say along which axis of an output a softmax makes numbers add up to 1.
 
+    Args:
+        graph: The model.
+        rules: What is known of operators.
+        port: The output.
     Returns:
-        An axis, which may count from the end; None where no Softmax gives the output, or where
-        what follows it or its opset hides the axis.
+        An axis, which may count from the end; None where no softmax gives the output, or where
+        what follows it hides the axis, or it takes several as one.
     """
     rank = len(port.shape or ())
     if rank == CLASSES_RANK:
-        return None if _softmax_behind(graph, port.name, _PASSES_ON) is None else -1
-    node = _softmax_behind(graph, port.name, _KEEPS_AXES)
-    if node is None or node.op_type != "Softmax":
-        return None
-    if node.opset >= _OF_ONE_AXIS:
-        return node.integer("axis", -1)
-    return -1 if node.integer("axis", 1) in (-1, rank - 1) else None
+        return None if _softmax_behind(graph, rules, port.name, Effect.IN_ORDER) is None else -1
+    node = _softmax_behind(graph, rules, port.name, Effect.IN_PLACE)
+    rule = None if node is None else rules.find(node)
+    return None if node is None or rule is None else rule.normalised_axis(node, rank)
 
 
-def _softmax_behind(graph: Graph, name: str, passed: Container[str]) -> Node | None:
-    """Go back from a value through some operators to a Softmax, None where none is."""
-    node = _source(graph, name, passed)
-    if node is None or node.op_type == "Softmax":
+def _softmax_behind(graph: Graph, rules: RuleSet, name: str, passed: Effect) -> Node | None:
+    """Go back from a value past some effects to a softmax, None where none is."""
+    node = _source(graph, rules, name, passed)
+    if node is None or Effect.SHARES in rules.effect(node):
         return node
-    return node if _spells_softmax(graph, node) else None
+    return node if _spells_softmax(graph, rules, node) else None
 
 
-def _spells_softmax(graph: Graph, node: Node) -> bool:
+def _spells_softmax(graph: Graph, rules: RuleSet, node: Node) -> bool:
     """Say whether a node divides exponentials by their sums over the last axis, as JAX does."""
-    if node.op_type != "Div":
+    if Effect.DIVIDES not in rules.effect(node):
         return False
-    powers = _source(graph, node.inputs[0], ())
-    total = _source(graph, node.inputs[1], _SPREADS)
-    if powers is None or total is None or powers.op_type != "Exp" or total.op_type != "ReduceSum":
+    powers = _source(graph, rules, node.inputs[0], NO_EFFECT)
+    total = _source(graph, rules, node.inputs[1], _SPREADS)
+    if powers is None or Effect.EXPONENTIATES not in rules.effect(powers):
+        return False
+    if total is None or Effect.SUMS not in rules.effect(total):
         return False
     axes = total.integers("axes")
     if axes is None and total.has_input(1) and total.inputs[1] in graph.initializers:
@@ -79,9 +85,9 @@ def _spells_softmax(graph: Graph, node: Node) -> bool:
     return total.inputs[0] == powers.key and axes in {(-1,), (CLASSES_RANK - 1,)}
 
 
-def _source(graph: Graph, name: str, passed: Container[str]) -> Node | None:
-    """Go back from a value through some operators; None where no node computes it."""
+def _source(graph: Graph, rules: RuleSet, name: str, passed: Effect) -> Node | None:
+    """Go back from a value past some effects; None where no node computes it."""
     node = graph.producers.get(name)
-    while node is not None and node.op_type in passed:
+    while node is not None and rules.effect(node) & passed:
         node = graph.producers.get(node.inputs[0])
     return node

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take, leaves
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take, leaves
 from obc_onnx.graph.node import is_float
 from obc_onnx.measuring.classes import softmax_axis
 from obc_onnx.measuring.padding import real_of
@@ -220,7 +220,7 @@ def _channels_along(coupling: Coupling, port: Port, batch_axis: int | None) -> l
         if role.kind == "writes"
         for dim in leaves(coupling.axes[role.node.inputs[role.slot]][role.axis])
     }
-    softmax = softmax_axis(coupling.graph, port)
+    softmax = softmax_axis(coupling.graph, coupling.rules, port)
     along = [
         np.zeros(expr.size, np.int64)
         if written.isdisjoint(leaves(expr))
@@ -243,7 +243,7 @@ def _channels_of(expr: Expr, written: Collection[Dim]) -> Channels:
                 own = _channels_of(factor, written)
                 found = (found[:, None] * (own.max(initial=0) + 1) + own).ravel()
             return found
-        case Concat(parts=parts):
+        case Joined(parts=parts):
             joined, start = [], 0
             for part in parts:
                 own = _channels_of(part, written)

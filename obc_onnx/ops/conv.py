@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from obc_onnx.axes.expressions import product
 from obc_onnx.ops.base.context import Tap
 from obc_onnx.ops.base.padding import explicit_pads, same_pads
@@ -18,6 +20,7 @@ from obc_onnx.ops.base.value import Value
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.axes.expressions import Expr
@@ -25,11 +28,14 @@ if TYPE_CHECKING:
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
     from obc_onnx.ops.base.rule import Shape
 
+_BIAS = 2
+
 
 class Conv(Rule):
     """Convolution: writes the blocks x channels of W's axis 0, reads its axis 1 in every block."""
 
     op_types = ("Conv",)
+    bias_slot = _BIAS
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie input channels to blocks x W axis 1, and output channels to W axis 0."""
@@ -56,6 +62,10 @@ class Conv(Rule):
         """Say so: there is nothing else."""
         return True
 
+    def filters_of(self, node: Node, shape: Shape) -> NDArray[np.int64]:  # noqa: ARG002
+        """Number the first axis."""
+        return np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+
     def patches(self) -> Callable[..., Tensor]:
         """Cut the padded input into what each output element sees."""
         return conv_patches
@@ -69,6 +79,7 @@ class ConvTranspose(Rule):
     """Transposed convolution: reads W's axis 0, writes its axis 1 in every block."""
 
     op_types = ("ConvTranspose",)
+    bias_slot = _BIAS
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie input channels to W axis 0, and output channels to blocks x W axis 1."""
@@ -100,6 +111,13 @@ class ConvTranspose(Rule):
         """Say so: there is nothing else."""
         return True
 
+    def filters_of(self, node: Node, shape: Shape) -> NDArray[np.int64]:
+        """Number the second axis in every block; inputs of a block lie one behind the other."""
+        n_blocks = node.integer("group", 1)
+        channels = np.arange(n_blocks * shape[1]).reshape(n_blocks, shape[1])
+        rows = channels.repeat(shape[0] // n_blocks, axis=0)
+        return rows.reshape(*rows.shape, *[1] * (len(shape) - 2))
+
     def patches(self) -> Callable[..., Tensor]:
         """Spread the input by each element of a filter alone."""
         return conv_transpose_patches
@@ -122,11 +140,11 @@ def _geometry(context: ForwardContext) -> dict[str, Any]:
 
 
 def _couple_bias(context: CoupleContext, out_channels: Expr) -> int | None:
-    bias = context.optional(2)
+    bias = context.optional(_BIAS)
     if bias is None:
         return None
     context.unify(bias.axes[0], out_channels)
-    return 2
+    return _BIAS
 
 
 def _output(context: CoupleContext, x: Value, w: Value, out_channels: Expr) -> Value:

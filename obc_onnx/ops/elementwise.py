@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx import TensorProto
 
 from obc_onnx.ops.base.arithmetic import follow
 from obc_onnx.ops.base.broadcast import broadcast_axes, couple_parameters
 from obc_onnx.ops.base.dtypes import bits_dtype, check_held, torch_dtype, wrap
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from obc_onnx.graph.node import Node
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 _UNARY = {
@@ -59,6 +61,7 @@ class Unary(PositionByPosition):
     """Functions of one tensor that torch has under some name, without attributes."""
 
     op_types = (*_UNARY, *_UNARY_FUNCTIONAL)
+    effects: ClassVar = {"Exp": Effect.EXPONENTIATES}
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's function."""
@@ -74,6 +77,12 @@ class Binary(PositionByPosition):
     """Functions of two tensors; on sizes read from a shape they follow the numbers."""
 
     op_types = (*_BINARY, "Div", "Mod", "Pow", "BitShift")
+    effects: ClassVar = {
+        "Add": Effect.ADDS,
+        "Div": Effect.DIVIDES,
+        "Mul": Effect.MULTIPLIES,
+        "Sub": Effect.SUBTRACTS,
+    }
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's function; integer division truncates, and Mod follows `fmod`."""
@@ -114,6 +123,7 @@ class Where(PositionByPosition):
     """Choose between two tensors by a third."""
 
     op_types = ("Where",)
+    effects: ClassVar = {"Where": Effect.CHOOSES}
 
     def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
         """Run torch.where."""
@@ -126,6 +136,14 @@ class Same(PositionByPosition):
     """Identity and Cast: the same positions, and the same numbers; BitCast reads them anew."""
 
     op_types = ("Identity", "Cast", "BitCast")
+    effects: ClassVar = {
+        "Cast": Effect.IN_PLACE | Effect.IN_ORDER,
+        "Identity": Effect.IN_PLACE | Effect.IN_ORDER | Effect.MOVES,
+    }
+
+    def converts_to(self, node: Node) -> int:
+        """Return what Cast is told."""
+        return node.integer("to", 0) if node.op_type == "Cast" else 0
 
     def forward(self, context: ForwardContext) -> Call:
         """Return the input, converted for Cast."""
@@ -142,6 +160,7 @@ class CastLike(FreeOfMacs):
     """Convert to the type of a second tensor, whatever its shape."""
 
     op_types = ("CastLike",)
+    effects: ClassVar = {"CastLike": Effect.IN_PLACE | Effect.IN_ORDER}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Pass the first input's axes through."""

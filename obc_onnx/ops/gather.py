@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from obc_onnx.axes.sizes import value_of
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.base.context import Tap
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply
@@ -36,6 +37,7 @@ class Gather(FreeOfMacs):
     """Pick positions of one axis: a permutation, one slice of many, or rows of a table."""
 
     op_types = ("Gather",)
+    effects: ClassVar = {"Gather": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Take constant positions of the axis, freeze it for any others; pass the rest through."""
@@ -69,6 +71,7 @@ class GatherElements(FreeOfMacs):
     """Pick a position of one axis for every element of the output."""
 
     op_types = ("GatherElements",)
+    effects: ClassVar = {"GatherElements": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Freeze the axis in the data; every other axis is that of the indices, where it is whole.
@@ -99,6 +102,7 @@ class GatherND(FreeOfMacs):
     """Pick slices by tuples of positions, which lie along the last axis of the indices."""
 
     op_types = ("GatherND",)
+    effects: ClassVar = {"GatherND": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie the batch axes; freeze the axes that tuples run over and pass on those behind."""

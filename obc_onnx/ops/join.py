@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from obc_onnx.axes.expressions import concat
+from obc_onnx.axes.expressions import join
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply
@@ -24,6 +25,7 @@ class Concat(FreeOfMacs):
     """Join tensors along an axis."""
 
     op_types = ("Concat",)
+    effects: ClassVar = {"Concat": Effect.JOINS}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Concatenate the expressions of the axis; tie the other axes."""
@@ -35,20 +37,21 @@ class Concat(FreeOfMacs):
                 if i != axis:
                     context.unify(inputs[0].axes[i], value.axes[i])
         axes = list(inputs[0].axes)
-        axes[axis] = concat([value.axes[axis] for value in inputs])
+        axes[axis] = join([value.axes[axis] for value in inputs])
         numbers = apply(lambda *n: np.concatenate(n, axis), *(value.numbers for value in inputs))
         return [Value(tuple(axes), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.cat."""
         slots = tuple(range(len(context.node.inputs)))
-        return Call(join, {"axis": context.node.integer("axis", 1)}, slots)
+        return Call(concatenate, {"axis": context.node.integer("axis", 1)}, slots)
 
 
 class Split(FreeOfMacs):
     """Cut a tensor along an axis into consecutive parts."""
 
     op_types = ("Split",)
+    effects: ClassVar = {"Split": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Cut the expression of the axis; parts that are equal by default are spelled out."""
@@ -81,7 +84,7 @@ class Split(FreeOfMacs):
         return Call(split, {"sizes": sizes, **constants})
 
 
-def join(*tensors: Tensor, axis: int) -> Tensor:
+def concatenate(*tensors: Tensor, axis: int) -> Tensor:
     """Join tensors along an axis."""
     import torch
 

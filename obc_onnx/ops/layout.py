@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from obc_onnx.axes.expressions import Dim, product
 from obc_onnx.axes.sizes import Sized
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply
@@ -24,6 +25,7 @@ class Transpose(FreeOfMacs):
     """Permute axes."""
 
     op_types = ("Transpose",)
+    effects: ClassVar = {"Transpose": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Permute the expressions."""
@@ -42,6 +44,7 @@ class Flatten(FreeOfMacs):
     """Merge the axes before and from `axis` into two."""
 
     op_types = ("Flatten",)
+    effects: ClassVar = {"Flatten": Effect.MOVES | Effect.IN_ORDER}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Multiply the expressions on both sides."""
@@ -62,6 +65,7 @@ class Reshape(FreeOfMacs):
     """Lay positions out anew; the target may be computed from sizes read by Shape."""
 
     op_types = ("Reshape",)
+    effects: ClassVar = {"Reshape": Effect.MOVES | Effect.IN_ORDER}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Equate the product of the input's axes with the product of the output's.
@@ -102,6 +106,7 @@ class Squeeze(FreeOfMacs):
     """Drop axes of size 1."""
 
     op_types = ("Squeeze",)
+    effects: ClassVar = {"Squeeze": Effect.MOVES | Effect.IN_ORDER}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Drop the expressions of those axes.
@@ -138,6 +143,7 @@ class Unsqueeze(FreeOfMacs):
     """Insert axes of size 1."""
 
     op_types = ("Unsqueeze",)
+    effects: ClassVar = {"Unsqueeze": Effect.MOVES | Effect.IN_ORDER}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Insert single positions."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from obc_onnx.ops.base.broadcast import broadcast_axes
 from obc_onnx.ops.base.context import Tap
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.rule import Call, Rule
 from obc_onnx.ops.base.value import Value
 
@@ -27,6 +28,7 @@ class Gemm(Rule):
     """Y = alpha A' B' + beta C, with A and B transposed as the node says."""
 
     op_types = ("Gemm",)
+    bias_slot = 2
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie the contracted axes of A and B, and C to the output by broadcasting."""
@@ -34,7 +36,7 @@ class Gemm(Rule):
         left = ("sum", "row") if node.integer("transA", 0) else ("row", "sum")
         right = ("column", "sum") if node.integer("transB", 0) else ("sum", "column")
         is_bias = c is not None and c.constant and c.shape[-1:] == context.shape()[-1:]
-        bias = 2 if is_bias else None
+        bias = self.bias_slot if is_bias else None
         axes = couple_product(context, (left, right), ("row", "column"), bias, adds=c is not None)
         return [Value(axes if c is None else broadcast_axes(context, [axes, c.axes]))]
 
@@ -52,7 +54,11 @@ class Gemm(Rule):
 
     def is_linear(self, node: Node) -> bool:
         """Say whether nothing is scaled."""
-        return node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
+        return not self.is_scaled(node)
+
+    def is_scaled(self, node: Node) -> bool:
+        """Say whether alpha or beta does anything."""
+        return not node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Every output element takes one product per contracted position."""
@@ -63,6 +69,7 @@ class MatMul(Rule):
     """Matrix product with broadcast batch axes, as numpy.matmul."""
 
     op_types = ("MatMul",)
+    effects: ClassVar = {"MatMul": Effect.MULTIPLIES_MATRICES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie the contracted axes, and the batch axes by broadcasting."""

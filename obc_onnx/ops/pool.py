@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.padding import explicit_pads, same_pads
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
@@ -34,6 +35,7 @@ class WindowPool(_Pool):
     """MaxPool, AveragePool and LpPool."""
 
     op_types = ("MaxPool", "AveragePool", "LpPool")
+    effects: ClassVar = {"AveragePool": Effect.AVERAGES}
 
     def forward(self, context: ForwardContext) -> Call:
         """Pad as ONNX does, then pool without padding."""
@@ -64,6 +66,7 @@ class GlobalPool(_Pool):
     """GlobalAveragePool, GlobalMaxPool and GlobalLpPool."""
 
     op_types = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+    effects: ClassVar = {"GlobalAveragePool": Effect.AVERAGES}
 
     def forward(self, context: ForwardContext) -> Call:
         """Reduce every axis behind the channels."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply
@@ -44,6 +45,7 @@ class Reduce(FreeOfMacs):
     """Reductions; axes are an attribute in old opsets, an input in new ones."""
 
     op_types = (*_SUMS, *_INEXACT)
+    effects: ClassVar = {"ReduceMean": Effect.AVERAGES, "ReduceSum": Effect.SUMS}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Drop the reduced axes.
@@ -93,6 +95,7 @@ class Softmax(FreeOfMacs):
     """Softmax and LogSoftmax; before opset 13 they normalise over all axes from `axis` on."""
 
     op_types: ClassVar[tuple[str, ...]] = ("Softmax", "LogSoftmax")
+    effects: ClassVar = {"Softmax": Effect.SHARES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Freeze what is normalised over: every position depends on every other."""
@@ -106,6 +109,13 @@ class Softmax(FreeOfMacs):
         """Run torch's softmax."""
         log = context.node.op_type == "LogSoftmax"
         return Call(softmax, {**span_of(context.node), "log": log})
+
+    def normalised_axis(self, node: Node, rank: int) -> int | None:
+        """Return the one axis; where all from one on are taken as one, that is the last."""
+        span = span_of(node)
+        if span["flattens"] and span["axis"] not in (-1, rank - 1):
+            return None
+        return int(span["axis"])
 
 
 def without(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes.sizes import Size, axes_of, value_of
+from obc_onnx.axes.sizes import AxisSize, axes_of, value_of
+from obc_onnx.ops.base.axes import named_axes
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
@@ -51,7 +52,7 @@ class Resize(FreeOfMacs):
                 axes[i] = context.fixed(size, "a resampled axis")
         sizes = context.optional(_SIZES)
         if sizes is not None and sizes.numbers is not None and sizes.numbers.size:
-            named = zip(_named_axes(context.node, len(axes)), sizes.numbers.flat, strict=True)
+            named = zip(named_axes(context.node, len(axes)), sizes.numbers.flat, strict=True)
             context.spell(_SIZES, *(axes[i] if i in stays else value_of(n) for i, n in named))
         return [Value(tuple(axes))]
 
@@ -96,10 +97,6 @@ def _attribute_scales(node: Node) -> tuple[float, ...] | None:
     return None if own is None else tuple(float(scale) for scale in own)
 
 
-def _named_axes(node: Node, rank: int) -> tuple[int, ...]:
-    return tuple(axis % rank for axis in node.integers("axes") or range(rank))
-
-
 def _floats(context: ForwardContext, slot: int) -> tuple[float, ...] | None:
     """Return a constant input; None where it is computed, left out or empty."""
     array = context.arrays[slot] if slot < len(context.arrays) else None
@@ -111,7 +108,7 @@ def _floats(context: ForwardContext, slot: int) -> tuple[float, ...] | None:
 def _staying_axes(context: CoupleContext, x: Value) -> set[int]:
     """Find the axes whose positions stay what they are, however the model runs."""
     node, rank = context.node, len(x.axes)
-    named = _named_axes(node, rank)
+    named = named_axes(node, rank)
     stays = set(range(rank)) - set(named)
     if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
         return stays  # one scale for all named axes
@@ -139,7 +136,7 @@ def _is_size_of(context: CoupleContext, number: Any, axis: Expr) -> bool:
     """Say whether a number is the size of an axis whenever the model runs."""
     resolve, is_open = context.system.resolve, context.system.is_open
     if is_open(axis):
-        return isinstance(number, Size) and resolve(number.axis) == resolve(axis)
+        return isinstance(number, AxisSize) and resolve(number.axis) == resolve(axis)
     if number is None or any(is_open(other) for other in axes_of(number)):
         return False
     return bool(value_of(number) == axis.size)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.axes.sizes import axes_of, value_of
+from obc_onnx.ops.base.axes import named_axes
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes.expressions import Expr
-    from obc_onnx.graph.node import Node
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
     from obc_onnx.ops.base.value import Wanted
 
@@ -107,7 +107,7 @@ class CenterCropPad(FreeOfMacs):
         """Freeze the axes that change, and tie the sizes of the others that are named."""
         x, target, shape = context.value(0), context.value(1), context.shape()
         context.freeze(target.axes, "the axes that are named")
-        where = _named_axes(context.node, len(shape))
+        where = named_axes(context.node, len(shape))
         numbers = [None] * len(where) if target.numbers is None else target.numbers.tolist()
         axes: list[Expr] = list(x.axes)
         wanted: list[Wanted] = []
@@ -126,7 +126,7 @@ class CenterCropPad(FreeOfMacs):
 
     def forward(self, context: ForwardContext) -> Call:
         """Narrow or pad with zeros."""
-        constants = {"axes": _named_axes(context.node, context.rank())}
+        constants = {"axes": named_axes(context.node, context.rank())}
         sizes = context.integers(1)
         if sizes is None:
             return Call(center_crop_pad, constants, (0, 1))
@@ -135,10 +135,6 @@ class CenterCropPad(FreeOfMacs):
 
 def _reduction(context: ForwardContext) -> dict[str, str]:
     return {"reduction": context.node.text("reduction", "none")}
-
-
-def _named_axes(node: Node, rank: int) -> tuple[int, ...]:
-    return tuple(axis % rank for axis in node.integers("axes") or range(rank))
 
 
 def _scatter(data: Tensor, axis: int, index: Tensor, updates: Tensor, reduction: str) -> Tensor:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx
 
 from obc_onnx.axes.expressions import product
-from obc_onnx.axes.sizes import Size as SizeOf
-from obc_onnx.axes.sizes import Sized, axis_of
+from obc_onnx.axes.sizes import AxisSize, Sized, axis_of
 from obc_onnx.ops.base.dtypes import torch_dtype
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints, device_of, read_sizes
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply, followed
@@ -28,6 +28,7 @@ class Shape(FreeOfMacs):
     """The sizes of a tensor, as integers."""
 
     op_types = ("Shape",)
+    effects: ClassVar = {"Shape": Effect.MEASURES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Give the sizes as numbers that follow their axes."""
@@ -35,7 +36,7 @@ class Shape(FreeOfMacs):
         start, end = context.node.integer("start", 0), context.node.attributes.get("end")
         axes = x.axes[slice(start, None if end is None else int(end))]
         numbers = np.empty(len(axes), object)
-        numbers[:] = [SizeOf(axis) for axis in axes]
+        numbers[:] = [AxisSize(axis) for axis in axes]
         return [Value((context.written(len(axes), "the output"),), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -47,11 +48,12 @@ class Size(FreeOfMacs):
     """The number of elements of a tensor."""
 
     op_types = ("Size",)
+    effects: ClassVar = {"Size": Effect.MEASURES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Multiply the sizes of all axes."""
         numbers = np.empty((), object)
-        numbers[()] = math.prod([SizeOf(axis) for axis in context.value(0).axes])
+        numbers[()] = math.prod([AxisSize(axis) for axis in context.value(0).axes])
         return [Value((), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -91,6 +93,7 @@ class Expand(FreeOfMacs):
     """Broadcast to a shape, which is an input."""
 
     op_types = ("Expand",)
+    effects: ClassVar = {"Expand": Effect.MOVES | Effect.BROADCASTS}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Make axes where single positions are repeated; tie the others to the shape."""
@@ -128,6 +131,7 @@ class Tile(FreeOfMacs):
     """Repeat a tensor along its axes."""
 
     op_types = ("Tile",)
+    effects: ClassVar = {"Tile": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Multiply each axis by its number of repetitions, which varies slowest."""

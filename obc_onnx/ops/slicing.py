@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from obc_onnx.axes.expressions import concat, take
+from obc_onnx.axes.expressions import join, take
 from obc_onnx.axes.sizes import axes_of
 from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply, concrete
@@ -27,6 +28,7 @@ class Slice(FreeOfMacs):
     """Take a range of each axis; bounds are attributes in old opsets, inputs in new ones."""
 
     op_types = ("Slice",)
+    effects: ClassVar = {"Slice": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Cut the expression where the range is known, freeze it elsewhere."""
@@ -94,7 +96,7 @@ class Pad(FreeOfMacs):
                 continue
             if constant and min(start, end) >= 0 and not context.system.is_open(axes[axis]):
                 first, last = context.system.dim(start), context.system.dim(end)
-                axes[axis] = concat([first, axes[axis], last])
+                axes[axis] = join([first, axes[axis], last])
                 before[-1], after[-1] = first, last
             else:
                 context.freeze([axes[axis]], "a cropped, reflected or repeated axis")
@@ -170,7 +172,7 @@ def _couple_range(context: CoupleContext, bound: _Bound, axis: Expr) -> tuple[Ex
     if bound.step == 1:
         first, taken, _ = context.cut(axis, [span.start, span.stop, axis.size])
         to_the_end = span.stop == axis.size
-        both = concat([first, taken])
+        both = join([first, taken])
         return taken, first, _end(context, bound, both) if to_the_end else both
     return _couple_stride(context, bound, axis, span)
 

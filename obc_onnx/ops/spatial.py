@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.axes.expressions import product
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
 
@@ -35,6 +36,7 @@ class DepthToSpace(_Blocks):
     """Move blocks of channels to positions, as in a pixel shuffle."""
 
     op_types = ("DepthToSpace",)
+    effects: ClassVar = {"DepthToSpace": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Factor the channels; rows of a block go behind the height, columns behind the width."""
@@ -54,6 +56,7 @@ class SpaceToDepth(_Blocks):
     """Move blocks of positions to channels."""
 
     op_types = ("SpaceToDepth",)
+    effects: ClassVar = {"SpaceToDepth": Effect.MOVES}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Factor height and width; the rows and columns of a block go to the channels."""

@@ -100,7 +100,7 @@ class Macs(Cost):
         return sum(self._coupling.node_macs(node, keep) for node in nodes)
 
 
-class _Stored(Cost):
+class _OfInitializers(Cost):
     """A cost of initializers."""
 
     def parts(self, keep: Keep) -> list[tuple[int, str]]:
@@ -133,7 +133,7 @@ class _Stored(Cost):
         return self._weights[name] * math.prod(count(axis, keep) for axis in axes)
 
 
-class Params(_Stored):
+class Params(_OfInitializers):
     """Elements of weights."""
 
     name, label = "params", "params"
@@ -153,7 +153,7 @@ class Params(_Stored):
         return sum(self._of(name, keep) for name in written)
 
 
-class Size(_Stored):
+class FileSize(_OfInitializers):
     """Bytes of the written file.
 
     What a unit saves is predicted from the initializers that shrink. The total is exact, since a
@@ -179,7 +179,7 @@ class Size(_Stored):
         return {name: array.itemsize for name, array in arrays.items()}
 
 
-COSTS: dict[str, type[Cost]] = {cost.name: cost for cost in (Macs, Params, Size)}
+COSTS: dict[str, type[Cost]] = {cost.name: cost for cost in (Macs, Params, FileSize)}
 """Those that a budget may limit, the cheapest to count first."""
 
 

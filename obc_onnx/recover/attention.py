@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from obc_onnx.axes.expressions import mask
-from obc_onnx.ops.reduce import span_of
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.recover.least_squares import Moments, solve
 from obc_onnx.recover.methods import LayerFit
 from obc_onnx.recover.origins import Origins
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 _MOST_UNITS = 48
 """Of a head that are left: moments have the fourth power of it, solving the sixth."""
 _MATRIX = 2
-_KEEP_ORDER = frozenset({"Add", "Div", "Identity", "Mul", "Where"})
-"""What stands between scores and their softmax."""
+_BETWEEN = Effect.ADDS | Effect.SUBTRACTS | Effect.MULTIPLIES | Effect.CHOOSES | Effect.IN_ORDER
+"""What may stand between scores and their softmax, as well as a division of them."""
 _QUERIES = 16384
 """Of each head that are looked at where a softmax follows, one of each matrix at least."""
 
@@ -100,7 +100,7 @@ def find_products(
     if not products:
         return []
     fit = [v for v in layers if v.own and v.blocks == 1 and v.addend is None]
-    run = Origins(twin, graph, fit)
+    run = Origins(twin, graph, fit, coupling.rules)
     run.follow(inputs)
     calls = calls_of(twin)
     found = []
@@ -123,7 +123,8 @@ def find_products(
 
 def _is_cut(cut: Cut, node: Node) -> bool:
     """Say whether a node multiplies two computed values along an axis that has lost units."""
-    if node.op_type != "MatMul" or node.domain or set(node.inputs) & cut.pruned.initializers.keys():
+    multiplies = Effect.MULTIPLIES_MATRICES in cut.coupling.rules.effect(node)
+    if not multiplies or set(node.inputs) & cut.pruned.initializers.keys():
         return False
     left, right = (cut.coupling.axes[name] for name in node.inputs)
     matrices = len(left) > _MATRIX and len(right) >= _MATRIX
@@ -134,12 +135,14 @@ def _softmax_of(coupling: Coupling, graph: Graph, node: Node) -> str:
     """Follow a product to the softmax over its last axis, past scales, masks and biases."""
     axes, name = coupling.axes[node.key], node.key
     while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
-        node = graph.consumers[name][0][0]
-        if node.domain or coupling.axes.get(node.key) != axes:
+        node, slot = graph.consumers[name][0]
+        rule, effect = coupling.rules.find(node), coupling.rules.effect(node)
+        if rule is None or coupling.axes.get(node.key) != axes:
             return ""
-        if node.op_type == "Softmax":
-            return node.key if span_of(node)["axis"] in (-1, len(axes) - 1) else ""
-        if node.op_type not in _KEEP_ORDER:
+        if Effect.SHARES in effect:
+            along = rule.normalised_axis(node, len(axes))
+            return node.key if along in (-1, len(axes) - 1) else ""
+        if not (effect & _BETWEEN or (Effect.DIVIDES in effect and slot == 0)):
             return ""
         name = node.key
     return ""

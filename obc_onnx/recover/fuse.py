@@ -47,7 +47,7 @@ def fuse(cut: Cut, *, merges: bool = True) -> Graph:
     plans = {
         group.dim: torch.from_numpy(transport(features(coupling, group, arrays), keep[group.dim]))
         for group in coupling.groups
-        if merges and group.dim in keep and not _is_normed(group)
+        if merges and group.dim in keep and not _is_normed(coupling, group)
     }
     readers = find_readers(coupling, keep)
     start = start_from(coupling, keep, readers, norm_moments(coupling, readers))
@@ -59,8 +59,8 @@ def fuse(cut: Cut, *, merges: bool = True) -> Graph:
     return EquivalentTwin(cut, start=Start(matrices, start.weights)).fold(cut.pruned)
 
 
-def _is_normed(group: Group) -> bool:
-    return any(role.node.op_type == "BatchNormalization" for role in group.members)
+def _is_normed(coupling: Coupling, group: Group) -> bool:
+    return any(coupling.rules.channel_norm(role.node) is not None for role in group.members)
 
 
 def features(coupling: Coupling, group: Group, arrays: dict[str, Numbers]) -> Numbers:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.twin.tensors import parameter_name
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
     from obc_onnx.ops.base.context import Role, Tap
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.twin.module import TorchTwin
 
 _MATRIX = 2
@@ -201,7 +203,7 @@ def _layer(
         if not _is_bias(graph, bias, alone=alone):
             bias, addend = "", written.bias
     elif written.tap.axis == len(coupling.shapes[output]) - 1:
-        bias, output = _bias_behind(graph, output, width, alone=alone)
+        bias, output = _bias_behind(coupling.rules, graph, output, width, alone=alone)
     blocks = 1 if patches is None else node.integer("group", 1)
     place = (read.tap.slot, read.tap.axis, written.tap.axis)
     first = written.axis == 0
@@ -222,15 +224,19 @@ def _same_rows(coupling: Coupling, node: Node, read: Tap, written: Tap) -> bool:
     return inputs == outputs
 
 
-def _bias_behind(graph: Graph, output: str, width: int, *, alone: bool) -> tuple[str, str]:
+def _bias_behind(
+    rules: RuleSet, graph: Graph, output: str, width: int, *, alone: bool
+) -> tuple[str, str]:
     """Return a constant along the last axis that is added to a value, and the sum; else the value.
 
     Exporters write a fully connected layer on tokens as a product and a sum.
     """
     readers = graph.consumers.get(output, ())
-    if graph.escapes(output) or len(readers) != 1 or readers[0][0].op_type != "Add":
+    if graph.escapes(output) or len(readers) != 1:
         return "", output
     node, slot = readers[0]
+    if Effect.ADDS not in rules.effect(node):
+        return "", output
     bias = node.inputs[1 - slot]
     fits = _is_bias(graph, bias, alone=alone) and graph.initializers[bias].size == width
     return (bias, node.key) if fits else ("", output)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.elementwise import PositionByPosition
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.probes import calls_of
@@ -32,19 +33,22 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling
     from obc_onnx.equivalent.starts import Reader
     from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.rule import ChannelNorm
     from obc_onnx.saliency.reads import Read
     from obc_onnx.twin.module import TorchTwin
 
     Numbers = NDArray[np.float64]
 
 _DRAWS = 16384
-_PASSED = frozenset({"AveragePool", "Flatten", "GlobalAveragePool", "Reshape", "Squeeze"})
+_PASSED = Effect.AVERAGES | Effect.IN_ORDER
 
 
 class _Source(NamedTuple):
     """Where what a reader is given comes from: a norm of a layer's outputs, and activations."""
 
-    norm: Node
+    norm: str
+    scale: str
+    bias: str
     filters: Numbers
     activations: tuple[Node, ...]
 
@@ -82,29 +86,31 @@ def _source(coupling: Coupling, value: str, dim: Dim) -> _Source | None:
     while value in graph.producers:
         node = graph.producers[value]
         computed = [name for name in node.inputs if name and name not in graph.initializers]
-        if node.op_type == "BatchNormalization":
-            filters = _filters(coupling, node, dim)
-            if filters is None or len(computed) > 1 or len(node.outputs) > 1:
+        norm = coupling.rules.channel_norm(node)
+        if norm is not None:
+            filters = _filters(coupling, node, norm, dim)
+            if filters is None or len(computed) > 1 or not norm.stored:
                 return None
-            return _Source(node, filters, tuple(reversed(activations)))
+            scale, bias = node.inputs[norm.scale], node.inputs[norm.bias]
+            return _Source(node.key, scale, bias, filters, tuple(reversed(activations)))
         if isinstance(coupling.rules.find(node), PositionByPosition) and len(computed) == 1:
             activations.append(node)
             value = computed[0]
-        elif node.op_type in _PASSED and not node.domain and not activations:
+        elif coupling.rules.effect(node) & _PASSED and not activations:
             value = node.inputs[0]
         else:
             return None
     return None
 
 
-def _filters(coupling: Coupling, norm: Node, dim: Dim) -> Numbers | None:
+def _filters(coupling: Coupling, node: Node, norm: ChannelNorm, dim: Dim) -> Numbers | None:
     """Return the weights of each unit, shape [units, weights], each of length 1."""
-    node = coupling.graph.producers.get(norm.inputs[0])
-    if node is None or coupling.axes[norm.inputs[1]] != (dim,):
+    layer = coupling.graph.producers.get(node.inputs[0])
+    if layer is None or coupling.axes[node.inputs[norm.scale]] != (dim,):
         return None
     for role in coupling.roles:
         name = role.node.inputs[role.slot]
-        if role.node.key != node.key or role.kind != "writes" or not role.mixes:
+        if role.node.key != layer.key or role.kind != "writes" or not role.mixes:
             continue
         if name in coupling.graph.initializers and coupling.axes[name][role.axis] == dim:
             array = coupling.graph.initializers[name].astype(np.float64)
@@ -117,13 +123,13 @@ def _filters(coupling: Coupling, norm: Node, dim: Dim) -> Numbers | None:
 
 def _activated(coupling: Coupling, source: _Source, twin: TorchTwin) -> Numbers | None:
     """Draw what the activations make of normed units, and a one, shape [draws, units + 1]."""
-    graph, norm = coupling.graph, source.norm
-    gamma, beta = (graph.initializers[name].astype(np.float64) for name in norm.inputs[1:3])
+    arrays = coupling.graph.initializers
+    gamma, beta = (arrays[name].astype(np.float64) for name in (source.scale, source.bias))
     values, vectors = np.linalg.eigh(source.filters @ source.filters.T)
     root = vectors * np.sqrt(np.clip(values, 0.0, None))
     noise = np.random.default_rng(0).standard_normal((_DRAWS, len(root)))
     z = torch.from_numpy(beta + gamma * (noise @ root.T)).float()
-    z = z.reshape(*z.shape, *[1] * (len(coupling.shapes[norm.key]) - z.ndim))
+    z = z.reshape(*z.shape, *[1] * (len(coupling.shapes[source.norm]) - z.ndim))
     calls = calls_of(twin)
     for node in source.activations:
         made = _apply(calls[node.key], z, twin)

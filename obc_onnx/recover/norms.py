@@ -36,9 +36,15 @@ _LEAST = 16
 """Samples that the statistics of a batch take."""
 
 
+def find_norms(cut: Cut) -> list[Node]:
+    """List the nodes of a cut graph that normalise channels by statistics of theirs."""
+    rules = cut.coupling.rules
+    return [node for node in cut.pruned.nodes if rules.channel_norm(node) is not None]
+
+
 def why_no_norms(cut: Cut, samples: Samples) -> str:
     """Return why norms cannot be re-estimated, or nothing where they can."""
-    norms = [node for node in cut.pruned.nodes if node.op_type == "BatchNormalization"]
+    norms = find_norms(cut)
     if not norms:
         return "no batch norm is left in the graph"
     if any(_sees_one_value(cut.coupling, node) for node in norms):

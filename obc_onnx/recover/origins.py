@@ -13,23 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from obc_onnx.ops.base.effect import NO_EFFECT, Effect
 from obc_onnx.twin.lockstep import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from obc_onnx.graph.model import Graph
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.recover.layers import Layer
     from obc_onnx.twin.module import TorchTwin
 
-_MOVES = frozenset({"Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze"}) | {
-    "Transpose",
-    "Unsqueeze",
-}
-_SCALES = frozenset({"Div", "Mul"})
+_SCALES = Effect.MULTIPLIES | Effect.DIVIDES
 """By one number, these leave an output what it is, but for a factor."""
-_SIZES = frozenset({"Shape", "Size"})
-"""These look at no values."""
 
 
 class Origin(NamedTuple):
@@ -72,15 +68,18 @@ class Origins(fx.Interpreter):
         twin: In evaluation mode.
         graph: That it was made from.
         layers: To follow.
+        rules: What is known of operators.
 
     Attributes:
         of: By node of the twin, what its value is made of.
         uses: What every computation but moves and sizes was given of what was followed.
     """
 
-    def __init__(self, twin: TorchTwin, graph: Graph, layers: Iterable[Layer]) -> None:
+    def __init__(
+        self, twin: TorchTwin, graph: Graph, layers: Iterable[Layer], rules: RuleSet
+    ) -> None:
         super().__init__(twin)
-        self._graph = graph
+        self._graph, self._rules = graph, rules
         self._starts = {layer.output: layer for layer in layers}
         self._moved: dict[fx.Node, tuple[Layer, tuple[int, ...], Any]] = {}
         self.of: dict[fx.Node, Origin] = {}
@@ -100,7 +99,7 @@ class Origins(fx.Interpreter):
             own, shape, positions = self._moved[sources[0]]
             self._note(n, own, shape, self._move(n, sources[0], positions))
             return value
-        if self._op_type(n) not in _SIZES:
+        if Effect.MEASURES not in self._effect(n):  # which looks at no values
             self.uses += [self.of[node] for node in sources if node in self.of]
         if layer is not None and isinstance(value, Tensor):
             positions = torch.arange(value.numel(), device=value.device).reshape(value.shape)
@@ -116,20 +115,20 @@ class Origins(fx.Interpreter):
         """Say whether a node does nothing to the values of `source` but move and scale them."""
         if n.target is operator.getitem:
             return True
-        op_type = self._op_type(n)
+        effect = self._effect(n)
         others = [node for node in n.all_input_nodes if node is not source]
-        if op_type in _SCALES:
+        if effect & _SCALES:
             numbers = [torch.as_tensor(self.env[node]).numel() for node in others]
             same = isinstance(value, Tensor) and value.ndim == self._moved[source][2].ndim
-            return same and numbers == [1] and (op_type == "Mul" or n.args[0] is source)
+            return same and numbers == [1] and (Effect.MULTIPLIES in effect or n.args[0] is source)
         # by constants and sizes, so that all samples move alike
         fixed = all(
             node.op == "get_attr" or not isinstance(self.env[node], Tensor) for node in others
         )
-        return op_type in _MOVES and n.args[0] is source and fixed
+        return Effect.MOVES in effect and n.args[0] is source and fixed
 
     def _move(self, n: fx.Node, source: fx.Node, positions: Any) -> Any:
-        if self._op_type(n) in _SCALES:
+        if self._effect(n) & _SCALES:
             return positions
         arguments = fx.node.map_arg(
             n.args, lambda node: positions if node is source else self.env[node]
@@ -137,7 +136,6 @@ class Origins(fx.Interpreter):
         assert callable(n.target)
         return n.target(*arguments, **n.kwargs)
 
-    def _op_type(self, n: fx.Node) -> str:
-        """Return the ONNX operator of a node, empty where it has none of the standard."""
+    def _effect(self, n: fx.Node) -> Effect:
         node = self._graph.producers.get(n.meta.get("onnx", ("",))[0])
-        return "" if node is None or node.domain else node.op_type
+        return NO_EFFECT if node is None else self._rules.effect(node)

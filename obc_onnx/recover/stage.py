@@ -9,7 +9,7 @@ from obc_onnx.recover.calibration import looks_like_noise
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.match import match
 from obc_onnx.recover.methods import Recovery
-from obc_onnx.recover.norms import reestimate_norms, why_no_norms
+from obc_onnx.recover.norms import find_norms, reestimate_norms, why_no_norms
 from obc_onnx.recover.refit import refit
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _statistics(
     reason = why_no_norms(cut, used)
     if not reason:
         return reestimate_norms(cut, used, seed, device), [], ""
-    if any(node.op_type == "BatchNormalization" for node in cut.pruned.nodes):
+    if find_norms(cut):
         return cut.pruned, [], f"norms stay as they are: {reason}"
     found, layers = refit(cut, used, seed, match, device)
     return found, layers, "" if layers else "no layer has statistics to match"
@@ -124,7 +124,7 @@ def _without_data(cut: Cut, method: Method) -> Recovered:
             "units were fused by optimal transport, or made up for by what batch norms tell of them"
         )
         return Recovered(fuse(cut), [], [f"{note}: no data judged that"])
-    if method == "auto" and any(node.op_type == "BatchNormalization" for node in cut.pruned.nodes):
+    if method == "auto" and find_norms(cut):
         note = "consumers make up for removed units by what batch norms tell of them"
         found = fuse(cut, merges=False)
         return Recovered(

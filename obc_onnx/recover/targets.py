@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from obc_onnx.axes.expressions import leaves, mask
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.norms.batch import affine_of
 
 if TYPE_CHECKING:
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.recover.layers import Layer
     from obc_onnx.surgery.cut import Cut
     from obc_onnx.twin.lockstep import Lockstep
 
     Numbers = NDArray[np.float64]
 
-_SUMS = frozenset({"Add", "Sub"})
+_SUMS = Effect.ADDS | Effect.SUBTRACTS
+_SAME = Effect.MOVES | Effect.IN_ORDER
+"""Where axes stay, too, what does this does nothing."""
 _DEAD = 1e-6
 """Of the largest factor: below it an output goes nowhere, and has no target."""
 
@@ -85,17 +89,18 @@ def target_of(layer: Layer, cut: Cut, run: Lockstep) -> Target:
     name, axes = layer.output, coupling.axes[layer.output]
     while not graph.escapes(name) and len(graph.consumers.get(name, ())) == 1:
         node, slot = graph.consumers[name][0]
-        if node.domain or coupling.axes.get(node.key) != axes:  # else the layer is broadcast
+        if coupling.axes.get(node.key) != axes:  # else the layer is broadcast
             break
-        other = node.inputs[1 - slot] if node.op_type in _SUMS else ""
+        effect = coupling.rules.effect(node)
+        other = node.inputs[1 - slot] if effect & _SUMS else ""
         if other and other not in graph.initializers:
             if run.places[other] > run.calls[layer.node.key]:
                 break
-            own, sign = _signs(node, slot)
+            own, sign = _signs(effect, slot)
             kept = kept_along(coupling, keep, node.key)
             return Target(node.key, kept, other, own * factor, own * shift, sign)
-        last = node.op_type == "Add" and layer.writes == len(axes) - 1
-        affine = _affine(node, graph, layer, other if last else "")
+        last = Effect.ADDS in effect and layer.writes == len(axes) - 1
+        affine = _affine(node, slot, coupling.rules, graph, layer, other if last else "")
         if affine is None:
             break
         factor, shift = factor * affine[0], shift * affine[0] + affine[1]
@@ -104,30 +109,34 @@ def target_of(layer: Layer, cut: Cut, run: Lockstep) -> Target:
     return Target(layer.output, kept_along(coupling, keep, layer.output), None, *plain)
 
 
-def _signs(node: Node, slot: int) -> tuple[int, int]:
+def _signs(effect: Effect, slot: int) -> tuple[int, int]:
     """Return the sign of what enters a sum or a difference in a slot, and that of the other."""
-    signs = (1, -1) if node.op_type == "Sub" else (1, 1)
+    signs = (1, -1) if Effect.SUBTRACTS in effect else (1, 1)
     return signs[slot], signs[1 - slot]
 
 
 def _affine(
-    node: Node, graph: Graph, layer: Layer, constant: str
+    node: Node, slot: int, rules: RuleSet, graph: Graph, layer: Layer, constant: str
 ) -> tuple[Numbers | float, Numbers | float] | None:
     """Return factor and shift of a node that changes each channel alone, else None.
 
     Args:
         node: What reads the output of the layer, or what became of it.
+        slot: Where.
+        rules: What is known of operators.
         graph: The cut one.
         layer: The layer.
         constant: What the node adds along the last axis, where the outputs lie.
     """
-    if node.op_type == "Identity":
+    if slot == 0 and _SAME in rules.effect(node):
         return 1.0, 0.0
-    if node.op_type == "BatchNormalization" and layer.writes == 1 and len(node.outputs) == 1:
-        names = node.inputs[1:5]
+    norm = rules.channel_norm(node)
+    if norm is not None and norm.stored and layer.writes == 1:
+        slots = (norm.scale, norm.bias, norm.mean, norm.variance)
+        names = [node.inputs[slot] for slot in slots]
         if all(name in graph.initializers for name in names):
             scale, bias, mean, var = (graph.initializers[n].astype(np.float64) for n in names)
-            return affine_of(scale, bias, mean, var, node.number("epsilon", 1e-5))
+            return affine_of(scale, bias, mean, var, norm.epsilon)
     if constant and graph.initializers[constant].ndim == 1:
         return 1.0, graph.initializers[constant].astype(np.float64)
     return None

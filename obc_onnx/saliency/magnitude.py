@@ -99,7 +99,7 @@ class NormScale(Criterion):
 
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Score from BatchNormalization nodes; groups without any have no score."""
-        vectors = _sums(scene, keep, np.abs, of=("BatchNormalization",))
+        vectors = _sums(scene, keep, np.abs, of_norms=True)
         return reduced(scene.coupling, keep, scene.scoring, vectors)
 
 
@@ -107,15 +107,18 @@ def _sums(
     scene: Scene,
     keep: Keep,
     function: Callable[[Numbers], Numbers],
-    of: tuple[str, ...] | None = None,
+    *,
+    of_norms: bool = False,
 ) -> dict[tuple[Member, Dim], Numbers]:
-    """Sum a function of the weights into units, for every member, or those of some operators."""
+    """Sum a function of the weights into units, for every member, or those of batch norms."""
+    rules = scene.coupling.rules
     arrays = operands(scene.coupling, keep)
     found = {}
     for group in scene.coupling.groups:
         for role in roles_of(group, scene.scoring):
             name, axis = member_of(role)
-            if name in arrays and (of is None or role.node.op_type in of):
+            counts = not of_norms or rules.channel_norm(role.node) is not None
+            if name in arrays and counts:
                 values = along_axis(function(arrays[name]), axis)
                 expr = scene.coupling.axes[name][axis]
                 found[(name, axis), group.dim] = by_unit(expr, group.dim, values)

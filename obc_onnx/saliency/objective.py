@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
@@ -48,9 +49,9 @@ class Objective(ABC):
 class CrossEntropy(Objective):
     """Cross entropy of the first output, which holds class logits or probabilities."""
 
-    def __init__(self, graph: Graph, labels: NDArray[np.int64]) -> None:
+    def __init__(self, coupling: Coupling, labels: NDArray[np.int64]) -> None:
         self._labels = labels
-        self._probabilities = ends_in_softmax(graph)
+        self._probabilities = ends_in_softmax(coupling.graph, coupling.rules)
 
     def __call__(self, outputs: Sequence[Tensor], which: slice) -> Tensor:
         """Sum over the samples."""
@@ -165,12 +166,12 @@ def make_objective(scene: Scene) -> Objective:
     if kind == "output":
         return Projections(scene.seed, scene.scales, scene.real_positions)
     if kind == "pseudo":
-        return CrossEntropy(graph, answers(graph, samples))
+        return CrossEntropy(scene.coupling, answers(graph, samples))
     if samples.labels is None:
         raise DataError(
             "`Scoring(objective='labels')` needs data with labels: use 'pseudo' or 'output'"
         )
-    return CrossEntropy(graph, samples.labels)
+    return CrossEntropy(scene.coupling, samples.labels)
 
 
 def kind_of(scene: Scene) -> ObjectiveName:
@@ -187,8 +188,8 @@ def kind_of(scene: Scene) -> ObjectiveName:
         return "output"
     if scene.data().labels is not None:
         return "labels"
-    classes = len(graph.outputs[0].shape or ()) == CLASSES_RANK and ends_in_softmax(graph)
-    return "pseudo" if classes else "output"
+    flat = len(graph.outputs[0].shape or ()) == CLASSES_RANK
+    return "pseudo" if flat and ends_in_softmax(graph, scene.coupling.rules) else "output"
 
 
 def rows_of(scene: Scene) -> Rows:

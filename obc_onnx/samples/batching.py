@@ -17,6 +17,7 @@ import numpy as np
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.feeds import candidates, random_feed
 from obc_onnx.graph.node import is_float
+from obc_onnx.graph.operators import SHAPED_BY_INPUT
 from obc_onnx.graph.session import Session
 from obc_onnx.samples.batch_guesses import guesses
 from obc_onnx.samples.batch_runs import SHAKE, Pair, Runs, changed_output, find_fault, is_ordered
@@ -195,7 +196,7 @@ def _spelled(graph: Graph) -> list[int]:
     found = {
         int(number)
         for node in graph.nodes
-        if node.op_type in {"Reshape", "Expand"} and node.inputs[1] in graph.initializers
+        if node.op_type in SHAPED_BY_INPUT and node.inputs[1] in graph.initializers
         for number in graph.initializers[node.inputs[1]].reshape(-1)
     }
     return sorted(number for number in found if 1 < number <= _LARGEST_BATCH)[:_MOST_SIZES]

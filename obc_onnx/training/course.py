@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from obc_onnx.training.trial import best_of_trials
+from obc_onnx.training.trial import taken_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,10 +42,12 @@ class Course:
         epochs: One entry per epoch.
         trials: What the learning rate and the mode of norms were chosen by; empty where the rate
             was given.
+        diverged: What broke it off, at a rate that trials have found; empty where nothing did.
     """
 
     epochs: list[Epoch]
     trials: list[Trial]
+    diverged: str = ""
 
     @property
     def kept(self) -> Epoch:
@@ -67,13 +69,7 @@ def notes_on(course: Course) -> list[str]:
     """Say which epoch is the result, and how the learning rate was found."""
     notes = []
     if course.trials:
-        best = best_of_trials(course.trials)
-        tried = ", ".join(f"{t.error:.4g} at {t.lr:g} ({t.norms})" for t in course.trials)
-        notes.append(
-            f"learning rate {best.lr:g}, and norms with {best.norms} statistics, were found by "
-            f"short trials, which ended with errors of {tried}; "
-            f"`TrainingOptions.lr` and `TrainingOptions.norms` set others"
-        )
+        notes.append(_note_on(course.trials))
     kept, last = course.kept, course.epochs[-1]
     if kept.validation is not None:
         notes.append(
@@ -83,8 +79,25 @@ def notes_on(course: Course) -> list[str]:
     return notes
 
 
+def _note_on(trials: Sequence[Trial]) -> str:
+    """Say what trials have found; of norms only where several modes were tried."""
+    taken, modes = taken_of(trials), {trial.norms for trial in trials}
+    what, others = f"learning rate {taken.lr:g}", "`TrainingOptions.lr` sets another"
+    tried = [f"{trial.error:.4g} at {trial.lr:g}" for trial in trials]
+    if len(modes) > 1:
+        what += f", with {taken.norms} statistics of norms,"
+        others = "`TrainingOptions.lr` and `TrainingOptions.norms` set others"
+        tried = [f"{text} ({trial.norms})" for text, trial in zip(tried, trials, strict=True)]
+    return (
+        f"{what} was found by short trials, which ended with errors of {', '.join(tried)}; {others}"
+    )
+
+
 def doubts_on(course: Course, n_samples: int) -> list[str]:
-    """Say that fine-tuning brought nothing, where it did, with the likely reason."""
+    """Say that fine-tuning broke off or brought nothing, where it did, with the likely reason."""
+    if course.diverged:
+        kept = course.kept.number
+        return [f"fine-tuning broke off, and kept epoch {kept}: {course.diverged}"]
     if course.kept.number > 0:
         return []
     before, *after = [epoch.validation for epoch in course.epochs]

@@ -28,7 +28,7 @@ from obc_onnx.training.options import NORMS
 from obc_onnx.training.order import Order, rate
 from obc_onnx.training.synced_norm import share_statistics
 from obc_onnx.training.teacher import Teacher
-from obc_onnx.training.trial import RATES, Trial, best_of_trials, run_trials, trial_steps
+from obc_onnx.training.trial import RATES, Trial, run_trials, taken_of, trial_steps
 from obc_onnx.twin.processes import add_up, own_part, rank, world_size
 from obc_onnx.twin.tensors import as_inputs, lay_channels_last
 
@@ -103,13 +103,15 @@ class _Training:
         self._keeper, self._penalty, self._seed = keeper, penalty, seed
         self._fabric = make_fabric(training)
         self._ports = graph.inputs
-        used, held = parts_of(samples, options.validation, seed, graph.batch or 1)
+        used, held = parts_of(samples, options.validation, graph.batch or 1)
         self._coupling, self._samples = coupling, used
         check_mixing(options, graph)
         varies = options.augmentation is not None or options.mixup > 0 or options.cutmix > 0
         self._teacher = Teacher(coupling, used, self._fabric.device, varies=varies)
         labelled = samples.labels is not None
-        self._loss = TrainingLoss(options, graph, self._teacher.scales, labelled=labelled)
+        self._loss = TrainingLoss(
+            options, graph, self._teacher.scales, coupling.rules, labelled=labelled
+        )
         self._holds_out = held is not None
         self._judge = Judge(coupling, held or first_of(used, graph.batch or 1), self._loss)
         self._loader = Loader(used, options.augmentation, options.workers, seed)
@@ -140,7 +142,7 @@ class _Training:
     @property
     def lr(self) -> float:
         """The largest learning rate: what was given, or what trials have found."""
-        return self.options.lr or best_of_trials(self._trials).lr
+        return self.options.lr or taken_of(self._trials).lr
 
     def run(self) -> Course:
         """Go through the epochs that are left."""
@@ -150,14 +152,9 @@ class _Training:
         if self.options.lr is None and not self._trials:
             self._trials = self._find_rate(total)
         if self._trials:
-            self._norms.use(best_of_trials(self._trials).norms)
+            self._norms.use(taken_of(self._trials).norms)
         with Progress("fine-tuning", total) as progress:
-            done = self.history[-1].number if self.history else 0
-            progress.skip(done * self.steps_per_epoch + len(self._losses))
-            for number in range(done + 1, self.options.epochs + 1):
-                if self._ends():
-                    break
-                self._epoch(number, total, progress)
+            diverged = self._go_on(total, progress)
         if self._best is not None:
             self.student.load_state_dict(self._best)
         elif self._average is not None:
@@ -165,7 +162,22 @@ class _Training:
         _check_weights(self._was_finite, self.student.finite(), self.history[-1].lr)
         kept = best_of(self.history) if self._best is not None else self.history[-1]
         epochs = [replace(epoch, kept=epoch is kept) for epoch in self.history]
-        return Course(epochs, self._trials)
+        return Course(epochs, self._trials, diverged)
+
+    def _go_on(self, total: int, progress: Progress) -> str:
+        """Go through the epochs that are left; say what went wrong at a rate that trials found."""
+        done = self.history[-1].number if self.history else 0
+        progress.skip(done * self.steps_per_epoch + len(self._losses))
+        for number in range(done + 1, self.options.epochs + 1):
+            if self._ends():
+                break
+            try:
+                self._epoch(number, total, progress)
+            except DivergedError as error:
+                if not self._trials or self._best is None:
+                    raise
+                return str(error)
+        return ""
 
     def _find_rate(self, total: int) -> list[Trial]:
         """Train a little at several rates, and leave everything as it was."""
@@ -191,7 +203,7 @@ class _Training:
                 progress.advance(f"{lr:g}: {error:.4f}")
                 return error
 
-            return run_trials(measure, self._judged()[0], rates, modes)
+            return run_trials(measure, self._judged()[0], rates, modes, steps / total)
 
     def _try(self, lr: float, steps: int) -> bool:
         """Train for some steps, at a rate that rises and falls; say whether all stays finite."""
@@ -308,21 +320,13 @@ class _Training:
             ) from error
         # what blends samples says of no position that it is padding
         real = real_of(self._coupling, self._samples, which) if others is None else None
-        loss = self._loss(outputs, targets, self._labels(labels, others, share), real)
+        known = None if labels is None else Labels.of(labels, others, share, self._fabric.device)
+        loss = self._loss(outputs, targets, known, real)
         if not loss.requires_grad:
             raise RequestError(
                 "the loss depends on no weight that learns: there is nothing to train"
             )
         return loss
-
-    def _labels(
-        self, labels: NDArray[np.int64] | None, others: NDArray[np.int64] | None, share: float
-    ) -> Labels | None:
-        if labels is None:
-            return None
-        own = torch.from_numpy(labels).to(self._fabric.device)
-        other = None if others is None else own[torch.from_numpy(others).to(own.device)]
-        return Labels(own, other, share)
 
     def _finish(self, number: int, loss: float | None, lr: float) -> None:
         """Judge the network after an epoch, and keep its state if it is the best."""

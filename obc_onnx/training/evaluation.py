@@ -34,9 +34,9 @@ _TRIED = 512
 class Judge:
     """Measures a network as it would be written, in ONNX Runtime, as repair is measured.
 
-    What counts is the distance to the original's outputs, as far as those teach: it is known to
-    more digits than accuracy, so that few samples tell epochs apart. Where labels alone teach, or a
-    function of the user's does, it is the loss.
+    What counts is the distance to the original's outputs where they alone teach: it is known to
+    more digits than accuracy, so that few samples tell epochs apart. Where labels teach too, or a
+    function of the user's does, it is the loss: those may lead away from the original.
 
     Args:
         coupling: Of the original.
@@ -78,23 +78,22 @@ class Judge:
         return [torch.from_numpy(values[port.name]) for port in self._coupling.graph.outputs]
 
 
-def parts_of(
-    samples: Samples, share: float, seed: int, batch: int
-) -> tuple[Samples, Samples | None]:
-    """Draw the samples that train, and those that choose the best epoch.
+def parts_of(samples: Samples, share: float, batch: int) -> tuple[Samples, Samples | None]:
+    """Part the samples that train from those that choose the best epoch.
+
+    The last ones choose, as they judge repair (`recover.error.split`), which has solved for weights
+    on others. On samples that it did solve on, the network before training looks better than it is.
 
     Args:
-        samples: All.
+        samples: All, in a random order.
         share: Of those that choose; none are drawn where they would be less than two.
-        seed: Of the choice.
         batch: Both parts are whole batches of it.
     """
     n_held = round(len(samples) * share) // batch * batch
     if n_held < _SMALLEST or n_held >= len(samples):
         return samples, None
-    order = np.random.default_rng(seed).permutation(len(samples))
-    used, held = np.sort(order[n_held:]), np.sort(order[:n_held])
-    return samples.part(used), samples.part(held)
+    n_used = len(samples) - n_held
+    return samples.part(slice(0, n_used)), samples.part(slice(n_used, len(samples)))
 
 
 def first_of(samples: Samples, batch: int) -> Samples:

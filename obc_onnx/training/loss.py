@@ -11,6 +11,7 @@ from torch.nn import functional
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.node import CLASSES_RANK
 from obc_onnx.measuring.classes import class_axis, ends_in_softmax
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.training.compared import Compared
 from obc_onnx.training.options import LABELS_AND_TEACHER, check_labels
 from obc_onnx.twin.logits import logits_of
@@ -20,12 +21,15 @@ from obc_onnx.user_code import load_function
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Port
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.training.options import TrainingOptions
 
 
@@ -43,6 +47,18 @@ class Labels:
     other: Tensor | None = None
     share: float = 1.0
 
+    @classmethod
+    def of(
+        cls,
+        labels: NDArray[np.int64],
+        others: NDArray[np.int64] | None,
+        share: float,
+        device: torch.device,
+    ) -> Labels:
+        """Put the classes of a batch onto a device; `others` and `share` are those of `mix`."""
+        own = torch.from_numpy(labels).to(device)
+        return cls(own, None if others is None else own[torch.from_numpy(others).to(device)], share)
+
 
 class TrainingLoss:
     """A weighted sum of losses, each a mean over samples.
@@ -59,18 +75,26 @@ class TrainingLoss:
         options: Which losses, and their numbers.
         graph: The original.
         scales: Of the float outputs, by name.
+        rules: What is known of operators.
         labelled: Whether there are labels.
     Raises:
         RequestError: No output is a float, or a loss needs labels and there are none.
     """
 
     def __init__(
-        self, options: TrainingOptions, graph: Graph, scales: Mapping[str, Scale], *, labelled: bool
+        self,
+        options: TrainingOptions,
+        graph: Graph,
+        scales: Mapping[str, Scale],
+        rules: RuleSet = DEFAULT_RULES,
+        *,
+        labelled: bool,
     ) -> None:
         self._options = options
         self._compared = {name: Compared(scale) for name, scale in scales.items()}
         self._names = [port.name for port in graph.outputs]
-        self._probabilities, self._axis = ends_in_softmax(graph), class_axis(graph)
+        self._probabilities = ends_in_softmax(graph, rules)
+        self._axis = class_axis(graph, rules)
         self._rank = len(graph.outputs[0].shape or (0, 0))
         self.terms = dict(options.loss or self._usual(labelled=labelled))
         check_labels(options, labelled=labelled)
@@ -84,8 +108,8 @@ class TrainingLoss:
 
     @property
     def replaces_distance(self) -> bool:
-        """Whether nearer to the original is not better: labels alone teach, or a user's loss."""
-        return set(self.terms) == {"ce"} or bool(self._given)
+        """Whether nearer to the original may not be better: labels teach, or a user's loss."""
+        return "ce" in self.terms or bool(self._given)
 
     def _usual(self, *, labelled: bool) -> tuple[tuple[str, float], ...]:
         if labelled and self._rank == CLASSES_RANK:

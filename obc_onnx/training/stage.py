@@ -130,10 +130,11 @@ def _unfold(
     cut: Cut, samples: Samples, training: Training, *, recover: Method
 ) -> tuple[Cut, Unfolded]:
     """Give the network back the norms that were folded away, and cut and repair that."""
-    unfolded = unfold_norms(cut.coupling.graph, samples, training.seed)
-    shapes = {port.name: cut.coupling.shapes[port.name] for port in cut.coupling.graph.inputs}
-    coupling, _ = analyse(unfolded.graph, shapes, cut.coupling.rules, Clock())
-    made = Cut.of(coupling, same_units(cut.coupling, cut.keep, coupling))
+    before = cut.coupling
+    unfolded = unfold_norms(before.graph, samples, training.seed, before.rules)
+    shapes = {port.name: before.shapes[port.name] for port in before.graph.inputs}
+    coupling, _ = analyse(unfolded.graph, shapes, before.rules, Clock())
+    made = Cut.of(coupling, same_units(before, cut.keep, coupling))
     return _repaired(made, samples, training, recover), unfolded
 
 

@@ -1,12 +1,17 @@
 """The learning rate, where none is given: short trainings at falling rates, judged apart.
 
 They also decide whether batch norms keep the statistics that they store.
+
+A short training favours small rates: they do no harm, and what a large one stirs up has no time to
+settle. So what did best in a trial is best in the training only where that is as short. The longer
+it is, the more it counts that a rate helps at all: with more steps to fall in it helps more, and a
+large one goes farther.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,9 +24,9 @@ RATES: dict[OptimizerName, tuple[float, ...]] = {
     "adamw": (0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5),
 }
 """What is tried, the largest first."""
-_SHARE = 1 / 20
-"""Of the steps of the training, for each trial."""
-_LEAST, _LARGEST = 16, 100
+_SHARE = 1 / 25
+"""Of the steps of the training, for each trial; four or five of them usually tell."""
+_LEAST = 16
 """Steps of a trial: momentum takes about ten of them to build up."""
 
 
@@ -33,16 +38,18 @@ class Trial:
         lr: Its largest learning rate.
         norms: The statistics that batch norms trained with.
         error: What the network was judged by after it; infinite where it diverged.
+        taken: Whether the training goes at this rate, with these statistics.
     """
 
     lr: float
     norms: NormsName
     error: float
+    taken: bool = False
 
 
 def trial_steps(per_epoch: int, total: int) -> int:
     """Return how many steps each trial takes: a pass over the samples at most."""
-    return min(per_epoch, _LARGEST, max(_LEAST, round(total * _SHARE)))
+    return min(per_epoch, max(_LEAST, round(total * _SHARE)))
 
 
 def run_trials(
@@ -50,36 +57,49 @@ def run_trials(
     before: float,
     rates: Sequence[float],
     modes: Sequence[NormsName],
+    share: float,
 ) -> list[Trial]:
-    """Try falling rates until one that helps is followed by one that helps less.
+    """Try falling rates until one helps, and a smaller one only where it helps far more.
 
-    Large rates come first, since a rate that is too small looks good in a short trial: it does no
-    harm. So what is found first to help is not passed over for it. Other modes of norms are tried
-    at the rate that was found.
+    Every mode of norms is tried at each rate, as that of a batch bears larger ones; below a rate
+    that helps, only the mode that did. Where none helps, the least harm is taken.
 
     Args:
         measure: Trains a little at a rate, in a mode, and judges; always from the same start.
         before: What the network is judged by at the start.
         rates: The largest first.
-        modes: The first is that in which rates are tried.
+        modes: Of norms.
+        share: Of the steps of the training that a trial takes. A smaller rate is preferred where
+            this share of what it gains is more than what the larger one gains.
+    Returns:
+        All trials, in order; one of them is taken.
     """
     trials: list[Trial] = []
-
-    def run(lr: float, norms: NormsName) -> None:
-        error = measure(lr, norms)
-        trials.append(Trial(lr, norms, error if math.isfinite(error) else math.inf))
-
+    found: Trial | None = None
     for lr in rates:
-        run(lr, modes[0])
-        best = min(trial.error for trial in trials)
-        if best < before and trials[-1].error > best:
+        tried = [Trial(lr, mode, _finite(measure(lr, mode))) for mode in modes]
+        trials += tried
+        best = min(tried, key=_error)
+        if found is None:
+            if best.error < before:
+                found, modes = best, (best.norms,)
+        elif share * (before - best.error) > before - found.error:
+            found = best
+        else:
             break
-    found = best_of_trials(trials).lr
-    for mode in modes[1:]:
-        run(found, mode)
-    return trials
+    chosen = found or min(reversed(trials), key=_error)  # of equals that at the smallest rate
+    return [replace(trial, taken=trial is chosen) for trial in trials]
 
 
-def best_of_trials(trials: Sequence[Trial]) -> Trial:
-    """Return the trial of the least error, of equals that at the smallest rate."""
-    return min(trials, key=lambda trial: (trial.error, trial.lr))
+def taken_of(trials: Sequence[Trial]) -> Trial:
+    """Return the trial whose rate and statistics train."""
+    return next(trial for trial in trials if trial.taken)
+
+
+def _error(trial: Trial) -> float:
+    return trial.error
+
+
+def _finite(error: float) -> float:
+    """Let what is not a number count as the largest error."""
+    return error if math.isfinite(error) else math.inf

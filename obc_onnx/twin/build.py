@@ -19,6 +19,7 @@ from obc_onnx.errors import InvariantError, RequestError, UnsupportedOperatorErr
 from obc_onnx.graph.shapes import ElementTypes, infer_shapes
 from obc_onnx.memory import make_room
 from obc_onnx.ops.base.context import ForwardContext
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_tensor, host_call, read_sizes
 from obc_onnx.ops.elementwise import cast
 from obc_onnx.ops.quantised.linear import quantize
@@ -250,7 +251,7 @@ class _Builder:
     def _add_on_host(self, context: ForwardContext) -> bool:
         """Let Python compute a node that is about sizes alone; say whether it is."""
         node = context.node
-        reads = not node.domain and node.op_type in {"Shape", "Size"}
+        reads = Effect.MEASURES in self.rules.effect(node)
         names = [name for name in node.inputs if name]
         operands: list[Any] = [self._numbers(name) for name in names]
         if not names or None in operands:

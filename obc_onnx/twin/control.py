@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
 from obc_onnx.graph.model import Graph
+from obc_onnx.graph.operators import CONSTANT
 from obc_onnx.graph.shapes import infer_shapes
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _outer(graph: onnx.GraphProto) -> Iterator[str]:
 
 def _let_outputs_be_computed(graph: onnx.GraphProto) -> None:
     """Put an Identity behind outputs that no node computes: a graph has to have nodes."""
-    made = {name for node in graph.node if node.op_type != "Constant" for name in node.output}
+    made = {name for node in graph.node if node.op_type != CONSTANT for name in node.output}
     for place, value in enumerate(graph.output):
         if value.name not in made:
             fresh = f"{value.name}.{place}.out"

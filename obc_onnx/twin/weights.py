@@ -24,6 +24,7 @@ from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.graph.node import is_float
 from obc_onnx.graph.session import compute_constants
 from obc_onnx.ops.base.dtypes import integer_limits, torch_dtype
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.quantised.linear import dequantize, quantize
 from obc_onnx.twin.tensors import parameter_name, to_array, to_tensor
 
@@ -39,12 +40,6 @@ if TYPE_CHECKING:
 
 _SINGLE_BITS = np.finfo(np.float32).nmant + 1
 """Whole numbers of more bits than this are held in double, which has room for them."""
-
-
-_MOVES = frozenset(
-    ["Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"]
-)
-"""What a weight may pass on its way to a Cast, in whatever type."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ class Holdings:
     """
 
     def __init__(self, graph: Graph, rules: RuleSet, *, frozen: bool = False) -> None:
-        self._graph, self._frozen = graph, frozen
+        self._graph, self._rules, self._frozen = graph, rules, frozen
         uses: dict[str, set[tuple[str, int | None]]] = {}
         self.fixed: set[str] = set()
         for node in graph.nodes:
@@ -144,7 +139,29 @@ class Holdings:
             decoded = encoding.decode(to_tensor(array), partial(_constant, self._graph))
             return Held(decoded, learns=True, encoding=encoding)
         learns = is_float(array.dtype) and array.size > 1 and name not in self.fixed
-        return Held(to_tensor(_widened(self._graph, name), shared=self._frozen), learns)
+        return Held(to_tensor(self._widened(name), shared=self._frozen), learns)
+
+    def _widened(self, name: str) -> NDArray[Any]:
+        """Return an initializer in the type that every use casts it to, if that loses nothing."""
+        array, targets = self._graph.initializers[name], self._cast_to(name)
+        if len(targets) != 1 or 0 in targets or not is_float(array.dtype):
+            return array
+        kind = helper.tensor_dtype_to_np_dtype(targets.pop())
+        wider = is_float(kind) and kind.itemsize > array.dtype.itemsize
+        return array.astype(kind) if wider else array
+
+    def _cast_to(self, name: str) -> set[int]:
+        """Collect the types that uses of a value cast it to, also behind a move; 0 for others."""
+        if self._graph.escapes(name):
+            return {0}
+        found: set[int] = set()
+        for node, slot in self._graph.consumers.get(name, []):
+            if slot == 0 and Effect.MOVES in self._rules.effect(node):
+                found.update(*(self._cast_to(output) for output in node.outputs if output))
+            else:
+                rule = self._rules.find(node)
+                found.add(0 if rule is None else rule.converts_to(node))
+        return found
 
 
 def weights_of(twin: torch.nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
@@ -215,28 +232,3 @@ def _made_of(graph: Graph, name: str) -> list[str]:
         elif current not in graph.initializers:
             return [name]
     return names
-
-
-def _widened(graph: Graph, name: str) -> NDArray[Any]:
-    """Return an initializer in the type that every use casts it to, where that loses nothing."""
-    array, targets = graph.initializers[name], _cast_to(graph, name)
-    if len(targets) != 1 or 0 in targets or not is_float(array.dtype):
-        return array
-    kind = helper.tensor_dtype_to_np_dtype(targets.pop())
-    wider = is_float(kind) and kind.itemsize > array.dtype.itemsize
-    return array.astype(kind) if wider else array
-
-
-def _cast_to(graph: Graph, name: str) -> set[int]:
-    """Collect the types that uses of a value cast it to, also behind a move; 0 for other uses."""
-    if graph.escapes(name):
-        return {0}
-    found: set[int] = set()
-    for node, slot in graph.consumers.get(name, []):
-        if node.op_type == "Cast":
-            found.add(node.integer("to", 0))
-        elif slot == 0 and node.op_type in _MOVES and not node.domain:
-            found.update(*(_cast_to(graph, output) for output in node.outputs if output))
-        else:
-            found.add(0)
-    return found

@@ -17,6 +17,7 @@ from obc_onnx.graph.precision import relative_error
 from obc_onnx.graph.session import Session, run_file
 from obc_onnx.graph.shapes import infer_strictly
 from obc_onnx.measuring.noise import Reference
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.costs import share_of
 from obc_onnx.surgery.cut import remove_units, slice_initializers
 from obc_onnx.surgery.mask import mask_reads
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.samples.samples import Samples
     from obc_onnx.twin.module import TorchTwin
@@ -286,6 +288,7 @@ def check_structure(
     expected: Graph,
     result: Graph,
     merged: Mapping[str, str] | None = None,
+    rules: RuleSet = DEFAULT_RULES,
     *,
     repaired: bool = False,
 ) -> Check:
@@ -293,7 +296,7 @@ def check_structure(
 
     Only after repair or training may a product have gained a bias, see `other_structure`.
     """
-    detail = other_structure(expected, result, merged or {}, repaired=repaired)
+    detail = other_structure(expected, result, merged or {}, rules, repaired=repaired)
     return Check("graph as planned", not detail, detail=detail)
 
 

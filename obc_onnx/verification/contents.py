@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
-
-_BIASED, BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"}), 2
-"""Products that may gain a bias, and the slot where it goes."""
+    from obc_onnx.ops.base.rule import RuleSet
 
 
 def other_structure(
-    expected: Graph, result: Graph, merged: Mapping[str, str], *, repaired: bool
+    expected: Graph,
+    result: Graph,
+    merged: Mapping[str, str],
+    rules: RuleSet,
+    *,
+    repaired: bool,
 ) -> str:
     """Compare nodes, what they read, and the numbers that are no weights.
 
@@ -35,6 +38,7 @@ def other_structure(
         expected: With a name of its own for each copy of an initializer.
         result: In which copies may be merged.
         merged: Under which name copies of `expected` are written.
+        rules: What is known of operators.
         repaired: Whether a product may have gained a bias: repair and training put there what a
             unit or a norm has left.
     """
@@ -45,7 +49,7 @@ def other_structure(
     if lacking:
         return f"{len(there)} nodes, planned {len(known)}: {lacking[0]}"
     for node in expected.nodes:
-        gained = _gained(expected, node, result, there[node.key]) if repaired else ""
+        gained = _gained(expected, node, result, there[node.key], rules) if repaired else ""
         fault = (
             _other_message(expected, result, node.key)
             or _other_inputs(node, there[node.key], result, merged, gained)
@@ -76,11 +80,13 @@ def _other_inputs(
     return "" if written == wanted else f"it reads {list(written)}, planned {list(wanted)}"
 
 
-def _gained(expected: Graph, planned: Node, result: Graph, found: Node) -> str:
+def _gained(expected: Graph, planned: Node, result: Graph, found: Node, rules: RuleSet) -> str:
     """Return the name of a bias that only the result has."""
-    if planned.op_type not in _BIASED or planned.has_input(BIAS) or not found.has_input(BIAS):
+    rule = rules.find(planned)
+    slot = rule.bias_slot if rule is not None and rule.is_linear(planned) else None
+    if slot is None or planned.has_input(slot) or not found.has_input(slot):
         return ""
-    name = found.inputs[BIAS]
+    name = found.inputs[slot]
     fresh = name in result.initializers and name not in expected.initializers
     return name if fresh and len(result.consumers[name]) == 1 else ""
 

@@ -66,7 +66,11 @@ def check_result(candidate: Candidate, result: Graph, clock: Clock) -> list[Chec
         check_plan(original, result, candidate.plan),
         check_weights(original, result, candidate.plan),
         check_structure(
-            candidate.cut.pruned.settled(), result, candidate.plan.merged, repaired=repaired
+            candidate.cut.pruned.settled(),
+            result,
+            candidate.plan.merged,
+            candidate.cut.coupling.rules,
+            repaired=repaired,
         ),
         check_description(original, result, candidate.plan.copies),
         check_interface(original, result),

@@ -6,7 +6,7 @@ import math
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from obc_onnx.axes.expressions import concat, product
+from obc_onnx.axes.expressions import join, product
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.attention.attend import attend_masked, behind, pack, unpack
 from obc_onnx.ops.attention.standard import (
@@ -59,7 +59,7 @@ class ContribAttention(Rule):
         batch, positions, _ = x.axes
         total = positions
         if past is not None:
-            total = concat([past.axes[3], positions])
+            total = join([past.axes[3], positions])
             context.freeze(past.axes[:1], "keys and values")
             context.unify(past.axes[1], batch)
             context.unify(past.axes[2], heads.queries)
@@ -110,7 +110,7 @@ class ContribAttention(Rule):
     def _couple_projection(context: CoupleContext, x: Value, weights: Value, heads: Heads) -> None:
         """Record the roles of the weights; what they make is in no output, so they are tapped."""
         bias = context.optional(2)
-        projected = concat(_parts(heads))
+        projected = join(_parts(heads))
         context.unify(x.axes[2], weights.axes[0])
         context.unify(weights.axes[1], projected)
         context.reads(1, 0, mixes=[weights.axes[0]], tap=Tap("input", 0, 2))
@@ -148,7 +148,7 @@ class MultiHeadAttention(Rule):
         context.freeze([total_positions(past_value, v)], "the key positions")
         context.reads(0, 2)
         if bias is not None:
-            context.unify(bias.axes[0], concat(_parts(heads)))
+            context.unify(bias.axes[0], join(_parts(heads)))
             context.reads(3, 0)
         scores = (q.axes[0], heads.queries, q.axes[1], total)
         _couple_scores(context, 4, 5, scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.axes.expressions import concat, product
+from obc_onnx.axes.expressions import join, product
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.attention.attend import allowed_keys, attend, forbid, pack, unpack
 from obc_onnx.ops.attention.rotary import rotate
@@ -49,7 +49,7 @@ class GroupQueryAttention(Rule):
         heads = self._heads(context, q, packed=k is None)
         if k is None:
             parts = (heads.queries, heads.shared, heads.shared)
-            context.unify(q.axes[2], concat([product([part, heads.width]) for part in parts]))
+            context.unify(q.axes[2], join([product([part, heads.width]) for part in parts]))
         else:
             tie_heads(context, q, heads.queries, heads.width)
         held = [context.optional(slot) for slot in range(1, 5)]

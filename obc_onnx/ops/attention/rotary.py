@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes.expressions import concat, product
+from obc_onnx.axes.expressions import join, product
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.attention.attend import PACKED_RANK, pack, unpack
 from obc_onnx.ops.attention.standard import tie_heads
@@ -36,7 +36,7 @@ class RotaryEmbedding(FreeOfMacs):
         rotated = self._rotated(context, half)
         heads, width = self._heads(context, x, rotated)
         rest = context.system.dim(width - rotated.size)
-        tie_heads(context, x, heads, concat([rotated, rest]))
+        tie_heads(context, x, heads, join([rotated, rest]))
         positions = context.optional(self.positions)
         looked_up = () if positions is None else positions.axes
         for axes in (cosines.axes[:-1], sines.axes[:-1], looked_up, (x.axes[0], x.axes[-2])):
@@ -59,7 +59,7 @@ class RotaryEmbedding(FreeOfMacs):
     def _rotated(context: CoupleContext, half: Expr) -> Expr:
         if context.node.integer("interleaved", 0):
             return product([half, context.fixed(2, "a pair")])
-        return concat([half, half])
+        return join([half, half])
 
     @staticmethod
     def _heads(context: CoupleContext, x: Value, rotated: Expr) -> tuple[Expr, int]:

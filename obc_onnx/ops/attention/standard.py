@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.axes.expressions import concat, product
+from obc_onnx.axes.expressions import join, product
 from obc_onnx.ops.attention.attend import (
     PACKED_RANK,
     additive,
@@ -105,7 +105,7 @@ def pin_scale(context: CoupleContext, width: Expr) -> None:
 def total_positions(past: Value | None, present: Value) -> Expr:
     """Return the positions of a cache once those of [..., positions, width] are behind it."""
     own = present.axes[-2]
-    return own if past is None else concat([past.axes[2], own])
+    return own if past is None else join([past.axes[2], own])
 
 
 def past_length(inputs: list[Shape], slot: int, axis: int) -> int:

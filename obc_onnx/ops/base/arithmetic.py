@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto
 
-from obc_onnx.axes.sizes import Size, Sized, divide, value_of
+from obc_onnx.axes.sizes import AxisSize, Sized, divide, value_of
 from obc_onnx.ops.base.value import apply, followed
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _as_it_runs(context: CoupleContext, function: Callable[..., Any]) -> Numbers
         return None
     result = np.empty(found.shape, object)
     for place, number in np.ndenumerate(found):
-        result[place] = Size(context.varying(int(number)))
+        result[place] = AxisSize(context.varying(int(number)))
     return result
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from onnx import helper
 
-from obc_onnx.axes.expressions import concat, product, take
+from obc_onnx.axes.expressions import join, product, take
 from obc_onnx.errors import ModelError
 from obc_onnx.ops.base.value import Renumbering, Spelling, Value, Wanted, concrete
 
@@ -170,7 +170,7 @@ class CoupleContext:
             self.system.dim(end - start) for start, end in zip(starts, ends, strict=True)
         ]
         if self.system.can_cut(axis, ends[:-1]):
-            self.unify(axis, concat(parts))
+            self.unify(axis, join(parts))
             return parts
         return [
             take(axis, tuple(range(start, end))) for start, end in zip(starts, ends, strict=True)

@@ -8,9 +8,13 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from obc_onnx.errors import InvariantError
+from obc_onnx.ops.base.effect import NO_EFFECT, Effect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from obc_onnx.graph.node import Node
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
@@ -51,7 +55,7 @@ class Call:
     bodies: Mapping[str, tuple[tuple[int, Shape], ...]] = field(default_factory=dict)
 
 
-class Stored(NamedTuple):
+class Quantisation(NamedTuple):
     """Where the numbers lie that make stored integers real: (q - zero) * scale.
 
     Attributes:
@@ -63,6 +67,26 @@ class Stored(NamedTuple):
     scale: int | None
     zero: int | None
     axis: int
+
+
+class ChannelNorm(NamedTuple):
+    """A norm of every channel alone: (x - mean) / sqrt(variance + epsilon) * scale + bias.
+
+    Attributes:
+        scale: A slot, as the next three.
+        bias: What is added.
+        mean: Of channels, which lie along axis 1.
+        variance: Of channels.
+        epsilon: Is added to variances.
+        stored: Whether mean and variance are those in the slots, and not those of the run.
+    """
+
+    scale: int
+    bias: int
+    mean: int
+    variance: int
+    epsilon: float
+    stored: bool
 
 
 class Rule(ABC):
@@ -81,6 +105,10 @@ class Rule(ABC):
     """Whether equal inputs always give equal outputs."""
     held: ClassVar[tuple[int, ...]] = ()
     """Input slots that are never learned, such as statistics and bounds: buffers in the twin."""
+    effects: ClassVar[Mapping[str, Effect]] = {}
+    """What the operators do to single numbers, by operator; what is left out has no effect."""
+    bias_slot: ClassVar[int | None] = None
+    """The slot of a bias that a node may lack; None where there is none to add."""
 
     @abstractmethod
     def couple(self, context: CoupleContext) -> list[Value]:
@@ -102,6 +130,36 @@ class Rule(ABC):
         """
         return False
 
+    def is_scaled(self, node: Node) -> bool:  # noqa: ARG002
+        """Say whether numbers of its own multiply weight or bias before both are added."""
+        return False
+
+    def converts_to(self, node: Node) -> int:  # noqa: ARG002
+        """Return the ONNX data type that it converts to; 0 where it computes anything else."""
+        return 0
+
+    def channel_norm(self, node: Node) -> ChannelNorm | None:  # noqa: ARG002
+        """Return the slots of a norm that has statistics of channels; None where it is no such."""
+        return None
+
+    def normalised_axis(self, node: Node, rank: int) -> int | None:  # noqa: ARG002
+        """Say along which axis outputs of some rank add up to 1, for an operator that `SHARES`.
+
+        None where that is along several as one. An axis may count from the end.
+        """
+        return None
+
+    def filters_of(self, node: Node, shape: Shape) -> NDArray[np.int64] | None:  # noqa: ARG002
+        """Number the channel that each element of a convolution's weight makes.
+
+        Args:
+            node: A node that `is_linear`, with its weight in slot 1.
+            shape: Of that weight.
+        Returns:
+            Numbers in a shape that broadcasts to the weight; None where it is no convolution.
+        """
+        return None
+
     def patches(self) -> Callable[..., Any] | None:
         """Return what lays out inputs as the filters of a convolution meet them; else None.
 
@@ -110,8 +168,8 @@ class Rule(ABC):
         """
         return None
 
-    def stored(self, slot: int) -> Stored | None:  # noqa: ARG002
-        """Say how the numbers in a slot are stored; None where they are what they stand for."""
+    def quantisation(self, slot: int) -> Quantisation | None:  # noqa: ARG002
+        """Say how the integers in a slot become real; None where they stand for themselves."""
         return None
 
     @abstractmethod
@@ -148,9 +206,24 @@ class RuleSet:
         """Look up the rule for a node; None where the operator is not known."""
         return self._table.get((node.domain, node.op_type))
 
+    def effect(self, node: Node) -> Effect:
+        """Say what a node does to single numbers."""
+        rule = self.find(node)
+        return NO_EFFECT if rule is None else rule.effects.get(node.op_type, NO_EFFECT)
+
+    def channel_norm(self, node: Node) -> ChannelNorm | None:
+        """Return the slots of a norm that has statistics of channels; None for other nodes."""
+        rule = self.find(node)
+        return None if rule is None else rule.channel_norm(node)
+
     def extended(self, rules: Iterable[Rule]) -> RuleSet:
         """Return a set with more rules; they must be for operators that have none yet."""
-        return RuleSet([*dict.fromkeys(self._table.values()), *rules])
+        return RuleSet([*self.rules, *rules])
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule, once."""
+        return tuple(dict.fromkeys(self._table.values()))
 
     @property
     def operators(self) -> tuple[tuple[str, str], ...]:

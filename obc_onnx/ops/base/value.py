@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Concat, Dim, Product, Take
+from obc_onnx.axes.expressions import Dim, Joined, Product, Take
 from obc_onnx.axes.sizes import Sized, axes_of, value_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_NUMBERS = 256
 """Larger tensors hold data: what is in them is not followed."""
 
-Wanted = Dim | Product | Concat | Take | Sized | int | float | None
+Wanted = Dim | Product | Joined | Take | Sized | int | float | None
 """What a number has to be: the size of an axis, what follows sizes, this number, or anything."""
 
 

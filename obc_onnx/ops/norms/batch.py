@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.base.context import Tap
-from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
+from obc_onnx.ops.base.rule import Call, ChannelNorm, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from obc_onnx.graph.node import Node
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
     Numbers = NDArray[np.float64]
 
 MEAN_AND_VARIANCE = "mean and variance"
 _SCALE_PER_CHANNEL_SINCE = 21
+_EPSILON = 1e-5
+"""Where a batch norm names none."""
 
 
 def couple_scale(context: CoupleContext, scale: int, bias: int | None, lead: int) -> None:
@@ -49,6 +52,11 @@ class BatchNormalization(FreeOfMacs):
     op_types = ("BatchNormalization",)
     held = (3, 4)
 
+    def channel_norm(self, node: Node) -> ChannelNorm:
+        """Name the slots; in training mode statistics are those of the run."""
+        of_run = node.integer("training_mode", 0) or len(node.outputs) > 1
+        return ChannelNorm(1, 2, 3, 4, node.number("epsilon", _EPSILON), stored=not of_run)
+
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie scale, bias, mean and variance to axis 1 of X, and to those behind it in old opsets.
 
@@ -58,7 +66,7 @@ class BatchNormalization(FreeOfMacs):
         for slot in range(1, 5):
             for i, axis in enumerate(context.value(slot).axes, 1):
                 context.unify(x.axes[i], axis)
-        if context.node.integer("training_mode", 0) or len(context.node.outputs) > 1:
+        if not self.channel_norm(context.node).stored:
             others = (x.axes[0], *x.axes[1 + len(scale.axes) :])
             context.mark_inexact(others, MEAN_AND_VARIANCE)
         couple_scale(context, 1, 2, 1)
@@ -73,7 +81,7 @@ class BatchNormalization(FreeOfMacs):
         """
         node, slots = context.node, context.given(0, 1, 2, 3, 4)
         constants = {
-            "epsilon": node.number("epsilon", 1e-5),
+            "epsilon": node.number("epsilon", _EPSILON),
             "momentum": node.number("momentum", 0.9),
         }
         if node.integer("training_mode", 0):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from obc_onnx.axes.expressions import leaves
 from obc_onnx.ops.base.broadcast import broadcast_axes
 from obc_onnx.ops.base.counterpart import couple_as, forward_as
-from obc_onnx.ops.base.rule import Call, Rule, Stored
+from obc_onnx.ops.base.rule import Call, Quantisation, Rule
 from obc_onnx.ops.conv import Conv
 from obc_onnx.ops.linear import Gemm, MatMul
 from obc_onnx.ops.quantised.linear import dynamic_quantize
@@ -107,13 +107,13 @@ class QuantizedProduct(Rule):
         call = forward_as(self.plain, context, slots.factors + slots.others)
         return replace(call, prepared=prepared)
 
-    def stored(self, slot: int) -> Stored | None:
+    def quantisation(self, slot: int) -> Quantisation | None:
         """Say where scale and zero point of a factor are."""
         slots = self.slots
         if slot not in slots.factors:
             return None
         which = slots.factors.index(slot)
-        return Stored(slots.scales[which], slots.zeros[which], self.zero_axes[which])
+        return Quantisation(slots.scales[which], slots.zeros[which], self.zero_axes[which])
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Count as the plain operator does."""

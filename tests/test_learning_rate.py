@@ -153,7 +153,7 @@ def test_a_rate_that_was_found_and_diverges_ends_with_what_was_best(
     assert task.folded_bytes() == before
     (doubt,) = doubts_on(course, 60)
     assert "kept epoch 0" in doubt
-    assert "try a smaller --lr" in doubt
+    assert "try a smaller `TrainingOptions.lr`" in doubt
 
 
 @pytest.mark.parametrize("mode", NORMS)
@@ -293,4 +293,5 @@ def test_the_note_on_trials_tells_each_and_what_sets_another() -> None:
     epochs = [Epoch(0, None, 0.0, 0.5, kept=True)]
     note = notes_on(Course(epochs, trials))[0]
     assert note.startswith("learning rate 0.03, with batch statistics of norms, was found")
-    assert "inf at 0.03 (stored), 0.25 at 0.03 (batch); --lr and --norms set others" in note
+    assert "inf at 0.03 (stored), 0.25 at 0.03 (batch); " in note
+    assert note.endswith("`TrainingOptions.lr` and `TrainingOptions.norms` set others")

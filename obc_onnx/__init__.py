@@ -23,8 +23,9 @@ if _typing.TYPE_CHECKING:
     )
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.ops.catalogue import DEFAULT_RULES
-    from obc_onnx.planning.budget import Budget, Limits
+    from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.planning.scope import Limits, Scope
     from obc_onnx.planning.sensitivity import Sensitivity
     from obc_onnx.report.result import Result
     from obc_onnx.report.summary import Inspection, Report
@@ -60,7 +61,7 @@ _DEFINED_IN = {
     "Inspection": "report.summary",
     "InstallationError": "errors",
     "InvariantError": "errors",
-    "Limits": "planning.budget",
+    "Limits": "planning.scope",
     "ModelError": "errors",
     "ObcError": "errors",
     "PruningPlan": "planning.plan",
@@ -69,6 +70,7 @@ _DEFINED_IN = {
     "Result": "report.result",
     "RuleSet": "ops.base.rule",
     "Samples": "samples.samples",
+    "Scope": "planning.scope",
     "Scores": "saliency.scores",
     "Scoring": "saliency.options",
     "Sensitivity": "planning.sensitivity",
@@ -120,6 +122,7 @@ __all__ = [
     "Result",
     "RuleSet",
     "Samples",
+    "Scope",
     "Scores",
     "Scoring",
     "Sensitivity",

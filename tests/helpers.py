@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -21,6 +22,8 @@ from obc_onnx.graph.session import Session
 from obc_onnx.graph.shapes import infer_shapes, input_shapes
 from obc_onnx.measuring.scales import Scale
 from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.surgery.cut import remove_units
 from obc_onnx.surgery.mask import mask_reads
@@ -45,8 +48,8 @@ OPSET = 17
 IR_VERSION = 10
 CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators; its SampleOp, an echo, stands for one without a rule."""
-TO_THE_UNIT = {"round_to": 1, "min_channels": 1}
-"""Limits of a budget that any width meets."""
+TO_THE_UNIT = Scope(round_to=1, min_channels=1)
+"""Any width is allowed."""
 TOLERANCE = 1e-4
 """Largest error over RMS between two float32 computations of the same network."""
 
@@ -57,6 +60,12 @@ class Analysed(NamedTuple):
     graph: Graph
     shapes: dict[str, Shape]
     coupling: Coupling
+
+
+def budget_of(**said: Any) -> Budget:
+    """Return a budget of fields of its own and of its scope; any width is allowed by default."""
+    own = {name: said.pop(name) for name in [*said] if name in Budget.__dataclass_fields__}
+    return Budget(**own, scope=replace(TO_THE_UNIT, **said))
 
 
 def build(

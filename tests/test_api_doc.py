@@ -47,7 +47,16 @@ def test_every_argument_is_described(name: str, tool: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Augmentation", "Budget", "DataOptions", "ImageOptions", "Scoring", "TrainingOptions"]
+    "name",
+    [
+        "Augmentation",
+        "Budget",
+        "DataOptions",
+        "ImageOptions",
+        "Scope",
+        "Scoring",
+        "TrainingOptions",
+    ],
 )
 def test_every_field_of_options_is_described(name: str, tool: ModuleType) -> None:
     told = section(tool.PAGE.read_text(encoding="utf-8"), name)

@@ -6,18 +6,18 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 import pytest
-from helpers import TO_THE_UNIT, analyse, build
+from helpers import analyse, budget_of, build
 from nets import NETS, model_of
 from small import assert_refused, chain, invoke, saved
 
-from obc_onnx.cli.options import parse_target
+from obc_onnx.cli.options import parse_target, parse_target_bytes
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.model import Graph
-from obc_onnx.planning.budget import Budget, Limits, load_limits
+from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.costs import COSTS, FileSize, Macs, Params, share_of
+from obc_onnx.planning.scope import Limits, Scope, load_limits
 from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import compress
 from obc_onnx.saliency.options import RANKINGS
@@ -56,7 +56,7 @@ def planned(
     of: Coupling, scores: dict[str, NDArray[np.float64]] | None = None, **budget: Any
 ) -> PruningPlan:
     given = scores or scores_of(of)
-    return search_plan(of, lambda _: given, Budget(**{**TO_THE_UNIT, **budget}), "given", 0)
+    return search_plan(of, lambda _: given, budget_of(**budget), "given", 0)
 
 
 def widths(plan: PruningPlan) -> dict[str, int]:
@@ -161,15 +161,15 @@ def test_a_number_out_of_reach_says_how_far_it_goes_in_numbers() -> None:
     ],
 )
 def test_targets_are_shares_or_numbers(text: str, number: float) -> None:
-    for name in ("target_macs", "target_size"):
-        assert parse_target(None, click.Option([f"--{name}"]), text) == number  # type: ignore[arg-type]
+    for parse in (parse_target, parse_target_bytes):
+        assert parse(None, None, text) == number  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("text", "number"), [("1KB", 1e3), ("1.5MiB", 1.5 * 2**20), ("2kib", 2048.0), ("300B", 300.0)]
 )
 def test_sizes_have_units_of_their_own(text: str, number: float) -> None:
-    assert parse_target(None, click.Option(["--target-size"]), text) == number  # type: ignore[arg-type]
+    assert parse_target_bytes(None, None, text) == number  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "half", "M", "5 X", "1MB", "0.0001K", "50%", "1,5", "KK"])
@@ -324,7 +324,7 @@ def test_later_tables_go_before_earlier_ones_key_by_key() -> None:
     ("limits", "part"),
     [
         ({"stem*": Limits(min=1)}, r"`Budget.limits` 'stem\*' matches no node"),
-        ({"a:0": Limits(max=3, min=4)}, "max of `Budget.limits` leaves 3 of the 12 units of 'a:0'"),
+        ({"a:0": Limits(max=3, min=4)}, "max of `Scope.limits` leaves 3 of the 12 units of 'a:0'"),
         ({"a:0": Limits(max=3, round_to=4)}, "a multiple of 4"),
         ({"fc_bias": Limits(max=3)}, "touches no group"),
         ({"a:0": Limits(max=3, keep=True)}, "touches no group"),
@@ -347,7 +347,7 @@ def test_a_config_file_says_the_same_as_limits_in_python(tmp_path: Path) -> None
     options = ("--config", config, "--target-macs", "0.8", "--json")
     assert invoke("compress", saved(tmp_path), "-o", small, *options).exit_code == 0
     limits = {"b:0": Limits(keep=True)}
-    plan = compress(chain(), budget=Budget(0.8, limits=limits)).plan
+    plan = compress(chain(), budget=Budget(0.8, scope=Scope(limits=limits))).plan
     assert widths(plan)["b:0"] == 20
     shapes = {name: array.shape for name, array in Graph.load(small).initializers.items()}
     assert shapes["b"] == (20, widths(plan)["a:0"], 3, 3)

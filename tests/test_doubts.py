@@ -16,6 +16,7 @@ from obc_onnx.measuring import latency
 from obc_onnx.measuring.error import OutputError
 from obc_onnx.measuring.latency import Race, race
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.report.doubts import doubts_of_drop, doubts_of_speed, doubts_of_widths
 from obc_onnx.report.summary import Change
 from obc_onnx.run.api import compress, make_plan
@@ -63,8 +64,8 @@ def test_widths_are_multiples_of_eight_where_nothing_else_is_asked(target: float
 
 def test_a_head_of_sixteen_channels_goes_alone_and_channels_of_heads_by_eight() -> None:
     sizes = {group.size: group.name for group in analyse(build(HEADS)).coupling.groups}
-    heads = make_plan(build(HEADS), budget=Budget(0.8, only=(sizes[6],)))
-    channels = make_plan(build(HEADS), budget=Budget(0.8, only=(sizes[16],)))
+    heads = make_plan(build(HEADS), budget=Budget(0.8, scope=Scope(only=(sizes[6],))))
+    channels = make_plan(build(HEADS), budget=Budget(0.8, scope=Scope(only=(sizes[16],))))
     assert (heads.round_to, widths(heads)[sizes[6]]) == (8, 4)
     assert (channels.round_to, widths(channels)[sizes[16]]) == (8, 8)
 
@@ -86,7 +87,7 @@ def test_a_width_that_parts_of_several_groups_share_is_named() -> None:
         "<float[20,3,1,1] a, float[12,3,1,1] b, float[4,32,1,1] c>"
         "{ p = Conv(x, a) q = Conv(x, b) r = Concat<axis=1>(p, q) s = Relu(r) y = Conv(s, c) }"
     )
-    alone = Budget(0.8, only=("a",))
+    alone = Budget(0.8, scope=Scope(only=("a",)))
     report = compress(build(text), budget=alone, criterion="l2", latency=False).report
     (note,) = (note for note in report.notes if "multiples" in note)
     assert "; but 20 along axis 1 of 'c'" in note
@@ -100,7 +101,9 @@ def test_a_group_keeps_an_eighth_and_less_where_that_is_asked(tmp_path: Path) ->
     of = analyse(model).coupling
     scores = {g.name: np.full(g.size, 1e-9 if g.size == 64 else 1.0) for g in of.groups}
     plans = {
-        least: make_plan_with(model, scores, Budget(0.09, round_to=1, min_channels=least))
+        least: make_plan_with(
+            model, scores, Budget(0.09, scope=Scope(round_to=1, min_channels=least))
+        )
         for least in (None, 1, 0.25)
     }
     found = {least: min(w for w in widths(plan).values()) for least, plan in plans.items()}

@@ -8,6 +8,7 @@ import pytest
 
 import obc_onnx
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.training.options import TrainingOptions
 
@@ -28,7 +29,7 @@ def test_half_of_the_macs_cost_at_most_two_points(models: Path, name: str) -> No
     result = obc_onnx.compress(
         models / f"{name}.onnx",
         data=fashion(models),
-        budget=Budget(0.5, round_to=8),
+        budget=Budget(0.5, scope=Scope(round_to=8)),
         training=TrainingOptions(epochs=3, equivalent=True),
     )
     report = result.report

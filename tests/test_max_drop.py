@@ -15,8 +15,9 @@ from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import output_error
 from obc_onnx.measuring.outputs import accuracy
-from obc_onnx.planning.budget import Budget, Limits
+from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.max_drop import GRID, DropMeter, find_plan
+from obc_onnx.planning.scope import Limits, Scope
 from obc_onnx.run.api import compress, make_plan
 from obc_onnx.samples.options import DataOptions
 
@@ -103,24 +104,26 @@ def test_the_plan_is_the_one_that_brute_force_over_all_targets_finds(
     drops = {}
     for place in range(GRID, 0, -1):
         try:
-            result = compress(model, budget=Budget(place / GRID, steps=1, **TO_THE_UNIT), **options)
+            result = compress(
+                model, budget=Budget(place / GRID, steps=1, scope=TO_THE_UNIT), **options
+            )
         except InfeasibleTargetError:
             break
         drops[place] = 1 - (accuracy(result.graph, held) or 0.0)
-    found = compress(model, budget=Budget(max_drop=max_drop, steps=1, **TO_THE_UNIT), **options)
+    found = compress(model, budget=Budget(max_drop=max_drop, steps=1, scope=TO_THE_UNIT), **options)
     place = round(found.plan.targets["macs"] * GRID)
     assert drops[place] <= max_drop < drops.get(place - 1, np.inf)
     assert 1 < place < GRID, "otherwise nothing was looked for"
     good = {n for n, drop in drops.items() if drop <= max_drop}
     if good == set(range(min(good), GRID + 1)):
         assert place == min(good)
-    again = compress(model, budget=Budget(place / GRID, steps=1, **TO_THE_UNIT), **options)
+    again = compress(model, budget=Budget(place / GRID, steps=1, scope=TO_THE_UNIT), **options)
     assert again.plan == found.plan
     assert again.model.SerializeToString() == found.model.SerializeToString()
     assert len(found.report.notes) <= 2, "each repair that was tried would say the same"
     kind = "accuracy" if labelled else "agreement with the original"
     assert f"as far as the {kind} on 150 held-out samples" in " ".join(found.report.notes)
-    plan = make_plan(model, budget=Budget(max_drop=max_drop, steps=1, **TO_THE_UNIT), **options)
+    plan = make_plan(model, budget=Budget(max_drop=max_drop, steps=1, scope=TO_THE_UNIT), **options)
     assert plan == replace(found.plan, weights_sha256=None)
 
 
@@ -139,10 +142,10 @@ def test_a_model_without_classes_is_judged_by_the_error_of_its_outputs() -> None
 def test_where_nothing_may_go_nothing_goes_and_limits_that_cut_too_much_are_refused() -> None:
     model = build(CHAIN)
     samples = answered(model, 200, seed=1)
-    budget = Budget(max_drop=0.0, limits={"*": Limits(min=1.0)})
+    budget = Budget(max_drop=0.0, scope=Scope(limits={"*": Limits(min=1.0)}))
     whole = compress(model, data=samples, budget=budget, criterion="l2")
     assert whole.plan.initializers == {}
-    narrow = Budget(max_drop=0.0, limits={"a:0": Limits(max=1)})
+    narrow = Budget(max_drop=0.0, scope=Scope(limits={"a:0": Limits(max=1)}))
     with pytest.raises(InfeasibleTargetError, match="what the limits cut alone"):
         compress(model, data=samples, budget=narrow, criterion="l2")
 

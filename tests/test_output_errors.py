@@ -13,6 +13,7 @@ from nets import draw_samples
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import Distance, output_error
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.report.doubts import doubts_of_outputs
 from obc_onnx.report.terminal import report_text
 from obc_onnx.run.api import compress, score
@@ -203,7 +204,9 @@ def test_the_report_has_the_errors_of_held_out_samples_and_warns_of_what_is_lost
     model = dense(np.ones(6))
     _, _, coupling = analyse(model)
     samples = draw_samples(coupling.graph, 100)
-    mild = compress(model, data=samples, budget=Budget(0.9, round_to=1), recover="none").report
+    mild = compress(
+        model, data=samples, budget=Budget(0.9, scope=Scope(round_to=1)), recover="none"
+    ).report
     held = samples.split(0.2)[1]
     hard = compress(model, data=samples, budget=Budget(0.15), recover="none")
     (output,) = hard.report.outputs

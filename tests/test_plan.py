@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from graphs import nets
-from helpers import TO_THE_UNIT, analyse, build
+from helpers import TO_THE_UNIT, analyse, budget_of, build
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from small import NORMED, UNKNOWN, chain, half_plan
@@ -53,9 +53,7 @@ def plan_with(
     scores: Mapping[str, NDArray[np.float64]], of: Coupling | None = None, **budget: Any
 ) -> PruningPlan:
     """Plan with the same scores at every step."""
-    return search_plan(
-        of or coupling(), lambda _: scores, Budget(**{**TO_THE_UNIT, **budget}), "given", 0
-    )
+    return search_plan(of or coupling(), lambda _: scores, budget_of(**budget), "given", 0)
 
 
 def widths(plan: PruningPlan) -> dict[str, int]:
@@ -74,7 +72,7 @@ def test_the_costs_of_the_example_are_those_of_the_formula() -> None:
 
 
 budgets = st.builds(
-    Budget,
+    budget_of,
     target_macs=st.floats(0.05, 1.0) | st.sampled_from([k / 10 for k in range(1, 11)]),
     ranking=st.sampled_from(RANKINGS),
     steps=st.integers(1, 5),
@@ -249,7 +247,7 @@ def test_every_step_scores_again_with_what_was_removed() -> None:
         seen.append(sum(int((~kept).sum()) for kept in keep.values()))
         return random_scores(coupling(), len(seen))
 
-    search_plan(coupling(), score, Budget(0.3, steps=4, **TO_THE_UNIT), "given", 0)
+    search_plan(coupling(), score, Budget(0.3, steps=4, scope=TO_THE_UNIT), "given", 0)
     assert seen[0] == 0
     assert len(seen) == 4
     assert all(before < after for before, after in pairwise(seen))
@@ -261,7 +259,7 @@ def test_a_later_step_uses_its_own_saliency() -> None:
         return {"a:0": np.full(12, 99.0), "b:0": -order if keep else order}
 
     plan = search_plan(
-        coupling(), score, Budget(1 - 4 * UNIT_B / FULL, steps=2, **TO_THE_UNIT), "given", 0
+        coupling(), score, Budget(1 - 4 * UNIT_B / FULL, steps=2, scope=TO_THE_UNIT), "given", 0
     )
     assert plan.groups["b:0"]["kept"] == list(range(2, 18))
 

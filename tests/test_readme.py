@@ -13,7 +13,7 @@ from conftest import ROOT
 from small import CHAIN, N_CLASSES, saved
 
 from obc_onnx.cli.main import cli
-from obc_onnx.planning.budget import Limits, load_limits
+from obc_onnx.planning.scope import Limits, load_limits
 
 if TYPE_CHECKING:
     from pathlib import Path

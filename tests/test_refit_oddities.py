@@ -11,7 +11,8 @@ from helpers import analyse, build
 from nets import HEAD, IMAGE, draw_keep, draw_samples, model_of
 
 from obc_onnx.errors import RequestError
-from obc_onnx.planning.budget import Budget, Limits
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Limits
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover

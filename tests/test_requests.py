@@ -79,14 +79,6 @@ def test_a_number_of_batches_is_no_number_of_samples() -> None:
     assert Scoring().n_samples == 512
 
 
-@pytest.mark.parametrize(
-    "said", [{"target_macs": 0.5}, {"ranking": "global"}, {"steps": 2}, {"max_drop": 0.1}]
-)
-def test_sensitivity_takes_no_targets(said: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=f"leave out `Budget.{next(iter(said))}`"):
-        obc_onnx.measure_sensitivity(chain(), data=tmp_path, budget=Budget(**said))
-
-
 def test_seed_and_device_are_said_in_the_call_alone() -> None:
     assert not {"seed", "device"} & {field.name for field in fields(TrainingOptions)}
 

@@ -14,7 +14,7 @@ from small import CHAIN, archive, assert_refused, chain, classes, images, invoke
 
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.outputs import accuracy
-from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.report.pictures import sensitivity_svg
 from obc_onnx.run.api import measure_sensitivity, score
 from obc_onnx.samples.options import DataOptions
@@ -70,7 +70,7 @@ def test_a_static_batch_is_filled() -> None:
 
 def test_only_the_groups_that_were_asked_for_are_measured() -> None:
     samples = draw_samples(analyse(chain()).graph, 20)
-    found = measure_sensitivity(chain(), data=samples, budget=Budget(only=("a:0",)))
+    found = measure_sensitivity(chain(), data=samples, scope=Scope(only=("a:0",)))
     assert [group.name for group in found.groups] == ["a:0"]
     assert found.criterion == "jacobian"
 

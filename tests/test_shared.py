@@ -18,6 +18,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.planning.scope import Scope
 from obc_onnx.recover.norms import reestimate_norms
 from obc_onnx.recover.refit import refit
 from obc_onnx.run.api import compress, verify
@@ -183,7 +184,7 @@ def test_branches_give_equal_outputs(name: str, how: str, tmp_path: Path) -> Non
     asked = dict(HOW[how])
     if asked.pop("data", False):
         asked["data"] = samples_of(model)
-    budget = Budget(0.7, allow_inexact=name in INEXACT)
+    budget = Budget(0.7, scope=Scope(allow_inexact=name in INEXACT))
     result = compress(model, budget=budget, criterion="l2", **asked)
     assert result.report.macs.after < result.report.macs.before
     assert_branches_agree(result.model)
@@ -325,7 +326,7 @@ def test_layers_with_merged_biases_are_cut_apart_only_where_they_differ(
 
 def test_what_is_not_cut_is_written_as_it_was() -> None:
     model = build(UNRELATED)
-    result = compress(model, budget=Budget(0.95, only=("w1*",)), criterion="l2")
+    result = compress(model, budget=Budget(0.95, scope=Scope(only=("w1*",))), criterion="l2")
     assert set(weights_in(result.model)) == {"w1", "w2", "w3", "w4", "k", *result.plan.copies}
     (copy,) = result.plan.copies
     assert result.plan.merged

@@ -14,6 +14,7 @@ from helpers import TOLERANCE, analyse, make_feed, relative_error, run_onnx, run
 from obc_onnx.graph.model import Graph
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import inspect
 from obc_onnx.saliency.criterion import Scene
@@ -89,7 +90,7 @@ def test_every_operator_has_a_rule_and_most_channels_are_free(name: str) -> None
 def test_the_pruned_model_equals_the_masked_one(name: str, share: float) -> None:
     coupling = analyse(Graph.load(path_of(name))).coupling
     scene = Scene(coupling)
-    budget = Budget(share, round_to=4 if share < 0.5 else 1)
+    budget = Budget(share, scope=Scope(round_to=4 if share < 0.5 else 1))
     plan = search_plan(coupling, lambda keep: L2().score(scene, keep), budget, "l2", 0)
     keep = plan.keep(coupling)
     assert keep

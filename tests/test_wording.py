@@ -32,13 +32,20 @@ FILLED = "FILLED"
 """What stands for a part of a message that is only known when it is written."""
 PUBLIC = {name: getattr(obc_onnx, name) for name in obc_onnx.__all__}
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
-OPTIONS = ("Augmentation", "Budget", "DataOptions", "ImageOptions", "Scoring", "TrainingOptions")
+OPTIONS = (
+    *("Augmentation", "Budget", "DataOptions", "ImageOptions", "Scope", "Scoring"),
+    "TrainingOptions",
+)
 ARGUMENTS = {name for f in FUNCTIONS.values() for name in inspect.signature(f).parameters}
 FIELDS = {f"{name}.{field.name}" for name in OPTIONS for field in fields(PUBLIC[name])}
 WITHOUT_OPTION = {
     *("model", "original", "compressed"),  # what commands take without an option
-    *("rules", "budget"),
-    *("DataOptions.images", "TrainingOptions.augmentation"),  # their fields have some
+    *("rules", "budget", "scope"),
+    *(
+        "Budget.scope",
+        "DataOptions.images",
+        "TrainingOptions.augmentation",
+    ),  # their fields have some
     "TrainingOptions.milestones",
 }
 """Arguments and fields that no command has an option for."""
@@ -56,6 +63,7 @@ GATHERED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "Budget": budget_of,
     "DataOptions": data_of,
     "ImageOptions": lambda options: data_of(options).images,
+    "Scope": lambda options: budget_of(options).scope,
     "Scoring": scoring_of,
     "TrainingOptions": training_of,
 }
@@ -142,7 +150,7 @@ def test_a_name_becomes_an_option_of_the_command_or_stays(command: str) -> None:
         assert found in known if expected else found == f"`{name}`"
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS - WITHOUT_OPTION - {"Budget.limits"}))
+@pytest.mark.parametrize("name", sorted(FIELDS - WITHOUT_OPTION - {"Scope.limits"}))
 def test_the_option_of_a_field_is_the_one_that_sets_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,8 +176,8 @@ def test_names_that_differ_are_those_of_arguments_fields_and_parameters() -> Non
     ("text", "command", "expected"),
     [
         ("give `data`, or use `criterion='l2'`", "score", "give --data, or use --criterion l2"),
-        ("`Budget(min_channels=1)` leaves less", "compress", "--min-channels 1 leaves less"),
-        ("`Budget(min_channels=1)`", "score", "`Budget(min_channels=1)`"),
+        ("`Scope(min_channels=1)` leaves less", "compress", "--min-channels 1 leaves less"),
+        ("`Scope(min_channels=1)`", "score", "`Scope(min_channels=1)`"),
         ("`Scoring.batch_size`", "score", "--batch-size"),
         ("`Scoring.batch_size`", "compress", "--score-batch-size"),
         ("`TrainingOptions.batch_size`", "compress", "--batch-size"),
@@ -181,8 +189,8 @@ def test_names_that_differ_are_those_of_arguments_fields_and_parameters() -> Non
          "--input-shape 'a b:1x3' --input-shape c:2"),
         ("`batch_axes={'t': None}`", "inspect", "--batch-axis t:none"),
         ("`TrainingOptions(equivalent=False)`", "finetune", "--no-equivalent"),
-        ("`Budget(allow_inexact=True)`", "compress", "--allow-inexact"),
-        ("`Budget.limits`, `Augmentation.flip`", "compress", "--config, --flip"),
+        ("`Scope(allow_inexact=True)`", "compress", "--allow-inexact"),
+        ("`Scope.limits`, `Augmentation.flip`", "compress", "--config, --flip"),
         ("see `inspect`, `a b`, `x = 1; y`, `f(1)(2)`", "compress",
          "see `inspect`, `a b`, `x = 1; y`, `f(1)(2)`"),
         ("'data' and data", "compress", "'data' and data"),

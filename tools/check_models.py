@@ -33,6 +33,7 @@ from obc_onnx.graph.precision import relative_error
 from obc_onnx.graph.session import Session
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.surgery.cut import remove_units
 from obc_onnx.surgery.mask import mask_reads
 from obc_onnx.twin.build import derived_twin, run_module
@@ -95,7 +96,7 @@ def check(path: Path, n_plans: int) -> Row:
     exact = [group for group in coupling.groups if group.inexact is None]
     share, note = None, ""
     try:
-        budget = Budget(TARGET, min_channels=1)
+        budget = Budget(TARGET, scope=Scope(min_channels=1))
         report = compress(graph, budget=budget, latency=False, criterion="l2").report
         share = (report.macs.after or 0) / (report.macs.before or 1)
     except InfeasibleTargetError as error:

@@ -36,6 +36,7 @@ from obc_onnx.graph.session import Session
 from obc_onnx.measuring.outputs import answers
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.saliency.criteria import CRITERIA, make_criterion
 from obc_onnx.saliency.options import Scoring
@@ -115,7 +116,7 @@ def prune(setting: Setting, variant: str, scoring: Scoring, repeat: int) -> Iter
     for target in setting.steps:
         score = partial(criterion.score, make_scene(coupling, samples, scoring, repeat, "cpu"))
         share = min(target * full / coupling.macs({}), 1.0)
-        budget = Budget(share, setting.ranking, steps=1, round_to=1, min_channels=1)
+        budget = Budget(share, setting.ranking, steps=1, scope=Scope(round_to=1, min_channels=1))
         start = time.perf_counter()
         try:
             plan = search_plan(coupling, score, budget, name, 0)

@@ -37,6 +37,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.stage import recover
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
         plan = search_plan(
             coupling,
             partial(chosen.score, scene),
-            Budget(target, round_to=1, min_channels=1),
+            Budget(target, scope=Scope(round_to=1, min_channels=1)),
             criterion,
             repeat,
         )

@@ -35,6 +35,7 @@ from tqdm import tqdm
 from obc_onnx import compress, make_plan
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.recover.methods import METHODS
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.read import load_samples
@@ -128,7 +129,7 @@ def run(options: argparse.Namespace) -> None:
         if (name, variant, options.epochs, repeat, round(target, 3)) in done:
             continue
         if (repeat, target) not in plans:
-            budget = Budget(target, round_to=1, min_channels=1)
+            budget = Budget(target, scope=Scope(round_to=1, min_channels=1))
             plans[repeat, target] = make_plan(graph, data=data, budget=budget, seed=repeat)
         training, recover = parse_variant(variant, base)
         asked = {"plan": plans[repeat, target], "training": training, "recover": recover}

@@ -12,7 +12,7 @@ import importlib
 import inspect
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,9 +111,10 @@ def field_lines(body: ast.ClassDef, module: ModuleType) -> Iterator[str]:
             typed = f"{node.target.id}: {ast.unparse(node.annotation)}"
             if node.value is None:
                 yield typed
-            elif isinstance(node.value, ast.Call):  # field(default_factory=KIND)
-                factory = node.value.keywords[0].value
-                yield f"{typed} = {ast.unparse(factory)}()"
+            elif isinstance(node.value, ast.Call):
+                found = getattr(module, body.name).__dataclass_fields__[node.target.id]
+                made = f"{found.default_factory.__name__}()" if found.default is MISSING else None
+                yield f"{typed} = {made or found.default}"
             else:
                 yield f"{typed} = {default(node.value, module)}"
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from obc_onnx.planning.budget import BLOCKS, MIN_CHANNELS, STEPS, TARGET_MACS
+from obc_onnx.planning.budget import STEPS, Budget
+from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Scope, load_limits
 from obc_onnx.recover.methods import METHODS
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 from obc_onnx.samples.image_options import IMAGE_COLORS, IMAGE_LAYOUTS, IMAGE_RESIZES
 from obc_onnx.samples.options import HOLDOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from obc_onnx.planning.budget import Budget
     from obc_onnx.samples.options import DataOptions
 
 FILE = click.Path(path_type=Path)
@@ -84,12 +84,20 @@ def parse_factor(
 
 
 def parse_target(
-    _context: click.Context, parameter: click.Parameter, value: str | None
+    _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
-    """Read a share such as `0.5`, or a number such as `12e6`, `500K` or, of bytes, `1.5MiB`."""
-    if value is None:
-        return None
-    prefixes = _OF_BYTES if parameter.name == "target_size" else _PREFIXES
+    """Read a share such as `0.5`, or a number such as `12e6` or `500K`."""
+    return None if value is None else _target(value, _PREFIXES)
+
+
+def parse_target_bytes(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a share such as `0.5`, or bytes such as `12e6`, `500K` or `1.5MiB`."""
+    return None if value is None else _target(value, _OF_BYTES)
+
+
+def _target(value: str, prefixes: Mapping[str, int]) -> float:
     number = value.rstrip(_LETTERS)
     factor = prefixes.get(value[len(number) :].upper())
     try:
@@ -234,7 +242,7 @@ data_options = combined(
 )
 
 
-group_options = combined(
+scope_options = combined(
     click.option(
         "--allow-inexact",
         is_flag=True,
@@ -249,26 +257,19 @@ group_options = combined(
         help="Pattern of node or initializer names to prune, and no others.",
     ),
 )
+target_options = combined(
+    *(
+        click.option(
+            f"--{field.name.replace('_', '-')}",
+            metavar="SHARE|BYTES" if field.metadata["bytes"] else "SHARE|NUMBER",
+            callback=parse_target_bytes if field.metadata["bytes"] else parse_target,
+            help=field.metadata["help"],
+        )
+        for field in Budget.target_fields()
+    )
+)
 plan_options = combined(
-    click.option(
-        "--target-macs",
-        metavar="SHARE|NUMBER",
-        callback=parse_target,
-        help="MACs that may be left: a share such as 0.5, or a number such as 12e6 or 1.5M. Where "
-        f"several targets are given all have to hold. [{TARGET_MACS}, where none is]",
-    ),
-    click.option(
-        "--target-params",
-        metavar="SHARE|NUMBER",
-        callback=parse_target,
-        help="Parameters that may be left, in the same way.",
-    ),
-    click.option(
-        "--target-size",
-        metavar="SHARE|BYTES",
-        callback=parse_target,
-        help="Size that the file may have: a share, or bytes such as 500KB or 1.5MiB.",
-    ),
+    target_options,
     click.option(
         "--max-drop",
         type=click.FloatRange(min=0),
@@ -303,7 +304,7 @@ plan_options = combined(
         help="Least width of a group that shrinks: units such as 8, or a share such as 0.25. "
         f"[{MIN_CHANNELS:g}]",
     ),
-    group_options,
+    scope_options,
     click.option(
         "--config",
         type=FILE,
@@ -338,28 +339,21 @@ def data_of(options: dict[str, Any]) -> DataOptions:
 
 
 def budget_of(options: dict[str, Any]) -> Budget:
-    """Gather what says how much may be left."""
-    from obc_onnx.planning.budget import load_limits
-
-    return replace(
-        groups_of(options),
-        target_macs=options["target_macs"],
-        target_params=options["target_params"],
-        target_size=options["target_size"],
-        min_channels=options["min_channels"],
+    """Gather what a plan has to meet."""
+    limits = {} if options["config"] is None else load_limits(options["config"])
+    widths = {name: options[name] for name in ("round_to", "min_channels")}
+    return Budget(
+        **{field.name: options[field.name] for field in Budget.target_fields()},
         max_drop=options["max_drop"],
-        limits={} if options["config"] is None else load_limits(options["config"]),
         ranking=options["ranking"],
         steps=options["steps"],
-        round_to=options["round_to"],
+        scope=replace(scope_of(options), limits=limits, **widths),
     )
 
 
-def groups_of(options: dict[str, Any]) -> Budget:
+def scope_of(options: dict[str, Any]) -> Scope:
     """Gather what says which groups may shrink."""
-    from obc_onnx.planning.budget import Budget
-
-    return Budget(
+    return Scope(
         exclude=tuple(options["exclude"]),
         only=tuple(options["only"]),
         allow_inexact=options["allow_inexact"],

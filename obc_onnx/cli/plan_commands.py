@@ -14,13 +14,13 @@ from obc_onnx.cli.options import (
     data_options,
     device_option,
     force_option,
-    group_options,
-    groups_of,
     input_shape_option,
     json_option,
     latency_option,
     plan_options,
     recover_option,
+    scope_of,
+    scope_options,
     seed_option,
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
@@ -151,7 +151,7 @@ def apply_command(
 )
 @data_options
 @scoring_options(alone=False)
-@group_options
+@scope_options
 @force_option
 @device_option
 @input_shape_option
@@ -186,7 +186,7 @@ def sensitivity_command(
         data=data_of(options),
         criterion=options["criterion"],
         scoring=scoring_of(options),
-        budget=groups_of(options),
+        scope=scope_of(options),
         n_samples=n_samples,
         input_shape=input_shape,
         batch_axes=options["batch_axes"],

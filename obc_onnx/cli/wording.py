@@ -1,7 +1,7 @@
 """What the library says, in the words of the command that runs.
 
 The library writes in backticks what Python takes, an argument or a field, alone or with a value:
-`data`, `criterion='l2'`, `Budget.max_drop`, `Budget(min_channels=1)`. The command line prints the
+`data`, `criterion='l2'`, `Budget.max_drop`, `Scope(min_channels=1)`. The command line prints the
 option in its place: --data, --criterion l2, --max-drop, --min-channels 1. What a command has no
 option for stays as it is.
 """
@@ -28,7 +28,7 @@ PARAMETERS = {
     "training": "epochs",
     "DataOptions.source": "data",
     "DataOptions.evaluation": "eval_data",
-    "Budget.limits": "config",
+    "Scope.limits": "config",
     "Scoring.loss": "score_loss",
     "Scoring.samples": "score_samples",
     "Scoring.batch_size": "score_batch_size",

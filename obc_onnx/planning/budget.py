@@ -1,4 +1,4 @@
-"""What a plan has to meet: targets, and which groups may lose units and how many.
+"""What a plan has to meet: targets, and the way to them.
 
 Loads nothing heavy.
 """
@@ -6,114 +6,27 @@ Loads nothing heavy.
 from __future__ import annotations
 
 import math
-import tomllib
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.errors import RequestError
+from obc_onnx.planning.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from obc_onnx.saliency.options import Ranking
 
 TARGET_MACS = 0.5
 """Where no other target is given."""
 STEPS = 4
-BLOCKS = (8, 4, 2, 1)
-"""Multiples of channels for widths that shrink; the first with which the targets can be met.
-
-Convolutions of ONNX Runtime work on blocks of 8 or 16 channels and leave that layout where a width
-is no multiple; tensor cores take multiples of 8.
-"""
-MIN_CHANNELS = 1 / 8
-"""Share of its units that a group keeps."""
 MEASURED_SAMPLES = 512
 """Held-out samples that the sensitivity of groups is measured on."""
 _TARGET = "target_"
 """How the fields of targets begin; the rest is the name of a cost."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the groups of one pattern may become; None says nothing.
-
-    Attributes:
-        min: Least width, an int; or a float, the share of the units in (0, 1].
-        max: Largest width, in the same way: wider groups are cut whatever the budget says.
-        round_to: Widths that shrink stay a multiple of this, in channels.
-        keep: Whether they stay whole.
-    """
-
-    min: float | None = None
-    max: float | None = None
-    round_to: int | None = None
-    keep: bool | None = None
-
-    def __post_init__(self) -> None:
-        for key, holds in _HOLDS.items():
-            value = getattr(self, key)
-            if value is not None and not holds(value):
-                raise RequestError(f"{key} = {value} is none of: {_MEANING[key]}")
-
-    def over(self, other: Limits) -> Limits:
-        """Return these limits, and those of `other` where these say nothing."""
-        own = {key: value for key, value in vars(self).items() if value is not None}
-        return Limits(**{**vars(other), **own})
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_width(value: Any) -> bool:
-    return _is_count(value) or (type(value) is float and 0 < value <= 1)
-
-
-_HOLDS: dict[str, Callable[[Any], bool]] = {
-    "min": _is_width,
-    "max": _is_width,
-    "round_to": _is_count,
-    "keep": lambda value: type(value) is bool,
-}
-
-
-_WIDTH = "a number of units such as 8, a share in (0, 1] such as 0.25"
-
-
-_MEANING = {"min": _WIDTH, "max": _WIDTH, "round_to": "a number above 0", "keep": "true, false"}
-
-
-def load_limits(path: str | Path) -> dict[str, Limits]:
-    """Read a file of limits: TOML, with a table for each pattern of names.
-
-    Raises:
-        RequestError: It is missing, no TOML, or has a key or a value that is not known.
-    """
-    try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"config '{path}' cannot be read as TOML: {error}") from error
-    found = {}
-    for pattern, table in tables.items():
-        if not isinstance(table, dict):
-            raise RequestError(
-                f"config '{path}' has '{pattern}' outside of any table: write it below the "
-                f'pattern of names that it is for, such as ["conv1*"]'
-            )
-        for key, value in table.items():
-            if key not in _HOLDS:
-                hint = ": put quotes around the pattern" if isinstance(value, dict) else ""
-                raise RequestError(
-                    f"config '{path}' has an unknown key '{key}' for '{pattern}'{hint}; there are "
-                    f"{', '.join(_HOLDS)}"
-                )
-        try:
-            found[pattern] = Limits(**table)
-        except RequestError as error:
-            raise RequestError(f"config '{path}', '{pattern}': {error}") from error
-    return found
+def _target(text: str, *, in_bytes: bool = False) -> Any:
+    """Return the field of a target: the command line makes its option of this."""
+    return field(default=None, metadata={"help": text, "bytes": in_bytes})
 
 
 @dataclass(frozen=True)
@@ -129,33 +42,30 @@ class Budget:
             same share of every group; "isomorphic" compares units within sets of groups of equal
             structure, each of which loses the same share. None is what suits the criterion.
         steps: Score again this many times on the way.
-        round_to: Widths that shrink stay a multiple of this many channels, along weight axes:
-            runtimes work in blocks. None is 8, or less where the targets cannot be met with it.
-        exclude: Patterns of names; groups that a matching node or initializer touches stay whole.
-        allow_inexact: Whether groups may shrink over which a statistic is taken, such as the mean
-            in a layer norm: that changes more than the removed units.
         target_params: Elements of weights.
         target_size: Bytes of the file.
-        min_channels: No group is cut to fewer units, an int, or to a smaller share of its units, a
-            float in (0, 1]; with `round_to`, to the next multiple. None is an eighth.
-        only: Patterns of names; only groups that a matching node or initializer touches may shrink.
         max_drop: Find the smallest network that is no worse than this on held-out samples, in place
             of targets.
-        limits: Of the groups that a pattern of names touches; later ones go before earlier ones.
+        scope: Which groups may lose units, and how narrow each may get.
     """
 
-    target_macs: float | None = None
+    target_macs: float | None = _target(
+        "MACs that may be left: a share such as 0.5, or a number such as 12e6 or 1.5M. Where "
+        f"several targets are given all have to hold. [{TARGET_MACS}, where none is]"
+    )
     ranking: Ranking | None = None
     steps: int = STEPS
-    round_to: int | None = None
-    exclude: tuple[str, ...] = ()
-    allow_inexact: bool = False
-    target_params: float | None = None
-    target_size: float | None = None
-    min_channels: float | None = None
-    only: tuple[str, ...] = ()
-    limits: Mapping[str, Limits] = field(default_factory=dict)
+    target_params: float | None = _target("Parameters that may be left, in the same way.")
+    target_size: float | None = _target(
+        "Size that the file may have: a share, or bytes such as 500KB or 1.5MiB.", in_bytes=True
+    )
     max_drop: float | None = None
+    scope: Scope = field(default_factory=Scope)
+
+    @classmethod
+    def target_fields(cls) -> list[Field[Any]]:
+        """The fields of targets; the metadata of each has its help, and whether it is in bytes."""
+        return [field for field in fields(cls) if field.name.startswith(_TARGET)]
 
     @property
     def targets(self) -> dict[str, float]:
@@ -164,7 +74,7 @@ class Budget:
 
     @property
     def _asked(self) -> dict[str, float]:
-        named = {key: value for key, value in vars(self).items() if key.startswith(_TARGET)}
+        named = {field.name: getattr(self, field.name) for field in self.target_fields()}
         return {k.removeprefix(_TARGET): v for k, v in named.items() if v is not None}
 
     def __post_init__(self) -> None:
@@ -178,4 +88,3 @@ class Budget:
             )
         if self.steps < 1:
             raise RequestError(f"`Budget.steps` must be at least 1, found {self.steps}")
-        Limits(min=self.min_channels, round_to=self.round_to)  # checks both

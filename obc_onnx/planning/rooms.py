@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.axes.expressions import leaves, runs_of
 from obc_onnx.errors import RequestError
-from obc_onnx.planning.budget import BLOCKS, MIN_CHANNELS, Limits
 from obc_onnx.planning.costs import units_left
+from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Group, Keep
-    from obc_onnx.planning.budget import Budget
+    from obc_onnx.planning.scope import Scope
 
 
 _DIGITS = 9
@@ -59,49 +59,49 @@ class Room:
         return int(units_left(self.group, keep).sum()) > self.most
 
 
-def rooms_of(coupling: Coupling, budget: Budget) -> list[Room]:
+def rooms_of(coupling: Coupling, scope: Scope) -> list[Room]:
     """Return the groups that may lose units, each with its limits.
 
     Raises:
         RequestError: A pattern matches nothing, or limits contradict each other.
     """
-    whole = _all_touched(coupling, budget.exclude, "exclude")
-    only = _all_touched(coupling, budget.only, "only")
+    whole = _all_touched(coupling, scope.exclude, "exclude")
+    only = _all_touched(coupling, scope.only, "only")
     of_dim: dict[Dim, Limits] = {}
     named: dict[str, set[Dim]] = {}
-    for pattern, limits in budget.limits.items():
+    for pattern, limits in scope.limits.items():
         named[pattern] = touched(coupling, pattern, "limits")
         for dim in named[pattern]:
             of_dim[dim] = limits.over(of_dim.get(dim, Limits()))
     rooms = [
-        _room(coupling, group, of_dim.get(group.dim, Limits()), budget)
+        _room(coupling, group, of_dim.get(group.dim, Limits()), scope)
         for group in coupling.groups
-        if (budget.allow_inexact or group.inexact is None)
+        if (scope.allow_inexact or group.inexact is None)
         and group.dim not in whole
-        and (not budget.only or group.dim in only)
+        and (not scope.only or group.dim in only)
         and not of_dim.get(group.dim, Limits()).keep
     ]
     free = {room.group.dim for room in rooms}
-    for pattern, limits in budget.limits.items():
+    for pattern, limits in scope.limits.items():
         if limits.max is not None and not free & named[pattern]:
             raise RequestError(
-                f"`Budget.limits` '{pattern}' has a max, but touches no group that may lose "
+                f"`Scope.limits` '{pattern}' has a max, but touches no group that may lose "
                 f"units: leave it out, or see `inspect` for what holds the groups there"
             )
     return rooms
 
 
-def _room(coupling: Coupling, group: Group, limits: Limits, budget: Budget) -> Room:
-    channels = limits.round_to or budget.round_to or BLOCKS[0]
+def _room(coupling: Coupling, group: Group, limits: Limits, scope: Scope) -> Room:
+    channels = limits.round_to or scope.round_to or BLOCKS[0]
     round_to = _units_of_block(coupling, group, channels)
     most = group.size if limits.max is None else max(_width(limits.max, group.size, math.floor), 1)
-    asked = [width for width in (budget.min_channels, limits.min) if width is not None]
+    asked = [width for width in (scope.min_channels, limits.min) if width is not None]
     usual = min(MIN_CHANNELS, most / group.size)  # a max goes before what nobody asked for
     least = max(_width(width, group.size, math.ceil) for width in asked or [usual])
     least = math.ceil(least / round_to) * round_to
     if most < group.size and most // round_to * round_to < least:
         raise RequestError(
-            f"a max of `Budget.limits` leaves {most} of the {group.size} units of '{group.name}', "
+            f"a max of `Scope.limits` leaves {most} of the {group.size} units of '{group.name}', "
             f"but its least width is {least}: a multiple of {round_to}, and no less than its min"
         )
     return Room(group, least, most, round_to)

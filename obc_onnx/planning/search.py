@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.errors import InfeasibleTargetError, RequestError
-from obc_onnx.planning.budget import BLOCKS, Budget
 from obc_onnx.planning.costs import COSTS, Cost, share_of, units_left
 from obc_onnx.planning.plan import PruningPlan, slices_of
 from obc_onnx.planning.ranking import ranked
 from obc_onnx.planning.rooms import rooms_of
+from obc_onnx.planning.scope import BLOCKS, Scope
 from obc_onnx.saliency.criteria import usual_ranking
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.ranking import Removal, Saliency
     from obc_onnx.planning.rooms import Room
     from obc_onnx.saliency.options import Ranking
@@ -88,7 +89,8 @@ def search_plan(
         _Target.of(COSTS[name](coupling, splits=splits), asked)
         for name, asked in budget.targets.items()
     ]
-    budget, rooms = _with_blocks(coupling, targets, budget)
+    scope, rooms = _with_blocks(coupling, targets, budget.scope)
+    budget = replace(budget, scope=scope)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     for step in range(1, budget.steps + 1):
         done = step / budget.steps
@@ -99,7 +101,7 @@ def search_plan(
             costs = [target.cost for target in targets if not target.holds(keep)]
             order, n_due = ranked(coupling, rooms, saliency, keep, ranking, costs)
             keep = _cut_until(order, keep, n_due, targets, done)
-    _check_met(coupling, rooms, targets, keep, budget)
+    _check_met(coupling, rooms, targets, keep, scope)
     return _record(coupling, keep, budget, ranking, criterion, seed)
 
 
@@ -114,23 +116,23 @@ def _ranking(budget: Budget, criterion: str) -> Ranking:
 
 
 def _with_blocks(
-    coupling: Coupling, targets: Sequence[_Target], budget: Budget
-) -> tuple[Budget, list[Room]]:
+    coupling: Coupling, targets: Sequence[_Target], scope: Scope
+) -> tuple[Scope, list[Room]]:
     """Fix the multiple of widths: what was asked, or the largest that meets the targets."""
-    *larger, smallest = BLOCKS if budget.round_to is None else (budget.round_to,)
+    *larger, smallest = BLOCKS if scope.round_to is None else (scope.round_to,)
     for block in larger:
         with suppress(InfeasibleTargetError, RequestError):
-            return _with_block(coupling, targets, budget, block)
-    return _with_block(coupling, targets, budget, smallest)
+            return _with_block(coupling, targets, scope, block)
+    return _with_block(coupling, targets, scope, smallest)
 
 
 def _with_block(
-    coupling: Coupling, targets: Sequence[_Target], budget: Budget, block: int
-) -> tuple[Budget, list[Room]]:
-    budget = replace(budget, round_to=block)
-    rooms = rooms_of(coupling, budget)
-    _check_feasible(coupling, rooms, targets, budget)
-    return budget, rooms
+    coupling: Coupling, targets: Sequence[_Target], scope: Scope, block: int
+) -> tuple[Scope, list[Room]]:
+    scope = replace(scope, round_to=block)
+    rooms = rooms_of(coupling, scope)
+    _check_feasible(coupling, rooms, targets, scope)
+    return scope, rooms
 
 
 def _check_scored(rooms: Sequence[Room], saliency: Saliency, criterion: str) -> None:
@@ -138,12 +140,12 @@ def _check_scored(rooms: Sequence[Room], saliency: Saliency, criterion: str) -> 
         if room.group.name not in saliency:
             raise RequestError(
                 f"criterion '{criterion}' says nothing of group '{room.group.name}': use another "
-                f"one, or leave the group whole with `Budget.exclude`"
+                f"one, or leave the group whole with `Scope.exclude`"
             )
 
 
 def _check_feasible(
-    coupling: Coupling, rooms: Sequence[Room], targets: Sequence[_Target], budget: Budget
+    coupling: Coupling, rooms: Sequence[Room], targets: Sequence[_Target], scope: Scope
 ) -> None:
     """Remove all that may be removed, and compare."""
     for target in targets:
@@ -154,7 +156,7 @@ def _check_feasible(
             )
     equal = {group.name: np.zeros(group.size) for group in coupling.groups}
     smallest = _without({}, ranked(coupling, rooms, equal, {}, "global", [])[0])
-    _check_met(coupling, rooms, targets, smallest, budget)
+    _check_met(coupling, rooms, targets, smallest, scope)
 
 
 def _check_met(
@@ -162,12 +164,12 @@ def _check_met(
     rooms: Sequence[Room],
     targets: Sequence[_Target],
     keep: Keep,
-    budget: Budget,
+    scope: Scope,
 ) -> None:
     """Check the result: saliency may have protected units that had to go."""
     for target in targets:
         if not target.holds(keep):
-            raise _infeasible(coupling, len(rooms), target, keep, budget)
+            raise _infeasible(coupling, len(rooms), target, keep, scope)
     for room in rooms:
         if room.is_too_wide(keep):
             raise InfeasibleTargetError(
@@ -177,7 +179,7 @@ def _check_met(
 
 
 def _infeasible(
-    coupling: Coupling, n_rooms: int, target: _Target, smallest: Keep, budget: Budget
+    coupling: Coupling, n_rooms: int, target: _Target, smallest: Keep, scope: Scope
 ) -> InfeasibleTargetError:
     cost = target.cost
     full, least = cost.full, cost.total(smallest)
@@ -186,10 +188,8 @@ def _infeasible(
     reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
     n_inexact = sum(group.inexact is not None for group in coupling.groups)
     held = len(coupling.groups) - n_rooms
-    hint = (
-        f", of which `Budget.allow_inexact` prunes {n_inexact}" if not budget.allow_inexact else ""
-    )
-    narrower = "; `Budget(min_channels=1)` leaves less" if budget.min_channels is None else ""
+    hint = f", of which `Scope.allow_inexact` prunes {n_inexact}" if not scope.allow_inexact else ""
+    narrower = "; `Scope(min_channels=1)` leaves less" if scope.min_channels is None else ""
     is_share = target.asked <= 1
     asked = (
         f"{target.asked:g} of the {cost.label}" if is_share else f"{target.asked:,.0f} {cost.label}"
@@ -244,7 +244,7 @@ def _record(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
         ranking=ranking,
-        round_to=budget.round_to,
+        round_to=budget.scope.round_to,
         targets=budget.targets,
         seed=seed,
         macs=(coupling.macs({}), coupling.macs(keep)),

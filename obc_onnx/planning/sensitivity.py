@@ -98,7 +98,7 @@ def measure_groups(
             if group.name not in saliency:
                 raise RequestError(
                     f"the criterion says nothing of group '{group.name}': use another one, or "
-                    f"leave the group out with `Budget.exclude`"
+                    f"leave the group out with `Scope.exclude`"
                 )
             points = _points(coupling, group, saliency[group.name], held, distance)
             found.append(GroupSensitivity(group.name, group.size, points))

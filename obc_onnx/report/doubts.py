@@ -93,7 +93,7 @@ def doubts_of_widths(coupling: Coupling, keep: Keep) -> list[str]:
     named = ", ".join(f"'{g.name}' {g.size} -> {left[g]}" for g in narrow[:_NAMED])
     more = f" and {len(narrow) - _NAMED} more" if len(narrow) > _NAMED else ""
     what = f"{len(narrow)} groups were cut below a tenth"
-    return [f"{what}: {named}{more}; `Budget.min_channels` leaves them wider"]
+    return [f"{what}: {named}{more}; `Scope.min_channels` leaves them wider"]
 
 
 def doubts_of_speed(times: Race | None) -> list[str]:
@@ -105,4 +105,4 @@ def doubts_of_speed(times: Race | None) -> list[str]:
     cause = (
         "widths off the blocks of the runtime, or small layers, which memory holds up and not MACs"
     )
-    return [f"{what}: {cause}; try `Budget(round_to=8)` or 16"]
+    return [f"{what}: {cause}; try `Scope(round_to=8)` or 16"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes.expressions import describe
-from obc_onnx.planning.budget import BLOCKS
+from obc_onnx.planning.scope import BLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -208,7 +208,7 @@ def note_on_blocks(plan: PruningPlan, block: int) -> str:
     more = f" ({len(off)} axes)" if len(off) > 1 else ""
     return (
         f"widths that shrink are multiples of {block} channels, for speed{larger}: see "
-        f"`Budget.round_to`{but}{more}"
+        f"`Scope.round_to`{but}{more}"
     )
 
 
@@ -233,7 +233,7 @@ def notes_on_inexact(coupling: Coupling, keep: Keep) -> list[str]:
         return [f"{len(cut)} inexact groups were cut, which the masked check leaves out: {named}"]
     if 2 * n_inexact > n_units:
         share = f"{n_inexact} of {n_units} units stand under a norm or a mean"
-        return [f"{share}: they are pruned with `Budget.allow_inexact` only"]
+        return [f"{share}: they are pruned with `Scope.allow_inexact` only"]
     return []
 
 

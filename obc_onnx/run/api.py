@@ -15,6 +15,7 @@ from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import MEASURED_SAMPLES, Budget
 from obc_onnx.planning.rooms import rooms_of
+from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.sensitivity import Sensitivity, measure_groups
 from obc_onnx.report.summary import (
     Inspection,
@@ -24,7 +25,7 @@ from obc_onnx.report.summary import (
     summarise_scores,
 )
 from obc_onnx.run.compression import Compression
-from obc_onnx.run.request import Request, check_groups
+from obc_onnx.run.request import Request
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import Scores, choose_criterion, make_scene, used_of
 from obc_onnx.samples.options import DataOptions
@@ -365,7 +366,7 @@ def measure_sensitivity(
     data: DataOptions | str | Path | Samples,
     criterion: str | None = None,
     scoring: Scoring | None = None,
-    budget: Budget | None = None,
+    scope: Scope | None = None,
     n_samples: int = MEASURED_SAMPLES,
     input_shape: Mapping[str, Shape] | None = None,
     batch_axes: Axes | None = None,
@@ -380,7 +381,7 @@ def measure_sensitivity(
         data: Samples to score on; the held-out ones are measured on.
         criterion: What says which units go first; as in `score`.
         scoring: How the criterion looks at the samples.
-        budget: Which groups are measured; what it says of how far they shrink is refused.
+        scope: Which groups are measured; the widths that it asks for have no meaning here.
         n_samples: Held-out samples to measure on, at most.
         input_shape: Sizes of dynamic inputs, by input name.
         batch_axes: The axis of each input that holds samples, or None; found where it is not named.
@@ -390,7 +391,6 @@ def measure_sensitivity(
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
-    check_groups(budget or Budget())
     _check_device(device)
     graph = load_model(model)
     samples, held = open_samples(DataOptions.of(data), graph, batch_axes)
@@ -404,7 +404,7 @@ def measure_sensitivity(
     how = scoring or Scoring()
     chosen = choose_criterion(criterion, samples, how)
     saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})
-    groups = [room.group for room in rooms_of(coupling, budget or Budget())]
+    groups = [room.group for room in rooms_of(coupling, scope or Scope())]
     found = measure_groups(coupling, groups, saliency, held)
     before = accuracy(graph, held)
     return Sensitivity(model_name(model), chosen.name, len(held), before, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import RequestError
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from obc_onnx.training.options import TrainingOptions
 
     Shape = tuple[int, ...]
-
-
-_OF_GROUPS = ("exclude", "only", "allow_inexact", "limits")
-"""Fields of a budget that say which groups may shrink; the others say how far."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +109,3 @@ class Request:
         augmentation = None if training is None else training.augmentation
         transform = None if augmentation is None else augmentation.transform
         return [self.look.loss, transform, *losses]
-
-
-def check_groups(budget: Budget) -> None:
-    """Check that a budget only says which groups are measured.
-
-    Raises:
-        RequestError: It says how far groups may shrink, which would change nothing.
-    """
-    usual = Budget()
-    idle = [
-        f"`Budget.{field.name}`"
-        for field in fields(Budget)
-        if field.name not in _OF_GROUPS
-        and getattr(budget, field.name) != getattr(usual, field.name)
-    ]
-    if idle:
-        raise RequestError(
-            f"each group is cut alone, by shares of its units: leave out {', '.join(idle)}"
-        )

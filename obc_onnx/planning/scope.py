@@ -1,0 +1,133 @@
+"""Which groups may lose units, and how narrow each may get: what is asked for, and files of it.
+
+Loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from obc_onnx.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+BLOCKS = (8, 4, 2, 1)
+"""Multiples of channels for widths that shrink; the first with which the targets can be met.
+
+Convolutions of ONNX Runtime work on blocks of 8 or 16 channels and leave that layout where a width
+is no multiple; tensor cores take multiples of 8.
+"""
+MIN_CHANNELS = 1 / 8
+"""Share of its units that a group keeps."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the groups of one pattern may become; None says nothing.
+
+    Attributes:
+        min: Least width, an int; or a float, the share of the units in (0, 1].
+        max: Largest width, in the same way: wider groups are cut whatever the budget says.
+        round_to: Widths that shrink stay a multiple of this, in channels.
+        keep: Whether they stay whole.
+    """
+
+    min: float | None = None
+    max: float | None = None
+    round_to: int | None = None
+    keep: bool | None = None
+
+    def __post_init__(self) -> None:
+        for key, holds in _HOLDS.items():
+            value = getattr(self, key)
+            if value is not None and not holds(value):
+                raise RequestError(f"{key} = {value} is none of: {_MEANING[key]}")
+
+    def over(self, other: Limits) -> Limits:
+        """Return these limits, and those of `other` where these say nothing."""
+        own = {key: value for key, value in vars(self).items() if value is not None}
+        return Limits(**{**vars(other), **own})
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_width(value: Any) -> bool:
+    return _is_count(value) or (type(value) is float and 0 < value <= 1)
+
+
+_HOLDS: dict[str, Callable[[Any], bool]] = {
+    "min": _is_width,
+    "max": _is_width,
+    "round_to": _is_count,
+    "keep": lambda value: type(value) is bool,
+}
+
+
+_WIDTH = "a number of units such as 8, a share in (0, 1] such as 0.25"
+
+
+_MEANING = {"min": _WIDTH, "max": _WIDTH, "round_to": "a number above 0", "keep": "true, false"}
+
+
+def load_limits(path: str | Path) -> dict[str, Limits]:
+    """Read a file of limits: TOML, with a table for each pattern of names.
+
+    Raises:
+        RequestError: It is missing, no TOML, or has a key or a value that is not known.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"config '{path}' cannot be read as TOML: {error}") from error
+    found = {}
+    for pattern, table in tables.items():
+        if not isinstance(table, dict):
+            raise RequestError(
+                f"config '{path}' has '{pattern}' outside of any table: write it below the "
+                f'pattern of names that it is for, such as ["conv1*"]'
+            )
+        for key, value in table.items():
+            if key not in _HOLDS:
+                hint = ": put quotes around the pattern" if isinstance(value, dict) else ""
+                raise RequestError(
+                    f"config '{path}' has an unknown key '{key}' for '{pattern}'{hint}; there are "
+                    f"{', '.join(_HOLDS)}"
+                )
+        try:
+            found[pattern] = Limits(**table)
+        except RequestError as error:
+            raise RequestError(f"config '{path}', '{pattern}': {error}") from error
+    return found
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which groups may lose units, and how narrow each may get.
+
+    Attributes:
+        exclude: Patterns of names; groups that a matching node or initializer touches stay whole.
+        only: Patterns of names; only groups that a matching node or initializer touches may shrink.
+        allow_inexact: Whether groups may shrink over which a statistic is taken, such as the mean
+            in a layer norm: that changes more than the removed units.
+        round_to: Widths that shrink stay a multiple of this many channels, along weight axes:
+            runtimes work in blocks. None is 8, or less where the targets cannot be met with it.
+        min_channels: No group is cut to fewer units, an int, or to a smaller share of its units, a
+            float in (0, 1]; with `round_to`, to the next multiple. None is an eighth.
+        limits: Of the groups that a pattern of names touches; later ones go before earlier ones.
+    """
+
+    exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    allow_inexact: bool = False
+    round_to: int | None = None
+    min_channels: float | None = None
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        Limits(min=self.min_channels, round_to=self.round_to)  # checks both

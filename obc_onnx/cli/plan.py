@@ -1,4 +1,4 @@
-"""Commands around plans: decide without cutting, cut by what was decided, measure groups."""
+"""Decide without cutting, and measure what each group can lose."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from obc_onnx.cli.options import (
     force_option,
     input_shape_option,
     json_option,
-    latency_option,
     plan_options,
     recover_option,
     scope_of,
@@ -25,9 +24,7 @@ from obc_onnx.cli.options import (
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.shared import (
-    check_model_targets,
     check_targets,
-    compress_and_write,
     files_read,
     load_scores,
     reports_errors,
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command("plan")
+@click.command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the plan, as JSON.")
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
@@ -54,7 +51,7 @@ if TYPE_CHECKING:
 @seed_option
 @json_option
 @reports_errors
-def plan_command(
+def plan(
     model: Path,
     output: Path,
     *,
@@ -93,52 +90,7 @@ def plan_command(
             click.echo(plan.to_json().rstrip() if as_json else plan_text(plan, str(model)))
 
 
-@click.command("apply")
-@click.argument("model", type=FILE)
-@click.option("--plan", type=FILE, required=True, help="What to cut, as `plan` wrote it.")
-@click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
-@click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
-@latency_option
-@data_options
-@recover_option
-@force_option
-@device_option
-@input_shape_option
-@batch_axis_option
-@seed_option
-@json_option
-@reports_errors
-def apply_command(
-    model: Path,
-    plan: Path,
-    output: Path,
-    plan_out: Path | None,
-    *,
-    latency: bool | None,
-    force: bool,
-    seed: int,
-    input_shape: dict[str, tuple[int, ...]],
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Cut MODEL by a plan, repair it where there is data, verify it, and write it to OUTPUT."""
-    from obc_onnx.planning.plan import PruningPlan
-
-    read = files_read(options)
-    check_model_targets(model, output, None, [*read, plan], force=force)
-    check_model_targets(model, output, plan_out, read, force=force)  # which may be the old plan
-    compress_and_write(
-        (model, output, plan_out),
-        options,
-        as_json=as_json,
-        plan=PruningPlan.load(plan),
-        input_shape=input_shape,
-        seed=seed,
-        latency=latency,
-    )
-
-
-@click.command("sensitivity")
+@click.command()
 @click.argument("model", type=FILE)
 @click.option("--plot", type=FILE, help="Where to draw the errors, as SVG.")
 @click.option(
@@ -159,7 +111,7 @@ def apply_command(
 @seed_option
 @json_option
 @reports_errors
-def sensitivity_command(
+def sensitivity(
     model: Path,
     plot: Path | None,
     *,
@@ -197,6 +149,3 @@ def sensitivity_command(
         with replacing(plot) as temporary:
             temporary.write_text(sensitivity_svg(sensitivity), encoding="utf-8")
     click.echo(sensitivity.to_json() if as_json else sensitivity_text(sensitivity))
-
-
-PLAN_COMMANDS = (plan_command, apply_command, sensitivity_command)

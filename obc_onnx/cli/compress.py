@@ -1,0 +1,180 @@
+"""Commands that write a compressed model: from a budget, or from a plan that is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from obc_onnx.cli.options import (
+    FILE,
+    batch_axis_option,
+    budget_of,
+    data_options,
+    device_option,
+    force_option,
+    input_shape_option,
+    json_option,
+    latency_option,
+    plan_options,
+    recover_option,
+    seed_option,
+)
+from obc_onnx.cli.score_options import scoring_of, scoring_options
+from obc_onnx.cli.shared import (
+    check_model_targets,
+    compress_and_write,
+    files_read,
+    load_scores,
+    reports_errors,
+)
+from obc_onnx.cli.train_options import training_of, training_options
+from obc_onnx.training.options import FINETUNE_EPOCHS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
+@click.option("--plan-out", type=FILE, help="Where to write the plan, as JSON.")
+@latency_option
+@click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
+@data_options
+@scoring_options(alone=False)
+@plan_options
+@recover_option
+@training_options(epochs=0)
+@force_option
+@device_option
+@input_shape_option
+@batch_axis_option
+@seed_option
+@json_option
+@reports_errors
+def compress(
+    model: Path,
+    output: Path,
+    plan_out: Path | None,
+    *,
+    latency: bool | None,
+    force: bool,
+    seed: int,
+    input_shape: dict[str, tuple[int, ...]],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write a smaller MODEL with the same inputs and outputs to OUTPUT.
+
+    Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
+    """
+    check_model_targets(model, output, plan_out, files_read(options), force=force)
+    compress_and_write(
+        (model, output, plan_out),
+        options,
+        as_json=as_json,
+        budget=budget_of(options),
+        criterion=options["criterion"],
+        scoring=scoring_of(options),
+        scores=load_scores(options["scores"]),
+        training=training_of(options),
+        input_shape=input_shape,
+        seed=seed,
+        latency=latency,
+    )
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option("--plan", type=FILE, required=True, help="What to cut, as `plan` wrote it.")
+@click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
+@click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
+@latency_option
+@data_options
+@recover_option
+@force_option
+@device_option
+@input_shape_option
+@batch_axis_option
+@seed_option
+@json_option
+@reports_errors
+def apply(
+    model: Path,
+    plan: Path,
+    output: Path,
+    plan_out: Path | None,
+    *,
+    latency: bool | None,
+    force: bool,
+    seed: int,
+    input_shape: dict[str, tuple[int, ...]],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Cut MODEL by a plan, repair it where there is data, verify it, and write it to OUTPUT."""
+    from obc_onnx.planning.plan import PruningPlan
+
+    read = files_read(options)
+    check_model_targets(model, output, None, [*read, plan], force=force)
+    check_model_targets(model, output, plan_out, read, force=force)  # which may be the old plan
+    compress_and_write(
+        (model, output, plan_out),
+        options,
+        as_json=as_json,
+        plan=PruningPlan.load(plan),
+        input_shape=input_shape,
+        seed=seed,
+        latency=latency,
+    )
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option("--plan", type=FILE, required=True, help="What to cut, as `compress` wrote it.")
+@click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
+@click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
+@latency_option
+@data_options
+@recover_option
+@training_options(epochs=FINETUNE_EPOCHS)
+@force_option
+@device_option
+@input_shape_option
+@batch_axis_option
+@seed_option
+@json_option
+@reports_errors
+def finetune(
+    model: Path,
+    plan: Path,
+    output: Path,
+    plan_out: Path | None,
+    *,
+    latency: bool | None,
+    force: bool,
+    seed: int,
+    input_shape: dict[str, tuple[int, ...]],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Cut MODEL by a plan that is there already, and fine-tune what is left.
+
+    Under torchrun several processes train together, and the first one writes.
+    """
+    from obc_onnx.planning.plan import PruningPlan
+
+    read = files_read(options)
+    check_model_targets(model, output, None, [*read, plan], force=force)
+    check_model_targets(model, output, plan_out, read, force=force)  # which may be the old plan
+    compress_and_write(
+        (model, output, plan_out),
+        options,
+        as_json=as_json,
+        plan=PruningPlan.load(plan),
+        training=training_of(options),
+        input_shape=input_shape,
+        seed=seed,
+        latency=latency,
+    )

@@ -1,0 +1,62 @@
+"""Show what can be pruned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from obc_onnx.cli.options import (
+    FILE,
+    batch_axis_option,
+    input_shape_option,
+    json_option,
+)
+from obc_onnx.cli.shared import (
+    load_scores,
+    reports_errors,
+)
+from obc_onnx.cli.wording import in_options
+from obc_onnx.errors import RequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option(
+    "--explain",
+    metavar="NAME",
+    help="Follow a tensor, or one axis of it as NAME:1, to all that it is tied to.",
+)
+@click.option("--scores", type=FILE, help="Show the units with the least and the most saliency.")
+@input_shape_option
+@batch_axis_option
+@json_option
+@reports_errors
+def inspect(
+    model: Path,
+    *,
+    explain: str | None,
+    scores: Path | None,
+    input_shape: dict[str, tuple[int, ...]],
+    batch_axes: dict[str, int | None],
+    as_json: bool,
+) -> None:
+    """Show what can be pruned in MODEL, and what cannot and why."""
+    from obc_onnx.report.terminal import explanation_text, inspection_text
+    from obc_onnx.run.api import inspect as inspect_model
+
+    if scores is not None and explain is not None:
+        raise RequestError("--explain shows no scores: give one of the two")
+    found = inspect_model(
+        model,
+        input_shape=input_shape,
+        batch_axes=batch_axes,
+        explained=explain,
+        scores=load_scores(scores),
+    )
+    inspection = in_options(found)
+    text = inspection_text if explain is None else explanation_text
+    click.echo(inspection.to_json() if as_json else text(inspection))

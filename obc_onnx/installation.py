@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import distributions
 
 from obc_onnx.errors import InstallationError
 
@@ -71,6 +70,8 @@ def _damaged_torch(error: Exception) -> str:
 
 def _runtime_packages() -> list[str]:
     """List the installed packages that hold ONNX Runtime, as pip knows them."""
+    from importlib.metadata import distributions  # takes longer than all of the help
+
     return sorted({
         entry.metadata["Name"]
         for entry in distributions()

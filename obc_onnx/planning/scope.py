@@ -5,7 +5,6 @@ Loads nothing heavy.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +80,8 @@ def load_limits(path: str | Path) -> dict[str, Limits]:
     Raises:
         RequestError: It is missing, no TOML, or has a key or a value that is not known.
     """
+    import tomllib  # help waits for nothing that it does not need
+
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

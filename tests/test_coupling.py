@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import analyse, build, coupling_of, make_feed, run_onnx
+from small import TWO_CONVS
 
 from obc_onnx.axes.expressions import Dim, Joined, Product, describe, leaves
 from obc_onnx.run.api import inspect
@@ -343,3 +344,9 @@ def test_macs_of_one_sample_are_counted_behind_operators_without_a_rule() -> Non
     inspection = inspect(build(text))
     assert inspection.unknown
     assert inspection.macs == 8 * 8 * (3 * 6 + 6 * 4)
+
+
+def test_a_sequence_output_freezes_what_goes_into_it() -> None:
+    text = TWO_CONVS.replace("(float[N,4,8,8] y)", "(float[N,4,8,8] y, seq(float[N,5,8,8]) z)")
+    coupling = analyse(build(text.replace("y =", "z = SequenceConstruct(p) y ="))).coupling
+    assert [group for group in coupling.groups if group.size == 5] == []

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from helpers import analyse, build, make_feed, run_onnx, run_twin
 from onnx import TensorProto, helper, numpy_helper
-from small import assert_refused, chain, invoke
+from small import TWO_CONVS, assert_refused, chain, invoke
 
 from obc_onnx.graph.model import Graph
 from obc_onnx.run.api import compress, inspect
@@ -165,3 +165,12 @@ def test_a_model_with_all_weights_in_an_if_says_so(tmp_path: Path) -> None:
     assert "If 'y' has 72 weights" in shown.stdout
     refused = invoke("compress", tmp_path / "model.onnx", "-o", tmp_path / "small.onnx")
     assert_refused(refused, "no MACs to save", "If 'y' (72)")
+
+
+def test_quantization_annotations_are_kept() -> None:
+    model = build(TWO_CONVS)
+    model.graph.quantization_annotation.add(tensor_name="p").quant_parameter_tensor_names.add(
+        key="SCALE_TENSOR", value="b"
+    )
+    exported = Graph.from_model(model).to_model()
+    assert exported.graph.quantization_annotation == model.graph.quantization_annotation

@@ -12,7 +12,7 @@ from helpers import OPSET, analyse, assert_close, build, make_feed, run_onnx
 from onnx import helper, numpy_helper
 
 import obc_onnx.graph.model as graph_module
-from obc_onnx.errors import ModelError
+from obc_onnx.errors import InvariantError, ModelError
 from obc_onnx.graph.model import Graph
 from obc_onnx.surgery.cut import remove_units
 
@@ -346,3 +346,15 @@ def test_params_count_float_initializers(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.arange(3), "integers"))
     model.graph.node.append(helper.make_node("Identity", ["integers"], ["unused"]))
     assert Graph.from_model(model).params == 5 * 3 + 4 * 5
+
+
+def test_an_edit_never_turns_a_computed_value_into_an_initializer() -> None:
+    graph = Graph.from_model(build(TEXT))
+    with pytest.raises(InvariantError, match="'p'"):
+        graph.edit({"p": np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize(("shape", "batch"), [("8", None), ("8,3", 8), ("N,3", None)])
+def test_only_an_input_with_more_than_one_axis_has_a_batch(shape: str, batch: int | None) -> None:
+    text = f"net (float[{shape}] x) => (float[{shape}] y) {{ y = Relu(x) }}"
+    assert Graph.from_model(build(text)).batch == batch

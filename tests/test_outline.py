@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import OPSET, build, load_tool
-from onnx import TensorProto, helper, numpy_helper
+from helpers import OPSET, build, listed, load_tool
+from onnx import TensorProto, numpy_helper
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.model import Graph
@@ -42,16 +42,6 @@ FUNCTION = (
 """A value in the function has the name of the weight."""
 
 
-def listed(text: str, ir_version: int) -> onnx.ModelProto:
-    """List the weights as inputs, which callers may then set."""
-    model = build(text)
-    model.ir_version = ir_version
-    for tensor in model.graph.initializer:
-        kind = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        model.graph.input.append(kind)
-    return model
-
-
 def narrow(dtype: Any) -> onnx.ModelProto:
     """A product with a weight of another type, which is widened first."""
     text = WIDE.replace("MatMul(x, w)", "MatMul(x, v)").replace("{ p", "{ v = Cast<to=1>(w) p")
@@ -68,8 +58,8 @@ MODELS = {
     "used by a subgraph alone": build(INNER),
     "an output": build(GIVEN),
     "in a function": build(FUNCTION),
-    "an input too": listed(WIDE, 8),
-    "of IR 3": listed(WIDE, 3),
+    "an input too": listed(build(WIDE), 8),
+    "of IR 3": listed(build(WIDE), 3),
     "float16": narrow(np.float16),
     "bfloat16": narrow(ml_dtypes.bfloat16),
     "float8": narrow(ml_dtypes.float8_e4m3fn),
@@ -138,13 +128,13 @@ def test_a_subgraph_keeps_its_weight_where_the_graph_has_another_one_by_now() ->
 
 
 def test_a_pruned_weight_that_callers_may_set_is_declared_as_it_is() -> None:
-    graph = Graph.from_model(listed(WIDE, 8)).edit({"w": np.zeros((40, 30), np.float32)})
+    graph = Graph.from_model(listed(build(WIDE), 8)).edit({"w": np.zeros((40, 30), np.float32)})
     port = graph.outline().model.graph.input[1]
     assert [size.dim_value for size in port.type.tensor_type.shape.dim] == [40, 30]
 
 
 def test_a_new_weight_of_ir_3_is_an_input_too_as_that_version_asks() -> None:
-    graph = Graph.from_model(listed(WIDE, 3))
+    graph = Graph.from_model(listed(build(WIDE), 3))
     changed = graph.edit({"v": graph.initializers["w"] * 2}, None, {("p", 1): "v"})
     outline = changed.outline()
     assert [port.name for port in outline.model.graph.input] == ["x", "w", "v"]
@@ -207,3 +197,8 @@ def test_an_outline_is_made_once_and_each_caller_may_change_their_own(
     feed = {"x": np.ones((1, 40), np.float32)}
     (before,), (after,) = (Session(g).run(feed).values() for g in (graph, doubled))
     np.testing.assert_allclose(after, 2 * before)
+
+
+def test_a_missing_feed_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="Required inputs"):
+        Session(Graph.from_model(build(WIDE))).run({})

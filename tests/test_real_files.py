@@ -13,12 +13,13 @@ from helpers import (
     assert_pruned_equals_masked,
     assert_recount_agrees,
     build,
+    listed,
     make_feed,
     random_keep,
     run_onnx,
     run_twin,
 )
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
@@ -322,10 +323,7 @@ def test_a_product_with_the_weight_on_the_left_and_an_untransposed_gemm() -> Non
 def test_weights_stored_once_and_listed_as_inputs_are_overridable_and_still_prune() -> None:
     model = build(f"net {IMAGE} <{OUTER}, float[6,5,1,1] w, float[6] k> "
                   "{ p = Conv(x, a) r = Conv(p, w, k) s = Add(r, r) y = Conv(s, c) }")  # fmt: skip
-    model.ir_version = 3
-    for tensor in model.graph.initializer:
-        kind = helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.dims)
-        model.graph.input.append(kind)
+    listed(model, 3)
     assert numpy_helper.to_array(model.graph.initializer[0]).size
     model.opset_import[0].version = 8
     assert sizes(check(model)) == {"a:0": 5, "w:0": 6}

@@ -422,3 +422,21 @@ def test_random_inputs_repeat_with_their_seed_and_have_the_type_of_the_model(
     np.testing.assert_array_equal(first["x"], again["x"])
     assert not np.array_equal(first["x"], other["x"])
     assert (first["x"].dtype, first["x"].shape) == (np.float32, SHAPES["x"])
+
+
+def test_a_fault_of_shape_inference_does_not_stop_what_onnx_runtime_runs() -> None:
+    """onnx takes the numbers of a Cast in the other branch of an If for those of this one."""
+    model = build(
+        "net (float[N,3,8,8] x) => (float[N,4,8,8] y)"
+        "<float[5,3,1,1] a, float[4,5,1,1] b, int64[1] one = {1}>"
+        "{ flag = Cast<to=9>(one) p = Conv(x, a) q = Conv(p, b)"
+        "  t = If(flag) <then_branch = yes () => (float[1] z) { z = Cast<to=1>(one) },"
+        "   else_branch = no () => (float[1] z) { z = Cast<to=1>(one) }> y = Mul(q, t) }"
+    )
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    result = compress(model, budget=0.7)
+    assert result.graph.params < 35
+    faults = [check.detail for check in result.report.verification if check.detail]
+    assert len(faults) == 1
+    assert faults[0].startswith("fails as it does for the original: ")

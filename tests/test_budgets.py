@@ -374,3 +374,14 @@ def test_a_config_that_is_wrong_is_refused_by_its_key(text: str, part: str, tmp_
     command = ("compress", saved(tmp_path), "-o", tmp_path / "s.onnx", "--config", config)
     assert_refused(invoke(*command), part)
     assert_refused(invoke(*command[:-1], tmp_path / "none.toml"), "none.toml", "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "width"), [(0.28, 25, 7), (0.58, 50, 29), (0.07, 100, 7)]
+)
+def test_a_share_of_a_width_is_not_moved_by_rounding(share: float, size: int, width: int) -> None:
+    from obc_onnx.planning import rooms as module
+
+    assert module._width(share, size, np.ceil) == width
+    assert module._width(share, size, np.floor) == width
+    assert Limits(min=share, max=share).min == share

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from helpers import TO_THE_UNIT, analyse, build
-from nets import draw_samples
+from nets import draw_samples, model_of
 from small import CHAIN, TWO_INPUTS, archive, assert_refused, half_plan, images, invoke, saved
 
 from obc_onnx.errors import InfeasibleTargetError, RequestError
@@ -156,3 +156,39 @@ def test_a_drop_and_a_target_contradict_each_other(tmp_path: Path) -> None:
     assert_refused(invoke(*command, *data, "--target-size", "0.5"), "give it or targets")
     assert_refused(invoke(*command, "--max-drop", "0.1"), "give --data")
     assert invoke(*command, *data, "--criterion", "l2").exit_code == 0
+
+
+@pytest.mark.parametrize("drop", [float("inf"), float("nan"), -0.1])
+def test_a_drop_is_a_number(drop: float) -> None:
+    with pytest.raises(RequestError, match="max drop must be"):
+        Budget(max_drop=drop)
+
+
+def test_a_drop_at_the_limit_is_allowed() -> None:
+    from obc_onnx.planning.max_drop import find_plan
+
+    plan = make_plan(model_of("dense"), budget=Budget(0.9))
+    found = find_plan(lambda _: plan, lambda _: None, lambda _: 0.93 - 0.92, 0.01)  # type: ignore[arg-type,return-value]
+    assert found.share == 1 / 64
+
+
+def test_a_drop_is_one_from_the_original_that_sparse_learning_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from obc_onnx.run import compression
+    from obc_onnx.training.options import TrainingOptions
+
+    graph = analyse(model_of("norm")).graph
+    samples = draw_samples(graph, 40, labelled=True)
+    judged: list[Any] = []
+    judge = compression.Judge
+    monkeypatch.setattr(
+        compression,
+        "Judge",
+        lambda original, held: judged.append(original) or judge(original, held),
+    )
+    training = TrainingOptions(epochs=0, sparse_epochs=1, batch_size=8, lr=0.05)
+    compress(graph, data=samples, budget=Budget(max_drop=0.9), training=training)
+    (original,) = judged
+    for name, array in graph.initializers.items():
+        np.testing.assert_array_equal(original.graph.initializers[name], array)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import build
+from helpers import analyse, build
+from nets import model_of
 from small import (
     CHAIN,
     NORMED,
@@ -25,6 +27,7 @@ import obc_onnx
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.run.api import apply, make_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,3 +99,17 @@ def test_the_same_from_python() -> None:
     assert result.model.SerializeToString() == whole.model.SerializeToString()
     with pytest.raises(RequestError, match="the plan is for a model with"):
         obc_onnx.apply(build(CHAIN, seed=1), plan)
+
+
+def test_an_edited_plan_is_counted_again() -> None:
+    graph = analyse(model_of("dense")).graph
+    plan = make_plan(graph, budget=Budget(0.6))
+    groups = {name: dict(entry) for name, entry in plan.groups.items()}
+    name, entry = next((n, e) for n, e in groups.items() if len(e["kept"]) < e["size"])
+    entry["kept"] = list(range(entry["size"]))
+    edited = replace(plan, groups=groups, targets={"macs": 1.0}, macs=(7, 3))
+    result = apply(graph, edited)
+    coupling = analyse(result.model).coupling
+    assert result.plan.macs[1] == coupling.macs({})
+    assert result.report.macs.after > plan.macs[1]
+    assert len(result.plan.groups[name]["kept"]) == groups[name]["size"]

@@ -19,11 +19,13 @@ from helpers import (
     run_onnx,
     run_twin,
 )
+from nets import HEAD
 from onnx import helper, numpy_helper
 
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.search import search_plan
+from obc_onnx.run.api import compress, verify
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.magnitude import L2
 
@@ -327,3 +329,14 @@ def test_weights_stored_once_and_listed_as_inputs_are_overridable_and_still_prun
     assert numpy_helper.to_array(model.graph.initializer[0]).size
     model.opset_import[0].version = 8
     assert sizes(check(model)) == {"a:0": 5, "w:0": 6}
+
+
+def test_positions_that_a_node_picks_are_cut_with_their_units() -> None:
+    text = (
+        "net (float[N,3,6,6] x) => (float[N,4] y) <float[8,3,3,3] w1,"
+        " float[5,8,1,1] w2, float[4,5] fc, float[4] fc_b>"
+        f"{{ c1 = Conv(x, w1) p = Gather<axis=1>(c1, places) t = Tanh(p) last = Conv(t, w2) {HEAD} }}"
+    )
+    model = build(text, {"places": [3, 1, 0, 2, 7, 6, 5, 4]})
+    result = compress(model, budget=Budget(0.7))
+    assert all(check.passed for check in verify(model, result.model, result.plan))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 from helpers import analyse, build
 from nets import draw_keep, draw_samples, make_static, model_of
 
+from obc_onnx.errors import RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import output_error
@@ -221,3 +222,18 @@ def test_without_data_norms_repair_and_without_norms_nothing_does(name: str) -> 
     assert same == (name != "norm")
     (note,) = (note for note in found.report.notes if "repaired" in note or "judged" in note)
     assert ("what batch norms tell" in note) == (name == "norm")
+
+
+@pytest.mark.parametrize("method", ["refit", "stats"])
+def test_a_repair_that_needs_samples_says_so(method: Any) -> None:
+    with pytest.raises(RequestError, match="needs samples"):
+        compress(model_of("dense"), recover=method)
+
+
+def test_samples_that_are_too_few_are_said() -> None:
+    graph, _, coupling = analyse(model_of("dense"))
+    keep = draw_keep(coupling)
+    pruned = remove_units(coupling, keep)
+    found = recover(Cut(coupling, keep, pruned), draw_samples(graph, 1), "auto", 0)
+    assert found.graph is pruned
+    assert "too few" in found.notes[0]

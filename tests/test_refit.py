@@ -359,3 +359,33 @@ def test_rows_that_outweigh_all_others_do_not_decide(biased: bool) -> None:
     best, misled = error_of(~large), error_of(np.ones(600, np.bool_))
     assert misled > 1.5 * best, "so it matters"
     assert np.square(found - wanted).mean() < best + 0.3 * (misled - best)
+
+
+def test_a_weight_that_is_an_output_stays() -> None:
+    text = (
+        "net (float[N,6] x) => (float[N,4] y, float[7,4] fc) <float[6,7] w, float[7,4] fc>"
+        "{ a = MatMul(x, w) t = Tanh(a) y = MatMul(t, fc) }"
+    )
+    graph, _, coupling = analyse(build(text))
+    twin = derived_twin(graph, coupling)
+    assert "fc" not in {layer.weight for layer in find_layers(coupling, graph, twin)}
+
+
+@pytest.mark.parametrize("count", [10, 40, 120])
+def test_few_samples_leave_some_to_judge_on(count: int) -> None:
+    from obc_onnx.recover import refit as module
+
+    graph, _, coupling = analyse(model_of("dense"))
+    keep = draw_keep(coupling)
+    pruned, samples = remove_units(coupling, keep), draw_samples(graph, count)
+    pair = module._make_pair(Cut(coupling, keep, pruned), samples, 0)
+    assert pair.n_held >= 1
+
+
+def test_a_layer_whose_input_is_the_same_is_not_reported() -> None:
+    graph, _, coupling = analyse(model_of("dense"))
+    keep = draw_keep(coupling)
+    pruned, samples = remove_units(coupling, keep), draw_samples(graph, 200)
+    _, fits = refit(Cut(coupling, keep, pruned), samples, 0)
+    assert "w1" not in {fit.layer for fit in fits}
+    assert "w2" in {fit.layer for fit in fits}

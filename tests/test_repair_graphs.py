@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import analyse, assert_close, public_model, run_onnx
-from nets import draw_keep, draw_samples
+from helpers import analyse, assert_close, build, public_model, run_onnx
+from nets import HEAD, IMAGE, draw_keep, draw_samples
 from repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SHARED, SUMS
 
 from obc_onnx.axes.expressions import count, mask, product, take
@@ -16,12 +16,15 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import split
 from obc_onnx.planning.budget import Budget
+from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
-from obc_onnx.recover.targets import kept_along
+from obc_onnx.recover.targets import kept_along, target_of
 from obc_onnx.run.api import compress, verify
 from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.twin.build import derived_twin, run_module
+from obc_onnx.twin.lockstep import Lockstep
+from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +40,20 @@ if TYPE_CHECKING:
 N_SAMPLES = 60
 HIDDEN = "samples turned round"
 """A layout in which the analysis does not see where the batch goes."""
+
+NO_CHAINS = {
+    "dead": f"{IMAGE} <float[6,3,3,3] w1, float[5,6,3,3] w2, float[4,6,1,1] d, float[4,5] fc,"
+    f" float[4] fc_b> {{ c1 = Conv(x, w1) t1 = Tanh(c1) dead = Conv(t1, d) last = Conv(t1, w2) {HEAD} }}",
+    "context": f"{IMAGE} <float[6,3,3,3] w1, float[6,6,1,1] g, float[4,6] fc, float[4] fc_b>"
+    "{ c1 = Conv(x, w1) p = GlobalAveragePool(c1) q = Conv(p, g) t = Add(q, c1)"
+    f"  last = Tanh(t) {HEAD} }}",
+    "tokens": "net (float[N,5,6] x, float[N,1,6] z) => (float[N,5,4] y) <float[6,7] w1, float[6,7] w2,"
+    " float[7,4] fc> { a = MatMul(x, w1) t = Tanh(a) b = MatMul(z, w2) s = Add(b, t)"
+    "  u = Tanh(s) y = MatMul(u, fc) }",
+    "twice": f"{IMAGE} <float[6,3,3,3] w1, float[6,6,1,1] w2, float[4,6] fc, float[4] fc_b>"
+    f"{{ c1 = Conv(x, w1) c2 = Conv(c1, w2) s = Add(c2, c2) last = Tanh(s) {HEAD} }}",
+}
+"""Graphs that are no chains of layers: a dead branch, a context, tokens, a sum with itself."""
 
 
 class Case(NamedTuple):
@@ -256,3 +273,59 @@ def test_a_layer_gives_what_makes_its_sum_right(name: str) -> None:
     start, end, best = (float(np.square(v).sum()) for v in (missing, wanted - after, least))
     assert end < 0.98 * start
     assert end < 1.02 * best
+
+
+@pytest.mark.parametrize("method", ["auto", "stats", "fuse"])
+@pytest.mark.parametrize("net", NO_CHAINS)
+def test_odd_graphs_are_repaired_and_verified(net: str, method: Any) -> None:
+    graph = analyse(build(NO_CHAINS[net])).graph
+    samples = draw_samples(graph, 60)
+    result = compress(graph, data=samples, budget=Budget(0.7), recover=method)
+    assert all(check.passed for check in verify(graph, result.model, result.plan))
+
+
+def test_a_norm_of_zero_scale_leaves_its_layer_alone() -> None:
+    text = (
+        f"{IMAGE} <float[6,3,1,1] w0, float[6,6,1,1] w1, float[6] scale, float[6] shift, float[6] mean,"
+        " float[6] var, float[4,6] fc, float[4] fc_b>"
+        "{ s = Conv(x, w0) t = Tanh(s) c = Conv(t, w1) n = BatchNormalization(c, scale, shift, mean, var)"
+        f"  last = Add(n, s) {HEAD} }}"
+    )
+    graph = analyse(build(text)).graph.edit({"scale": np.zeros(6, np.float32)})
+    coupling = analyse(graph.to_model()).coupling
+    keep = draw_keep(coupling)
+    pruned, samples = remove_units(coupling, keep), draw_samples(coupling.graph, 60)
+    repaired, _ = refit(Cut(coupling, keep, pruned), samples, 0)
+    np.testing.assert_array_equal(repaired.initializers["w1"], pruned.initializers["w1"])
+
+
+@pytest.mark.parametrize(
+    ("behind", "value"),
+    [
+        ("BatchNormalization(c, scale, shift, mean, var)", "last"),
+        ("BatchNormalization<training_mode=1>(c, scale, shift, mean, var)", "c"),
+        ("Identity(c)", "last"),
+        ("Reshape(c, same)", "last"),
+        ("Relu(c)", "c"),
+    ],
+)
+@pytest.mark.parametrize(("joins", "sign"), [("Add(n, s)", 1), ("Sub(n, s)", -1)])
+def test_a_sum_is_the_target_where_what_lies_between_is_undone(
+    behind: str, value: str, joins: str, sign: int
+) -> None:
+    text = (
+        "net (float[N,3,6,6] x) => (float[N,6,6,6] y) <float[6,3,1,1] w0, float[6,6,1,1] w1,"
+        " float[6] scale, float[6] shift, float[6] mean, float[6] var>"
+        "{ s = Conv(x, w0) t = Tanh(s) c = Conv(t, w1) n = BEHIND last = JOINS y = Relu(last) }"
+    )
+    outputs = "n, m, v" if "training" in behind else "n"
+    constants = {"same": np.array([0, 0, 6, 6])} if "same" in behind else {}
+    model = build(
+        text.replace("n = BEHIND", f"{outputs} = {behind}").replace("JOINS", joins), constants
+    )
+    graph, _, coupling = analyse(model)
+    twin = derived_twin(graph, coupling)
+    layer = next(layer for layer in find_layers(coupling, graph, twin) if layer.weight == "w1")
+    inputs = as_inputs(graph.inputs, draw_samples(graph, 4).feed(slice(0, 4)))
+    target = target_of(layer, coupling, {}, graph, Lockstep(twin, [inputs]))
+    assert (target.value, target.sign) == (value, sign if value == "last" else 1)

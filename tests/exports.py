@@ -92,15 +92,15 @@ class Draws(CalibrationDataReader):
         return next(self._feeds, None)
 
 
-def quantised(
-    text: str, folder: Path, form: QuantFormat | None, **options: object
+def quantise(
+    model: onnx.ModelProto, folder: Path, form: QuantFormat | None, **options: object
 ) -> onnx.ModelProto:
-    """Quantise a network with ONNX Runtime; without a form its ranges follow the data.
+    """Quantise with ONNX Runtime; without a form ranges follow the data.
 
     Weights have 7 bits: processors without instructions for it sum two products of uint8 and int8
     in 16 bits, where those of 8 bits saturate.
     """
-    model, source, target = of_floats(text), folder / "float.onnx", folder / "quantised.onnx"
+    source, target = folder / "float.onnx", folder / "quantised.onnx"
     onnx.save(model, source)
     options = {"reduce_range": True, **options}
     if form is None:
@@ -108,6 +108,13 @@ def quantised(
     else:
         quantize_static(source, target, Draws(model), quant_format=form, **options)
     return onnx.load(target)
+
+
+def quantised(
+    text: str, folder: Path, form: QuantFormat | None, **options: object
+) -> onnx.ModelProto:
+    """Quantise one of the networks."""
+    return quantise(of_floats(text), folder, form, **options)
 
 
 def assert_prunes_exactly(model: onnx.ModelProto) -> None:

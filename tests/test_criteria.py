@@ -11,7 +11,7 @@ import torch
 from gradients import along, brute_force, operands_of, twin_of
 from helpers import build
 from nets import NETS, Case, case_of, draw_samples, error_of, with_grads
-from onnx.reference import ReferenceEvaluator
+from scoring import score_by, tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
@@ -19,6 +19,7 @@ from obc_onnx.errors import RequestError
 from obc_onnx.saliency.criteria import CRITERIA, make_criterion
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.options import PRESETS, Scoring
+from obc_onnx.saliency.scores import choose_criterion
 
 if TYPE_CHECKING:
     from obc_onnx.samples.samples import Samples
@@ -31,8 +32,7 @@ PLAIN = [name for name in NETS if name not in {"shared bias", "tied"}]
 def score(
     case: Case, criterion: str, samples: Samples | None = None, **scoring: object
 ) -> dict[str, np.ndarray]:
-    scene = Scene(case.coupling, samples, scoring=Scoring(**{"rows": "sample", **scoring}))
-    return make_criterion(criterion).score(scene, {})
+    return score_by(criterion, case, samples, **{"rows": "sample", **scoring})
 
 
 def assert_scores(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -166,14 +166,6 @@ def test_group_taylor_squares_the_product_of_all_weights_of_a_unit() -> None:
     samples = draw_samples(case.graph, 7, labelled=True)
     coupled = score(case, "jacobian", samples, rows="batch", reduction="coupled", batch_size=3)
     assert_scores(score(case, "taylor-group", samples, batch_size=3), coupled)
-
-
-def tensor(case: Case, name: str, samples: Samples) -> np.ndarray:
-    """Return what flows through a value, by onnx's own reference."""
-    model = case.graph.to_model()
-    model.graph.output.add().name = name
-    (found,) = ReferenceEvaluator(model).run([name], dict(samples.inputs))
-    return found
 
 
 def test_criteria_of_activations_look_at_what_is_read() -> None:
@@ -335,3 +327,43 @@ def test_the_name_of_a_criterion_is_that_in_the_table(criterion: str) -> None:
 def test_a_setting_that_is_not_known_is_refused(field: str, value: object) -> None:
     with pytest.raises(RequestError, match=str(value)):
         replace(Scoring(), **{field: value})
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher", "jacobian"])
+def test_a_model_without_groups_has_no_scores(criterion: str) -> None:
+    text = "net (float[N,6] x) => (float[N,4] y) <float[4,6] w> { y = Gemm<transB=1>(x, w) }"
+    case = case_of(build(text))
+    assert score(case, criterion, draw_samples(case.graph, 2)) == {}
+
+
+def test_the_root_is_taken_before_scores_are_divided() -> None:
+    case = case_of("residual")
+    plain, shares = score(case, "l2"), score(case, "l2", normalizer="sum")
+    for name, values in plain.items():
+        np.testing.assert_allclose(shares[name], values / values.sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "field", "value"),
+    [
+        ("l2", "rows", "sample"),
+        ("l1", "reduction", "coupled"),
+        ("random", "normalizer", "max"),
+        ("taylor-group", "reduction", "mean"),
+        ("taylor", "rows", "sample"),
+        ("variance", "objective", "output"),
+    ],
+)
+def test_what_a_criterion_does_not_look_at_is_refused(
+    criterion: str, field: str, value: object
+) -> None:
+    samples = draw_samples(case_of("gemm").graph, 2)
+    assert choose_criterion(criterion, samples, Scoring()).name == criterion
+    with pytest.raises(RequestError, match=f"'{criterion}' does not look at"):
+        choose_criterion(criterion, samples, replace(Scoring(), **{field: value}))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_criterion_names_what_it_looks_at(criterion: str) -> None:
+    known = {*Scoring.__dataclass_fields__, "coupled"}
+    assert make_criterion(criterion).uses <= known

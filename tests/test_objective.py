@@ -14,14 +14,13 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import analyse
+from helpers import analyse, build
 from nets import NETS, Case, case_of, draw_samples, model_of
+from scoring import score_by
 
 from obc_onnx.cli.main import cli
 from obc_onnx.errors import DataError, RequestError
 from obc_onnx.measuring.scales import Scale
-from obc_onnx.saliency.criteria import make_criterion
-from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.objective import Projections, answers
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import Scores
@@ -60,9 +59,7 @@ def losses(tmp_path: Path) -> str:
 
 
 def score(case: Case, samples: Samples, seed: int = 0, **scoring: object) -> dict[str, np.ndarray]:
-    scoring = {"rows": "sample", **scoring}
-    scene = Scene(case.coupling, samples, seed, scoring=Scoring(**scoring))
-    return make_criterion("jacobian").score(scene, {})
+    return score_by("jacobian", case, samples, seed, **{"rows": "sample", **scoring})
 
 
 def assert_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
@@ -304,3 +301,52 @@ def test_every_net_can_be_scored_without_labels() -> None:
     for name in NETS:
         case = case_of(name)
         assert score(case, draw_samples(case.graph, 2))
+
+
+def test_labels_alone_decide_only_where_they_say_all() -> None:
+    text = (
+        "net (float[N,6] x) => (float[N,4] y, float[N,3] box)"
+        "<float[6,5] a, float[5,4] b, float[6,7] c, float[7,3] d>"
+        "{ h = MatMul(x, a) y = MatMul(h, b) g = MatMul(x, c) box = MatMul(g, d) }"
+    )
+    case = case_of(build(text))
+    samples = draw_samples(case.graph, 8, labelled=True)
+    assert not score_by("jacobian", case, samples, objective="labels")["c:1"].any()
+    assert (score_by("jacobian", case, samples)["c:1"] > 0).all()
+
+
+def test_a_loss_in_half_precision_is_summed_in_single() -> None:
+    """A sum of 64 x 400 numbers of some hundreds is more than half precision holds."""
+    text = (
+        "net (float16[N,6] x) => (float16[N,400] y) <float16[6,5] a, float16[5,400] b, float16[1] k>"
+        "{ h = MatMul(x, a) t = Tanh(h) g = MatMul(t, b) y = Mul(g, k) }"
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"a": (6, 5), "b": (5, 400)}
+    weights = {name: rng.standard_normal(s).astype(np.float16) for name, s in shapes.items()}
+    model = build(text, {**weights, "k": np.array([300], np.float16)})
+    case = case_of(model)
+    samples = draw_samples(case.graph, 64)
+    rows = score_by("jacobian", case, samples, batch_size=64)
+    assert all(np.isfinite(values).all() for values in rows.values())
+
+
+def test_projections_have_rows_of_samples_and_other_losses_those_of_batches() -> None:
+    """The mean of random projections is one random projection: fewer rows, and nothing gained."""
+    case = Case(*analyse(model_of("dense")))
+    samples = draw_samples(case.graph, 9, labelled=True)
+    for objective, usual, other in (("output", "sample", "batch"), ("pseudo", "batch", "sample")):
+        found = score_by("jacobian", case, samples, objective=objective)
+        for rows, same in ((usual, True), (other, False)):
+            asked = score_by("jacobian", case, samples, objective=objective, rows=rows)
+            assert all(np.array_equal(found[name], asked[name]) for name in found) == same
+
+
+@pytest.mark.parametrize(("tail", "kind"), [("Softmax", "pseudo"), ("Relu", "output")])
+def test_what_ends_in_a_softmax_answers_for_itself(tail: str, kind: str) -> None:
+    text = "net (float[N,6] x) => (float[N,4] y) <float[6,5] a, float[5,4] b>"
+    text += f"{{ h = MatMul(x, a) g = MatMul(h, b) y = {tail}(g) }}"
+    case = case_of(build(text))
+    samples = draw_samples(case.graph, 9)
+    usual, asked = (score_by("jacobian", case, samples, objective=o) for o in (None, kind))
+    assert np.array_equal(usual["a:1"], asked["a:1"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from exports import ATTENTION, CONVOLUTIONS, assert_prunes_exactly, of_floats, quantised
+from exports import ATTENTION, CONVOLUTIONS, assert_prunes_exactly, of_floats, quantise, quantised
 from helpers import (
     analyse,
     assert_close,
@@ -16,8 +16,9 @@ from helpers import (
     run_onnx,
     run_twin,
 )
-from nets import draw_samples
+from nets import Case, draw_samples, model_of
 from onnxruntime.quantization import QuantFormat, QuantType
+from scoring import score_by
 
 from obc_onnx.saliency.criteria import make_criterion
 from obc_onnx.saliency.criterion import Scene
@@ -25,6 +26,7 @@ from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from pathlib import Path
+
 
 each_form = pytest.mark.parametrize("form", list(QuantFormat), ids=str)
 each_text = pytest.mark.parametrize(
@@ -113,3 +115,16 @@ def test_a_quantised_network_costs_what_it_does_in_floats(tmp_path: Path, text: 
     for form in (*QuantFormat, None):
         model = quantised(text, tmp_path, form, per_channel=True)
         assert analyse(model).coupling.macs({}) == expected
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "whc", "fpgm"])
+def test_stored_integers_count_as_what_they_stand_for(criterion: str, tmp_path: Path) -> None:
+    """The zero point of eight bits is near 128, which would drown all weights."""
+    model = model_of("dense")
+    bytes_ = {"weight_type": QuantType.QUInt8, "activation_type": QuantType.QUInt8}
+    made = quantise(model, tmp_path, QuantFormat.QOperator, reduce_range=False, **bytes_)
+    rows = score_by(criterion, Case(*analyse(made)))
+    expected = score_by(criterion, Case(*analyse(model)))
+    assert rows.keys() == {"w2_quantized:0"}  # elsewhere stored zeros are no real ones
+    values = expected["w2:0"]
+    np.testing.assert_allclose(rows["w2_quantized:0"], values, rtol=0.03)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from helpers import analyse
-from nets import draw_samples, model_of
+from nets import case_of, draw_samples, model_of
 
 import obc_onnx
 from obc_onnx.cli.main import cli
@@ -181,3 +181,60 @@ def test_a_loss_of_the_user_scores_from_the_command_line(model: Path, data: Path
     small = model.parent / "small.onnx"
     command = ["compress", model, "-o", small, "--data", data, "--score-loss", f"{losses}:loss"]
     assert invoke(*command).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"a:1": np.array(["x"])},
+        {"a:1": np.ones((2, 2))},
+        {"a:1": np.ones(2, np.complex128)},
+        {"a:1": np.ones(2, np.bool_)},
+    ],
+)
+def test_scores_of_another_kind_are_refused(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    Scores("0" * 64, "l2", 0, {}, arrays).save(path)
+    with pytest.raises(RequestError, match="no file of scores"):
+        Scores.load(path)
+
+
+def test_scores_of_other_sizes_are_named() -> None:
+    case = case_of("gemm")
+    found = Scores(case.graph.sha256, "l2", 0, {}, {"w1:0": np.ones(1)})
+    with pytest.raises(RequestError, match="the scores have 1 units for group 'w1:0'"):
+        found.check(case.coupling)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--samples", "4", "--batches", "2"], "leave out --samples"),
+        (["--loss", "x.py:f", "--objective", "output"], "leave out --objective"),
+        (["--device", "nonsense"], "cannot use device 'nonsense'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    model: Path, data: Path, given: list[str], words: str
+) -> None:
+    command = ["score", model, "--data", data, "-o", model.parent / "s.npz", *given]
+    result = invoke(*command)
+    assert result.exit_code == 1
+    assert words in result.output
+
+
+def test_scores_that_are_there_are_not_scored_again(model: Path, data: Path) -> None:
+    scores = model.parent / "scores.npz"
+    assert invoke("score", model, "-o", scores).exit_code == 0
+    command = ["compress", model, "--scores", scores, "-o", model.parent / "o.onnx"]
+    result = invoke(*command, "--rows", "sample")
+    assert result.exit_code == 1
+    assert "is in --scores already: leave out --rows" in result.output
+
+
+def test_options_beside_a_preset_change_it(model: Path, data: Path) -> None:
+    out = model.parent / "s.npz"
+    command = ["score", model, "--data", data, "-o", out, "--preset", "paper"]
+    assert invoke(*command, "--samples", "6", "--batch-size", "auto").exit_code == 0
+    found = Scores.load(out).scoring
+    assert (found["samples"], found["batches"], found["batch_size"]) == (6, None, None)

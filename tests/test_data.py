@@ -12,6 +12,7 @@ import pytest
 from helpers import build
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from nets import draw_samples
 from small import (
     CHAIN,
     OLD,
@@ -31,7 +32,7 @@ from small import (
 from obc_onnx.errors import DataError
 from obc_onnx.graph.model import Graph
 from obc_onnx.samples.options import DataOptions
-from obc_onnx.samples.read import load_samples, open_samples
+from obc_onnx.samples.read import check_samples, load_samples, open_samples
 from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
@@ -325,3 +326,10 @@ def test_a_pipe_is_no_data(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(DataError, match="neither a file nor a folder"):
             load_samples(tmp_path / name, GRAPH)
+
+
+def test_the_type_that_numpy_draws_comes_with_what_to_do() -> None:
+    samples = draw_samples(GRAPH, 4)
+    object.__setattr__(samples, "inputs", {"x": samples.inputs["x"].astype(np.float64)})
+    with pytest.raises(DataError, match=r"\.astype\(np\.float32\)"):
+        check_samples(samples, GRAPH)

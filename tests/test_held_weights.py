@@ -229,3 +229,32 @@ def test_names_of_held_weights_are_escaped_as_others_are() -> None:
     twin = build_twin(graph, shapes, DEFAULT_RULES)
     assert [name for name, _ in twin.named_parameters()] == [parameter_name("a.w")]
     np.testing.assert_array_equal(twin.write_to(graph).initializers["a.w"], WHOLE)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16])
+def test_stored_weights_at_the_limits_of_their_type_learn(kind: type) -> None:
+    limits = np.iinfo(kind)
+    stored = np.array([[limits.min, limits.max, 1, 0]] * 50, kind)
+    scales = RNG.uniform(1e-3, 0.1, 50).astype(np.float32)
+    model = build(
+        "net (float[N,4] x) => (float[N,50] y) {"
+        " W = DequantizeLinear<axis=0>(w, s) y = Gemm<transB=1>(x, W) }",
+        {"w": stored, "s": scales},
+        opset=21,
+    )
+    graph, shapes, _ = analyse(model)
+    twin = build_twin(graph, shapes, DEFAULT_RULES)
+    twin(torch.ones(1, 4))[0].sum().backward()
+    assert (twin.w.grad != 0).all()
+
+
+def test_statistics_that_are_computed_do_not_learn() -> None:
+    model = build(
+        "net (float[N,3,4] x) => (float[N,3,4] y) <float[3] a, float[3] b, float[1,3] m, float[3] v>"
+        "{ k = Reshape(m, s) y = BatchNormalization(x, a, b, k, v) }",
+        {"s": [3]},
+    )
+    graph, shapes, _ = analyse(model)
+    twin = build_twin(graph, shapes, DEFAULT_RULES)
+    assert {name for name, _ in twin.named_parameters()} == {"a", "b"}
+    twin(torch.ones(2, 3, 4))[0].sum().backward()

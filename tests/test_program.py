@@ -21,6 +21,11 @@ from obc_onnx.twin.tensors import initializer_name
 if TYPE_CHECKING:
     from pathlib import Path
 
+EXPORTED = {
+    "resize": ('y = Resize<mode="nearest">(x, , s)', {"s": np.array([1, 1, 2, 2], np.float32)}),
+    "pad": ('y = Pad<mode="reflect">(x, k)', {"k": [0, 0, 1, 1, 0, 0, 1, 1]}),
+}
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -146,3 +151,21 @@ def test_weights_are_written_back(model: Path) -> None:
         for other, array in program.graph.initializers.items()
         if other != stored
     )
+
+
+@pytest.mark.parametrize("form", EXPORTED)
+def test_an_exported_program_keeps_its_batch_open(form: str) -> None:
+    call, constants = EXPORTED[form]
+    model = build(f"net (float[N,2,5,5] x) => (float[N,2,H,W] y) {{ {call} }}", constants)
+    program = TwinProgram.of(model).export()
+    for batch in (1, 5):
+        assert program.module()(torch.ones(batch, 2, 5, 5))[0].shape[0] == batch
+
+
+def test_an_exported_program_that_would_be_for_one_size_is_refused() -> None:
+    model = build(
+        'net (float[N,2,H,5] x) => (float[N,2,A,B] y) { y = Resize<mode="nearest">(x, , s) }',
+        {"s": np.array([1, 1, 1.5, 2], np.float32)},
+    )
+    with pytest.raises(ModelError, match="torch cannot export the twin"):
+        TwinProgram.of(model, {"x": (2, 2, 6, 5)}).export()

@@ -9,18 +9,23 @@ import numpy as np
 import pytest
 import torch
 from gradients import brute_force, products_by_sample, twin_of
+from helpers import analyse, build
 from nets import (
     NETS,
+    ONE_CONV,
     Case,
     case_of,
     draw_inputs,
+    draw_samples,
     error_of,
     model_of,
     sine_loss,
 )
 from onnx import numpy_helper
 
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.saliency.taps import Taps
+from obc_onnx.twin.build import build_twin
 
 if TYPE_CHECKING:
     from gradients import Loss, Rows
@@ -138,3 +143,14 @@ def test_all_members_of_all_nets_have_a_tap() -> None:
         assert set(chain(*(group.members for group in case.coupling.groups))) <= set(
             case.coupling.roles
         )
+
+
+def test_an_initializer_may_be_called_as_a_tap_was() -> None:
+    graph, shapes, coupling = analyse(build(ONE_CONV))
+    named, _, other = analyse(build(ONE_CONV.replace("fc_b", "tap_0")))
+    x = torch.from_numpy(draw_samples(graph, 2).inputs["x"])
+    rows = Taps(build_twin(graph, shapes, DEFAULT_RULES), coupling).rows([x], sine_loss)
+    same = Taps(build_twin(named, shapes, DEFAULT_RULES), other).rows([x], sine_loss)
+    assert len(rows) == len(same) > 0
+    for left, right in zip(rows.values(), same.values(), strict=True):
+        torch.testing.assert_close(left, right)

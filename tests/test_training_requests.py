@@ -11,14 +11,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 from helpers import build
-from nets import NETS, draw_samples, model_of
+from nets import NETS, ONE_CONV, draw_samples, model_of
 from test_finetune import Task
 
 from obc_onnx.cli.main import cli
-from obc_onnx.errors import RequestError
+from obc_onnx.errors import DataError, DivergedError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
 from obc_onnx.run.api import compress, verify
+from obc_onnx.samples.read import check_samples
 from obc_onnx.training import teacher as module
 from obc_onnx.training.options import TrainingOptions, parse_loss
 from obc_onnx.training.teacher import Teacher
@@ -280,3 +281,43 @@ def test_a_run_that_ended_in_its_last_step_keeps_its_rate(
     assert ask(model, "compress", *usual, "--resume").exit_code == 0
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["lr"] > 0 for line in lines[1:])
+
+
+def integer_first() -> onnx.ModelProto:
+    text = ONE_CONV.replace("float[N,4] y", "int64[N,4] k")
+    return build(text.rstrip("} ") + " k = Cast<to=7>(y) }")
+
+
+def test_labels_need_a_first_output_of_floats() -> None:
+    task = Task(integer_first(), 16, labelled=True)
+    with pytest.raises(DataError, match=r"'k' is of type int64"):
+        check_samples(task.samples, task.original)
+
+
+def test_a_model_without_float_outputs_is_refused_before_any_step() -> None:
+    task = Task(integer_first(), 16)
+    before = {name: value.clone() for name, value in task.student.state_dict().items()}
+    with pytest.raises(RequestError, match=r"no output of the model is a float"):
+        task.train(epochs=1)
+    after = task.student.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_an_output_that_no_weight_moves_is_refused() -> None:
+    text = ONE_CONV.replace("float[N,4] y", "float[N,4] k")
+    model = build(text.rstrip("} ") + " i = Cast<to=7>(y) k = Cast<to=1>(i) }")
+    with pytest.raises(RequestError, match=r"nothing to train"):
+        Task(model).train()
+
+
+def test_weights_that_the_last_step_breaks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = torch.optim.SGD.step
+
+    def overflow(optimizer: torch.optim.SGD) -> None:
+        step(optimizer)
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0][0] = float("nan")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", overflow)
+    with pytest.raises(DivergedError, match=r"'\w+' is not finite after the last step"):
+        Task(build(ONE_CONV)).train(epochs=1, batch_size=24, lr=0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +17,10 @@ from hypothesis import strategies as st
 from onnx import helper
 from torch import fx, nn
 
-from obc_onnx.errors import InvariantError, UnsupportedOperatorError
+from obc_onnx.errors import InvariantError, RequestError, UnsupportedOperatorError
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.surgery.cut import remove_units
-from obc_onnx.twin.build import build_twin, derived_twin
+from obc_onnx.twin.build import build_twin, check_device, derived_twin
 from obc_onnx.twin.tensors import initializer_name, parameter_name, to_array, to_tensor
 from obc_onnx.twin.weights import weights_of
 
@@ -385,3 +386,44 @@ def test_a_twin_runs_and_learns_under_autocast(text: str) -> None:
     assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
     found.float().square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in twin.parameters())
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "nonsense", "xpu:7", "vulkan", "hpu", ""])
+def test_devices_that_cannot_compute_are_refused(device: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(f"cannot use device '{device}'")):
+        check_device(device)
+
+
+@pytest.mark.parametrize("name", ["lambda", "None", "class", "self", "in"])
+def test_a_weight_may_be_called_as_a_word_of_python(name: str) -> None:
+    model = build("net (float[2,3] x) => (float[2,3] y) <float[3] weight> { y = Mul(x, weight) }")
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = name
+    twin, _ = twin_of(model)
+    assert [initializer_name(key) for key, _ in twin.named_parameters()] == [name]
+    assert twin(torch.ones(2, 3))[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize("where", ["initializer", "input", "cast"])
+@pytest.mark.parametrize("ratio", [0.1, 1.0])
+def test_the_share_that_is_dropped_is_what_the_node_says(where: str, ratio: float) -> None:
+    source = {"initializer": "r", "input": "q", "cast": "c"}[where]
+    more = ", float q" if where == "input" else ""
+    model = build(
+        f"net (float[20000] x{more}) => (float[20000] y) {{"
+        f" c = Cast<to=1>(h) y = Dropout(x, {source}) }}",
+        {"r": np.float32(ratio), "h": np.float16(ratio)},
+    )
+    twin = twin_of(model)[0].train()
+    inputs = [torch.ones(20000), *([torch.tensor(ratio)] if where == "input" else [])]
+    y = twin(*inputs)[0]
+    assert abs(float((y == 0).float().mean()) - ratio) < 0.01
+    assert y.isfinite().all()
+
+
+def test_an_input_of_strings_is_refused() -> None:
+    model = build(
+        "net (string[N] s, float[N,6] x) => (float[N,4] y, string[N] t) <float[6,4] a>"
+        "{ y = MatMul(x, a) t = Identity(s) }"
+    )
+    with pytest.raises(UnsupportedOperatorError, match="'s', which holds strings"):
+        twin_of(model)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from helpers import one_channel
 from nets import model_of
-from test_finetune import Task
-from test_training import options
 from torch.nn import functional
+from training.test_finetune import Task
+from training.test_training import options
 
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.model import Graph

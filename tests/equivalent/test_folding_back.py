@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from graphs import BLOCKS, build_net
-from helpers import analyse, assert_close, assert_valid, build, random_keep, run_onnx
-from nets import (
-    NETS,
-    draw_inputs,
-    draw_samples,
-    model_of,
-    sine_loss,
-)
-from onnx import helper
-from unfolding_cases import (
+from equivalent.unfolding_cases import (
     APART,
     CHAIN,
     CONVOLUTIONS,
@@ -42,6 +32,16 @@ from unfolding_cases import (
     structure,
     unfolded_of,
 )
+from graphs import BLOCKS, build_net
+from helpers import analyse, assert_close, assert_valid, build, random_keep, run_onnx
+from nets import (
+    NETS,
+    draw_inputs,
+    draw_samples,
+    model_of,
+    sine_loss,
+)
+from onnx import helper
 
 from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.equivalent.norms import fold_norms, same_units, unfold_norms

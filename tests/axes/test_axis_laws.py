@@ -6,7 +6,7 @@ import itertools
 from random import Random
 from typing import TYPE_CHECKING
 
-from axis_worlds import (
+from axes.axis_worlds import (
     SIZES,
     Freeze,
     Leaf,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import analyse, assert_close, build, public_model, run_onnx
 from nets import HEAD, IMAGE, draw_keep, draw_samples
-from repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SHARED, SUMS
+from recover.repair_graphs import FOLDED, GRAPHS, IMAGES, PAIRS, SHARED, SUMS
 
 from obc_onnx.axes.expressions import count, mask, product, take
 from obc_onnx.graph.model import Graph

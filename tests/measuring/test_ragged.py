@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import build
-from test_padding import coupling_of, encoder, padded
+from measuring.test_padding import coupling_of, encoder, padded
 
 from obc_onnx.cli.main import cli
 from obc_onnx.errors import DataError, ObcError, RequestError

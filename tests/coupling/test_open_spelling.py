@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from coupling.test_spelling import sizes
 from helpers import analyse, assert_pruned_equals_masked, build
-from test_spelling import sizes
 
 from obc_onnx.graph.model import Graph
 

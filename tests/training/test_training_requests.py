@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from helpers import build
 from nets import NETS, ONE_CONV, draw_samples, model_of
-from test_finetune import Task
+from training.test_finetune import Task
 
 from obc_onnx.cli.main import cli
 from obc_onnx.errors import DataError, DivergedError, RequestError

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
+from conftest import ROOT
 from helpers import TOLERANCE
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[1]
 ZOO = Path(os.environ.get("OBC_ONNX_ZOO", ROOT.parent / "shared" / "zoo"))
 """Graphs without their large weights, and `fill.py`, which draws those from a seed."""
 SMALL = "test_"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pytest
 import torch
-from explicit import BLOCKED, EXPLICIT, Parts, copy_of, parts_of
+from equivalent.explicit import BLOCKED, EXPLICIT, Parts, copy_of, parts_of
 from helpers import build, random_keep
 from nets import NETS, Case, case_of, draw_inputs, draw_keep, error_of, prune, sine_loss
 from torch.nn import functional as fn

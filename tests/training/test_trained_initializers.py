@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import analyse, build, run_onnx
 from nets import HEAD, IMAGE, draw_samples
-from test_finetune import Task
+from training.test_finetune import Task
 
 from obc_onnx.training.optimise import make_optimizer
 from obc_onnx.training.options import TrainingOptions

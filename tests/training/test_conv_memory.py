@@ -10,15 +10,15 @@ import ctypes.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HERE = Path(__file__).parent
+PROGRAMS = ROOT / "tests"
 KERNELS = pytest.mark.parametrize("kernels", ["AVX2", "DEFAULT"])
 THREADS = pytest.mark.parametrize("threads", [1, 2])
 
@@ -50,7 +50,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> str:
 def test_gradients_of_every_form_are_right_and_stay_within_their_memory(
     kernels: str, threads: int
 ) -> None:
-    found = run([str(HERE / "conv_gradients.py"), str(threads)], guarded(kernels))
+    found = run([str(PROGRAMS / "conv_gradients.py"), str(threads)], guarded(kernels))
     assert "forms tried" in found
     assert "wrong" not in found, found
 
@@ -59,7 +59,7 @@ def test_gradients_of_every_form_are_right_and_stay_within_their_memory(
 @THREADS
 def test_training_again_gives_the_same_bytes(kernels: str, threads: int) -> None:
     first, second = (
-        run([str(HERE / "conv_training.py"), str(threads)], guarded(kernels)) for _ in range(2)
+        run([str(PROGRAMS / "conv_training.py"), str(threads)], guarded(kernels)) for _ in range(2)
     )
     assert len(first.splitlines()) > 1
     assert first == second

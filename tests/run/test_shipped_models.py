@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from helpers import TOLERANCE, analyse, make_feed, relative_error, run_onnx, run_twin
 
 from obc_onnx.graph.model import Graph
@@ -23,9 +23,11 @@ from obc_onnx.surgery.cut import remove_units
 from obc_onnx.surgery.mask import mask_reads
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from obc_onnx.samples.samples import Samples
 
-MODELS = Path(__file__).resolve().parents[1] / "models"
+MODELS = ROOT / "models"
 SAMPLE = MODELS / "fashion-test.npz"
 """Test images, which the models have not seen."""
 NAMES = sorted(path.stem for path in MODELS.glob("*.onnx")) or [

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from exports import ATTENTION, CONVOLUTIONS, assert_prunes_exactly, of_floats, quantise, quantised
 from helpers import (
     analyse,
     assert_close,
@@ -18,6 +17,14 @@ from helpers import (
 )
 from nets import Case, draw_samples, model_of
 from onnxruntime.quantization import QuantFormat, QuantType
+from ops.exports import (
+    ATTENTION,
+    CONVOLUTIONS,
+    assert_prunes_exactly,
+    of_floats,
+    quantise,
+    quantised,
+)
 from scoring import score_by
 
 from obc_onnx.saliency.criteria import make_criterion

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from helpers import build
-from mutations import Mutation, additions, mutated, mutations
+from run.test_shared import UNRELATED, samples_of, siamese
 from small import CHAIN
-from test_shared import UNRELATED, samples_of, siamese
+from verification.mutations import Mutation, additions, mutated, mutations
 
 from obc_onnx.errors import ObcError
 from obc_onnx.graph.model import Graph

@@ -6,14 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import CONTRIB, analyse, assert_close, assert_valid, build, make_feed, random_keep
-from nets import (
-    draw_samples,
-    error_of,
-    make_static,
-)
-from onnx import helper
-from unfolding_cases import (
+from equivalent.unfolding_cases import (
     CHAIN,
     CONVOLUTIONS,
     GATED,
@@ -29,6 +22,13 @@ from unfolding_cases import (
     parameters,
     unfolded_of,
 )
+from helpers import CONTRIB, analyse, assert_close, assert_valid, build, make_feed, random_keep
+from nets import (
+    draw_samples,
+    error_of,
+    make_static,
+)
+from onnx import helper
 
 from obc_onnx.equivalent import norms as unfolding
 from obc_onnx.equivalent.network import EquivalentTwin

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import run_onnx
 from nets import draw_samples, model_of
-from test_finetune import Task
+from training.test_finetune import Task
 
 from obc_onnx import compress
 from obc_onnx.errors import DivergedError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from axis_worlds import (
+from axes.axis_worlds import (
     assert_classes,
     assert_free,
     laws,

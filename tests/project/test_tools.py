@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from helpers import analyse, load_tool
 from nets import draw_samples, model_of
 
 from obc_onnx.saliency.options import Scoring
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
-TOOLS = sorted(path.stem for path in Path(__file__).parents[1].glob("tools/*.py"))
+TOOLS = sorted(path.stem for path in ROOT.glob("tools/*.py"))
 
 
 @pytest.fixture(scope="module")

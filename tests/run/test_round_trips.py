@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import tracemalloc
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from conftest import ROOT
 from helpers import analyse, build, random_keep
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,10 +29,11 @@ from obc_onnx.surgery.cut import outline_cut, remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = ROOT / "models"
 RESNET = MODELS / "fashion_resnet20.onnx"
 WIDE = "net (float[N,40] x) => (float[N,40] y) <float[40,40] w> { p = MatMul(x, w) y = Relu(p) }"
 MOST_EXPORTS = 3

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import analyse, build
 from nets import draw_keep, draw_samples, model_of
-from test_finetune import Task
+from training.test_finetune import Task
 
 from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.equivalent.starts import channel_start

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
 import pytest
+from conftest import ROOT
 from helpers import analyse, assert_close, assert_valid, build, make_feed, run_onnx
 from nets import (
     HEAD,
@@ -35,7 +35,7 @@ SINGLE, HALF = 1e-5, 2e-2
 """What rounding may change in float32 and in float16, over the RMS of an output."""
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}
 FC = "float[4,5] fc, float[4] fc_b"
-MODELS = Path(__file__).resolve().parents[1] / "models"
+MODELS = ROOT / "models"
 SHARED = MODELS.parents[1] / "shared" / "models"
 SHIPPED = [
     pytest.param(path, id=path.stem)

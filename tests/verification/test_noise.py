@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import ROOT
 from helpers import Analysed, analyse, build, load_tool, make_feed, public_model, random_keep
 from small import chain
 
@@ -24,6 +24,8 @@ from obc_onnx.verification.checks import check_masked, check_twin, compare, comp
 from obc_onnx.verification.oracle import Oracle
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Keep
@@ -44,7 +46,7 @@ gated (float[1,8] x) => (float[1,1] y) <float[8,8] w, float[1,1] c> {
 }"""
 """A sigmoid of -7 lies on a grid: ONNX Runtime computes it as a share of 1."""
 SIZES = {"a": 12, "b": 20}
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = ROOT / "models"
 
 
 def sharp(gain: float = 1e4) -> Analysed:

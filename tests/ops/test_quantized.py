@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from exports import assert_prunes_exactly
 from helpers import (
     analyse,
     assert_close,
@@ -22,6 +21,7 @@ from helpers import (
 from nets import draw_samples
 from onnx import TensorProto
 from ops import cases_quantized_fused
+from ops.exports import assert_prunes_exactly
 
 import obc_onnx
 import obc_onnx.verification.result

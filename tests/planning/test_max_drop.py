@@ -160,7 +160,7 @@ def test_a_drop_and_a_target_contradict_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("drop", [float("inf"), float("nan"), -0.1])
 def test_a_drop_is_a_number(drop: float) -> None:
-    with pytest.raises(RequestError, match="max drop must be"):
+    with pytest.raises(RequestError, match="max_drop` must be a number of at least 0"):
         Budget(max_drop=drop)
 
 
@@ -181,11 +181,11 @@ def test_a_drop_is_one_from_the_original_that_sparse_learning_changed(
     graph = analyse(model_of("norm")).graph
     samples = draw_samples(graph, 40, labelled=True)
     judged: list[Any] = []
-    judge = compression.Judge
+    meter = compression.DropMeter
     monkeypatch.setattr(
         compression,
-        "Judge",
-        lambda original, held: judged.append(original) or judge(original, held),
+        "DropMeter",
+        lambda original, held: judged.append(original) or meter(original, held),
     )
     training = TrainingOptions(epochs=0, sparse_epochs=1, batch_size=8, lr=0.05)
     compress(graph, data=samples, budget=Budget(max_drop=0.9), training=training)

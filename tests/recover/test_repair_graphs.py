@@ -327,5 +327,5 @@ def test_a_sum_is_the_target_where_what_lies_between_is_undone(
     twin = derived_twin(graph, coupling)
     layer = next(layer for layer in find_layers(coupling, graph, twin) if layer.weight == "w1")
     inputs = as_inputs(graph.inputs, draw_samples(graph, 4).feed(slice(0, 4)))
-    target = target_of(layer, coupling, {}, graph, Lockstep(twin, [inputs]))
+    target = target_of(layer, Cut(coupling, {}, graph), Lockstep(twin, [inputs]))
     assert (target.value, target.sign) == (value, sign if value == "last" else 1)

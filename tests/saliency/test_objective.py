@@ -87,7 +87,7 @@ def test_labels_are_used_where_there_are_some_and_outputs_else() -> None:
 
 def test_labels_cannot_be_asked_for_where_there_are_none() -> None:
     case = case_of("dense")
-    with pytest.raises(DataError, match="pseudo or output"):
+    with pytest.raises(DataError, match="use 'pseudo' or 'output'"):
         score(case, draw_samples(case.graph, 2), objective="labels")
 
 

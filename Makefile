@@ -5,7 +5,8 @@ BIN := .venv/bin
 READY := .venv/.installed
 REQUIREMENTS := pyproject.toml requirements.txt requirements-onnxruntime.txt constraints.txt
 FLOORS := .venv-floors
-FLOOR_TESTS := $(patsubst %,tests/test_%.py,archives cli graph images outline pipeline program recover)
+FLOOR_TESTS := $(patsubst %,tests/%.py,samples/test_archives cli/test_cli graph/test_graph \
+	samples/test_images graph/test_outline run/test_pipeline run/test_program recover/test_recover)
 
 .PHONY: demo test test-slow test-floors check clean
 
@@ -46,7 +47,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+	$(BIN)/python -m pytest --quiet tests/project/test_architecture.py
 
 clean:
 	rm -rf .venv $(FLOORS) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -13,7 +13,7 @@ import sys
 import torch
 from helpers import build
 from nets import HEAD, NETS
-from test_finetune import Task
+from training.test_finetune import Task
 
 STRIDED = (
     "net (float[N,3,16,16] x) => (float[N,4] y) <float[6,3,3,3] w1, float[12,6,1,1] w2,"

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from obc_onnx.axes.expressions import count
 from obc_onnx.coupling.inference import find_coupling
@@ -295,3 +295,22 @@ def one_channel(
     channels, size = np.zeros(shape, np.int64), float(np.prod(shape))
     spread, numbers = np.array([variance]), np.array([size])
     return {name: Scale(name, channels, ["all"], np.zeros(shape), spread, numbers, batch_axis)}
+
+
+def listed(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
+    """List every initializer as an input too, as IR 3 asks for; callers may then set it."""
+    model.ir_version = ir_version
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    return model
+
+
+def assert_survives(graph: Graph) -> Graph:
+    """Export, check and read again."""
+    model = graph.to_model()
+    onnx.checker.check_model(model, full_check=True)
+    again = Graph.from_model(model)
+    assert again.to_model() == model
+    return again

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 N_CLASSES = 4
 HEAD = "pool = GlobalAveragePool(last) flat = Flatten(pool) y = Gemm<transB=1>(flat, fc, fc_b)"
 IMAGE = "net (float[N,3,6,6] x) => (float[N,4] y)"
+ONE_CONV = (
+    f"{IMAGE} <float[6,3,3,3] w, float[4,6] fc, float[4] fc_b>"
+    f"{{ c = Conv(x, w) last = Tanh(c) {HEAD} }}"
+)
 
 NETS: dict[str, str] = {
     "dense": f"{IMAGE} <float[5,3,3,3] w1, float[5] b1, float[6,5,3,3] w2, float[5,6,2,2] w3,"

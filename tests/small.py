@@ -54,6 +54,16 @@ UNKNOWN = (
     "  u = Relu(t) y = Conv(u, d) }"
 )
 """An operator without a rule stands between `a` and `b`; `b:0` and `c:0` are free."""
+TWO_CONVS = (
+    "net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[5,3,1,1] a, float[4,5,1,1] b>"
+    "{ p = Conv(x, a) y = Conv(p, b) }"
+)
+PRODUCT = (
+    "net (float[N,3,8,1] x) => (float[N,8,8] y) <float[5,3,1,1] a, float[5,3,1,1] b>"
+    "{ p = Conv(x, a) q = Reshape(p, to) t = Transpose<perm=[0,2,1]>(q)"
+    "  r = Conv(x, b) s = Reshape(r, to) y = MatMul(t, s) }"
+)
+"""A product of two values that convolutions computed; `to` has to be `[-1, 5, 8]`."""
 
 
 @cache

@@ -55,7 +55,7 @@ Repair = Callable[[Cut, "Samples", int], Graph]
 
 def step(method: Method) -> Repair:
     """Return what repairs by one method."""
-    return lambda cut, samples, seed: recover(Cut(cut, samples, method), seed).graph
+    return lambda cut, samples, seed: recover(cut, samples, method, seed).graph
 
 
 METHODS: dict[str, Repair] = {

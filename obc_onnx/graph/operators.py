@@ -1,7 +1,7 @@
 """Operators that loading, folding and saving of a file have to know, all named here.
 
 What an operator does is for rules to say, `obc_onnx.ops`. Those need a graph in canonical form, so
-that what brings it there cannot ask them. `tests/test_operator_facts.py` compares both.
+that what brings it there cannot ask them. `tests/ops/test_effects.py` compares both.
 """
 
 from __future__ import annotations

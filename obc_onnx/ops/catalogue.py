@@ -29,7 +29,7 @@ from obc_onnx.ops.attention import contrib as contrib_attention
 from obc_onnx.ops.attention import grouped as grouped_attention
 from obc_onnx.ops.attention import rotary, stateful
 from obc_onnx.ops.attention import standard as attention
-from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule, RuleSet
+from obc_onnx.ops.base.rule import RuleSet
 from obc_onnx.ops.control import flow as control
 from obc_onnx.ops.norms import batch as norm
 from obc_onnx.ops.norms import fused as fused_norm
@@ -85,5 +85,3 @@ DEFAULT_RULES = RuleSet(
         *stateful.RULES,
     )
 )
-
-__all__ = ["DEFAULT_RULES", "Call", "FreeOfMacs", "Rule", "RuleSet"]

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.errors import RequestError
 from obc_onnx.installation import require_torch
-from obc_onnx.saliency.criterion import Criterion, Scene
-from obc_onnx.saliency.options import Scoring
 
 if TYPE_CHECKING:
+    from obc_onnx.saliency.criterion import Criterion
     from obc_onnx.saliency.options import Ranking
 
 
@@ -75,14 +74,3 @@ def usual_ranking(name: str) -> Ranking:
     Scores may come from elsewhere, and have a name that is none of ours.
     """
     return _TABLE[name].ranking if name in _TABLE else "global"
-
-
-__all__ = [
-    "CRITERIA",
-    "DATA_FREE",
-    "Criterion",
-    "Scene",
-    "Scoring",
-    "make_criterion",
-    "usual_ranking",
-]

@@ -2,7 +2,7 @@
 
 A `Dim` is a set of interchangeable positions. Every axis of every tensor is an expression over
 dims: a `Product` is row-major, as in a reshape; a `Joined` is one part after the other; a `Take`
-repeats or permutes the positions of another expression. `obc_onnx.unification` finds the dims.
+repeats or permutes the positions of another expression. `axes.unification` finds the dims.
 
 This module knows nothing of ONNX, tensors or operators.
 """

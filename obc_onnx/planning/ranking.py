@@ -40,7 +40,7 @@ def ranked(
         rooms: Those that may lose units, and how many.
         saliency: Of every unit.
         keep: What is left.
-        ranking: How to compare, see `planning.Budget`.
+        ranking: How to compare, see `Budget`.
         costs: What has to shrink: for the ranking per cost.
     Returns:
         The cuts, and how many of the first have to be made whatever the budget says.

@@ -34,7 +34,7 @@ class Point:
     Attributes:
         share: Of the units, as asked.
         removed: Units that went.
-        error: Of the outputs, each channel on its own scale, see `recover.error.Distance`.
+        error: Of the outputs, each channel on its own scale, see `measuring.error.Distance`.
         accuracy: Top-1, in [0, 1], where there are labels.
     """
 

@@ -79,7 +79,7 @@ class Projections(Objective):
         seed: Of what is drawn.
         scales: Of the float outputs, in order.
         real: Gives for samples what says which positions of an output are no padding, see
-            `padding.real_of`.
+            `measuring.padding.real_of`.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class DataOptions:
     """Where samples come from.
 
     Attributes:
-        source: A file or folder, see `data`, or samples; None works without data.
+        source: A file or folder, see `samples.read`, or samples; None works without data.
         holdout: Share of it, drawn from all classes, that is only measured on.
         evaluation: Samples to measure on instead.
         images: How pictures become an input.

@@ -29,7 +29,7 @@ class _Rows(NamedTuple):
 
 
 class Compared:
-    """Compares an output with the original's, as `scales` and `recover.error.Distance` do.
+    """Compares an output with the original's, as `scales` and `measuring.error.Distance` do.
 
     A difference is a share of the deviation of its channel, so that boxes in pixels and scores of
     thousandths count alike. Losses of channels come together as the mean of log(1 + loss): that of

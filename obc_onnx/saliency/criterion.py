@@ -81,7 +81,7 @@ class Scene:
         return measure_scales(self.coupling, self.data(), run, size)
 
     def real_positions(self, which: slice) -> RealOf:
-        """Return what says which positions of a value are no padding, see `measuring.padding.real_of`."""
+        """Return what says which positions of a value are no padding, see `real_of`."""
         from obc_onnx.measuring.padding import real_of
 
         return real_of(self.coupling, self.data(), which)

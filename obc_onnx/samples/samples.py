@@ -42,7 +42,7 @@ class Samples:
         lengths: How many positions of each sample hold something, shape [samples]; None where a
             mask says it, or all do.
         mask_input: The input that is known to be a mask, though nothing has shown it yet.
-        padding: Which positions are no data, see `measuring.masks.with_padding`; None where all are.
+        padding: Which positions are no data, see `measuring.masks`; None where all are.
     """
 
     inputs: Mapping[str, NDArray[Any] | LazyArray]

@@ -81,8 +81,9 @@ class Judge:
 def parts_of(samples: Samples, share: float, batch: int) -> tuple[Samples, Samples | None]:
     """Part the samples that train from those that choose the best epoch.
 
-    The last ones choose, as they judge repair (`measuring.error.split`), which has solved for weights
-    on others. On samples that it did solve on, the network before training looks better than it is.
+    The last ones choose, as they judge repair (`measuring.error.split`), which has solved for
+    weights on others. On samples that it did solve on, the network before training looks better
+    than it is.
 
     Args:
         samples: All, in a random order.

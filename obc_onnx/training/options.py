@@ -70,7 +70,7 @@ class TrainingOptions:
         clip: Largest norm of the gradient of all parameters; None lets it be.
         equivalent: Whether compressors and decompressors learn; otherwise weights are sliced. None
             lets them learn where labels alone teach, or where something is said about them.
-        start: What decompressors start from: the kept units, or least squares (`equivalent.starts`).
+        start: What decompressors start from: the kept units, or least squares (`starts`).
         matrix_lr: Learning rate of compressors and decompressors over that of weights.
         matrix_decay: Their weight decay.
         loss: Names out of `LOSSES` or a user's function, each with its weight. Empty takes

@@ -1,7 +1,7 @@
 """The twin: the same network as a torch module, built node by node from the graph.
 
-Initializers are its parameters and buffers, under their own names; `weights` says how. The twin prints
-as code, moves and pickles like any `torch.fx.GraphModule`.
+Initializers are its parameters and buffers, under their own names; `weights` says how. The twin
+prints as code, moves and pickles like any `torch.fx.GraphModule`.
 """
 
 from __future__ import annotations

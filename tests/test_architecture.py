@@ -31,7 +31,7 @@ LAYERS = (
     ("measuring",),
     ("twin",),
     ("saliency",),
-    ("planning", "equivalent"),
+    ("planning", "equivalent", "learning"),
     ("recover",),
     ("training", "verification"),
     ("report",),
@@ -46,7 +46,7 @@ None imports one of its own layer or of one above, not even for types; "" is the
 """
 SURGEON = {"canonical", "copies", "export", "constants", "model", "node"}
 """Modules of `graph`."""
-TORCH_ROOMS = {"equivalent", "ops", "recover", "saliency", "training", "twin"}
+TORCH_ROOMS = {"equivalent", "learning", "ops", "recover", "saliency", "training", "twin"}
 """Packages that may know of torch; operator rules load it inside of functions."""
 TORCH_BESIDE = {"run.twin_program"}
 """Modules elsewhere that load torch: what they offer is a module of torch."""

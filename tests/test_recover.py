@@ -78,7 +78,7 @@ def cut_of(text: str, n_samples: int = 320, batch: int | None = None) -> Cut:
 
 def normed(cut: Cut, seed: int = 0) -> tuple[Graph, Recovery]:
     """Re-estimate norms, where that helps."""
-    graph, steps, _ = recover(cut.coupling, cut.keep, cut.pruned, cut.samples, "stats", seed)
+    graph, steps, *_ = recover(cut.coupling, cut.keep, cut.pruned, cut.samples, "stats", seed)
     return graph, steps[0]
 
 

@@ -85,6 +85,7 @@ def plan_command(
             scoring=scoring_of(options),
             scores=load_scores(scores),
             recover=options["recover"],
+            recover_minutes=options["recover_minutes"],
             input_shape=input_shape,
             batch_axes=options["batch_axes"],
             seed=seed,

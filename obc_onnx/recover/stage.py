@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.measuring.error import Distance, split
@@ -10,22 +11,30 @@ from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.match import match
 from obc_onnx.recover.methods import Recovery
 from obc_onnx.recover.norms import reestimate_norms, why_no_norms
+from obc_onnx.recover.refine import refine
 from obc_onnx.recover.refit import refit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.recover.methods import LayerFit, Method
     from obc_onnx.samples.samples import Samples
 
 _STEPS: dict[Method, tuple[str, ...]] = {
-    "auto": ("refit", "stats"),
+    "auto": ("refit", "stats", "refine"),
     "none": (),
     "stats": ("stats",),
     "refit": ("refit",),
     "fuse": ("fuse", "stats"),
 }
-_NAMES = {"refit": "least-squares refit", "stats": "statistics", "fuse": "repair without data"}
+_NAMES = {
+    "refit": "least-squares refit",
+    "stats": "statistics",
+    "fuse": "repair without data",
+    "refine": "refinement by gradient",
+}
 
 
 class Recovered(NamedTuple):
@@ -33,12 +42,49 @@ class Recovered(NamedTuple):
 
     Attributes:
         steps: What was tried; those without data have no errors, and are in the notes.
-        notes: What was left out and why.
+        notes: What was left out and why, and what was decided.
+        warnings: What makes the result doubtful.
     """
 
     graph: Graph
     steps: list[Recovery]
     notes: list[str]
+    warnings: list[str]
+
+
+class _Step(NamedTuple):
+    """What one step gave.
+
+    Attributes:
+        layers: What it did to each layer, where it goes layer by layer.
+        reason: Why there was nothing to take it on; empty where there was.
+    """
+
+    graph: Graph
+    layers: list[LayerFit]
+    reason: str = ""
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What every step works with.
+
+    Attributes:
+        used: Samples that it may look at.
+        held: Samples that judge.
+        error_of: Judges a graph on those.
+    """
+
+    coupling: Coupling
+    keep: Keep
+    used: Samples
+    held: Samples
+    error_of: Distance
+    minutes: float
+    seed: int
+    device: str
 
 
 def recover(
@@ -49,6 +95,7 @@ def recover(
     method: Method,
     seed: int,
     device: str = "cpu",
+    minutes: float = 0.0,
 ) -> Recovered:
     """Repair a cut graph.
 
@@ -60,65 +107,70 @@ def recover(
         method: Which steps.
         seed: Of every random choice.
         device: Where torch runs.
+        minutes: What refinement by gradient may take, by estimate; 0 leaves it out.
     """
     if samples is None:
         return _without_data(coupling, keep, pruned, method)
     used, held = split(samples, pruned.batch or 1)
     notes: list[str] = []
     if not len(used):
-        return Recovered(pruned, [], [f"nothing was repaired: {len(samples)} samples are too few"])
+        few = f"nothing was repaired: {len(samples)} samples are too few"
+        return Recovered(pruned, [], [few], [])
     noisy = looks_like_noise(coupling.graph, used) if _STEPS[method] else ""
     if noisy:
         notes.append(
             f"input '{noisy}' of the samples looks like noise: repair needs real ones, and does "
             f"more harm than good without"
         )
-    graph, steps = pruned, list[Recovery]()
     if not _STEPS[method]:
-        return Recovered(graph, steps, notes)
+        return Recovered(pruned, [], notes, [])
     error_of = Distance(coupling, held)
-    before = error_of(pruned)
-    for step in _STEPS[method]:
-        found, layers, reason = _try(step, coupling, keep, graph, used, seed, device)
-        if reason:
-            notes.append(reason)
+    cut = _Cut(coupling, keep, used, held, error_of, minutes, seed, device)
+    graph, before = pruned, error_of(pruned)
+    steps, warnings = list[Recovery](), list[str]()
+    for name in _STEPS[method]:
+        if name == "refine" and not minutes:
             continue
-        after = error_of(found)
-        steps.append(Recovery(_NAMES[step], before, after, after < before, layers))
+        step = _try(name, cut, graph)
+        notes.extend(step.notes)
+        warnings.extend(step.warnings)
+        if step.reason:
+            notes.append(step.reason)
+            continue
+        after = error_of(step.graph)
+        steps.append(Recovery(_NAMES[name], before, after, after < before, step.layers))
         if after < before:
-            graph, before = found, after
-    return Recovered(graph, steps, notes)
+            graph, before = step.graph, after
+    return Recovered(graph, steps, notes, warnings)
 
 
-def _try(
-    step: str,
-    coupling: Coupling,
-    keep: Keep,
-    graph: Graph,
-    used: Samples,
-    seed: int,
-    device: str,
-) -> tuple[Graph, list[LayerFit], str]:
+def _try(name: str, cut: _Cut, graph: Graph) -> _Step:
     """Take one step; say why where there is nothing to take it on."""
-    if step == "refit":
-        found, layers = refit(coupling, keep, graph, used, seed, device=device)
-        return found, layers, "" if layers else "no layer was refit: none has an input that changed"
-    if step == "fuse":
-        return fuse(coupling, keep, graph), [], ""
-    return _statistics(coupling, keep, graph, used, seed, device)
+    own = cut.coupling, cut.keep, graph
+    if name == "refit":
+        found, layers = refit(*own, cut.used, cut.seed, device=cut.device)
+        nothing = "no layer was refit: none has an input that changed"
+        return _Step(found, layers, "" if layers else nothing)
+    if name == "refine":
+        parts, where = (cut.used, cut.held), (cut.seed, cut.device)
+        refined = refine(*own, parts, cut.error_of, cut.minutes, *where)
+        return _Step(refined.graph, [], refined.reason, refined.notes, refined.warnings)
+    if name == "fuse":
+        return _Step(fuse(*own), [])
+    return _statistics(cut, graph)
 
 
-def _statistics(
-    coupling: Coupling, keep: Keep, graph: Graph, used: Samples, seed: int, device: str
-) -> tuple[Graph, list[LayerFit], str]:
+def _statistics(cut: _Cut, graph: Graph) -> _Step:
     """Measure norms anew, or where there are none, match the layers' own statistics."""
-    reason = why_no_norms(coupling, graph, used)
+    reason = why_no_norms(cut.coupling, graph, cut.used)
     if not reason:
-        return reestimate_norms(coupling, graph, used, seed, device), [], ""
+        found = reestimate_norms(cut.coupling, graph, cut.used, cut.seed, cut.device)
+        return _Step(found, [])
     if any(node.op_type == "BatchNormalization" for node in graph.nodes):
-        return graph, [], f"norms stay as they are: {reason}"
-    found, layers = refit(coupling, keep, graph, used, seed, match, device)
-    return found, layers, "" if layers else "no layer has statistics to match"
+        return _Step(graph, [], f"norms stay as they are: {reason}")
+    own = cut.coupling, cut.keep, graph, cut.used
+    found, layers = refit(*own, cut.seed, match, cut.device)
+    return _Step(found, layers, "" if layers else "no layer has statistics to match")
 
 
 def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method) -> Recovered:
@@ -131,9 +183,10 @@ def _without_data(coupling: Coupling, keep: Keep, pruned: Graph, method: Method)
         note = (
             "units were fused by optimal transport, or made up for by what batch norms tell of them"
         )
-        return Recovered(fuse(coupling, keep, pruned), [], [f"{note}: no data judged that"])
+        return Recovered(fuse(coupling, keep, pruned), [], [f"{note}: no data judged that"], [])
     if method == "auto" and any(node.op_type == "BatchNormalization" for node in pruned.nodes):
         note = "consumers make up for removed units by what batch norms tell of them"
         found = fuse(coupling, keep, pruned, merges=False)
-        return Recovered(found, [], [f"{note}: no data judged that; --recover none leaves it out"])
-    return Recovered(pruned, [], ["nothing was repaired: give --data"])
+        unjudged = f"{note}: no data judged that; --recover none leaves it out"
+        return Recovered(found, [], [unjudged], [])
+    return Recovered(pruned, [], ["nothing was repaired: give --data"], [])

@@ -204,6 +204,7 @@ class Compression:
             "scoring": asdict(request.scoring),
             "training": None if request.training is None else asdict(request.training),
             "recover": request.recover,
+            "recover minutes": request.refining_minutes,
             "seed": request.seed,
             "batch axes": dict(request.batch_axes),
         }
@@ -239,7 +240,7 @@ class Compression:
         if held is None:
             raise RequestError("--max-drop is measured on samples: give --data")
         feed = verification_feed(coupling.graph, held, inputs, self.request.seed)
-        notes = list(self.notes)
+        notes, warnings = list(self.notes), list(self.warnings)
 
         def result_of(plan: PruningPlan) -> Graph:
             keep = plan.keep(coupling)
@@ -250,6 +251,7 @@ class Compression:
         judge = Judge(original, held)
         plan, note = plan_within_drop(plan_of, self.request.budget, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
+        self.warnings[:] = warnings
         return plan
 
     def _sparsify(
@@ -289,7 +291,7 @@ class Compression:
         return criterion.name, lambda keep: criterion.score(scene, keep)
 
     def _recover(self, cut: Cut, samples: Samples | None) -> tuple[Graph, list[Recovery]]:
-        """Repair without training, where there is anything to do it with."""
+        """Repair without labels, where there is anything to do it with."""
         method = self.request.recover
         if method == "none":
             return cut.pruned, []
@@ -299,9 +301,10 @@ class Compression:
         from obc_onnx.recover.stage import recover
 
         with self.clock("recover"):
-            where = self.request.seed, self.request.device
+            where = self.request.seed, self.request.device, self.request.refining_minutes
             found = recover(cut.coupling, cut.keep, cut.pruned, samples, method, *where)
         self.notes.extend(found.notes)
+        self.warnings.extend(found.warnings)
         return found.graph, found.steps
 
     def _finetune(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from obc_onnx.errors import RequestError
+from obc_onnx.recover.methods import minutes_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -24,7 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What `compress` or `make_plan` was asked for."""
+    """What `compress` or `make_plan` was asked for.
+
+    Raises:
+        RequestError: It contradicts itself.
+    """
 
     name: str
     data: DataOptions
@@ -33,6 +40,7 @@ class Request:
     scoring: Scoring
     scores: Scores | None
     recover: Method
+    recover_minutes: float | None
     input_shape: Mapping[str, Shape]
     batch_axes: Axes
     seed: int
@@ -43,6 +51,18 @@ class Request:
     run_dir: Path | None = None
     resume: bool = False
     latency: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check what concerns several fields."""
+        if self.resume and self.run_dir is None:
+            raise RequestError("--resume goes on with a run: give its --run-dir")
+        _ = self.refining_minutes
+
+    @property
+    def refining_minutes(self) -> float:
+        """How long repair may refine by gradient, see `minutes_of`."""
+        trains = self.training is not None and self.training.epochs > 0
+        return minutes_of(self.recover_minutes, trains=trains)
 
     @property
     def code(self) -> list[str | None]:

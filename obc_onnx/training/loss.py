@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.node import CLASSES_RANK
+from obc_onnx.learning.compared import Compared
 from obc_onnx.measuring.classes import class_axis, ends_in_softmax
-from obc_onnx.training.compared import Compared
 from obc_onnx.training.options import LABELS_AND_TEACHER, check_labels
 from obc_onnx.twin.logits import logits_of
 from obc_onnx.twin.tensors import wide

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from obc_onnx.training.options import NormsName, OptimizerName
+OptimizerName = Literal["sgd", "adamw"]
+NormsName = Literal["stored", "batch"]
 
 RATES: dict[OptimizerName, tuple[float, ...]] = {
     "sgd": (0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4),

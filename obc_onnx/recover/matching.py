@@ -1,0 +1,135 @@
+"""A cut network that learns, and how far it is from the original, inside and at the outputs.
+
+    mean over borders of D(F, F_dense[kept]) + mean over outputs of D(z, z_dense)
+
+D is `Compared.mse`: squared differences as shares of the variance of each channel of the original,
+which come together as the mean of log(1 + share).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.graph.node import is_float
+from obc_onnx.graph.session import Session
+from obc_onnx.graph.shapes import ElementTypes
+from obc_onnx.learning.compared import Compared
+from obc_onnx.measuring.padding import real_of
+from obc_onnx.measuring.scales import inner_port, scales_of
+from obc_onnx.recover.targets import take
+from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.probes import also_return
+from obc_onnx.twin.tensors import as_inputs, lay_channels_last, wide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.recover.borders import Border
+    from obc_onnx.samples.samples import Samples
+
+_CACHE_BYTES = 2**29
+"""What the original gives is kept for as many runs as fit into this."""
+_SCALED = 256
+"""Samples that deviations are measured on, at most."""
+
+
+class Matching:
+    """The distance of a cut network from its original.
+
+    Both stay in evaluation mode: norms use what they store, and dropout passes all on.
+
+    Args:
+        coupling: Of the original.
+        keep: What stays.
+        pruned: The cut graph.
+        borders: Where both are compared, besides outputs.
+        samples: To train on.
+        runs: Which of them each run takes; all of them as many.
+        device: Where both run.
+
+    Attributes:
+        student: The cut network.
+        original: It is run once on the samples of each run, as far as there is room for the values.
+    """
+
+    def __init__(
+        self,
+        coupling: Coupling,
+        keep: Keep,
+        pruned: Graph,
+        borders: Sequence[Border],
+        samples: Samples,
+        runs: Sequence[NDArray[np.int64]],
+        device: str = "cpu",
+    ) -> None:
+        self._coupling, self._samples, self._runs = coupling, samples, runs
+        self._device = torch.device(device)
+        self._kept = {border.name: border.kept for border in borders}
+        self._compared = self._measure(borders, len(runs[0]))
+        self._wanted: dict[int, list[Tensor]] = {}
+        self._room = _CACHE_BYTES
+        self.original = derived_twin(coupling.graph, coupling).requires_grad_(False)  # noqa: FBT003 - torch's own
+        self.student = EquivalentTwin(coupling, keep, pruned, recombine=False)
+        for twin in (self.original, self.student.twin):
+            also_return(twin, [border.name for border in borders])
+        self.original.to(self._device)
+        self.student.to(self._device).eval()
+        if self._device.type == "cpu":
+            for network in (self.original, self.student):
+                lay_channels_last(network)
+        outputs = [port.name for port in coupling.graph.outputs]
+        self._names = [*outputs, *self._kept]
+
+    def _measure(self, borders: Sequence[Border], size: int) -> dict[str, Compared]:
+        """Measure how far each channel of outputs and borders goes in the original."""
+        graph = self._coupling.graph
+        types = ElementTypes(graph)
+        inner = [inner_port(self._coupling, b.name, types[b.name]) for b in borders]
+        ports = [port for port in (*graph.outputs, *inner) if is_float(port.dtype)]
+        session = Session(graph, outputs=[port.name for port in ports])
+        some = self._samples.part(slice(0, max(_SCALED // size, 1) * size))
+        scales = scales_of(self._coupling, ports, some, session.run, size)
+        return {s.name: Compared(s.of_kept(self._kept.get(s.name, {}))) for s in scales}
+
+    def loss(self, number: int) -> Tensor:
+        """Return the distance on the samples of a run, a scalar.
+
+        It requires no gradient where no weight that learns is in front of anything compared.
+
+        Args:
+            number: Of the run.
+        """
+        which = self._runs[number]
+        feed = as_inputs(self._coupling.graph.inputs, self._samples.feed(which), self._device)
+        real = real_of(self._coupling, self._samples, which)
+        values = zip(self._names, self.student(*feed), self._targets(number, feed), strict=True)
+        outside: list[Tensor] = []
+        inside: list[Tensor] = []
+        for name, own, wanted in values:
+            if own.requires_grad:
+                distance = self._compared[name].mse(wide(own), wide(wanted), real(name))
+                (inside if name in self._kept else outside).append(distance)
+        means = [torch.stack(terms).mean() for terms in (outside, inside) if terms]
+        return torch.stack(means).sum() if means else torch.zeros(())
+
+    @torch.no_grad()
+    def _targets(self, number: int, feed: list[Tensor]) -> list[Tensor]:
+        """Return what the original gives in a run, cut to what stays."""
+        if number in self._wanted:
+            return self._wanted[number]
+        values = zip(self._names, self.original(*feed), strict=True)
+        found = [take(value, self._kept.get(name, {})) for name, value in values]
+        n_bytes = sum(value.nbytes for value in found)
+        if n_bytes <= self._room:
+            self._wanted[number] = found
+            self._room -= n_bytes
+        return found

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
-import torch
-from helpers import analyse, build, run_onnx
-from nets import HEAD, IMAGE, NETS, draw_keep, draw_samples, model_of
+from helpers import analyse, build
+from nets import HEAD, IMAGE, NETS, draw_keep, draw_samples, make_static, model_of
 from test_padding import encoder, padded
 from test_padding import coupling_of as encoder_coupling
 from token_graphs import build_token_net
@@ -18,7 +16,9 @@ from token_graphs import build_token_net
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import Distance, output_error, split
-from obc_onnx.measuring.scales import measure_scales
+from obc_onnx.measuring.masks import with_padding
+from obc_onnx.measuring.scales import inner_port, scales_of
+from obc_onnx.planning.budget import Budget
 from obc_onnx.recover import refine as refining
 from obc_onnx.recover.borders import find_borders
 from obc_onnx.recover.effort import estimate
@@ -132,15 +132,14 @@ def test_borders_are_thinned_evenly(most: int) -> None:
     assert gaps.max() <= 2 * gaps.min() + 1
 
 
-def shares(found: NDArray, wanted: NDArray) -> NDArray:
-    """Mean squared difference of each channel as a share of its variance over samples.
+def by_channel(found: NDArray, wanted: NDArray) -> tuple[NDArray, NDArray]:
+    """Mean squared difference of each channel, which are on axis 1, and its variance over samples.
 
-    Channels are on axis 1; the variance of each position is around its own mean.
+    The variance of each position is around its own mean.
     """
     others = tuple(i for i in range(wanted.ndim) if i != 1)
-    variance = wanted.astype(np.float64).var(0, ddof=1, keepdims=True)
-    share = ((found.astype(np.float64) - wanted) ** 2).mean(others)
-    return share / variance.mean(others)
+    wide = wanted.astype(np.float64)
+    return ((found - wide) ** 2).mean(others), wide.var(0, ddof=1, keepdims=True).mean(others)
 
 
 @pytest.mark.parametrize("text", [CHAIN, BLOCKS, NETS["norm"], TWO_HEADS])
@@ -162,7 +161,9 @@ def test_what_is_learned_is_the_mean_over_borders_plus_that_over_outputs(text: s
         for border in borders:
             for axis, kept in border.kept.items() if border.name == name else ():
                 wanted = wanted.take(kept, axis)
-        distances[name] = float(np.log1p(shares(own[name], wanted)).mean())
+        errors, variances = by_channel(own[name], wanted)
+        each, whole = np.log1p(errors / variances), np.log1p(errors.mean() / variances.mean())
+        distances[name] = float(each.mean() if name in outputs else whole)
     inside = np.mean([distances[border.name] for border in borders])
     outside = np.mean([distances[name] for name in outputs])
     assert float(found.detach()) == pytest.approx(float(inside + outside), rel=1e-4)
@@ -175,3 +176,160 @@ def test_the_original_is_run_once_for_each_run() -> None:
     for parameter in matching.original.parameters():
         parameter.data.zero_()
     assert float(matching.loss(0).detach()) == first
+
+
+def test_the_variance_of_a_border_is_that_of_what_stays() -> None:
+    """The mean over kept positions of their variance over samples, whatever channels go."""
+    graph, _, coupling = analyse(build(CHAIN))
+    samples = draw_samples(graph, 40)
+    feed = samples.feed(slice(0, 40))
+    session = Session(graph, optimize=False, outputs=["p"])
+    (scale,) = scales_of(
+        coupling, [inner_port(coupling, "p", np.dtype("float32"))], samples, session.run, 8
+    )
+    kept = np.array([1, 4, 5])
+    wanted = session.run(feed)["p"][:, kept].astype(np.float64).var(0, ddof=1).mean()
+    assert scale.as_one({1: kept}).variance == pytest.approx([wanted], rel=1e-6)
+    assert scale.as_one({}).variance == pytest.approx([scale.variance.mean()], rel=1e-6)
+
+
+def trained_tokens(seed: int = 3) -> onnx.ModelProto:
+    return build_token_net([("separate_attention", 0, 1), ("mlp", 0, 2)], seed=seed)
+
+
+LEARNING: dict[str, onnx.ModelProto | str] = {
+    "chain": CHAIN,
+    "blocks": BLOCKS,
+    "two heads": TWO_HEADS,
+    "norm": NETS["norm"],
+    "concat": NETS["concat"],
+    "attention": trained_tokens(),
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("net", LEARNING)
+def test_outputs_come_nearer(net: str, seed: int) -> None:
+    found, before, after = cut_of(LEARNING[net], 200, seed).judged(seed=seed)
+    assert not found.reason
+    assert after < 0.9 * before
+    assert "weights were refined by gradient in" in found.notes[0]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_no_network_gets_worse(net: str) -> None:
+    found, before, after = cut_of(model_of(net)).judged()
+    assert after <= before * (1 + 1e-6)
+
+
+def test_where_no_state_is_better_the_start_stays() -> None:
+    """What has lost nothing cannot come nearer."""
+    graph, _, coupling = analyse(build(CHAIN))
+    keep = {group.dim: np.ones(group.size, np.bool_) for group in coupling.groups}
+    found, _, _ = Cut(coupling, keep, graph, draw_samples(graph, 40)).judged()
+    assert found.graph is graph
+    assert "brought nothing" in found.notes[0]
+
+
+def weights(graph: Graph) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in graph.initializers.items()}
+
+
+def test_equal_seeds_give_equal_bytes_and_others_other_ones() -> None:
+    cut = cut_of(BLOCKS)
+    first, again, other = (cut.judged(seed=seed)[0].graph for seed in (0, 0, 1))
+    assert weights(first) == weights(again) != weights(other)
+
+
+def test_norms_keep_what_they_store_and_shapes_stay() -> None:
+    cut = cut_of(NETS["norm"], 200)
+    found = cut.judged()[0].graph
+    for name in ("mean", "var"):
+        assert found.initializers[name].tobytes() == cut.pruned.initializers[name].tobytes()
+    assert found.initializers["scale"].tobytes() != cut.pruned.initializers["scale"].tobytes()
+    assert {n: a.shape for n, a in found.initializers.items()} == {
+        n: a.shape for n, a in cut.pruned.initializers.items()
+    }
+
+
+def test_what_stands_at_padding_changes_nothing() -> None:
+    coupling = encoder_coupling(encoder())
+    keep = draw_keep(coupling)
+    pruned = remove_units(coupling, keep)
+    found = []
+    for content in (0, 1):
+        samples, held = with_padding(coupling, *split(padded(coupling, 80, content), 1))
+        refined = refine(coupling, keep, pruned, (samples, held), Distance(coupling, held), 1.0, 0)
+        found.append(refined.graph.initializers)
+    assert {n for n, a in found[0].items() if not np.array_equal(a, pruned.initializers[n])}
+    for name, array in found[0].items():
+        np.testing.assert_allclose(array, found[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_static_batch_is_run_as_it_is() -> None:
+    model = build(CHAIN)
+    make_static(model, 4)
+    graph, _, coupling = analyse(model)
+    keep = draw_keep(coupling)
+    samples = draw_samples(graph, 80)
+    effort = estimate(coupling, keep, 64, 16, 1.0)
+    assert (effort.size, effort.runs) == (4, 8)
+    _, before, after = Cut(coupling, keep, remove_units(coupling, keep), samples).judged()
+    assert after < 0.9 * before
+
+
+def test_steps_follow_from_the_networks_and_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = cut_of(BLOCKS)
+    own = cut.coupling, cut.keep, 64, 16
+    wanted = estimate(*own, 1.0)
+    monkeypatch.setattr("time.monotonic", lambda: pytest.fail("looked at a clock"))
+    assert estimate(*own, 1.0) == wanted
+    assert wanted.seconds <= 60
+    assert estimate(*own, 1e-4).steps < wanted.steps
+
+
+def test_too_few_minutes_say_how_many_would_do() -> None:
+    found, _, _ = cut_of(BLOCKS).judged(minutes=1e-5)
+    assert "--recover-minutes 1 is enough" in found.reason
+
+
+def test_the_clock_stops_what_takes_far_too_long_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr(refining.time, "monotonic", lambda: float(next(clock)))
+    found, before, after = cut_of(BLOCKS).judged()
+    assert after <= before
+    assert "stopped by the clock" in found.warnings[0]
+
+
+def test_refinement_is_the_last_step_of_repair_and_0_minutes_leave_it_out() -> None:
+    cut = cut_of(BLOCKS, 200)
+    own = *cut[:4], "auto", 0, "cpu"
+    found, without = recover(*own, 1.0), recover(*own, 0.0)
+    assert [step.step for step in found.steps][-1] == "refinement by gradient"
+    assert "refinement by gradient" not in {step.step for step in without.steps}
+    assert found.steps[-1].kept
+    assert found.steps[-1].before == without.steps[0].after
+    held = split(cut.samples, 1)[1]
+    errors = [output_error(cut.coupling, g, held) for g in (without.graph, found.graph)]
+    assert errors == pytest.approx([found.steps[-1].before, found.steps[-1].after], rel=1e-4)
+    assert errors[1] < errors[0]
+
+
+def test_the_command_refines_unless_training_follows() -> None:
+    samples = draw_samples(analyse(build(BLOCKS)).graph, 60)
+    compressed = partial(compress, build(BLOCKS), data=samples, budget=Budget(0.6, round_to=1))
+    refined, trained, off = compressed(), compressed(training=1), compressed(recover_minutes=0)
+    steps = [{step.step for step in r.report.recovery} for r in (refined, trained, off)]
+    assert ["refinement by gradient" in found for found in steps] == [True, False, False]
+    assert all(check.passed for check in refined.report.verification)
+
+
+def test_minutes_are_checked_and_follow_from_what_comes_after() -> None:
+    assert minutes_of(None, trains=False) == MINUTES
+    assert minutes_of(None, trains=True) == 0
+    assert minutes_of(7.5, trains=True) == 7.5
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(RequestError, match="--recover-minutes must be 0 or more"):
+            minutes_of(wrong, trains=False)

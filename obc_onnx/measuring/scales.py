@@ -93,28 +93,26 @@ class Scale:
         """Add numbers up, shape as one sample, into channels."""
         return added_up(totals, self.channels)
 
-    def of_kept(self, kept: Mapping[int, Channels]) -> Scale:
-        """Return the scale of what stays of this value.
+    def as_one(self, kept: Mapping[int, Channels]) -> Scale:
+        """Return the scale of what stays of this value, all of it as one channel.
 
         Args:
             kept: For each of its axes that shrinks, which positions stay.
         """
-        if self.batch_axis is None or not kept:
+        if self.batch_axis is None:
             return self  # number after number, all of them are one channel
         channels, centre = self.channels, self.centre
         for axis, positions in kept.items():
             own = axis - (axis > self.batch_axis)
             channels, centre = channels.take(positions, own), centre.take(positions, own)
-        left, ids = np.unique(channels, return_inverse=True)
-        numbers = self.numbers[left] * np.bincount(ids.ravel())
-        numbers /= np.bincount(self.channels.ravel())[left]
+        numbers = self.numbers / np.bincount(self.channels.ravel())
         return replace(
             self,
-            channels=ids.reshape(channels.shape),
-            labels=[self.labels[channel] for channel in left],
+            channels=np.zeros_like(channels),
+            labels=["all"],
             centre=centre,
-            variance=self.variance[left],
-            numbers=numbers,
+            variance=self.variance[channels].mean(keepdims=True).reshape(1),
+            numbers=numbers[channels].sum(keepdims=True).reshape(1),
         )
 
 

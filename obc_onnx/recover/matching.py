@@ -2,8 +2,10 @@
 
     mean over borders of D(F, F_dense[kept]) + mean over outputs of D(z, z_dense)
 
-D is `Compared.mse`: squared differences as shares of the variance of each channel of the original,
-which come together as the mean of log(1 + share).
+D is `Compared.mse`, log(1 + share), where a squared difference is a share of the variance in the
+original: at a border of the variance of all that stays of it, at an output of that of each channel,
+with the mean over channels. Inside, channels that hardly move hardly matter: docs/recovery.md has
+what is lost where all of them count alike.
 """
 
 from __future__ import annotations
@@ -98,7 +100,12 @@ class Matching:
         session = Session(graph, outputs=[port.name for port in ports])
         some = self._samples.part(slice(0, max(_SCALED // size, 1) * size))
         scales = scales_of(self._coupling, ports, some, session.run, size)
-        return {s.name: Compared(s.of_kept(self._kept.get(s.name, {}))) for s in scales}
+        return {
+            scale.name: Compared(scale.as_one(self._kept[scale.name]))
+            if scale.name in self._kept
+            else Compared(scale)
+            for scale in scales
+        }
 
     def loss(self, number: int) -> Tensor:
         """Return the distance on the samples of a run, a scalar.

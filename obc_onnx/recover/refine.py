@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _WARMUP = 0.05
 """Share of the steps over which the rate rises."""
 _LATE = 3.0
-"""Times as long as estimated: then the clock ends it."""
+"""Times as many minutes as were given: then the clock ends it."""
 
 
 class Refined(NamedTuple):
@@ -101,7 +101,8 @@ def refine(
             f"steps would be taken; --recover-minutes {needed} is enough for this model"
         )
         return Refined(pruned, reason, [], [])
-    training = _Training(coupling, keep, pruned, used, effort, seed, device)
+    latest = time.monotonic() + 60 * _LATE * minutes
+    training = _Training(coupling, keep, pruned, used, effort, latest, seed, device)
     if not training.learns():
         reason = "weights were not refined by gradient: none that learns is in front of an output"
         return Refined(pruned, reason, [], [])
@@ -118,6 +119,7 @@ class _Training:
         pruned: Graph,
         used: Samples,
         effort: Effort,
+        latest: float,
         seed: int,
         device: str,
     ) -> None:
@@ -130,8 +132,7 @@ class _Training:
         self._pruned, self._n_borders = pruned, len(borders)
         self._weights = list(self._student.weights())
         self._start = self._state()
-        self._stop = time.monotonic() + _LATE * effort.seconds
-        self._late = False
+        self._latest, self._late = latest, False
 
     def learns(self) -> bool:
         """Say whether there is anything that a gradient reaches."""
@@ -144,7 +145,7 @@ class _Training:
         with Progress("refining weights", total) as progress:
 
             def trial(lr: float, _: NormsName) -> float:
-                return min(self._errors(lr, effort.trial_steps, 1, error_of, progress))
+                return min(self._errors(lr, effort.trial_steps, 1, error_of, progress), default=math.inf)
 
             trials = run_trials(trial, before, RATES["adamw"], ("stored",))
             lr = best_of_trials(trials).lr
@@ -179,7 +180,7 @@ class _Training:
         schedule = OneCycleLR(optimizer, lr, steps, pct_start=_WARMUP, cycle_momentum=False)
         ends = {round(steps * (number + 1) / rounds) for number in range(rounds)}
         for step in range(1, steps + 1):
-            self._late = self._late or time.monotonic() > self._stop
+            self._late = self._late or time.monotonic() > self._latest
             if self._late:
                 return
             optimizer.zero_grad(set_to_none=True)
@@ -227,11 +228,10 @@ class _Training:
     def _warnings(self) -> list[str]:
         if not self._late:
             return []
-        minutes = _LATE * self._effort.seconds / 60
         late = (
-            f"refinement was stopped by the clock after {minutes:.2g} minutes, {_LATE:g} times as "
-            f"long as estimated: the result depends on how fast this machine is, and another run "
-            f"may give other bytes; a smaller --recover-minutes ends by itself"
+            f"refinement was stopped by the clock, since it took more than {_LATE:g} times "
+            f"--recover-minutes: the result depends on how fast this machine is, and another run "
+            f"may give other bytes; less --recover-minutes take fewer steps"
         )
         return [late]
 

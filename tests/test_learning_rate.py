@@ -15,11 +15,11 @@ from test_finetune import Task
 from obc_onnx import compress
 from obc_onnx.errors import DivergedError
 from obc_onnx.graph.model import Graph
-from obc_onnx.learning.trial import RATES, best_of_trials, run_trials, trial_steps
 from obc_onnx.planning.budget import Budget
 from obc_onnx.training.evaluation import Judge, parts_of
 from obc_onnx.training.loss import TrainingLoss
 from obc_onnx.training.options import NORMS, TrainingOptions
+from obc_onnx.training.trial import RATES, best_of_trials, run_trials, trial_steps
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,8 @@
 
 Units are scored and repaired on the same samples, of which the repair sees no labels; those of a
 repeat are drawn with its seed. Methods are those of `--recover`, but that `fuse` is fusion alone
-and is not judged; `fuse+stats` is what the command calls fuse. Rows are added to the CSV as they
+and is not judged; `fuse+stats` is what the command calls fuse, and `auto` does not refine by
+gradient, which `refine`, the default of the command, does. Rows are added to the CSV as they
 come and those that are there already are skipped, so that a run can be continued. `peer` prunes
 with onnxsim, at the least sparsity that meets the target, and says where none does; it needs
 
@@ -39,6 +40,7 @@ from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.search import make_plan
 from obc_onnx.recover.fuse import fuse
+from obc_onnx.recover.methods import MINUTES
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import choose_criterion, make_scene
@@ -58,6 +60,7 @@ METHODS: dict[str, Repair] = {
     "fuse+stats": lambda *cut: recover(*cut[:4], "fuse", cut[4]).graph,
     "refit": lambda *cut: recover(*cut[:4], "refit", cut[4]).graph,
     "auto": lambda *cut: recover(*cut[:4], "auto", cut[4]).graph,
+    "refine": lambda *cut: recover(*cut[:4], "auto", cut[4], "cpu", MINUTES).graph,
 }
 CRITERIA = ("jacobian", "taylor", "l2", "random")
 TARGETS = (0.7, 0.5, 0.35)

@@ -1,5 +1,5 @@
-"""What every kind of training shares: the distance that is learned, and trials of learning rates.
+"""What every kind of training shares: the distance that is learned.
 
-In come tensors and numbers, out go losses and choices. It must not know what trains: repair by
-gradient and fine-tuning both do, and neither may know the other.
+In come values of two networks, out goes a loss. It must not know what trains: repair by gradient
+and fine-tuning both do, and repair may not know of fine-tuning.
 """

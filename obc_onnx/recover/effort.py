@@ -10,7 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from obc_onnx.axes.expressions import count
+from obc_onnx.recover.targets import at_batch
 
 if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling, Keep
@@ -31,13 +34,8 @@ _LEARNING = 5
 """Runs that take as long as one with its gradients: those of narrow layers are slow."""
 _BYTES = 2**30
 """What the values of one run may take, all of which the gradient needs."""
-_ROUNDS = 8
+_ROUNDS = 9
 """Times that the network is judged on the way, at most."""
-_TRIALS = 4
-"""Of learning rates, as a rule."""
-_TRIAL_SHARE = 1 / 16
-"""Of the steps, for each of these."""
-_TRIAL_STEPS = (8, 50)
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,14 @@ class Effort:
     Attributes:
         size: Samples of one run.
         runs: Runs that make up a step.
-        steps: Changes of the weights, trials of rates aside.
-        trial_steps: Of each of those.
-        rounds: Times that the network is judged.
+        steps: Changes of the weights.
+        rounds: Times that the network is judged, as far as courses allow.
         seconds: What all of it takes, by the estimate.
     """
 
     size: int
     runs: int
     steps: int
-    trial_steps: int
     rounds: int
     seconds: float
 
@@ -76,20 +72,17 @@ def estimate(coupling: Coupling, keep: Keep, n_used: int, n_held: int, minutes: 
         n_held: Samples that judge.
         minutes: How long it may take; less than the least steps need gives fewer than those.
     """
-    size = _run_size(coupling, n_used)
+    size = _run_size(coupling, keep, n_used)
     runs = max(min(STEP, n_used) // size, 1)
     own, other = (_seconds(coupling, kept) for kept in ({}, keep))
     nodes = len(coupling.graph.nodes) * _PER_NODE
     step = runs * (size * (own + _LEARNING * other) + (1 + _LEARNING) * nodes)
     judged = n_held * (own + other)
     per_pass = max(n_used // (size * runs), 1)
-    longest = (60 * minutes - (_ROUNDS + _TRIALS) * judged) / (1 + _TRIALS * _TRIAL_SHARE)
-    steps = max(min(int(longest / step), _MOST_PASSES * per_pass), 0)
-    least, most = _TRIAL_STEPS
-    trial_steps = min(max(int(steps * _TRIAL_SHARE), least), most)
+    longest = (60 * minutes - _ROUNDS * judged) / step
+    steps = max(min(int(longest), _MOST_PASSES * per_pass), 0)
     rounds = min(max(steps // per_pass, 1), _ROUNDS)
-    seconds = (steps + _TRIALS * trial_steps) * step + (rounds + _TRIALS) * judged
-    return Effort(size, runs, steps, trial_steps, rounds, seconds)
+    return Effort(size, runs, steps, rounds, steps * step + rounds * judged)
 
 
 def minutes_for_least(coupling: Coupling, keep: Keep, n_used: int, n_held: int) -> int:
@@ -100,12 +93,12 @@ def minutes_for_least(coupling: Coupling, keep: Keep, n_used: int, n_held: int) 
     return minutes
 
 
-def _run_size(coupling: Coupling, n_used: int) -> int:
+def _run_size(coupling: Coupling, keep: Keep, n_used: int) -> int:
     """Say how many samples a run takes: as many as a step, if their values fit into memory."""
     if coupling.graph.batch is not None:
         return coupling.graph.batch
-    numbers = _numbers(coupling, {}) * 4 * 2  # floats, and their gradients
-    return max(min(STEP, n_used, int(_BYTES / numbers)), 1)
+    per_sample = 2 * np.dtype(np.float32).itemsize * _numbers(coupling, {})  # and gradients
+    return at_batch(coupling, keep, max(min(STEP, n_used, int(_BYTES / per_sample)), 1))[1]
 
 
 def _seconds(coupling: Coupling, keep: Keep) -> float:

@@ -23,6 +23,7 @@ from obc_onnx.measuring.padding import real_of
 from obc_onnx.measuring.scales import inner_port, scales_of
 from obc_onnx.recover.targets import take
 from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.lockstep import name_of
 from obc_onnx.twin.probes import also_return
 from obc_onnx.twin.tensors import as_inputs, lay_channels_last, wide
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from obc_onnx.samples.samples import Samples
 
 _CACHE_BYTES = 2**29
-"""What the original gives is kept for as many runs as fit into this."""
+"""Inputs, and what the original gives for them, are kept for as many runs as fit into this."""
 _SCALED = 256
 """Samples that deviations are measured on, at most."""
 
@@ -60,7 +61,8 @@ class Matching:
 
     Attributes:
         student: The cut network.
-        original: It is run once on the samples of each run, as far as there is room for the values.
+        original: It is run once on the samples of each run, as far as there is room for what it
+            gives.
     """
 
     def __init__(
@@ -75,14 +77,16 @@ class Matching:
     ) -> None:
         self._coupling, self._samples, self._runs = coupling, samples, runs
         self._device = torch.device(device)
-        self._kept = {border.name: border.kept for border in borders}
-        self._compared = self._measure(borders, len(runs[0]))
-        self._wanted: dict[int, list[Tensor]] = {}
+        self._seen: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         self._room = _CACHE_BYTES
         self.original = derived_twin(coupling.graph, coupling).requires_grad_(False)  # noqa: FBT003 - torch's own
         self.student = EquivalentTwin(coupling, keep, pruned, recombine=False)
-        for twin in (self.original, self.student.twin):
-            also_return(twin, [border.name for border in borders])
+        twins = self.original, self.student.twin
+        given = set.intersection(*({name_of(node) for node in twin.graph.nodes} for twin in twins))
+        self._kept = {border.name: border.kept for border in borders if border.name in given}
+        self._compared = self._measure(len(runs[0]))
+        for twin in twins:
+            also_return(twin, list(self._kept))
         self.original.to(self._device)
         self.student.to(self._device).eval()
         if self._device.type == "cpu":
@@ -91,11 +95,11 @@ class Matching:
         outputs = [port.name for port in coupling.graph.outputs]
         self._names = [*outputs, *self._kept]
 
-    def _measure(self, borders: Sequence[Border], size: int) -> dict[str, Compared]:
+    def _measure(self, size: int) -> dict[str, Compared]:
         """Measure how far each channel of outputs and borders goes in the original."""
         graph = self._coupling.graph
         types = ElementTypes(graph)
-        inner = [inner_port(self._coupling, b.name, types[b.name]) for b in borders]
+        inner = [inner_port(self._coupling, name, types[name]) for name in self._kept]
         ports = [port for port in (*graph.outputs, *inner) if is_float(port.dtype)]
         session = Session(graph, outputs=[port.name for port in ports])
         some = self._samples.part(slice(0, max(_SCALED // size, 1) * size))
@@ -116,27 +120,29 @@ class Matching:
             number: Of the run.
         """
         which = self._runs[number]
-        feed = as_inputs(self._coupling.graph.inputs, self._samples.feed(which), self._device)
         real = real_of(self._coupling, self._samples, which)
-        values = zip(self._names, self.student(*feed), self._targets(number, feed), strict=True)
+        feed, targets = self._given(number)
+        values = zip(self._names, self.student(*feed), targets, strict=True)
         outside: list[Tensor] = []
         inside: list[Tensor] = []
         for name, own, wanted in values:
-            if own.requires_grad:
+            if own.requires_grad and own.shape == wanted.shape:
                 distance = self._compared[name].mse(wide(own), wide(wanted), real(name))
                 (inside if name in self._kept else outside).append(distance)
         means = [torch.stack(terms).mean() for terms in (outside, inside) if terms]
         return torch.stack(means).sum() if means else torch.zeros(())
 
     @torch.no_grad()
-    def _targets(self, number: int, feed: list[Tensor]) -> list[Tensor]:
-        """Return what the original gives in a run, cut to what stays."""
-        if number in self._wanted:
-            return self._wanted[number]
+    def _given(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the inputs of a run, and what the original gives, cut to what stays."""
+        if number in self._seen:
+            return self._seen[number]
+        which = self._runs[number]
+        feed = as_inputs(self._coupling.graph.inputs, self._samples.feed(which), self._device)
         values = zip(self._names, self.original(*feed), strict=True)
-        found = [take(value, self._kept.get(name, {})) for name, value in values]
-        n_bytes = sum(value.nbytes for value in found)
+        targets = [take(value, self._kept.get(name, {})) for name, value in values]
+        n_bytes = sum(value.nbytes for value in (*feed, *targets))
         if n_bytes <= self._room:
-            self._wanted[number] = found
+            self._seen[number] = feed, targets
             self._room -= n_bytes
-        return found
+        return feed, targets

@@ -8,7 +8,8 @@ and of every border in between (see `borders`), each channel as a share of its o
 
 where D is `Compared.mse`. Norms keep the statistics that they store, so that the network that
 learns is the one that is written. The network is judged on samples that are held out, and the best
-state is the result; the start is one of them.
+state is the result; the start is one of them. There are several courses, at falling rates, each
+from the best state so far: where the first rate is too large for a network, a later one is not.
 
 How long that takes is decided before it begins, by what the networks cost (see `effort`) and not by
 the clock: equal seeds give equal bytes. A machine that takes several times as long is stopped.
@@ -27,12 +28,12 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from obc_onnx.learning.trial import RATES, best_of_trials, run_trials
 from obc_onnx.progress import Progress
 from obc_onnx.recover.borders import find_borders
 from obc_onnx.recover.effort import estimate, minutes_for_least
 from obc_onnx.recover.matching import Matching
 from obc_onnx.recover.targets import at_batch
+from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,14 +43,19 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
-    from obc_onnx.learning.trial import NormsName
     from obc_onnx.recover.effort import Effort
     from obc_onnx.samples.samples import Samples
 
     State = dict[str, Tensor]
 
+_COURSES = ((1e-3, 0.5), (3e-4, 0.3), (1e-4, 0.2))
+"""The largest rate of each, for Adam, and its share of the steps."""
 _WARMUP = 0.05
-"""Share of the steps over which the rate rises."""
+"""Share of the steps of a course over which the rate rises; it then falls to 0 along a cosine."""
+_WIDE = 4
+"""Bytes of a number that small steps can change."""
+_MOST_BYTES = 2**30
+"""Of the original's weights: several times as many are held while others learn."""
 _LATE = 3.0
 """Times as many minutes as were given: then the clock ends it."""
 
@@ -93,6 +99,9 @@ def refine(
         device: Where both networks run.
     """
     used, held = samples
+    if sum(array.nbytes for array in coupling.graph.initializers.values()) > _MOST_BYTES:
+        reason = "weights were not refined by gradient: that would take several times their memory"
+        return Refined(pruned, reason, [], [])
     effort = estimate(coupling, keep, len(used), len(held), minutes)
     if not effort.suffices:
         needed = minutes_for_least(coupling, keep, len(used), len(held))
@@ -110,7 +119,7 @@ def refine(
 
 
 class _Training:
-    """A cut network that is trained, several times over from the same start."""
+    """A cut network that is trained."""
 
     def __init__(
         self,
@@ -123,15 +132,16 @@ class _Training:
         seed: int,
         device: str,
     ) -> None:
-        kept = at_batch(coupling, keep, effort.size)[0]
-        borders = find_borders(coupling, kept, pruned)
+        there, _ = at_batch(coupling, keep, effort.size)
+        borders = find_borders(coupling, there, pruned)
         runs = _runs_of(len(used), effort.size, seed)
         self._matching = Matching(coupling, keep, pruned, borders, used, runs, device)
         self._student = self._matching.student
         self._n_runs, self._effort, self._seed = len(runs), effort, seed
         self._pruned, self._n_borders = pruned, len(borders)
         self._weights = list(self._student.weights())
-        self._start = self._state()
+        # steps are too small for numbers of 16 bits: those are rounded copies of what learns
+        self._learned = [w if w.itemsize >= _WIDE else wide(w.detach()) for w in self._weights]
         self._latest, self._late = latest, False
 
     def learns(self) -> bool:
@@ -139,65 +149,70 @@ class _Training:
         return bool(self._weights) and self._matching.loss(0).requires_grad
 
     def run(self, error_of: Callable[[Graph], float]) -> Refined:
-        """Find a rate, train at it, and return the best state."""
-        effort, before = self._effort, error_of(self._pruned)
-        total = effort.steps + len(RATES["adamw"]) * effort.trial_steps
-        with Progress("refining weights", total) as progress:
-
-            def trial(lr: float, _: NormsName) -> float:
-                return min(self._errors(lr, effort.trial_steps, 1, error_of, progress), default=math.inf)
-
-            trials = run_trials(trial, before, RATES["adamw"], ("stored",))
-            lr = best_of_trials(trials).lr
-            best, kept = before, self._start
-            for error in self._errors(lr, effort.steps, effort.rounds, error_of, progress):
-                if error < best:
-                    best, kept = error, self._state()
+        """Go through all courses, and return the best state."""
+        steps, before = self._effort.steps, error_of(self._pruned)
+        best, kept, order = before, self._state(), self._order()
+        with Progress("refining weights", steps) as progress:
+            for lr, share in _COURSES:
+                self._load(kept)
+                rounds = max(round(self._effort.rounds * share), 1)
+                for _ in self._course(lr, round(steps * share), rounds, order, progress):
+                    error = error_of(self._student.fold(self._pruned))
+                    if error < best:
+                        best, kept = error, self._state()
         self._load(kept)
         graph = self._student.cpu().fold(self._pruned) if best < before else self._pruned
-        return Refined(graph, "", self._notes(lr, before, best), self._warnings())
+        return Refined(graph, "", self._notes(before, best), self._warnings())
 
-    def _errors(
-        self,
-        lr: float,
-        steps: int,
-        rounds: int,
-        error_of: Callable[[Graph], float],
-        progress: Progress,
-    ) -> Iterator[float]:
-        """Train from the start, and yield what the network is judged by at the end of each round.
+    def _course(
+        self, lr: float, steps: int, rounds: int, order: Iterator[int], progress: Progress
+    ) -> Iterator[None]:
+        """Train from where the weights are, and stop to be judged at the end of each round.
+
+        A loss that is not finite ends the course, as does the clock.
 
         Args:
-            lr: The largest learning rate, from which it falls to 0 along a cosine.
+            lr: The largest learning rate.
             steps: How many.
             rounds: Into how many parts these are divided.
-            error_of: Judges a graph.
+            order: Gives the number of each run.
             progress: Counts steps.
         """
-        self._load(self._start)
-        order = self._order()
-        optimizer = torch.optim.Adam(self._weights, lr)
+        optimizer = torch.optim.Adam(self._learned, lr)
         schedule = OneCycleLR(optimizer, lr, steps, pct_start=_WARMUP, cycle_momentum=False)
         ends = {round(steps * (number + 1) / rounds) for number in range(rounds)}
         for step in range(1, steps + 1):
             self._late = self._late or time.monotonic() > self._latest
             if self._late:
                 return
-            optimizer.zero_grad(set_to_none=True)
-            loss = 0.0
-            for _ in range(self._effort.runs):
-                distance = self._matching.loss(next(order)) / self._effort.runs
-                torch.autograd.backward(distance)
-                loss += float(distance.detach())
+            loss = self._gather_gradients(order)
+            if not math.isfinite(loss):
+                return
             optimizer.step()
+            self._copy_learned()
             schedule.step()
             progress.advance(f"distance {loss:.4f}")
-            if not math.isfinite(loss):
-                yield math.inf
-                return
             if step in ends:
-                error = error_of(self._student.fold(self._pruned))
-                yield error if math.isfinite(error) else math.inf
+                yield
+
+    def _gather_gradients(self, order: Iterator[int]) -> float:
+        """Go through the runs of a step; return the mean of their losses."""
+        self._student.zero_grad(set_to_none=True)
+        total = 0.0
+        for _ in range(self._effort.runs):
+            loss = self._matching.loss(next(order)) / self._effort.runs
+            torch.autograd.backward(loss)
+            total += float(loss.detach())
+        for weight, learned in zip(self._weights, self._learned, strict=True):
+            if learned is not weight:
+                learned.grad = None if weight.grad is None else weight.grad.to(learned)
+        return total
+
+    @torch.no_grad()
+    def _copy_learned(self) -> None:
+        for weight, learned in zip(self._weights, self._learned, strict=True):
+            if learned is not weight:
+                weight.copy_(learned)
 
     def _order(self) -> Iterator[int]:
         """Yield the numbers of runs, pass after pass, without end."""
@@ -206,20 +221,20 @@ class _Training:
             yield from rng.permutation(self._n_runs).tolist()
 
     def _state(self) -> list[Tensor]:
-        return [weight.detach().clone() for weight in self._weights]
+        return [learned.detach().clone() for learned in self._learned]
 
     @torch.no_grad()
     def _load(self, state: list[Tensor]) -> None:
-        for weight, value in zip(self._weights, state, strict=True):
-            weight.copy_(value)
+        for learned, value in zip(self._learned, state, strict=True):
+            learned.copy_(value)
+        self._copy_learned()
 
-    def _notes(self, lr: float, before: float, best: float) -> list[str]:
+    def _notes(self, before: float, best: float) -> list[str]:
         effort = self._effort
         passes = effort.steps * effort.runs / self._n_runs
         how = (
             f"{effort.steps} steps of {effort.runs * effort.size} samples, "
-            f"{passes:.3g} passes, at learning rate {lr:g}, compared at "
-            f"{self._n_borders} values inside and at the outputs"
+            f"{passes:.3g} passes, compared at {self._n_borders} values inside and at the outputs"
         )
         if best < before:
             return [f"weights were refined by gradient in {how}"]

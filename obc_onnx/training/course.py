@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from obc_onnx.learning.trial import best_of_trials
+from obc_onnx.training.trial import best_of_trials
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obc_onnx.learning.trial import Trial
+    from obc_onnx.training.trial import Trial
 
 
 @dataclass(frozen=True)

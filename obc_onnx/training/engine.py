@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from obc_onnx.errors import DivergedError, RequestError
-from obc_onnx.learning.trial import RATES, Trial, best_of_trials, run_trials, trial_steps
 from obc_onnx.measuring.padding import real_of
 from obc_onnx.progress import Progress
 from obc_onnx.training.course import Course, Epoch, best_of
@@ -29,6 +28,7 @@ from obc_onnx.training.options import NORMS
 from obc_onnx.training.order import Order, rate
 from obc_onnx.training.synced_norm import share_statistics
 from obc_onnx.training.teacher import Teacher
+from obc_onnx.training.trial import RATES, Trial, best_of_trials, run_trials, trial_steps
 from obc_onnx.twin.processes import add_up, own_part, rank, world_size
 from obc_onnx.twin.tensors import as_inputs, lay_channels_last
 
@@ -42,10 +42,9 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling
     from obc_onnx.equivalent.network import EquivalentTwin
     from obc_onnx.graph.model import Graph
-    from obc_onnx.learning.trial import NormsName
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.keeper import Keeper
-    from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.training.options import NormsName, TrainingOptions
     from obc_onnx.training.sparse import GroupPenalty
 
     Stream = Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]], NDArray[np.int64] | None]]

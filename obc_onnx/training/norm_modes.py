@@ -8,7 +8,7 @@ from obc_onnx.ops.norms.batch import batch_norm
 from obc_onnx.training.synced_norm import batch_norm_of_all
 
 if TYPE_CHECKING:
-    from obc_onnx.learning.trial import NormsName
+    from obc_onnx.training.options import NormsName
     from obc_onnx.twin.module import TorchTwin
 
 

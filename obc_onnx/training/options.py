@@ -6,17 +6,18 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from obc_onnx.errors import RequestError
-from obc_onnx.learning.trial import NormsName, OptimizerName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from obc_onnx.training.augmentation import Augmentation
 
+OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
 StartName = Literal["select", "channel-ls"]
 SparseName = Literal["magnitude", "jacobian"]
+NormsName = Literal["stored", "batch"]
 
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)

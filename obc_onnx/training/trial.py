@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-OptimizerName = Literal["sgd", "adamw"]
-NormsName = Literal["stored", "batch"]
+    from obc_onnx.training.options import NormsName, OptimizerName
 
 RATES: dict[OptimizerName, tuple[float, ...]] = {
     "sgd": (0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4),

@@ -22,9 +22,9 @@ from small import chain, classes, images
 from obc_onnx.errors import DataError, InvariantError, ObcError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.samples import pictures
+from obc_onnx.samples.augmentation import Augmentation
 from obc_onnx.samples.read import load_samples
 from obc_onnx.samples.samples import Samples
-from obc_onnx.training.augmentation import Augmentation
 from obc_onnx.training.loading import Loader
 
 if TYPE_CHECKING:
@@ -256,10 +256,10 @@ def test_what_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
 SPAWNED = """
 import multiprocessing, sys
 import numpy as np
-from obc_onnx.augmentation import Augmentation
-from obc_onnx.data import load_samples
-from obc_onnx.graph import Graph
-from obc_onnx.loading import Loader
+from obc_onnx.samples.augmentation import Augmentation
+from obc_onnx.graph.model import Graph
+from obc_onnx.samples.read import load_samples
+from obc_onnx.training.loading import Loader
 
 if __name__ == "__main__":
     model, data, transform, method = sys.argv[1:]

@@ -22,21 +22,25 @@ from obc_onnx.measuring.scales import inner_port, scales_of
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover import refine as refining
 from obc_onnx.recover.borders import find_borders
+from obc_onnx.recover.calibration import changes_of_pictures
 from obc_onnx.recover.effort import estimate
 from obc_onnx.recover.matching import Matching
 from obc_onnx.recover.methods import MINUTES, minutes_of
 from obc_onnx.recover.refine import Refined, refine
 from obc_onnx.recover.stage import recover
 from obc_onnx.run.api import compress
+from obc_onnx.samples.augmentation import Augmentation
+from obc_onnx.samples.samples import Samples
 from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
-    from obc_onnx.samples.samples import Samples
 
 CHAIN = (
     f"{IMAGE} <float[6,3,3,3] a, float[6,6,3,3] b, float[6,6,1,1] c, float[4,6] fc, float[4] fc_b>"
@@ -347,3 +351,77 @@ def test_minutes_are_checked_and_follow_from_what_comes_after() -> None:
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(RequestError, match="--recover-minutes must be 0 or more"):
             minutes_of(wrong, trains=False)
+
+
+def pictures(n_samples: int = 64, shape: tuple[int, ...] = (3, 16, 16)) -> NDArray[np.float32]:
+    """Random waves, which neighbouring pixels share."""
+    rng = np.random.default_rng(0)
+    coarse = rng.standard_normal((n_samples, shape[0], 2, 2))
+    return coarse.repeat(shape[1] // 2, 2).repeat(shape[2] // 2, 3).astype(np.float32)
+
+
+SIXTEEN = CHAIN.replace("float[N,3,6,6]", "float[N,3,16,16]")
+
+
+def kind_of(changed: NDArray, old: NDArray) -> tuple[bool, int, int]:
+    """Say how a picture was changed: mirrored or not, and shifted by how much; inside its rim."""
+    inner = (slice(None), slice(1, -1), slice(1, -1))
+    for mirrored in (False, True):
+        source = old[..., ::-1] if mirrored else old
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                if np.array_equal(np.roll(source, (down, right), (1, 2))[inner], changed[inner]):
+                    return mirrored, down, right
+    raise AssertionError("changed in another way")
+
+
+def test_pictures_are_mirrored_and_shifted_and_both_networks_see_the_same() -> None:
+    graph, _, coupling = analyse(build(SIXTEEN))
+    keep = draw_keep(coupling)
+    seen: list[NDArray] = []
+
+    class Seen(Samples):
+        def laid_out(self, rows: Mapping[str, NDArray]) -> dict[str, NDArray]:
+            seen.append(rows["x"])
+            return super().laid_out(rows)
+
+    samples = Seen({"x": pictures()}, None, {"x": np.dtype("float32")})
+    changes = changes_of_pictures(graph, samples)
+    assert changes == Augmentation(crop=1, flip=True)
+    own = coupling, keep, remove_units(coupling, keep), [], samples, [np.arange(64)], changes
+    first, again, later = (Matching(*own).loss(0, turn).detach() for turn in (0, 0, 1))
+    assert first == again != later
+    changed, whole = seen[-1], samples.inputs["x"]
+    kinds = [kind_of(own, old) for own, old in zip(changed, whole, strict=True)]
+    assert {mirrored for mirrored, _, _ in kinds} == {False, True}
+    assert {down for _, down, _ in kinds} == {right for _, _, right in kinds} == {-1, 0, 1}
+    exact = Matching(coupling, {}, graph, [], samples, [np.arange(64)], changes)
+    assert float(exact.loss(0, 3).detach()) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("array", "changed"),
+    [
+        (pictures(), True),
+        (pictures().astype(np.uint8), True),
+        (np.random.default_rng(0).standard_normal((64, 3, 16, 16)).astype(np.float32), False),
+        (pictures()[:, :, :2, :2], False),
+        (np.cumsum(np.random.default_rng(0).standard_normal((64, 3, 16, 16)), 3), False),
+        (pictures()[:, :, :, 0], False),
+    ],
+    ids=["waves", "bytes", "noise", "tiny", "alike in one direction", "lines"],
+)
+def test_only_what_is_alike_in_both_directions_is_a_picture(array: NDArray, changed: bool) -> None:
+    graph = analyse(build(SIXTEEN)).graph
+    samples = Samples({"x": array}, None, {"x": array.dtype})
+    assert (changes_of_pictures(graph, samples) is not None) == changed
+
+
+def test_pictures_with_other_inputs_beside_them_stay_as_they_are() -> None:
+    graph = analyse(build(SIXTEEN)).graph
+    places = np.zeros((64, 2), np.float32)
+    types = {"x": np.dtype("float32"), "places": np.dtype("float32")}
+    assert (
+        changes_of_pictures(graph, Samples({"x": pictures(), "places": places}, None, types))
+        is None
+    )

@@ -32,10 +32,10 @@ _PER_NODE = 5e-5
 """Seconds that a node takes in a run, however little it computes."""
 _LEARNING = 5
 """Runs that take as long as one with its gradients: those of narrow layers are slow."""
+_JUDGED = 4
+"""Times that the network is judged."""
 _BYTES = 2**30
 """What the values of one run may take, all of which the gradient needs."""
-_ROUNDS = 9
-"""Times that the network is judged on the way, at most."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,12 @@ class Effort:
         size: Samples of one run.
         runs: Runs that make up a step.
         steps: Changes of the weights.
-        rounds: Times that the network is judged, as far as courses allow.
         seconds: What all of it takes, by the estimate.
     """
 
     size: int
     runs: int
     steps: int
-    rounds: int
     seconds: float
 
     @property
@@ -77,12 +75,10 @@ def estimate(coupling: Coupling, keep: Keep, n_used: int, n_held: int, minutes: 
     own, other = (_seconds(coupling, kept) for kept in ({}, keep))
     nodes = len(coupling.graph.nodes) * _PER_NODE
     step = runs * (size * (own + _LEARNING * other) + (1 + _LEARNING) * nodes)
-    judged = n_held * (own + other)
+    judged = _JUDGED * n_held * (own + other)
     per_pass = max(n_used // (size * runs), 1)
-    longest = (60 * minutes - _ROUNDS * judged) / step
-    steps = max(min(int(longest), _MOST_PASSES * per_pass), 0)
-    rounds = min(max(steps // per_pass, 1), _ROUNDS)
-    return Effort(size, runs, steps, rounds, steps * step + rounds * judged)
+    steps = max(min(int((60 * minutes - judged) / step), _MOST_PASSES * per_pass), 0)
+    return Effort(size, runs, steps, steps * step + judged)
 
 
 def minutes_for_least(coupling: Coupling, keep: Keep, n_used: int, n_held: int) -> int:

@@ -10,7 +10,7 @@ what is lost where all of them count alike.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
@@ -28,7 +28,7 @@ from obc_onnx.twin.probes import also_return
 from obc_onnx.twin.tensors import as_inputs, lay_channels_last, wide
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.recover.borders import Border
+    from obc_onnx.samples.augmentation import Augmentation
     from obc_onnx.samples.samples import Samples
 
-_CACHE_BYTES = 2**29
-"""Inputs, and what the original gives for them, are kept for as many runs as fit into this."""
+Kept = TypeVar("Kept")
+_CACHE_BYTES = 2**28
+"""Samples are kept for as many runs as fit into this, and so is what the original gives."""
 _SCALED = 256
 """Samples that deviations are measured on, at most."""
 
@@ -57,6 +59,8 @@ class Matching:
         borders: Where both are compared, besides outputs.
         samples: To train on.
         runs: Which of them each run takes; all of them as many.
+        changes: What is done to pictures, each time anew; None where samples stay as they are.
+        seed: Of that.
         device: Where both run.
 
     Attributes:
@@ -73,12 +77,15 @@ class Matching:
         borders: Sequence[Border],
         samples: Samples,
         runs: Sequence[NDArray[np.int64]],
+        changes: Augmentation | None = None,
+        seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self._coupling, self._samples, self._runs = coupling, samples, runs
+        self._changes, self._seed = changes, seed
         self._device = torch.device(device)
-        self._seen: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-        self._room = _CACHE_BYTES
+        self._rows: _Cache[dict[str, NDArray[Any]]] = _Cache()
+        self._targets: _Cache[list[Tensor]] = _Cache()
         self.original = derived_twin(coupling.graph, coupling).requires_grad_(False)  # noqa: FBT003 - torch's own
         self.student = EquivalentTwin(coupling, keep, pruned, recombine=False)
         twins = self.original, self.student.twin
@@ -111,17 +118,17 @@ class Matching:
             for scale in scales
         }
 
-    def loss(self, number: int) -> Tensor:
+    def loss(self, number: int, turn: int = 0) -> Tensor:
         """Return the distance on the samples of a run, a scalar.
 
         It requires no gradient where no weight that learns is in front of anything compared.
 
         Args:
             number: Of the run.
+            turn: How often samples were seen before, which decides how pictures are changed.
         """
-        which = self._runs[number]
-        real = real_of(self._coupling, self._samples, which)
-        feed, targets = self._given(number)
+        real = real_of(self._coupling, self._samples, self._runs[number])
+        feed, targets = self._given(number, turn)
         values = zip(self._names, self.student(*feed), targets, strict=True)
         outside: list[Tensor] = []
         inside: list[Tensor] = []
@@ -132,17 +139,51 @@ class Matching:
         means = [torch.stack(terms).mean() for terms in (outside, inside) if terms]
         return torch.stack(means).sum() if means else torch.zeros(())
 
-    @torch.no_grad()
-    def _given(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _given(self, number: int, turn: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return the inputs of a run, and what the original gives, cut to what stays."""
-        if number in self._seen:
-            return self._seen[number]
         which = self._runs[number]
-        feed = as_inputs(self._coupling.graph.inputs, self._samples.feed(which), self._device)
+        rows = self._rows.get(number, lambda: self._samples.rows(which), _bytes_of_rows)
+        if self._changes is not None:
+            rows = self._changes.apply(rows, which, turn, self._seed)
+        ports, laid_out = self._coupling.graph.inputs, self._samples.laid_out(rows)
+        feed = as_inputs(ports, laid_out, self._device)
+        if self._changes is not None:
+            return feed, self._of_original(feed)
+        return feed, self._targets.get(number, lambda: self._of_original(feed), _bytes_of_values)
+
+    @torch.no_grad()
+    def _of_original(self, feed: list[Tensor]) -> list[Tensor]:
         values = zip(self._names, self.original(*feed), strict=True)
-        targets = [take(value, self._kept.get(name, {})) for name, value in values]
-        n_bytes = sum(value.nbytes for value in (*feed, *targets))
-        if n_bytes <= self._room:
-            self._seen[number] = feed, targets
-            self._room -= n_bytes
-        return feed, targets
+        return [take(value, self._kept.get(name, {})) for name, value in values]
+
+
+class _Cache(Generic[Kept]):
+    """What was made for runs, as far as there is room for it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Kept] = {}
+        self._room = _CACHE_BYTES
+
+    def get(self, number: int, make: Callable[[], Kept], size: Callable[[Kept], int]) -> Kept:
+        """Return what there is for a run, or make it.
+
+        Args:
+            number: Of the run.
+            make: Makes it.
+            size: How many bytes it takes.
+        """
+        if number in self._kept:
+            return self._kept[number]
+        made = make()
+        if size(made) <= self._room:
+            self._kept[number] = made
+            self._room -= size(made)
+        return made
+
+
+def _bytes_of_rows(rows: dict[str, NDArray[Any]]) -> int:
+    return sum(array.nbytes for array in rows.values())
+
+
+def _bytes_of_values(values: list[Tensor]) -> int:
+    return sum(value.nbytes for value in values)

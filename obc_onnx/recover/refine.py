@@ -14,12 +14,16 @@ from the best state so far: where the first rate is too large for a network, a l
 How long that takes is decided before it begins, by what the networks cost (see `effort`) and not by
 the clock: equal seeds give equal bytes. A machine that takes several times as long is stopped.
 
+Samples that are pictures are mirrored and shifted at random; both networks see the same. States on
+the way are no candidates: while the rate is high, which of them looks best is chance.
+
 Source: distances at block outputs as in FitNets, arXiv 1412.6550; that they are worth more than the
 outputs alone for networks that were cut is measured in docs/recovery.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +34,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from obc_onnx.progress import Progress
 from obc_onnx.recover.borders import find_borders
+from obc_onnx.recover.calibration import changes_of_pictures
 from obc_onnx.recover.effort import estimate, minutes_for_least
 from obc_onnx.recover.matching import Matching
 from obc_onnx.recover.targets import at_batch
@@ -135,7 +140,10 @@ class _Training:
         there, _ = at_batch(coupling, keep, effort.size)
         borders = find_borders(coupling, there, pruned)
         runs = _runs_of(len(used), effort.size, seed)
-        self._matching = Matching(coupling, keep, pruned, borders, used, runs, device)
+        self._changes = changes_of_pictures(coupling.graph, used)
+        self._matching = Matching(
+            coupling, keep, pruned, borders, used, runs, self._changes, seed, device
+        )
         self._student = self._matching.student
         self._n_runs, self._effort, self._seed = len(runs), effort, seed
         self._pruned, self._n_borders = pruned, len(borders)
@@ -155,52 +163,49 @@ class _Training:
         with Progress("refining weights", steps) as progress:
             for lr, share in _COURSES:
                 self._load(kept)
-                rounds = max(round(self._effort.rounds * share), 1)
-                for _ in self._course(lr, round(steps * share), rounds, order, progress):
-                    error = error_of(self._student.fold(self._pruned))
-                    if error < best:
-                        best, kept = error, self._state()
+                if not self._course(lr, round(steps * share), order, progress):
+                    continue
+                error = error_of(self._student.fold(self._pruned))
+                if error < best:
+                    best, kept = error, self._state()
         self._load(kept)
         graph = self._student.cpu().fold(self._pruned) if best < before else self._pruned
         return Refined(graph, "", self._notes(before, best), self._warnings())
 
     def _course(
-        self, lr: float, steps: int, rounds: int, order: Iterator[int], progress: Progress
-    ) -> Iterator[None]:
-        """Train from where the weights are, and stop to be judged at the end of each round.
-
-        A loss that is not finite ends the course, as does the clock.
+        self, lr: float, steps: int, order: Iterator[tuple[int, int]], progress: Progress
+    ) -> bool:
+        """Train from where the weights are.
 
         Args:
             lr: The largest learning rate.
             steps: How many.
-            rounds: Into how many parts these are divided.
-            order: Gives the number of each run.
+            order: Gives the number of each run, and that of the pass.
             progress: Counts steps.
+        Returns:
+            Whether it came to its end: a loss that is not finite and the clock end it before.
         """
         optimizer = torch.optim.Adam(self._learned, lr)
         schedule = OneCycleLR(optimizer, lr, steps, pct_start=_WARMUP, cycle_momentum=False)
-        ends = {round(steps * (number + 1) / rounds) for number in range(rounds)}
-        for step in range(1, steps + 1):
+        for _ in range(steps):
             self._late = self._late or time.monotonic() > self._latest
             if self._late:
-                return
+                return False
             loss = self._gather_gradients(order)
             if not math.isfinite(loss):
-                return
+                return False
             optimizer.step()
             self._copy_learned()
             schedule.step()
             progress.advance(f"distance {loss:.4f}")
-            if step in ends:
-                yield
+        return True
 
-    def _gather_gradients(self, order: Iterator[int]) -> float:
+    def _gather_gradients(self, order: Iterator[tuple[int, int]]) -> float:
         """Go through the runs of a step; return the mean of their losses."""
         self._student.zero_grad(set_to_none=True)
         total = 0.0
         for _ in range(self._effort.runs):
-            loss = self._matching.loss(next(order)) / self._effort.runs
+            loss = self._matching.loss(*next(order)) / self._effort.runs
             torch.autograd.backward(loss)
             total += float(loss.detach())
         for weight, learned in zip(self._weights, self._learned, strict=True):
@@ -214,11 +219,11 @@ class _Training:
             if learned is not weight:
                 weight.copy_(learned)
 
-    def _order(self) -> Iterator[int]:
-        """Yield the numbers of runs, pass after pass, without end."""
+    def _order(self) -> Iterator[tuple[int, int]]:
+        """Yield the numbers of runs, each with that of the pass, pass after pass without end."""
         rng = np.random.default_rng(self._seed)
-        while True:
-            yield from rng.permutation(self._n_runs).tolist()
+        for turn in itertools.count():
+            yield from ((int(number), turn) for number in rng.permutation(self._n_runs))
 
     def _state(self) -> list[Tensor]:
         return [learned.detach().clone() for learned in self._learned]
@@ -235,6 +240,7 @@ class _Training:
         how = (
             f"{effort.steps} steps of {effort.runs * effort.size} samples, "
             f"{passes:.3g} passes, compared at {self._n_borders} values inside and at the outputs"
+            f"{'' if self._changes is None else ', pictures mirrored and shifted at random'}"
         )
         if best < before:
             return [f"weights were refined by gradient in {how}"]

@@ -249,6 +249,21 @@ def test_where_no_state_is_better_the_start_stays() -> None:
     assert "brought nothing" in found.notes[0]
 
 
+def test_the_best_state_at_the_end_of_a_course_is_the_result() -> None:
+    cut = cut_of(BLOCKS)
+    judged: list[Graph] = []
+
+    def error_of(graph: Graph) -> float:
+        judged.append(graph)
+        return (1.0, 0.7, 0.5, 0.6)[len(judged) - 1]
+
+    own = cut.coupling, cut.keep, cut.pruned, split(cut.samples, 1)
+    found = refine(*own, error_of, 1.0, 0)
+    assert len(judged) == 4
+    assert weights(judged[0]) == weights(cut.pruned)
+    assert weights(found.graph) == weights(judged[2]) != weights(judged[3])
+
+
 def weights(graph: Graph) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in graph.initializers.items()}
 
@@ -327,6 +342,7 @@ def test_refinement_is_the_last_step_of_repair_and_0_minutes_leave_it_out() -> N
     found, without = recover(*own, 1.0), recover(*own, 0.0)
     assert [step.step for step in found.steps][-1] == "refinement by gradient"
     assert "refinement by gradient" not in {step.step for step in without.steps}
+    assert not any("gradient" in note for note in without.notes)
     assert found.steps[-1].kept
     assert found.steps[-1].before == without.steps[0].after
     held = split(cut.samples, 1)[1]
@@ -406,10 +422,11 @@ def test_pictures_are_mirrored_and_shifted_and_both_networks_see_the_same() -> N
         (pictures().astype(np.uint8), True),
         (np.random.default_rng(0).standard_normal((64, 3, 16, 16)).astype(np.float32), False),
         (pictures()[:, :, :2, :2], False),
+        (np.cumsum(np.random.default_rng(0).standard_normal((64, 3, 16, 16)), 2), False),
         (np.cumsum(np.random.default_rng(0).standard_normal((64, 3, 16, 16)), 3), False),
         (pictures()[:, :, :, 0], False),
     ],
-    ids=["waves", "bytes", "noise", "tiny", "alike in one direction", "lines"],
+    ids=["waves", "bytes", "noise", "tiny", "alike down", "alike across", "lines"],
 )
 def test_only_what_is_alike_in_both_directions_is_a_picture(array: NDArray, changed: bool) -> None:
     graph = analyse(build(SIXTEEN)).graph

@@ -7,8 +7,7 @@ go different ways in front of it. There are two kinds:
 - values behind some product that separate the graph: articulation points of the graph of
   computations, such as every value of a chain, and the joint outputs of parallel branches.
 
-Of values that follow each other, with no product and no join in between, one is a border: a sum, or
-else the first.
+Of values that follow each other, with no product and no join in between, the first is a border.
 """
 
 from __future__ import annotations
@@ -56,13 +55,11 @@ class _Candidate:
     Attributes:
         place: The last value up to it that a product or a join gives.
         depth: MACs of the most costly way to it.
-        is_sum: Whether it is a sum of two computed values.
     """
 
     name: str
     place: str
     depth: int
-    is_sum: bool
 
 
 def find_borders(coupling: Coupling, keep: Keep, pruned: Graph, most: int = _MOST) -> list[Border]:
@@ -98,7 +95,7 @@ def _candidates(coupling: Coupling, pruned: Graph) -> Iterator[_Candidate]:
             known = name in coupling.axes and name in pruned.producers and name not in outputs
             is_sum = node.op_type in _SUMS and not node.domain and _adds_equals(coupling, name)
             if known and (is_sum or (deepest and name in separating)):
-                yield _Candidate(name, place[name], deepest, is_sum)
+                yield _Candidate(name, place[name], deepest)
 
 
 def _adds_equals(coupling: Coupling, name: str) -> bool:
@@ -124,12 +121,10 @@ def separators(graph: Graph, types: ElementTypes) -> set[str]:
 
 
 def _one_for_each_place(candidates: Iterator[_Candidate]) -> list[_Candidate]:
-    """Take one of those that follow each other: a sum, or else the first."""
+    """Take the first of those that follow each other."""
     places: dict[str, _Candidate] = {}
     for found in candidates:
-        there = places.get(found.place)
-        if there is None or (found.is_sum and not there.is_sum):
-            places[found.place] = found
+        places.setdefault(found.place, found)
     return list(places.values())
 
 

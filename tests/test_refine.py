@@ -249,19 +249,27 @@ def test_where_no_state_is_better_the_start_stays() -> None:
     assert "brought nothing" in found.notes[0]
 
 
-def test_the_best_state_at_the_end_of_a_course_is_the_result() -> None:
-    cut = cut_of(BLOCKS)
-    judged: list[Graph] = []
+def judged_as(cut: Cut, *errors: float) -> tuple[Refined, list[dict[str, bytes]]]:
+    """Refine under a judge that has made up its mind; return the weights that it was shown, too."""
+    shown: list[dict[str, bytes]] = []
 
     def error_of(graph: Graph) -> float:
-        judged.append(graph)
-        return (1.0, 0.7, 0.5, 0.6)[len(judged) - 1]
+        shown.append(weights(graph))
+        return errors[len(shown) - 1]
 
     own = cut.coupling, cut.keep, cut.pruned, split(cut.samples, 1)
-    found = refine(*own, error_of, 1.0, 0)
-    assert len(judged) == 4
-    assert weights(judged[0]) == weights(cut.pruned)
-    assert weights(found.graph) == weights(judged[2]) != weights(judged[3])
+    return refine(*own, error_of, 1.0, 0), shown
+
+
+def test_the_best_state_at_the_end_of_a_course_is_the_result_and_where_the_next_begins() -> None:
+    cut = cut_of(BLOCKS)
+    found, shown = judged_as(cut, 1.0, 0.7, 0.5, 0.6)
+    assert len(shown) == 4
+    assert shown[0] == weights(cut.pruned)
+    assert weights(found.graph) == shown[2] != shown[3]
+    _, others = judged_as(cut, 1.0, 2.0, 0.5, 0.6)
+    assert others[1] == shown[1]
+    assert others[2] != shown[2]
 
 
 def weights(graph: Graph) -> dict[str, bytes]:

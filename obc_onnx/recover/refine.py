@@ -252,7 +252,7 @@ class _Training:
         late = (
             f"refinement was stopped by the clock, since it took more than {_LATE:g} times "
             f"--recover-minutes: the result depends on how fast this machine is, and another run "
-            f"may give other bytes; less --recover-minutes take fewer steps"
+            f"may give other bytes; a smaller --recover-minutes takes fewer steps"
         )
         return [late]
 

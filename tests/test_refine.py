@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import analyse, build
 from nets import HEAD, IMAGE, NETS, draw_keep, draw_samples, make_static, model_of
+from small import archive, assert_refused, images, invoke, saved
 from test_half import in_half
 from test_padding import coupling_of as encoder_coupling
 from test_padding import encoder, padded
@@ -35,6 +37,7 @@ from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
@@ -366,6 +369,25 @@ def test_the_command_refines_unless_training_follows() -> None:
     steps = [{step.step for step in r.report.recovery} for r in (refined, trained, off)]
     assert ["refinement by gradient" in found for found in steps] == [True, False, False]
     assert all(check.passed for check in refined.report.verification)
+
+
+def test_the_option_says_how_long_and_0_leaves_it_out(tmp_path: Path) -> None:
+    model, data = saved(tmp_path), archive(tmp_path, x=images(40))
+    command = (
+        "compress",
+        model,
+        "-o",
+        tmp_path / "small.onnx",
+        "--data",
+        data,
+        "--force",
+        "--json",
+    )
+    for minutes, wanted in (("0", 0), ("0.5", 1)):
+        report = json.loads(invoke(*command, "--recover-minutes", minutes).stdout)
+        steps = [step["step"] for step in report["recovery"]]
+        assert steps.count("refinement by gradient") == wanted
+    assert_refused(invoke(*command, "--recover-minutes", "-1"), "--recover-minutes", code=2)
 
 
 def test_minutes_are_checked_and_follow_from_what_comes_after() -> None:

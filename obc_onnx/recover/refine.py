@@ -2,23 +2,20 @@
 
 Least squares brings each layer near to the original's alone. Gradients go through all of them, so
 that a layer may make up for what later ones cannot. What is learned is the distance of the outputs
-and of every border in between (see `borders`), each channel as a share of its own deviation:
-
-    mean over borders of D(F, F_dense[kept]) + mean over outputs of D(z, z_dense)
-
-where D is `Compared.mse`. Norms keep the statistics that they store, so that the network that
-learns is the one that is written. The network is judged on samples that are held out, and the best
-state is the result; the start is one of them. There are several courses, at falling rates, each
-from the best state so far: where the first rate is too large for a network, a later one is not.
+and of every border in between, see `borders` and `matching`. Norms keep the statistics that they
+store, so that the network that learns is the one that is written. There are several courses, at
+falling rates, each from the best state so far: where the first rate is too large for a network, a
+later one is not. States are judged on samples that are held out, and the best one is the result;
+the start is one of them. States on the way are no candidates: while the rate is high, which of them
+looks best is chance.
 
 How long that takes is decided before it begins, by what the networks cost (see `effort`) and not by
 the clock: equal seeds give equal bytes. A machine that takes several times as long is stopped.
 
-Samples that are pictures are mirrored and shifted at random; both networks see the same. States on
-the way are no candidates: while the rate is high, which of them looks best is chance.
+Samples that are pictures are mirrored and shifted at random; both networks see the same.
 
-Source: distances at block outputs as in FitNets, arXiv 1412.6550; that they are worth more than the
-outputs alone for networks that were cut is measured in docs/recovery.md.
+Source: Romero et al., FitNets, arXiv 1412.6550, for distances inside; borders from the graph, and
+what is learned there, are this project's own. docs/recovery.md has what each part is worth.
 """
 
 from __future__ import annotations
@@ -50,8 +47,6 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.recover.effort import Effort
     from obc_onnx.samples.samples import Samples
-
-    State = dict[str, Tensor]
 
 _COURSES = ((1e-3, 0.5), (3e-4, 0.3), (1e-4, 0.2))
 """The largest rate of each, for Adam, and its share of the steps."""

@@ -41,15 +41,15 @@ if _typing.TYPE_CHECKING:
     )
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
+    from obc_onnx.samples.augmentation import Augmentation
     from obc_onnx.samples.image_options import ImageOptions
     from obc_onnx.samples.options import DataOptions
     from obc_onnx.samples.samples import Samples
-    from obc_onnx.training.augmentation import Augmentation
     from obc_onnx.training.options import TrainingOptions
     from obc_onnx.verification.checks import Check
 
 _DEFINED_IN = {
-    "Augmentation": "training.augmentation",
+    "Augmentation": "samples.augmentation",
     "Budget": "planning.budget",
     "Check": "verification.checks",
     "DEFAULT_RULES": "ops.catalogue",

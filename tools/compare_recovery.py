@@ -8,7 +8,8 @@
 
 Units are scored and repaired on the same samples, of which the repair sees no labels; those of a
 repeat are drawn with its seed. Methods are those of `--recover`, but that `fuse` is fusion alone
-and is not judged; `fuse+stats` is what the command calls fuse. Rows are added to the CSV as they
+and is not judged; `fuse+stats` is what the command calls fuse, and `auto` does not refine by
+gradient, which `refine`, the default of the command, does. Rows are added to the CSV as they
 come and those that are there already are skipped, so that a run can be continued. `peer` prunes
 with onnxsim, at the least sparsity that meets the target, and says where none does; it needs
 
@@ -40,6 +41,7 @@ from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.fuse import fuse
+from obc_onnx.recover.methods import MINUTES
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import choose_criterion, make_scene
@@ -53,9 +55,9 @@ if TYPE_CHECKING:
 Repair = Callable[[Cut, "Samples", int], Graph]
 
 
-def step(method: Method) -> Repair:
-    """Return what repairs by one method."""
-    return lambda cut, samples, seed: recover(cut, samples, method, seed).graph
+def step(method: Method, minutes: float = 0.0) -> Repair:
+    """Return what repairs by one method, with refinement of so many minutes."""
+    return lambda cut, samples, seed: recover(cut, samples, method, seed, minutes=minutes).graph
 
 
 METHODS: dict[str, Repair] = {
@@ -65,6 +67,7 @@ METHODS: dict[str, Repair] = {
     "fuse+stats": step("fuse"),
     "refit": step("refit"),
     "auto": step("auto"),
+    "refine": step("auto", MINUTES),
 }
 CRITERIA = ("jacobian", "taylor", "l2", "random")
 TARGETS = (0.7, 0.5, 0.35)

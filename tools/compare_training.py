@@ -37,9 +37,9 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
 from obc_onnx.recover.methods import METHODS
+from obc_onnx.samples.augmentation import Augmentation
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.read import load_samples
-from obc_onnx.training.augmentation import Augmentation
 from obc_onnx.training.options import PRECISIONS, TrainingOptions, parse_loss
 
 if TYPE_CHECKING:

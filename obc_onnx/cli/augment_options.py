@@ -10,7 +10,7 @@ from obc_onnx.cli.options import combined
 from obc_onnx.training.options import TrainingOptions
 
 if TYPE_CHECKING:
-    from obc_onnx.training.augmentation import Augmentation
+    from obc_onnx.samples.augmentation import Augmentation
 
 augment_options = combined(
     click.option(
@@ -39,7 +39,7 @@ augment_options = combined(
 
 def augmentation_of(options: dict[str, Any]) -> Augmentation | None:
     """Gather what says how pictures are changed; None leaves them as they are."""
-    from obc_onnx.training.augmentation import Augmentation
+    from obc_onnx.samples.augmentation import Augmentation
 
     chosen = Augmentation(options["crop"], options["flip"], options["transform"])
     return None if chosen == Augmentation() else chosen

@@ -12,7 +12,7 @@ import click
 
 from obc_onnx.planning.budget import STEPS, Budget
 from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Scope, load_limits
-from obc_onnx.recover.methods import METHODS
+from obc_onnx.recover.methods import METHODS, MINUTES
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 from obc_onnx.samples.image_options import IMAGE_COLORS, IMAGE_LAYOUTS, IMAGE_RESIZES
 from obc_onnx.samples.options import HOLDOUT
@@ -311,14 +311,28 @@ plan_options = combined(
         help="A TOML file with a table for each pattern of names: min, max, round_to, keep.",
     ),
 )
-recover_option = click.option(
+_method_option = click.option(
     "--recover",
     type=click.Choice(METHODS),
     default="auto",
     show_default=True,
-    help="Repair without training: layers solved anew, statistics matched, or what needs no data, "
-    "from norms or by fusing units; auto is the first two, and without data the norms alone.",
+    help="Repair without labels: layers solved anew, statistics matched, or what needs no data, "
+    "from norms or by fusing units; auto is the first two and then refinement by gradient, and "
+    "without data the norms alone.",
 )
+_minutes_option = click.option(
+    "--recover-minutes",
+    type=click.FloatRange(min=0),
+    help=f"Minutes that auto may refine by gradient, by an estimate for one core of a CPU; 0 "
+    f"leaves it out. Otherwise it is {MINUTES:g}, and 0 where --epochs follow.",
+)
+
+
+def recover_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says how to repair."""
+    return _method_option(_minutes_option(command))
+
+
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
 
 

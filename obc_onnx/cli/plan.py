@@ -79,6 +79,7 @@ def plan(
             scoring=scoring_of(options),
             scores=load_scores(options["scores"]),
             recover=options["recover"],
+            recover_minutes=options["recover_minutes"],
             input_shape=input_shape,
             batch_axes=options["batch_axes"],
             seed=seed,

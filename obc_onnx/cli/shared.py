@@ -79,6 +79,7 @@ def compress_and_write(
             run_dir=options.get("run_dir"),
             resume=options.get("resume", False),
             recover=options["recover"],
+            recover_minutes=options["recover_minutes"],
             batch_axes=options["batch_axes"],
             device=device,
             **asked,

@@ -11,13 +11,13 @@ that a Softmax makes are one quantity: all of them are one channel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obc_onnx.axes.expressions import Dim, Joined, Product, Take, leaves
-from obc_onnx.graph.node import is_float
+from obc_onnx.graph.node import Port, is_float
 from obc_onnx.measuring.classes import softmax_axis
 from obc_onnx.measuring.padding import real_of
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Expr
     from obc_onnx.coupling.model import Coupling
-    from obc_onnx.graph.node import Port
     from obc_onnx.samples.samples import Samples
 
     Numbers = NDArray[np.float64]
@@ -94,6 +93,28 @@ class Scale:
         """Add numbers up, shape as one sample, into channels."""
         return added_up(totals, self.channels)
 
+    def as_one(self, kept: Mapping[int, Channels]) -> Scale:
+        """Return the scale of what stays of this value, all of it as one channel.
+
+        Args:
+            kept: For each of its axes that shrinks, which positions stay.
+        """
+        if self.batch_axis is None:
+            return self  # number after number, all of them are one channel
+        channels, centre = self.channels, self.centre
+        for axis, positions in kept.items():
+            own = axis - (axis > self.batch_axis)
+            channels, centre = channels.take(positions, own), centre.take(positions, own)
+        numbers = self.numbers / np.bincount(self.channels.ravel())
+        return replace(
+            self,
+            channels=np.zeros_like(channels),
+            labels=["all"],
+            centre=centre,
+            variance=self.variance[channels].mean(keepdims=True).reshape(1),
+            numbers=numbers[channels].sum(keepdims=True).reshape(1),
+        )
+
 
 def laid_out(value: NDArray[Any], batch_axis: int | None) -> NDArray[Any]:
     """Return what a run gives with samples first; without a batch axis, number after number."""
@@ -135,7 +156,26 @@ def measure_scales(
         run: Gives the outputs of the model for its inputs, both by name.
         size: How many samples a run takes.
     """
-    ports = [port for port in coupling.graph.outputs if is_float(port.dtype)]
+    return scales_of(coupling, coupling.graph.outputs, samples, run, size)
+
+
+def scales_of(
+    coupling: Coupling,
+    ports: Sequence[Port],
+    samples: Samples,
+    run: Callable[[Feed], Feed],
+    size: int,
+) -> list[Scale]:
+    """Measure float values of a model on samples, see `measure_scales`.
+
+    Args:
+        coupling: Of the model.
+        ports: Outputs, or other values, which `inner_port` describes.
+        samples: To run it on.
+        run: Gives the values for inputs, both by name.
+        size: How many samples a run takes.
+    """
+    ports = [port for port in ports if is_float(port.dtype)]
     sums = [_Sums(coupling, port) for port in ports]
     for part in samples.batches(size):
         feed = samples.feed(part)
@@ -146,12 +186,28 @@ def measure_scales(
     return [own.scale() for own in sums]
 
 
+def inner_port(coupling: Coupling, name: str, dtype: np.dtype[Any]) -> Port:
+    """Describe a value inside of a model as if it were an output."""
+    return Port(name, dtype, coupling.shapes[name])
+
+
+def _batch_axis_of(coupling: Coupling, name: str) -> int | None:
+    """Say along which axis of a value the samples lie; None where no axis holds them alone."""
+    known = coupling.graph.batch_axes
+    if name in known.outputs:
+        return known.outputs[name]
+    places = ((port, axis) for port, axis in known.inputs.items() if axis is not None)
+    batch = next((coupling.axes[port][axis] for port, axis in places), None)
+    axes = coupling.axes.get(name, ())
+    return axes.index(batch) if axes.count(batch) == 1 else None
+
+
 class _Sums:
     """Sums over runs of one output: number by number while its shape allows it, and in all."""
 
     def __init__(self, coupling: Coupling, port: Port) -> None:
         self._name = port.name
-        self._batch_axis = coupling.graph.batch_axes.outputs.get(port.name)
+        self._batch_axis = _batch_axis_of(coupling, port.name)
         self._along = _channels_along(coupling, port, self._batch_axis)
         self._shape = tuple(len(own) for own in self._along)
         self._each, self._all = np.zeros((3, *self._shape)), np.zeros(3)

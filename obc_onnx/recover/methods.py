@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
+
+from obc_onnx.errors import RequestError
 
 Method = Literal["auto", "none", "stats", "refit", "fuse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 NEED_DATA: tuple[Method, ...] = ("stats", "refit")
 """Those that make no sense without samples; `auto` is none then."""
+MINUTES = 3.0
+"""Of refinement by gradient, as a rule."""
+
+
+def minutes_of(given: float | None, *, trains: bool) -> float:
+    """Return how many minutes of refinement by gradient there may be.
+
+    Args:
+        given: What a user asked for; None leaves it open.
+        trains: Whether fine-tuning follows, which does more of the same.
+    Raises:
+        RequestError: They are negative, or no number.
+    """
+    if given is None:
+        return 0.0 if trains else MINUTES
+    if not math.isfinite(given) or given < 0:
+        raise RequestError(f"`recover_minutes` must be 0 or more, found {given:g}")
+    return given
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from obc_onnx.recover.attention import (
 from obc_onnx.recover.layers import Layer, find_layers, find_shared
 from obc_onnx.recover.least_squares import Halves, solve
 from obc_onnx.recover.methods import LayerFit
-from obc_onnx.recover.targets import Target, select_kept, target_of
+from obc_onnx.recover.targets import Target, at_batch, select_kept, target_of
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.lockstep import Lockstep, affordable
 from obc_onnx.twin.tensors import as_inputs, parameter_name, wide
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.samples.samples import Samples
@@ -174,7 +173,7 @@ def _make_pair(
     count = affordable(dense, coupling.shapes, batch, min(len(samples), _SAMPLES))
     # several chunks, so that there are some to hold out, of one size, as some graphs need it
     size = graph.batch or max(min(batch_size_of(graph), count // _CHUNKS), 1)
-    keep, size = _at_batch(coupling, cut.keep, size)
+    keep, size = at_batch(coupling, cut.keep, size)
     cut = replace(cut, keep=keep)
     count = max(count // size, 1) * size
     order = np.random.default_rng(seed).permutation(len(samples))[:count]
@@ -197,14 +196,6 @@ def _make_pair(
     held += [value for product in scores for value in product.values]
     n_held = max(round(len(chunks) * _HELD_OUT), 1) if len(chunks) > 1 else 0
     return _Pair(Lockstep(dense, chunks, held), right, twin, layers, scores, n_held, real)
-
-
-def _at_batch(coupling: Coupling, keep: Keep, size: int) -> tuple[Keep, int]:
-    """Return what stays at a batch, and the batch: another where only the analysis' is known."""
-    found = coupling.at_batch(keep, size)
-    if found is not None or coupling.batch is None:
-        return found or keep, size
-    return keep, coupling.batch.size
 
 
 def _repair_layer(

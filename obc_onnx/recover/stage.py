@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.measuring.error import Distance, split
@@ -10,22 +11,30 @@ from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.match import match
 from obc_onnx.recover.methods import Recovery
 from obc_onnx.recover.norms import find_norms, reestimate_norms, why_no_norms
+from obc_onnx.recover.refine import refine
 from obc_onnx.recover.refit import refit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from obc_onnx.graph.model import Graph
     from obc_onnx.recover.methods import LayerFit, Method
     from obc_onnx.samples.samples import Samples
     from obc_onnx.surgery.cut import Cut
 
 _STEPS: dict[Method, tuple[str, ...]] = {
-    "auto": ("refit", "stats"),
+    "auto": ("refit", "stats", "refine"),
     "none": (),
     "stats": ("stats",),
     "refit": ("refit",),
     "fuse": ("fuse", "stats"),
 }
-_NAMES = {"refit": "least-squares refit", "stats": "statistics", "fuse": "repair without data"}
+_NAMES = {
+    "refit": "least-squares refit",
+    "stats": "statistics",
+    "fuse": "repair without data",
+    "refine": "refinement by gradient",
+}
 
 
 class Recovered(NamedTuple):
@@ -33,12 +42,47 @@ class Recovered(NamedTuple):
 
     Attributes:
         steps: What was tried; those without data have no errors, and are in the notes.
-        notes: What was left out and why.
+        notes: What was left out and why, and what was decided.
+        warnings: What makes the result doubtful.
     """
 
     graph: Graph
     steps: list[Recovery]
     notes: list[str]
+    warnings: list[str]
+
+
+class _Step(NamedTuple):
+    """What one step gave.
+
+    Attributes:
+        layers: What it did to each layer, where it goes layer by layer.
+        reason: Why there was nothing to take it on; empty where there was.
+    """
+
+    graph: Graph
+    layers: list[LayerFit]
+    reason: str = ""
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What every step works with, besides the cut graph.
+
+    Attributes:
+        used: Samples that it may look at.
+        held: Samples that judge.
+        error_of: Judges a graph on those.
+    """
+
+    used: Samples
+    held: Samples
+    error_of: Distance
+    minutes: float
+    seed: int
+    device: str
 
 
 def recover(
@@ -47,6 +91,7 @@ def recover(
     method: Method,
     seed: int,
     device: str = "cpu",
+    minutes: float = 0.0,
 ) -> Recovered:
     """Repair a cut graph.
 
@@ -56,61 +101,67 @@ def recover(
         method: Which steps.
         seed: Of every random choice.
         device: Where torch runs.
+        minutes: What refinement by gradient may take, by estimate; 0 leaves it out.
     """
     if samples is None:
         return _without_data(cut, method)
     used, held = split(samples, cut.pruned.batch or 1)
     notes: list[str] = []
     if not len(used):
-        return Recovered(
-            cut.pruned, [], [f"nothing was repaired: {len(samples)} samples are too few"]
-        )
+        few = f"nothing was repaired: {len(samples)} samples are too few"
+        return Recovered(cut.pruned, [], [few], [])
     noisy = looks_like_noise(cut.coupling.graph, used) if _STEPS[method] else ""
     if noisy:
         notes.append(
             f"input '{noisy}' of the samples looks like noise: repair needs real ones, and does "
             f"more harm than good without"
         )
-    steps = list[Recovery]()
     if not _STEPS[method]:
-        return Recovered(cut.pruned, steps, notes)
+        return Recovered(cut.pruned, [], notes, [])
     error_of = Distance(cut.coupling, held)
+    means = _Means(used, held, error_of, minutes, seed, device)
     before = error_of(cut.pruned)
-    for step in _STEPS[method]:
-        found, layers, reason = _try(step, cut, used, seed, device)
-        if reason:
-            notes.append(reason)
+    steps, warnings = list[Recovery](), list[str]()
+    for name in _STEPS[method]:
+        if name == "refine" and not minutes:
             continue
-        after = error_of(found)
-        steps.append(Recovery(_NAMES[step], before, after, after < before, layers))
+        step = _try(name, cut, means)
+        notes.extend(step.notes)
+        warnings.extend(step.warnings)
+        if step.reason:
+            notes.append(step.reason)
+            continue
+        after = error_of(step.graph)
+        steps.append(Recovery(_NAMES[name], before, after, after < before, step.layers))
         if after < before:
-            cut, before = cut.holding(found), after
-    return Recovered(cut.pruned, steps, notes)
+            cut, before = cut.holding(step.graph), after
+    return Recovered(cut.pruned, steps, notes, warnings)
 
 
-def _try(
-    step: str, cut: Cut, used: Samples, seed: int, device: str
-) -> tuple[Graph, list[LayerFit], str]:
+def _try(name: str, cut: Cut, means: _Means) -> _Step:
     """Take one step; say why where there is nothing to take it on."""
-    if step == "refit":
-        found, layers = refit(cut, used, seed, device=device)
-        return found, layers, "" if layers else "no layer was refit: none has an input that changed"
-    if step == "fuse":
-        return fuse(cut), [], ""
-    return _statistics(cut, used, seed, device)
+    if name == "refit":
+        found, layers = refit(cut, means.used, means.seed, device=means.device)
+        nothing = "no layer was refit: none has an input that changed"
+        return _Step(found, layers, "" if layers else nothing)
+    if name == "refine":
+        parts = means.used, means.held
+        refined = refine(cut, parts, means.error_of, means.minutes, means.seed, means.device)
+        return _Step(refined.graph, [], refined.reason, refined.notes, refined.warnings)
+    if name == "fuse":
+        return _Step(fuse(cut), [])
+    return _statistics(cut, means)
 
 
-def _statistics(
-    cut: Cut, used: Samples, seed: int, device: str
-) -> tuple[Graph, list[LayerFit], str]:
+def _statistics(cut: Cut, means: _Means) -> _Step:
     """Measure norms anew, or where there are none, match the layers' own statistics."""
-    reason = why_no_norms(cut, used)
+    reason = why_no_norms(cut, means.used)
     if not reason:
-        return reestimate_norms(cut, used, seed, device), [], ""
+        return _Step(reestimate_norms(cut, means.used, means.seed, means.device), [])
     if find_norms(cut):
-        return cut.pruned, [], f"norms stay as they are: {reason}"
-    found, layers = refit(cut, used, seed, match, device)
-    return found, layers, "" if layers else "no layer has statistics to match"
+        return _Step(cut.pruned, [], f"norms stay as they are: {reason}")
+    found, layers = refit(cut, means.used, means.seed, match, means.device)
+    return _Step(found, layers, "" if layers else "no layer has statistics to match")
 
 
 def _without_data(cut: Cut, method: Method) -> Recovered:
@@ -123,11 +174,10 @@ def _without_data(cut: Cut, method: Method) -> Recovered:
         note = (
             "units were fused by optimal transport, or made up for by what batch norms tell of them"
         )
-        return Recovered(fuse(cut), [], [f"{note}: no data judged that"])
+        return Recovered(fuse(cut), [], [f"{note}: no data judged that"], [])
     if method == "auto" and find_norms(cut):
         note = "consumers make up for removed units by what batch norms tell of them"
         found = fuse(cut, merges=False)
-        return Recovered(
-            found, [], [f"{note}: no data judged that; `recover='none'` leaves it out"]
-        )
-    return Recovered(cut.pruned, [], ["nothing was repaired: give `data`"])
+        unjudged = f"{note}: no data judged that; `recover='none'` leaves it out"
+        return Recovered(found, [], [unjudged], [])
+    return Recovered(cut.pruned, [], ["nothing was repaired: give `data`"], [])

@@ -142,6 +142,14 @@ def _affine(
     return None
 
 
+def at_batch(coupling: Coupling, keep: Keep, size: int) -> tuple[Keep, int]:
+    """Return what stays at a batch, and the batch: another where only the analysis' is known."""
+    found = coupling.at_batch(keep, size)
+    if found is not None or coupling.batch is None:
+        return found or keep, size
+    return keep, coupling.batch.size
+
+
 def kept_along(coupling: Coupling, keep: Keep, name: str) -> dict[int, NDArray[np.int64]]:
     """Return for each axis of a value that shrinks which positions stay."""
     cut = {dim for dim, own in keep.items() if not own.all()}

@@ -220,6 +220,7 @@ class Compression:
             "scoring": asdict(request.look),
             "training": None if request.training is None else asdict(request.training),
             "recover": request.recover,
+            "recover minutes": request.refining_minutes,
             "seed": request.seed,
             "device": request.device,
             "batch axes": dict(request.batch_axes),
@@ -256,7 +257,7 @@ class Compression:
         if held is None:
             raise InvariantError("a drop was asked for without samples to measure it on")
         feed = verification_feed(coupling.graph, held, opened.inputs, self.request.seed)
-        notes = list(self.notes)
+        notes, warnings = list(self.notes), list(self.warnings)
 
         def result_of(plan: PruningPlan) -> Graph:
             tried = self._candidate(opened, plan, feed)
@@ -265,6 +266,7 @@ class Compression:
         judge = DropMeter(opened.original, held)
         plan, note = plan_within_drop(plan_of, self.request.goal, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
+        self.warnings[:] = warnings
         return plan
 
     def _sparsify(
@@ -301,7 +303,7 @@ class Compression:
     def _recover(
         self, made: Candidate, samples: Samples | None
     ) -> tuple[Candidate, list[Recovery]]:
-        """Repair without training, where there is anything to do it with."""
+        """Repair without labels, where there is anything to do it with."""
         method = self.request.recover
         if method == "none":
             return made, []
@@ -311,8 +313,11 @@ class Compression:
         from obc_onnx.recover.stage import recover
 
         with self.clock("recover"):
-            found = recover(made.cut, samples, method, self.request.seed, self.request.device)
+            seed, device = self.request.seed, self.request.device
+            minutes = self.request.refining_minutes
+            found = recover(made.cut, samples, method, seed, device, minutes)
         self.notes.extend(found.notes)
+        self.warnings.extend(found.warnings)
         return made.holding(found.graph), found.steps
 
     def _finetune(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import Budget
-from obc_onnx.recover.methods import NEED_DATA
+from obc_onnx.recover.methods import NEED_DATA, minutes_of
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.training.options import Training
 
@@ -37,6 +37,7 @@ class Request:
     name: str
     data: DataOptions
     recover: Method
+    recover_minutes: float | None
     input_shape: Mapping[str, Shape]
     batch_axes: Axes
     seed: int
@@ -59,6 +60,7 @@ class Request:
             self._leave_out("what units are worth is in `scores`", "criterion", "scoring")
         if self.resume and self.run_dir is None:
             raise RequestError("`resume` goes on with a run: give its `run_dir`")
+        minutes_of(self.recover_minutes, trains=False)  # checks the number
         if self.data.source is None:
             self._check_without_data()
         scored = self.plan is not None or self.scores is not None
@@ -100,6 +102,12 @@ class Request:
         """The training, where there is one."""
         training = self.training
         return None if training is None else Training(training, self.seed, self.device)
+
+    @property
+    def refining_minutes(self) -> float:
+        """How long repair may refine by gradient, see `minutes_of`."""
+        trains = self.training is not None and self.training.epochs > 0
+        return minutes_of(self.recover_minutes, trains=trains)
 
     @property
     def code(self) -> list[str | None]:

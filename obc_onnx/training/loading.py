@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from obc_onnx.samples.augmentation import Augmentation
     from obc_onnx.samples.samples import Samples
-    from obc_onnx.training.augmentation import Augmentation
 
 Feed: TypeAlias = "dict[str, NDArray[Any]]"
 Request: TypeAlias = "tuple[int, NDArray[np.int64]]"

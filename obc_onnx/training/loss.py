@@ -12,8 +12,8 @@ from obc_onnx.errors import RequestError
 from obc_onnx.graph.node import CLASSES_RANK
 from obc_onnx.measuring.classes import class_axis, ends_in_softmax
 from obc_onnx.ops.catalogue import DEFAULT_RULES
-from obc_onnx.training.compared import Compared
 from obc_onnx.training.options import LABELS_AND_TEACHER, check_labels
+from obc_onnx.twin.compared import Compared
 from obc_onnx.twin.logits import logits_of
 from obc_onnx.twin.tensors import wide
 from obc_onnx.user_code import load_function

@@ -10,7 +10,7 @@ from obc_onnx.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obc_onnx.training.augmentation import Augmentation
+    from obc_onnx.samples.augmentation import Augmentation
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]

@@ -9,7 +9,7 @@ from torch import fx
 from obc_onnx.twin.tensors import module_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -35,6 +35,21 @@ def insert(twin: TorchTwin, probes: Mapping[Place, nn.Module]) -> None:
             _insert_behind(twin.graph, nodes.get((key, 0), nodes[key, None]), name)
         else:
             _insert_before(twin.graph, nodes[key, None], slot, name, broadcast=at == "parameter")
+    twin.recompile()
+
+
+def also_return(twin: TorchTwin, names: Sequence[str]) -> None:
+    """Let a twin return values from inside behind its outputs.
+
+    Args:
+        twin: Changed in place.
+        names: ONNX values, in the order in which they are returned.
+    """
+    values = {node.meta["value"]: node for node in twin.graph.nodes if "value" in node.meta}
+    output = twin.graph.output_node()
+    (outputs,) = output.args
+    assert isinstance(outputs, tuple)
+    output.args = ((*outputs, *(values[name] for name in names)),)
     twin.recompile()
 
 

@@ -100,6 +100,7 @@ def test_the_plan_is_the_one_that_brute_force_over_all_targets_finds(
     samples = answered(model, 600, seed=0)
     given = samples if labelled else replace(samples, labels=None)
     options: dict[str, Any] = {"data": DataOptions(given, 0.25), "criterion": "l2"}
+    options["recover_minutes"] = 0  # of 64 cuts, each would be refined
     _, held = samples.split(0.25)
     drops = {}
     for place in range(GRID, 0, -1):

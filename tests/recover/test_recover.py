@@ -79,7 +79,8 @@ def cut_of(text: str, n_samples: int = 320, batch: int | None = None) -> Case:
 
 def normed(cut: Case, seed: int = 0) -> tuple[Graph, Recovery]:
     """Re-estimate norms, where that helps."""
-    graph, steps, _ = recover(Cut(cut.coupling, cut.keep, cut.pruned), cut.samples, "stats", seed)
+    cut_graph = Cut(cut.coupling, cut.keep, cut.pruned)
+    graph, steps, *_ = recover(cut_graph, cut.samples, "stats", seed)
     return graph, steps[0]
 
 

@@ -157,7 +157,7 @@ def test_repair_never_makes_a_network_worse(net: str) -> None:
     graph, _, coupling = analyse(model_of(net))
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 200)
-    repaired, steps, _ = recover(Cut(coupling, keep, pruned), samples, "auto", 0)
+    repaired, steps, *_ = recover(Cut(coupling, keep, pruned), samples, "auto", 0)
     held = samples.part(slice(160, 200))
     before, after = (output_error(coupling, g, held) for g in (pruned, repaired))
     assert after <= before * (1 + 1e-6)

@@ -27,11 +27,11 @@ from obc_onnx.planning.budget import Budget
 from obc_onnx.run.api import measure_sensitivity, verify
 from obc_onnx.run.twin_program import TwinProgram
 from obc_onnx.saliency.options import Scoring
+from obc_onnx.samples.augmentation import Augmentation
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
 from obc_onnx.samples.read import check_samples, load_samples, open_samples
 from obc_onnx.samples.samples import Samples
-from obc_onnx.training.augmentation import Augmentation
 from obc_onnx.training.loading import Loader
 from obc_onnx.training.loss import TrainingLoss
 from obc_onnx.training.options import TrainingOptions

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from obc_onnx.cli.augment_options import augment_options, augmentation_of
 from obc_onnx.errors import RequestError
-from obc_onnx.training.augmentation import Augmentation
+from obc_onnx.samples.augmentation import Augmentation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,9 +22,9 @@ from small import chain, classes, images
 from obc_onnx.errors import DataError, InvariantError, ObcError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.samples import pictures
+from obc_onnx.samples.augmentation import Augmentation
 from obc_onnx.samples.read import load_samples
 from obc_onnx.samples.samples import Samples
-from obc_onnx.training.augmentation import Augmentation
 from obc_onnx.training.loading import Loader
 
 if TYPE_CHECKING:
@@ -257,6 +257,7 @@ SPAWNED = """
 import multiprocessing, sys
 import numpy as np
 from obc_onnx import Augmentation
+from obc_onnx.samples.augmentation import Augmentation
 from obc_onnx.graph.model import Graph
 from obc_onnx.samples.read import load_samples
 from obc_onnx.training.loading import Loader

@@ -15,7 +15,7 @@ from training.test_training import options
 
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.model import Graph
-from obc_onnx.training.augmentation import Augmentation
+from obc_onnx.samples.augmentation import Augmentation
 from obc_onnx.training.loss import Labels, TrainingLoss
 from obc_onnx.training.mixing import mix
 from obc_onnx.training.options import TrainingOptions, parse_loss

@@ -1,4 +1,4 @@
-"""Random changes of pictures in training: crop, flip, and a function of the user's."""
+"""Random changes of pictures while something learns: crop, flip, and a function of the user's."""
 
 from __future__ import annotations
 

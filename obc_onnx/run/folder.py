@@ -94,7 +94,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(f"`run_dir` '{path}' cannot be made: {error.strerror}") from error
-        sweep(path, _CHECKPOINT)
+        sweep(path)
         self._write(_CONFIG, text)
 
     def _check_same(self, config: Path, text: str) -> None:

@@ -232,9 +232,9 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder; say whether that was possible. Windows and some file systems have no such locks.
+    """Lock a folder until its process ends, however it does; say whether that was possible.
 
-    The lock goes when the process ends, however it does.
+    Windows and some file systems have no such locks.
     """
     if sys.platform == "win32":
         yield False

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both end a command as an exception does, and wait while files are put in place."""
+"""Ctrl-C and SIGTERM: both end a command as exceptions do, and wait for files to be in place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Terminated(KeyboardInterrupt):
 def terminable() -> Iterator[None]:
     """Let SIGTERM raise `Terminated`, as Ctrl-C raises KeyboardInterrupt.
 
-    A process that ignores it goes on doing so, and one that was forked off ends at once, as it would.
+    A process that ignores it goes on doing so; one that was forked off ends at once.
     """
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:

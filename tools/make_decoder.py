@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from obc_onnx.graph.external import layout
+from obc_onnx.graph.external import bytes_of, files_of, layout
 from obc_onnx.graph.outline import Outline
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def main() -> None:
     if asked.width % HEAD:
         parser.error(f"argument --width: {asked.width} is no multiple of {HEAD}")
     write(asked.file, Decoder(asked.layers, asked.width, asked.vocabulary), asked.seed)
-    print(f"{data_file(asked.file).stat().st_size:,} bytes of weights")
+    print(f"{bytes_of(files_of(asked.file)[1:]):,} bytes of weights")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def data_file(path: Path, sha256: str) -> Path:
 
 
 def sweep_data(path: Path) -> None:
-    """Remove files of weights of former results of a name, unless a model beside them names them."""
+    """Remove weights of former results of a name, unless a model beside them names them."""
     own = re.compile(rf"{re.escape(path.name)}-[0-9a-f]{{{_DIGITS}}}\.data")
     with contextlib.suppress(OSError):  # the result is in place: what is left does no harm
         beside = [file for file in sorted(path.parent.iterdir()) if file.is_file()]

@@ -40,6 +40,7 @@ from obc_onnx.graph.external import (
     sweep_data,
     write_arrays,
 )
+from obc_onnx.graph.malformed import faults_told
 from obc_onnx.graph.node import Node, holds_weights
 from obc_onnx.graph.operators import DEQUANTISING
 from obc_onnx.graph.outline import (
@@ -47,9 +48,11 @@ from obc_onnx.graph.outline import (
     Outline,
     inlined,
     is_left_out,
+    outlined,
     serialised,
 )
 from obc_onnx.graph.reading import read_model
+from obc_onnx.graph.runtime import why_refused
 from obc_onnx.graph.structure import Structure
 
 if TYPE_CHECKING:
@@ -100,7 +103,8 @@ class Graph:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
         model, files = read_model(Path(path))
-        graph = cls.from_model(model, sha256_of(files))
+        with faults_told(lambda: why_refused(outlined(model))):
+            graph = cls.from_model(model, sha256_of(files))
         graph.file_bytes = bytes_of(files)
         return graph
 

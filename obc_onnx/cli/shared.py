@@ -10,7 +10,7 @@ import click
 
 from obc_onnx.cli.options import data_of
 from obc_onnx.cli.wording import in_options
-from obc_onnx.errors import ObcError, RequestError
+from obc_onnx.errors import ObcError, RequestError, VerificationError
 from obc_onnx.files import check_writable, destination, holds, recording
 from obc_onnx.interruption import Terminated, terminable
 
@@ -50,7 +50,9 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
                     command(*args, **kwargs)
             except ObcError as error:
                 text = in_options(str(error))
-                raise Failure(shortened(text), error.exit_code) from error
+                lists_checks = isinstance(error, VerificationError)
+                said = text if lists_checks else shortened(text)
+                raise Failure(said, error.exit_code) from error
             except MemoryError as error:
                 said = shortened(str(error)) or "an allocation failed"
                 raise Failure(f"not enough memory: {said}", 1) from error

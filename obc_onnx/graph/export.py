@@ -101,15 +101,13 @@ def export_nodes(surgeon: gs.Graph, original: onnx.ModelProto) -> list[onnx.Node
 def message_of(node: gs.Node) -> onnx.NodeProto:
     """Write a node; graphsurgeon cannot tell the type of a list that is empty."""
     bare = {name: value for name, value in node.attrs.items() if not _is_empty(value)}
-    if len(bare) == len(node.attrs):
-        return OnnxExporter.export_node(node)
-    copy = node.copy()
+    copy = node if len(bare) == len(node.attrs) else node.copy()
     copy.attrs = bare
-    message = OnnxExporter.export_node(copy)
+    message: onnx.NodeProto = OnnxExporter.export_node(copy)
     known = onnx.defs.has(node.op, domain_of(node.domain))
     declared = onnx.defs.get_schema(node.op, domain_of(node.domain)).attributes if known else {}
     for name in node.attrs.keys() - bare.keys():
-        kind = declared[name].type.value if name in declared else onnx.AttributeProto.INTS
+        kind = str(declared[name].type).rpartition(".")[2] if name in declared else "INTS"
         message.attribute.append(onnx.AttributeProto(name=name, type=kind))
     return message
 

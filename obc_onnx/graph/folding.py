@@ -53,6 +53,7 @@ def fold(
         return None
     names = [port.name for port in model.graph.output]
     evaluator = {"": opset}
+    values: Any
     try:
         with np.errstate(all="ignore"):
             values = ReferenceEvaluator(message, opsets=evaluator).run(names, dict(inputs))

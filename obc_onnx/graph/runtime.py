@@ -8,9 +8,25 @@ from obc_onnx.installation import no_onnx_runtime
 
 try:
     import onnxruntime
-    from onnxruntime import InferenceSession  # an emptied folder can be imported, but lacks it
+    from onnxruntime import (  # an emptied folder can be imported, but lacks them
+        InferenceSession,
+        OrtValue,
+        SessionOptions,
+    )
 except ImportError as error:
     raise no_onnx_runtime(error) from error
+
+__all__ = [
+    "CPU",
+    "InferenceSession",
+    "OrtValue",
+    "SessionOptions",
+    "load_refusals",
+    "run_message",
+    "run_refusals",
+    "session_options",
+    "why_refused",
+]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,9 +43,7 @@ _UNPACKED = "session.disable_prepacking"
 """Whether weights stay as they are; laid out for a kernel they are there twice."""
 
 
-def session_options(
-    *, optimize: bool, spins: bool = True, packs: bool = True
-) -> onnxruntime.SessionOptions:
+def session_options(*, optimize: bool, spins: bool = True, packs: bool = True) -> SessionOptions:
     """Return the options of a session.
 
     Args:
@@ -37,7 +51,7 @@ def session_options(
         spins: Whether idle threads hold their cores.
         packs: Whether weights are laid out for kernels, and freed memory is kept.
     """
-    options = onnxruntime.SessionOptions()
+    options = SessionOptions()
     options.log_severity_level = _FATAL_SEVERITY
     options.add_session_config_entry(_SPINNING, str(int(spins)))
     options.add_session_config_entry(_UNPACKED, str(int(not packs)))

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.outline import Outline, element_type, serialised
 from obc_onnx.graph.runtime import (
     CPU,
     InferenceSession,
+    OrtValue,
+    SessionOptions,
     load_refusals,
     run_refusals,
     session_options,
@@ -147,8 +148,8 @@ def _made_by(item: onnx.NodeProto | onnx.TensorProto) -> set[str]:
 
 
 def _load(
-    outline: Outline, options: onnxruntime.SessionOptions, providers: list[str]
-) -> tuple[InferenceSession, list[onnxruntime.OrtValue]]:
+    outline: Outline, options: SessionOptions, providers: list[str]
+) -> tuple[InferenceSession, list[OrtValue]]:
     """Load a model that uses its weights where they are: none is copied or serialised.
 
     Returns:
@@ -162,14 +163,14 @@ def _load(
     return InferenceSession(message, options, providers), values
 
 
-def _reference(array: NDArray[Any]) -> onnxruntime.OrtValue:
+def _reference(array: NDArray[Any]) -> OrtValue:
     """Let ONNX Runtime see an array; it does not know the names of types that numpy lacks."""
     whole = np.ascontiguousarray(array)
     if whole.dtype.kind != "V":
-        return onnxruntime.OrtValue.ortvalue_from_numpy(whole)
+        return OrtValue.ortvalue_from_numpy(whole)
     bits = whole.view(f"u{whole.dtype.itemsize}")
     kind = element_type(whole.dtype)
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
 
 
 def _element_type(kind: str) -> np.dtype[Any]:

@@ -35,17 +35,19 @@ if TYPE_CHECKING:
     import onnx
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+_NAMES = frozenset(TensorProto.DataType.keys())
 _KNOWN = frozenset(TensorProto.DataType.values())
 """Data types; 0 says of an input or output that it has none."""
 _MOST_INLINED = 100_000
 """Nodes that local functions may stand for: each takes kilobytes, and calls multiply."""
 _SPARE_BYTES = 2**29
 _MOST_GROWTH = 10
-_PACKED = {
+_PACKED: dict[int, int] = {
     TensorProto.INT4: 2, TensorProto.UINT4: 2, TensorProto.FLOAT4E2M1: 2,
+    **{TensorProto.DataType.Value(name): 4 for name in ("INT2", "UINT2") if name in _NAMES},
 }  # fmt: skip
 """Types of which a byte holds several elements, and how many."""
-_PARTS = {TensorProto.COMPLEX64: 2, TensorProto.COMPLEX128: 2}
+_PARTS: dict[int, int] = {TensorProto.COMPLEX64: 2, TensorProto.COMPLEX128: 2}
 """Types of which an element takes several numbers, and how many."""
 
 
@@ -183,11 +185,11 @@ def _check_type(data_type: int, where: str) -> None:
 class _Amount(NamedTuple):
     """How much a tensor holds."""
 
-    count: int
+    number: int
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.count} {self.unit}"
+        return f"{self.number} {self.unit}"
 
 
 def _held(tensor: TensorProto, size: int) -> tuple[_Amount, _Amount]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.errors import RequestError
+from obc_onnx.files import check_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -91,8 +92,11 @@ def load_limits(path: str | Path) -> dict[str, Limits]:
     Raises:
         RequestError: It is missing, no TOML, or has a key or a value that is not known.
     """
+    check_regular(Path(path), "config", RequestError)
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise RequestError(f"config '{path}' is nested too deeply to be read as TOML") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"config '{path}' cannot be read as TOML: {error}") from error
     found = {}

@@ -50,11 +50,10 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
                     command(*args, **kwargs)
             except ObcError as error:
                 text = in_options(str(error))
-                lists_checks = isinstance(error, VerificationError)
-                said = text if lists_checks else shortened(text)
-                raise Failure(said, error.exit_code) from error
+                most = None if isinstance(error, VerificationError) else _LONGEST
+                raise Failure(in_a_line(text, most), error.exit_code) from error
             except MemoryError as error:
-                said = shortened(str(error)) or "an allocation failed"
+                said = in_a_line(str(error), _LONGEST) or "an allocation failed"
                 raise Failure(f"not enough memory: {said}", 1) from error
             except Terminated as error:
                 raise Failure(_ended("terminated", kwargs, written), _TERMINATED) from error
@@ -64,16 +63,20 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapper
 
 
-def shortened(text: str) -> str:
+def in_a_line(text: str, most: int | None) -> str:
     """Return a message in one line, without its middle where it is long.
 
     Messages of onnx and ONNX Runtime have lines, and hold whole lists of names or sizes. What they
     begin with says where, and what they end with often says what.
+
+    Args:
+        text: The message.
+        most: Of how many characters; None where it lists what failed.
     """
     line = " ".join(text.split())
-    if len(line) <= _LONGEST:
+    if most is None or len(line) <= most:
         return line
-    half = (_LONGEST - len(_GAP)) // 2
+    half = (most - len(_GAP)) // 2
     return f"{line[:half]}{_GAP}{line[-half:]}"
 
 

@@ -67,8 +67,8 @@ def read_array(content: IO[bytes], length: int, where: str) -> NDArray[Any]:
     held = length - content.tell()
     if claimed > held and not dtype.hasobject:
         raise DataError(
-            f"{where} claims to be an array of shape {shape} and type {dtype}, of {claimed} bytes, "
-            f"but holds {held}"
+            f"{where} is not an .npy file that numpy can read: it claims to hold {claimed} bytes, "
+            f"of shape {shape} and type {dtype}, but holds {held}"
         )
     content.seek(0)
     return np.asarray(npy.read_array(content, allow_pickle=False))

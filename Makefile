@@ -7,7 +7,7 @@ REQUIREMENTS := pyproject.toml requirements.txt requirements-onnxruntime.txt con
 FLOORS := .venv-floors
 FLOOR_TESTS := $(patsubst %,tests/test_%.py,archives cli graph images outline pipeline program recover)
 
-.PHONY: demo test test-slow test-floors check clean
+.PHONY: demo test fuzz fuzz-long test-slow test-floors check clean
 
 $(READY): $(REQUIREMENTS)
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --quiet
+
+# Try damaged models and files of every kind for a minute, or for an hour: nothing may crash or hang.
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz/run.py --seconds 60
+
+fuzz-long: $(READY)
+	$(BIN)/python tests/fuzz/run.py --seconds 3600 --first $$(date +%s)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest --runslow --quiet

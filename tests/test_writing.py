@@ -155,9 +155,14 @@ def test_a_rename_that_fails_takes_back_those_before_it(
 
     true_replace = Path.replace
     monkeypatch.setattr(Path, "replace", failing)
-    with pytest.raises(ModelError, match="Input/output"), replacing_all(targets[0]) as replacement:
-        for path in targets:
-            replacement.beside(path).write_bytes(b"new")
+
+    def write() -> None:
+        with replacing_all(targets[0]) as replacement:
+            for path in targets:
+                replacement.beside(path).write_bytes(b"new")
+
+    with pytest.raises(ModelError, match="Input/output"):
+        write()
     assert written_into(tmp_path) == before
 
 

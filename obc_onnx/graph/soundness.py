@@ -26,7 +26,9 @@ from onnx import (
 from onnx.external_data_helper import uses_external_data
 
 from obc_onnx.errors import ModelError
+from obc_onnx.graph.foreign import all_nodes
 from obc_onnx.graph.node import domain_of
+from obc_onnx.graph.operators import DIVIDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -72,6 +74,8 @@ def check_sound(model: onnx.ModelProto, folder: Path | None = None) -> None:
             _check_type(message.elem_type, where)
         elif isinstance(message, SparseTensorProto):
             _check_sparse(message, where, most_bytes(model.ByteSize()))
+    for node in all_nodes(model.graph):
+        _check_divisors(node)
     _check_functions(model)
 
 
@@ -236,6 +240,14 @@ def _check_sparse(sparse: SparseTensorProto, where: str, most: int) -> None:
             f"{where} of shape {tuple(sparse.dims)} takes {size} bytes when it is dense, which is "
             f"more than {most}"
         )
+
+
+def _check_divisors(node: NodeProto) -> None:
+    for attribute in node.attribute if not domain_of(node.domain) else ():
+        if attribute.name in DIVIDING.get(node.op_type, ()) and attribute.i < 1:
+            raise ModelError(
+                f"{_named(node, '')} has {attribute.name} {attribute.i}: it must be above 0"
+            )
 
 
 def _check_functions(model: onnx.ModelProto) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from fuzz.model_mutations import mutated_bytes
+from helpers import analyse
 from sample_files import labelled, npy, png
 from small import chain, half_plan, images
 
@@ -74,7 +75,9 @@ def mutated_archive(rng: np.random.Generator) -> bytes:
     content = held.getvalue()
     if rng.random() < 0.5:
         return mutated_bytes(content, rng)
-    return content.replace(b"(4, 3, 8, 8)", (b"(9**9,)     ", b"(4, 3, 8, -8", b"'abcdefghij'")[rng.integers(3)])
+    return content.replace(
+        b"(4, 3, 8, 8)", (b"(9**9,)     ", b"(4, 3, 8, -8", b"'abcdefghij'")[rng.integers(3)]
+    )
 
 
 @cache
@@ -96,9 +99,11 @@ def mutated_scores(rng: np.random.Generator) -> bytes:
 
 def mutated_tar(rng: np.random.Generator) -> bytes:
     """Change bytes of a `.tar`, or of one of its members."""
-    members = {**labelled(range(3))} if rng.random() < 0.5 else {
-        f"{i}.x.npy": npy(images()[i]) for i in range(3)
-    }
+    members = (
+        {**labelled(range(3))}
+        if rng.random() < 0.5
+        else {f"{i}.x.npy": npy(images()[i]) for i in range(3)}
+    )
     if rng.random() < 0.5:
         name = sorted(members)[rng.integers(len(members))]
         members[name] = mutated_bytes(members[name], rng)
@@ -130,10 +135,10 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def checkpoint(self, stage: str) -> Path:
+    def checkpoint(self, _stage: str) -> Path:
         return self._path
 
-    def keep_metrics(self, stage: str, lines: object) -> None:
+    def keep_metrics(self, _stage: str, _lines: object) -> None:
         """Keep nothing."""
 
 
@@ -162,18 +167,13 @@ def read_checkpoint(path: Path) -> None:
 
 def read_plan(path: Path) -> None:
     """Read a plan and follow it."""
-    from obc_onnx.run.api import inspect
-
     plan = PruningPlan.load(path)
     plan.check_model(graph().sha256, "model")
     plan.keep(_coupling())
-    inspect(graph())
 
 
 @cache
 def _coupling() -> Any:
-    from helpers import analyse
-
     return analyse(graph()).coupling
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,9 @@ ROWS_SHARE, MOST_EDITS = 0.7, 3
 def rows() -> tuple[Case, ...]:
     """Return the rows of the table of operators."""
     tables = sorted((Path(__file__).parents[1] / "ops").glob("cases_*.py"))
-    return tuple(case for path in tables for case in importlib.import_module(f"ops.{path.stem}").CASES)
+    return tuple(
+        case for path in tables for case in importlib.import_module(f"ops.{path.stem}").CASES
+    )
 
 
 def draw_model(rng: np.random.Generator) -> onnx.ModelProto:
@@ -167,7 +170,9 @@ def _change_tensor(tensor: TensorProto, rng: np.random.Generator) -> None:
             tensor.raw_data = tensor.raw_data[: int(rng.integers(len(tensor.raw_data) + 1))]
         case 3:
             tensor.data_location = TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value=("w.bin", "", "../w", "a\0b")[rng.integers(4)])
+            tensor.external_data.add(
+                key="location", value=("w.bin", "", "../w", "a\0b")[rng.integers(4)]
+            )
         case _:
             _change_numbers(tensor, rng)
 
@@ -175,6 +180,9 @@ def _change_tensor(tensor: TensorProto, rng: np.random.Generator) -> None:
 def _change_numbers(tensor: TensorProto, rng: np.random.Generator) -> None:
     """Give a tensor that stays whole other numbers, or another shape."""
     if tensor.data_type not in (TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32):
+        return
+    width = {TensorProto.INT64: 8}.get(tensor.data_type, 4)
+    if len(tensor.raw_data) != width * math.prod(tensor.dims) or tensor.external_data:
         return
     array = numpy_helper.to_array(tensor).copy()
     if array.size and rng.random() < 0.6:

@@ -1,8 +1,8 @@
 """Try mutated models and files of every kind: `python tests/fuzz/run.py --seconds 60`.
 
 Each case is a kind and a number, and equal ones are equal. They run in a process of their own, so
-that a crash, a hang or too much memory is one case that failed, and is named. FAULTS lists those that
-failed once; they are tried first.
+that a crash, a hang or too much memory is one case that failed, and is named. What failed once lies
+in `faults/`, as `KIND-WHAT`, and is tried first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
+FAULTS = Path(__file__).parent / "faults"
 KINDS = (
     *("model",) * 12,
     *("plan", "limits", "archive", "scores", "tar", "picture", "checkpoint"),
@@ -30,20 +31,19 @@ KINDS = (
 HANGS_AFTER = 60.0
 """Seconds."""
 FAULT = "FAULT"
+COMMAND = ("-m", "fuzz.worker")
+"""What runs cases, as Python's options."""
 
 
-def cases(first: int) -> Iterator[tuple[str, int]]:
+def cases(first: int) -> Iterator[tuple[str, str]]:
     """Yield cases: those that failed once, then others without end."""
-    faults = (HERE / "faults.txt").read_text(encoding="utf-8").splitlines()
-    for line in faults:
-        if line and not line.startswith("#"):
-            kind, number = line.split()[:2]
-            yield kind, int(number)
+    for path in sorted(FAULTS.iterdir()):
+        yield path.name.partition("-")[0], str(path)
     number = first
     while True:
         for kind in KINDS:
             number += 1
-            yield kind, number
+            yield kind, str(number)
 
 
 class Worker:
@@ -52,12 +52,12 @@ class Worker:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def attempt(self, kind: str, number: int) -> dict[str, str]:
+    def attempt(self, kind: str, case: str) -> dict[str, str]:
         """Try a case."""
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(f"{kind} {number}\n")
+        process.stdin.write(f"{kind} {case}\n")
         process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], HANGS_AFTER)
         line = process.stdout.readline() if ready else ""
@@ -76,13 +76,14 @@ class Worker:
             self._process = None
 
     def _start(self) -> subprocess.Popen[str]:
+        paths = [str(TESTS), *sys.path]
         self._process = subprocess.Popen(
-            [sys.executable, HERE / "worker.py"],
+            [sys.executable, *COMMAND],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         )
         return self._process
 
@@ -97,13 +98,13 @@ def fuzz(seconds: float, first: int) -> tuple[Counter[tuple[str, str]], list[str
     faults: list[str] = []
     worker, end = Worker(), time.monotonic() + seconds
     try:
-        for kind, number in cases(first):
+        for kind, case in cases(first):
             if time.monotonic() > end:
                 break
-            found = worker.attempt(kind, number)
+            found = worker.attempt(kind, case)
             counts[kind, found["class"]] += 1
             if found["class"] == FAULT:
-                faults.append(f"{kind} {number}  # {found['said']}")
+                faults.append(f"{kind} {case}: {found['said']}")
     finally:
         worker.end()
     return counts, faults
@@ -117,8 +118,8 @@ def main() -> int:
     asked = parser.parse_args()
     counts, faults = fuzz(asked.seconds, asked.first)
     for (kind, found), count in sorted(counts.items()):
-        print(f"{kind:12} {found:12} {count:8,}")
-    print(*faults, sep="\n")
+        sys.stdout.write(f"{kind:12} {found:12} {count:8,}\n")
+    sys.stdout.writelines(f"{fault}\n" for fault in faults)
     return 1 if faults else 0
 
 

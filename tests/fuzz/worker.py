@@ -1,6 +1,6 @@
 """Try what it is told to on standard input, one case a line; a crash ends this process alone.
 
-Each line is `KIND NUMBER`; the answer is one line of JSON with the class of what happened.
+Each line is `KIND CASE`, a case being a number or a file that holds one; the answer is one line of JSON with the class of what happened.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import traceback
 import zlib
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
-
 import numpy as np
 from fuzz import file_mutations
 from fuzz.model_mutations import mutated_model
@@ -26,6 +24,7 @@ from obc_onnx.planning.budget import Budget
 from obc_onnx.run.api import compress, inspect
 
 KILO = 1024
+ENDINGS = {"model": ".onnx", "checkpoint": ".pt"}
 COMPRESSED_SHARE = 0.25
 """How many of the models that can be inspected are compressed too."""
 
@@ -44,35 +43,47 @@ def try_model(content: bytes, path: Path, rng: np.random.Generator) -> str:
     return "compressed"
 
 
-def attempt(kind: str, number: int, folder: Path) -> dict[str, str]:
-    """Make a case and try it.
+def make(kind: str, case: str, folder: Path) -> tuple[bytes, np.random.Generator]:
+    """Return what a case holds, and where its random choices come from.
+
+    Args:
+        kind: Of the case.
+        case: A number, or a file.
+        folder: Of temporary files.
+    """
+    if not case.isdecimal():
+        return Path(case).read_bytes(), np.random.default_rng(0)
+    rng = np.random.default_rng([zlib.crc32(kind.encode()), int(case)])
+    if kind == "model":
+        return mutated_model(rng), rng
+    if kind == "checkpoint":
+        return file_mutations.mutated_checkpoint(rng, folder), rng
+    return file_mutations.KINDS[kind][0](rng), rng
+
+
+def attempt(kind: str, case: str, folder: Path) -> dict[str, str]:
+    """Try a case.
 
     Returns:
         Its class, and what was said or where it failed.
     """
-    rng = np.random.default_rng([zlib.crc32(kind.encode()), number])
-    path = folder / "case"
+    content, rng = make(kind, case, folder)
+    path = folder / f"case{ENDINGS.get(kind) or file_mutations.KINDS[kind][2]}"
+    path.write_bytes(content)
     try:
         if kind == "model":
-            content = mutated_model(rng)
-            path = path.with_suffix(".onnx")
-            path.write_bytes(content)
             return {"class": try_model(content, path, rng), "said": ""}
         if kind == "checkpoint":
-            path.write_bytes(file_mutations.mutated_checkpoint(rng, folder))
             file_mutations.read_checkpoint(path)
         else:
-            make, read, ending = file_mutations.KINDS[kind]
-            path = path.with_suffix(ending)
-            path.write_bytes(make(rng))
-            read(path)
+            file_mutations.KINDS[kind][1](path)
     except VerificationError as error:
-        return {"class": "FAULT", "said": f"a check failed: {error}"}
+        return {"class": "unverified", "said": str(error)}
     except InfeasibleTargetError as error:
         return {"class": "infeasible", "said": str(error)}
     except ObcError as error:
         return {"class": "refused", "said": str(error)}
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever comes up is what is looked for
         where = [f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
         said = f"{type(error).__name__}: {error}"
         return {"class": "FAULT", "said": f"{said[:300]} [{' '.join(where[-4:])}]"}
@@ -84,8 +95,9 @@ def main() -> None:
     answers = sys.stdout
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         for line in sys.stdin:
-            kind, number = line.split()
-            print(json.dumps(attempt(kind, int(number), Path(folder))), file=answers, flush=True)
+            kind, _, case = line.strip().partition(" ")
+            answers.write(json.dumps(attempt(kind, case, Path(folder))) + "\n")
+            answers.flush()
 
 
 if __name__ == "__main__":

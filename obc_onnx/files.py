@@ -162,6 +162,7 @@ def check_writable(path: Path) -> None:
     Raises:
         ModelError: The folder is missing or read-only, or `path` is a folder or a device.
     """
+    check_name(path, ModelError)
     target = destination(path)
     if target.is_symlink():
         raise ModelError(f"cannot write '{path}': it is a link that leads back to itself")
@@ -173,6 +174,18 @@ def check_writable(path: Path) -> None:
         raise ModelError(f"cannot write '{path}': folder '{target.parent}' does not exist")
     if not os.access(target.parent, os.W_OK):
         raise ModelError(f"cannot write '{path}': folder '{target.parent}' is read-only")
+
+
+def check_name(path: Path, error: type[ObcError]) -> None:
+    """Check that every library can open a path: onnx and ONNX Runtime take UTF-8 alone.
+
+    Args:
+        path: Of a model, or of what is to be written.
+        error: What to raise.
+    """
+    shown = str(path).encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    if shown != str(path):
+        raise error(f"'{shown}' is not a name in UTF-8, or holds a NUL: rename the file")
 
 
 def check_regular(path: Path, what: str, error: type[ObcError]) -> None:

@@ -182,11 +182,28 @@ def test_a_file_that_is_no_model_is_refused(content: bytes, tmp_path: Path) -> N
     assert_refused(invoke("inspect", path), path)
 
 
-@pytest.mark.parametrize("name", ["model.json", "model.onnxtxt", "model.textproto", "m\udcff.onnx"])
+@pytest.mark.parametrize("name", ["model.json", "model.onnxtxt", "model.textproto"])
 def test_the_name_of_a_file_says_nothing_of_its_content(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(chain().SerializeToString())
     assert inspect(path).groups == inspect(chain()).groups
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m\udcff.onnx"
+    path.write_bytes(chain().SerializeToString())
+    assert_refused(invoke("inspect", path), "m\\udcff.onnx", "UTF-8")
+    assert_refused(invoke("compress", saved(tmp_path), "-o", path, "--force"), "UTF-8")
+    with pytest.raises(ModelError, match="NUL"):
+        inspect("a\0b")
+
+
+def test_an_input_that_is_left_out_and_needed_is_named(tmp_path: Path) -> None:
+    model = build('net (float[2,4] x) => (float[2,2] y) { y = Einsum<equation="bi,ci->bc">(x, x) }')
+    model.graph.node[0].input[1] = ""
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    assert_refused(invoke("inspect", path), "Einsum 'y' lacks input 1")
 
 
 def test_a_pipe_is_not_read(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import load_external_data_for_model
 
 from obc_onnx.errors import ModelError
+from obc_onnx.files import check_name
 from obc_onnx.graph.external import files_named, parsed
 from obc_onnx.graph.foreign import without_foreign
 from obc_onnx.graph.outline import outlined
@@ -26,6 +27,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     Raises:
         ModelError: The file is missing, not an ONNX model, or fails the checker.
     """
+    check_name(path, ModelError)
     if path.is_dir():
         raise ModelError(f"model '{path}' is a folder")
     if not path.is_file():

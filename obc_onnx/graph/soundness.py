@@ -21,6 +21,7 @@ from onnx import (
     TensorProto,
     TypeProto,
     ValueInfoProto,
+    defs,
     helper,
 )
 from onnx.external_data_helper import uses_external_data
@@ -42,6 +43,8 @@ _KNOWN = frozenset(TensorProto.DataType.values())
 """Data types; 0 says of an input or output that it has none."""
 _MOST_INLINED = 100_000
 """Nodes that local functions may stand for: each takes kilobytes, and calls multiply."""
+_LARGEST_DIVISOR = 2**31 - 1
+_OPTIONAL = defs.OpSchema.FormalParameterOption.Optional
 _SPARE_BYTES = 2**29
 _MOST_GROWTH = 10
 _PACKED: dict[int, int] = {
@@ -74,8 +77,10 @@ def check_sound(model: onnx.ModelProto, folder: Path | None = None) -> None:
             _check_type(message.elem_type, where)
         elif isinstance(message, SparseTensorProto):
             _check_sparse(message, where, most_bytes(model.ByteSize()))
+    versions = {domain_of(entry.domain): entry.version for entry in model.opset_import}
     for node in all_nodes(model.graph):
         _check_divisors(node)
+        _check_given(node, versions.get(domain_of(node.domain), 1))
     _check_functions(model)
 
 
@@ -243,11 +248,28 @@ def _check_sparse(sparse: SparseTensorProto, where: str, most: int) -> None:
 
 
 def _check_divisors(node: NodeProto) -> None:
-    for attribute in node.attribute if not domain_of(node.domain) else ():
-        if attribute.name in DIVIDING.get(node.op_type, ()) and attribute.i < 1:
+    for attribute in node.attribute:
+        is_divisor = attribute.name in DIVIDING.get(node.op_type, ())
+        if is_divisor and not 0 < attribute.i <= _LARGEST_DIVISOR:
             raise ModelError(
-                f"{_named(node, '')} has {attribute.name} {attribute.i}: it must be above 0"
+                f"{_named(node, '')} has {attribute.name} {attribute.i}: it goes from 1 to "
+                f"{_LARGEST_DIVISOR}"
             )
+
+
+def _check_given(node: NodeProto, version: int) -> None:
+    """Check that inputs which an operator needs are given: ONNX Runtime would read what is not."""
+    domain = domain_of(node.domain)
+    if "" not in node.input or not defs.has(node.op_type, domain):
+        return
+    try:
+        formal = defs.get_schema(node.op_type, version, domain).inputs
+    except defs.SchemaError:  # the operator is newer than the opset, which the checker will say
+        return
+    for slot, name in enumerate(node.input):
+        own = formal[min(slot, len(formal) - 1)] if formal else None
+        if not name and own is not None and own.option != _OPTIONAL:
+            raise ModelError(f"{_named(node, '')} lacks input {slot}, '{own.name}', which it needs")
 
 
 def _check_functions(model: onnx.ModelProto) -> None:

@@ -222,4 +222,8 @@ def batch_of_shapes(graph: Graph, shapes: Mapping[str, Shape], named: Axes) -> B
         named: Axes that the user names.
     """
     tried = list(guesses(graph.inputs, graph.batch_axes, named, shapes))
+    if not tried:
+        raise ModelError(
+            f"no axis of an input can hold samples: the inputs have shapes {dict(shapes)}"
+        )
     return find_batch(graph, tried, lambda guess: random_pair(graph, guess, shapes), named)

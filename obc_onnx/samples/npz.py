@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 UNREADABLE = (
     *(ValueError, OSError, EOFError, RuntimeError, SyntaxError, TypeError, UnicodeError),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError, OverflowError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error, NotImplementedError, OverflowError),
 )
-"""What numpy and zipfile raise about a file: RuntimeError for an encrypted one, SyntaxError and
-TypeError for a header that is no dictionary of Python."""
+"""What numpy and zipfile raise about a file: RuntimeError for an encrypted one, others for a header
+that is no Python."""
 _ENDING = ".npy"
 
 

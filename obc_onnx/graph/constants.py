@@ -220,6 +220,7 @@ def _compute(node: gs.Node, values: Values, opset: int, most: int) -> bool:
         Whether that was possible.
     """
     waiting = [node]
+    left = most - sum(array.nbytes for array in values.values())
     while waiting:
         top = waiting[-1]
         unknown = [t for t in top.inputs if t.name and t.name not in values]
@@ -227,11 +228,11 @@ def _compute(node: gs.Node, values: Values, opset: int, most: int) -> bool:
             waiting += [tensor.inputs[0] for tensor in unknown]
             continue
         inputs = {tensor.name: values[tensor.name] for tensor in top.inputs if tensor.name}
-        left = most - sum(array.nbytes for array in values.values())
         found = _folded(top, inputs, opset, left)
         if found is None:
             return False
         values.update(found)
+        left -= sum(array.nbytes for array in found.values())
         waiting.pop()
     return True
 

@@ -368,10 +368,6 @@ LARGE: dict[str, tuple[str, dict[str, NDArray | list[int]]]] = {
     "ConstantOfShape": ("z = ConstantOfShape(n)", {"n": [HUGE]}),
     "Expand": ("z = Expand(one, n)", {"n": [HUGE]}),
     "Tile": ("z = Tile(one, n)", {"n": [HUGE]}),
-    "Range": (
-        "q = Range(a, b, c) z = Cast<to=1>(q)",
-        {"a": np.array(0), "b": np.array(HUGE), "c": np.array(1)},
-    ),
     "Pad": ("z = Pad(one, n)", {"n": [0, HUGE]}),
     "OneHot": (
         "z = OneHot(i, d, v)",

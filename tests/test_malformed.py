@@ -113,6 +113,10 @@ EDITS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "too few numbers": (held_in_numbers, ("'w'", "16 numbers", "15 numbers")),
     "a size beyond all memory": (setting(dims=[2**40, 4]), ("'w'", "64 bytes")),
     "a size below 0": (setting(dims=[-4, 4]), ("'w'", "(-4, 4)")),
+    "a size that no array can have": (
+        setting(dims=[2**62, 0], raw_data=b""),
+        ("'w'", "no array can have"),
+    ),
     "an unknown type": (setting(data_type=77), ("'w'", "77")),
     "no type": (setting(data_type=0), ("'w'", "data type 0")),
     "an input of an unknown type": (typed_input, ("'x'", "99")),

@@ -43,6 +43,8 @@ _KNOWN = frozenset(TensorProto.DataType.values())
 """Data types; 0 says of an input or output that it has none."""
 _MOST_INLINED = 100_000
 """Nodes that local functions may stand for: each takes kilobytes, and calls multiply."""
+_MOST_ELEMENTS = 2**58
+"""Of an array, an axis of size 0 counting as one: numpy counts bytes in 63 bits."""
 _LARGEST_DIVISOR = 2**31 - 1
 _OPTIONAL = defs.OpSchema.FormalParameterOption.Optional
 _SPARE_BYTES = 2**29
@@ -170,6 +172,8 @@ def _check_tensor(tensor: TensorProto, where: str, folder: Path | None) -> None:
     _check_type(tensor.data_type or -1, where)
     if min(tensor.dims, default=0) < 0:
         raise ModelError(f"{where} has shape {tuple(tensor.dims)}: no size may be below 0")
+    if math.prod(max(size, 1) for size in tensor.dims) > _MOST_ELEMENTS:
+        raise ModelError(f"{where} has shape {tuple(tensor.dims)}, which no array can have")
     if tensor.HasField("segment"):
         raise ModelError(f"{where} is one segment of a tensor: write it whole")
     size = element_bytes(tensor.data_type, math.prod(tensor.dims))

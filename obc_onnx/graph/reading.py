@@ -36,7 +36,10 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
         model = parsed(path)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(f"'{path}' cannot be read as an ONNX model: {_sentence(error)}") from error
-    check_sound(model, path.parent)
+    try:
+        check_sound(model, path.parent)
+    except ModelError as error:
+        raise ModelError(f"'{path}' is malformed: {error}") from error
     try:
         _check(path, model)
         files = files_named(path, model)

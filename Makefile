@@ -8,7 +8,7 @@ FLOORS := .venv-floors
 FLOOR_TESTS := $(patsubst %,tests/%.py,samples/test_archives cli/test_cli graph/test_graph \
 	samples/test_images graph/test_outline run/test_pipeline run/test_program recover/test_recover)
 
-.PHONY: demo test test-slow test-floors check clean
+.PHONY: demo test fuzz fuzz-long test-slow test-floors check clean
 
 $(READY): $(REQUIREMENTS)
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --quiet
+
+# Try damaged models and files of every kind for a minute, or for an hour: nothing may crash or hang.
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz/run.py --seconds 60
+
+fuzz-long: $(READY)
+	$(BIN)/python tests/fuzz/run.py --seconds 3600 --first $$(date +%s)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest --runslow --quiet

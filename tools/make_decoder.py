@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from obc_onnx.graph.external import data_file, layout
+from obc_onnx.graph.external import bytes_of, files_of, layout
 from obc_onnx.graph.outline import Outline
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def write(path: Path, decoder: Decoder, seed: int) -> None:
     stand_ins = {
         name: np.broadcast_to(np.float32(0), shape) for name, shape in decoder.shapes.items()
     }
-    places, data = layout(stand_ins), data_file(path)
+    places, data = layout(stand_ins), path.with_name(f"{path.name}.data")
     with data.open("wb") as file:
         for name, shape in decoder.shapes.items():
             file.seek(places[name].offset)
@@ -153,7 +153,7 @@ def main() -> None:
     if asked.width % HEAD:
         parser.error(f"argument --width: {asked.width} is no multiple of {HEAD}")
     write(asked.file, Decoder(asked.layers, asked.width, asked.vocabulary), asked.seed)
-    print(f"{data_file(asked.file).stat().st_size:,} bytes of weights")
+    print(f"{bytes_of(files_of(asked.file)[1:]):,} bytes of weights")
 
 
 if __name__ == "__main__":

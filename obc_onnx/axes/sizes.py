@@ -10,8 +10,8 @@ This module knows nothing of ONNX.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from obc_onnx.axes.expressions import Dim, Joined, Product, Take, leaves, product
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Polynomial = dict[Monomial, int]
 
 
+T = TypeVar("T")
+
+
 def divide(a: int, b: int) -> int:
     """Divide whole numbers as ONNX does, towards zero; by zero gives zero, which nothing uses."""
     return 0 if b == 0 else (abs(a) // abs(b)) * (1 if (a < 0) == (b < 0) else -1)
@@ -36,6 +39,15 @@ def value_of(number: Any) -> Any:
 
 
 _FUNCTIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "//": divide}
+_WORD = 2**63
+"""Numbers of graphs are 64 bits wide: what goes beyond starts again from the other end."""
+_MOST_TERMS = 256
+"""A polynomial of more terms counts as unknown: products of sums would grow without end."""
+
+
+def _compute(symbol: str, left: int, right: int) -> int:
+    exact = int(_FUNCTIONS[symbol](int(left), int(right)))
+    return (exact + _WORD) % (2 * _WORD) - _WORD
 
 
 class Sized:
@@ -91,15 +103,42 @@ class Arithmetic(Sized):
     symbol: str
     left: Whole
     right: Whole
+    value: int = field(init=False)
+    """Result before anything is removed."""
 
-    @property
-    def value(self) -> int:  # type: ignore[override]
-        """Result before anything is removed."""
-        return evaluate(self, lambda axis: axis.size)
+    def __post_init__(self) -> None:
+        result = _compute(self.symbol, value_of(self.left), value_of(self.right))
+        object.__setattr__(self, "value", result)
 
 
 Whole = int | Sized
 """A number that is written down, or one that follows sizes."""
+
+
+def _folded(
+    number: Whole, leaf: Callable[[AxisSize | int], T], join: Callable[[str, T, T], T]
+) -> T:
+    """Work a number out from its parts, each once, however deep they lie and often they are used.
+
+    Args:
+        number: The number.
+        leaf: Gives what the size of an axis, or a number that is written down, is worth.
+        join: Gives what an operation makes of two of those.
+    """
+    known: dict[int, T] = {}
+    waiting: list[Whole] = [number]
+    while waiting:
+        top = waiting[-1]
+        if isinstance(top, Arithmetic):
+            parts = [part for part in (top.left, top.right) if id(part) not in known]
+            if parts:
+                waiting += parts
+                continue
+            known[id(top)] = join(top.symbol, known[id(top.left)], known[id(top.right)])
+        else:
+            known[id(top)] = leaf(top)  # type: ignore[arg-type]
+        waiting.pop()
+    return known[id(number)]
 
 
 def evaluate(number: Whole, size_of: Callable[[Expr], int]) -> int:
@@ -109,32 +148,35 @@ def evaluate(number: Whole, size_of: Callable[[Expr], int]) -> int:
         number: What to compute.
         size_of: Gives the size of an axis.
     """
-    match number:
-        case AxisSize(axis=axis):
-            return size_of(axis)
-        case Arithmetic(symbol=symbol, left=left, right=right):
-            return int(_FUNCTIONS[symbol](evaluate(left, size_of), evaluate(right, size_of)))
-    return int(number)  # type: ignore[arg-type]
+    return _folded(
+        number,
+        lambda part: size_of(part.axis) if isinstance(part, AxisSize) else int(part),
+        _compute,
+    )
 
 
 def with_axes(number: Whole, replace: Callable[[Expr], Expr]) -> Whole:
     """Rewrite a number over other axes, as over resolved ones."""
-    match number:
-        case AxisSize(axis=axis):
-            return AxisSize(replace(axis))
-        case Arithmetic(symbol=symbol, left=left, right=right):
-            return Arithmetic(symbol, with_axes(left, replace), with_axes(right, replace))
-    return number
+    return _folded(
+        number,
+        lambda part: AxisSize(replace(part.axis)) if isinstance(part, AxisSize) else part,
+        Arithmetic,
+    )
 
 
 def axes_of(number: object) -> Iterator[Expr]:
     """Yield every axis whose size a number depends on."""
-    match number:
-        case AxisSize(axis=axis):
-            yield axis
-        case Arithmetic(left=left, right=right):
-            yield from axes_of(left)
-            yield from axes_of(right)
+    waiting, seen = [number], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        match part:
+            case AxisSize(axis=axis):
+                yield axis
+            case Arithmetic(left=left, right=right):
+                waiting += [right, left]
 
 
 def axis_of(number: Whole, make_dim: Callable[[int], Dim]) -> Expr | None:
@@ -144,16 +186,18 @@ def axis_of(number: Whole, make_dim: Callable[[int], Dim]) -> Expr | None:
         number: A size, or a product of sizes and whole numbers.
         make_dim: Makes a dim for a factor that is written down.
     """
-    match number:
-        case AxisSize(axis=axis):
-            return axis
-        case Arithmetic(symbol="*", left=left, right=right):
-            factors = [axis_of(factor, make_dim) for factor in (left, right)]
-            known = [factor for factor in factors if factor is not None]
-            return product(known) if len(known) == len(factors) else None
-        case Arithmetic():
-            return None
-    return make_dim(int(number)) if int(number) >= 0 else None  # type: ignore[arg-type]
+
+    def leaf(part: AxisSize | int) -> Expr | None:
+        if isinstance(part, AxisSize):
+            return part.axis
+        return make_dim(int(part)) if int(part) >= 0 else None
+
+    def join(symbol: str, left: Expr | None, right: Expr | None) -> Expr | None:
+        known = symbol == "*" and left is not None and right is not None
+        found = product([left, right]) if known else None  # type: ignore[list-item]
+        return None if found is None or found.size >= _WORD else found
+
+    return _folded(number, leaf, join)
 
 
 def polynomial(number: Whole, count: Callable[[Expr], Polynomial]) -> Polynomial | None:
@@ -163,21 +207,28 @@ def polynomial(number: Whole, count: Callable[[Expr], Polynomial]) -> Polynomial
         number: The number.
         count: Gives the polynomial of an axis's size, as from `size_polynomial`.
     Returns:
-        Coefficients by monomial; None where a division leaves a remainder.
+        Coefficients by monomial; None where a division leaves a remainder, or where there are too
+        many of them, or too large ones.
     """
-    match number:
-        case AxisSize(axis=axis):
-            return count(axis)
-        case Arithmetic(symbol=symbol, left=left, right=right):
-            a, b = polynomial(left, count), polynomial(right, count)
-            if a is None or b is None:
-                return None
-            if symbol == "*":
-                return _times(a, b)
-            if symbol == "//":
-                return _quotient(a, b)
-            return _plus(a, b if symbol == "+" else _times(b, constant(-1)))
-    return constant(int(number))  # type: ignore[arg-type]
+
+    def join(symbol: str, a: Polynomial | None, b: Polynomial | None) -> Polynomial | None:
+        if a is None or b is None:
+            return None
+        if symbol == "*":
+            found: Polynomial | None = _times(a, b)
+        elif symbol == "//":
+            found = _quotient(a, b)
+        else:
+            found = _plus(a, b if symbol == "+" else _times(b, constant(-1)))
+        if found is None or len(found) > _MOST_TERMS:
+            return None
+        return None if any(abs(factor) >= _WORD for factor in found.values()) else found
+
+    return _folded(
+        number,
+        lambda part: count(part.axis) if isinstance(part, AxisSize) else constant(int(part)),
+        join,
+    )
 
 
 def size_polynomial(expr: Expr, varies: Callable[[Dim], bool]) -> Polynomial:

@@ -10,17 +10,25 @@ import click
 
 from obc_onnx.cli.options import data_of
 from obc_onnx.cli.wording import in_options
-from obc_onnx.errors import ObcError, RequestError
+from obc_onnx.errors import ObcError, RequestError, VerificationError
+from obc_onnx.files import check_writable, destination, holds, recording
+from obc_onnx.interruption import Terminated, terminable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from obc_onnx.saliency.scores import Scores
 
 P = ParamSpec("P")
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
+"""Exit codes, as shells have them: 128 and the number of the signal."""
+_TARGETS = ("output", "plan_out", "plot")
+"""Parameters of commands that say where a result goes."""
+_LONGEST = 320
+"""Characters of a message."""
+_GAP = " [...] "
 
 
 class Failure(click.ClickException):
@@ -36,18 +44,51 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except ObcError as error:
-            text = in_options(str(error))
-            sentence = " ".join(text.split())  # messages of onnx and ONNX Runtime have lines
-            raise Failure(sentence, error.exit_code) from error
-        except MemoryError as error:
-            raise Failure(f"not enough memory: {error or 'an allocation failed'}", 1) from error
-        except KeyboardInterrupt as error:
-            raise Failure("interrupted; no result was written", _INTERRUPTED) from error
+        with recording() as written:
+            try:
+                with terminable():
+                    command(*args, **kwargs)
+            except ObcError as error:
+                text = in_options(str(error))
+                most = None if isinstance(error, VerificationError) else _LONGEST
+                raise Failure(in_a_line(text, most), error.exit_code) from error
+            except MemoryError as error:
+                said = in_a_line(str(error), _LONGEST) or "an allocation failed"
+                raise Failure(f"not enough memory: {said}", 1) from error
+            except Terminated as error:
+                raise Failure(_ended("terminated", kwargs, written), _TERMINATED) from error
+            except KeyboardInterrupt as error:
+                raise Failure(_ended("interrupted", kwargs, written), _INTERRUPTED) from error
 
     return wrapper
+
+
+def in_a_line(text: str, most: int | None) -> str:
+    """Return a message in one line, without its middle where it is long.
+
+    Messages of onnx and ONNX Runtime have lines, and hold whole lists of names or sizes. What they
+    begin with says where, and what they end with often says what.
+
+    Args:
+        text: The message.
+        most: Of how many characters; None where it lists what failed.
+    """
+    line = " ".join(text.split())
+    if most is None or len(line) <= most:
+        return line
+    half = (most - len(_GAP)) // 2
+    return f"{line[:half]}{_GAP}{line[-half:]}"
+
+
+def _ended(how: str, options: Mapping[str, Any], written: Sequence[Path]) -> str:
+    """Say what a command that a signal ended has left, of what it was to write."""
+    targets = [options[name] for name in _TARGETS if options.get(name) is not None]
+    there = [f"'{path}'" for path in targets if destination(path) in written]
+    return f"{how}; {' and '.join(there) or 'no result'} {_were(there)} written"
+
+
+def _were(things: Sequence[str]) -> str:
+    return "were" if len(things) > 1 else "was"
 
 
 def load_scores(path: Path | None) -> Scores | None:
@@ -117,14 +158,9 @@ def files_read(options: dict[str, Any]) -> list[Path]:
 def check_model_targets(
     model: Path, output: Path, plan_out: Path | None, read: Sequence[Path], *, force: bool
 ) -> None:
-    """Check where a compressed model and its plan go, see `check_targets`.
-
-    A model that is too large for one message is written as two files.
-    """
-    from obc_onnx.graph.external import data_file
-
+    """Check where a compressed model and its plan go, see `check_targets`."""
     plans = [] if plan_out is None else [plan_out]
-    check_targets([output, data_file(output), *plans], model, read, force=force)
+    check_targets([output, *plans], model, read, force=force)
 
 
 def check_targets(
@@ -141,7 +177,6 @@ def check_targets(
         RequestError: A target exists, or is one of the others, by whatever links.
         ModelError: A target cannot be written.
     """
-    from obc_onnx.files import check_writable, holds
     from obc_onnx.graph.external import files_of
 
     for place, target in enumerate(targets):

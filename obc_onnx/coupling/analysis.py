@@ -12,6 +12,8 @@ import onnx
 
 from obc_onnx.coupling.inference import axes_apart, find_coupling
 from obc_onnx.errors import ModelError, RequestError
+from obc_onnx.graph.feeds import check_runs
+from obc_onnx.graph.malformed import faults_told
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.shapes import infer_shapes, infer_strictly, input_shapes
 from obc_onnx.ops.catalogue import DEFAULT_RULES
@@ -80,17 +82,29 @@ def analyse(
         clock: Keeps the seconds of "shapes" and "coupling".
         named: The batch axis of inputs, where a user names it.
         feed: Samples, for shapes that only a run tells; random ones are tried without.
+    Raises:
+        ModelError: The model cannot be analysed, or is malformed.
     """
-    with clock("shapes"):
-        graph = settled(graph, given, named or {}, rules)
-        inputs = input_shapes(graph, given)
-        shapes = infer_shapes(graph, inputs, _feed_of(graph, inputs, feed))
-    with clock("coupling"):
-        coupling = find_coupling(graph, shapes, rules)
+    with faults_told(lambda: _why_not_run(graph, given)):
+        with clock("shapes"):
+            graph = settled(graph, given, named or {}, rules)
+            inputs = input_shapes(graph, given)
+            shapes = infer_shapes(graph, inputs, _feed_of(graph, inputs, feed))
+        with clock("coupling"):
+            coupling = find_coupling(graph, shapes, rules)
     if coupling.loses_batch:
         with clock("shapes"):
             coupling = replace(coupling, single=_shapes_of_one(graph, inputs, feed))
     return coupling, inputs
+
+
+def _why_not_run(graph: Graph, given: Mapping[str, Shape] | None) -> str | None:
+    """Say why ONNX Runtime runs a model on no random input, None where it does."""
+    try:
+        check_runs(graph, input_shapes(graph, given))
+    except ModelError as error:
+        return str(error)
+    return None
 
 
 def settled(

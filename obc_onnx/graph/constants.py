@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx.reference import ReferenceEvaluator
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from obc_onnx.graph.export import message_of
+from obc_onnx.graph.folding import fold
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.node_lists import detach, drop_detached
 from obc_onnx.graph.operators import (
@@ -21,6 +21,7 @@ from obc_onnx.graph.operators import (
     REARRANGING,
     SHAPE_ARITHMETIC,
 )
+from obc_onnx.graph.soundness import most_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Values = dict[str, NDArray[Any]]
 
 _MAX_NUMBERS = 1024
+_NUMBER_BYTES = 8
 _MOST_GROWTH = 2
 """Weights that are folded may not take more than this many times the space of their sources."""
 
@@ -49,8 +51,9 @@ def fold_numbers(surgeon: gs.Graph, overridable: Collection[str]) -> None:
             continue
         if all(_is_small_integer(tensor) for tensor in node.inputs):
             inputs = {tensor.name: tensor.values for tensor in node.inputs}
-            (array,) = _evaluate(node, inputs, surgeon.opset)
-            if np.issubdtype(array.dtype, np.integer) and array.size <= _MAX_NUMBERS:
+            found = _folded(node, inputs, surgeon.opset, _MAX_NUMBERS * _NUMBER_BYTES)
+            array = None if found is None else found[node.outputs[0].name]
+            if array is not None and np.issubdtype(array.dtype, np.integer):
                 replace(node, array)
     drop_detached(surgeon)
 
@@ -71,12 +74,14 @@ def fold_statistics(surgeon: gs.Graph, overridable: Collection[str]) -> None:
     if not any(node.op in ACROSS_POSITIONS for node in makers):
         return
     outputs = {tensor.name for tensor in surgeon.outputs}
+    most = most_bytes(sum(array.nbytes for array in values.values()))
     folded: set[str] = set()
     for node in makers:
         follows = any(tensor.name in folded for tensor in node.inputs)
         names = [tensor.name for tensor in node.outputs if tensor.name]
         if outputs.isdisjoint(names) and (follows or node.op in ACROSS_POSITIONS):
-            _compute(node, values, surgeon.opset)
+            if not _compute(node, values, surgeon.opset, most):
+                continue
             before = sum(values[tensor.name].nbytes for tensor in node.inputs if tensor.name)
             if sum(values[name].nbytes for name in names) <= _MOST_GROWTH * before:
                 folded.update(names)
@@ -203,20 +208,37 @@ def _constant_nodes(surgeon: gs.Graph, values: Values) -> list[gs.Node]:
     return found
 
 
-def _compute(node: gs.Node, values: Values, opset: int) -> None:
-    """Compute what a node gives, and first what it needs."""
-    for tensor in node.inputs:
-        if tensor.name and tensor.name not in values:
-            _compute(tensor.inputs[0], values, opset)
-    inputs = {tensor.name: values[tensor.name] for tensor in node.inputs if tensor.name}
-    names = [tensor.name for tensor in node.outputs]
-    computed = _evaluate(node, inputs, opset)
-    values.update({name: array for name, array in zip(names, computed, strict=True) if name})
+def _compute(node: gs.Node, values: Values, opset: int, most: int) -> bool:
+    """Compute what a node gives, and first what it needs.
+
+    Args:
+        node: It depends on constants alone.
+        values: What is known; more is added.
+        opset: Of the model.
+        most: Bytes that all values may take.
+    Returns:
+        Whether that was possible.
+    """
+    waiting = [node]
+    left = most - sum(array.nbytes for array in values.values())
+    while waiting:
+        top = waiting[-1]
+        unknown = [t for t in top.inputs if t.name and t.name not in values]
+        if unknown:
+            waiting += [tensor.inputs[0] for tensor in unknown]
+            continue
+        inputs = {tensor.name: values[tensor.name] for tensor in top.inputs if tensor.name}
+        found = _folded(top, inputs, opset, left)
+        if found is None:
+            return False
+        values.update(found)
+        left -= sum(array.nbytes for array in found.values())
+        waiting.pop()
+    return True
 
 
-def _evaluate(node: gs.Node, inputs: Values, opset: int) -> list[NDArray[Any]]:
-    evaluator = ReferenceEvaluator(OnnxExporter.export_node(node), opsets={"": opset})
-    return [np.asarray(value) for value in evaluator.run(None, inputs)]
+def _folded(node: gs.Node, inputs: Values, opset: int, most: int) -> Values | None:
+    return fold(message_of(node), inputs, opset, most)
 
 
 def _is_small_integer(tensor: gs.Tensor) -> bool:

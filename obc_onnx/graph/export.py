@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from obc_onnx.graph.node import holds_weights
+from obc_onnx.graph.node import domain_of, holds_weights
 from obc_onnx.graph.operators import CONSTANT
 from obc_onnx.graph.outline import element_type, without_weights
 
@@ -93,9 +93,27 @@ def described(model: onnx.ModelProto, names: Container[str]) -> onnx.ModelProto:
 def export_nodes(surgeon: gs.Graph, original: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Write the nodes alone, as `export` does."""
     _encode(surgeon)
-    nodes = [OnnxExporter.export_node(node) for node in surgeon.nodes]
+    nodes = [message_of(node) for node in surgeon.nodes]
     _restore_nodes(nodes, original)
     return nodes
+
+
+def message_of(node: gs.Node) -> onnx.NodeProto:
+    """Write a node; graphsurgeon cannot tell the type of a list that is empty."""
+    bare = {name: value for name, value in node.attrs.items() if not _is_empty(value)}
+    copy = node if len(bare) == len(node.attrs) else node.copy()
+    copy.attrs = bare
+    message: onnx.NodeProto = OnnxExporter.export_node(copy)
+    known = onnx.defs.has(node.op, domain_of(node.domain))
+    declared = onnx.defs.get_schema(node.op, domain_of(node.domain)).attributes if known else {}
+    for name in node.attrs.keys() - bare.keys():
+        kind = str(declared[name].type).rpartition(".")[2] if name in declared else "INTS"
+        message.attribute.append(onnx.AttributeProto(name=name, type=kind))
+    return message
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and not value
 
 
 def header_of(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,7 +6,9 @@ over it, and a model with other weights in it is another model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
@@ -25,6 +27,10 @@ _ALIGNMENT = 4096
 """Offsets are multiples of a memory page, so that runtimes can map each array."""
 
 
+_DIGITS = 12
+"""How many of a digest are part of a name."""
+
+
 class Stretch(NamedTuple):
     """Where an array lies in a file, in bytes."""
 
@@ -32,9 +38,26 @@ class Stretch(NamedTuple):
     length: int
 
 
-def data_file(path: Path) -> Path:
-    """Return where the weights of a result are written that is too large for one message."""
-    return path.with_name(f"{path.name}.data")
+def data_file(path: Path, sha256: str) -> Path:
+    """Return where the weights of a result are written that is too large for one message.
+
+    The name tells the content, so that old weights and a new model never meet, nor new weights and
+    an old model, whenever a process ends.
+    """
+    return path.with_name(f"{path.name}-{sha256[:_DIGITS]}.data")
+
+
+def sweep_data(path: Path) -> None:
+    """Remove weights of former results of a name, unless a model beside them names them."""
+    own = re.compile(rf"{re.escape(path.name)}-[0-9a-f]{{{_DIGITS}}}\.data")
+    with contextlib.suppress(OSError):  # the result is in place: what is left does no harm
+        beside = [file for file in sorted(path.parent.iterdir()) if file.is_file()]
+        left = {file for file in beside if own.fullmatch(file.name)}
+        for other in beside if left else ():
+            if other not in left:
+                left.difference_update(files_of(other)[1:])
+        for file in left:
+            file.unlink()
 
 
 def files_of(path: Path) -> list[Path]:
@@ -42,11 +65,17 @@ def files_of(path: Path) -> list[Path]:
 
     A file that is no model, or is missing, is the only one: reading it will say what is wrong.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError):
+    if not path.is_file():  # a pipe would never end
         return [path]
-    return files_named(path, model)
+    try:
+        return files_named(path, parsed(path))
+    except (DecodeError, UnicodeDecodeError, OSError):
+        return [path]
+
+
+def parsed(path: Path) -> onnx.ModelProto:
+    """Read the message of a model, whatever its file is called: onnx would take .json for JSON."""
+    return onnx.load(path, format="protobuf", load_external_data=False)
 
 
 def files_named(path: Path, model: onnx.ModelProto) -> list[Path]:
@@ -77,12 +106,20 @@ def layout(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Stretch]:
     return found
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as `layout` says, one at a time."""
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Write arrays as `layout` says, one at a time.
+
+    Returns:
+        The SHA-256 of what the file holds.
+    """
+    digest = hashlib.sha256()
     with path.open("wb") as file:
         for name, stretch in layout(arrays).items():
-            file.seek(stretch.offset)
-            file.write(onnx.numpy_helper.from_array(arrays[name]).raw_data)
+            gap = bytes(stretch.offset - file.tell())
+            for piece in (gap, onnx.numpy_helper.from_array(arrays[name]).raw_data):
+                file.write(piece)
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def _tensors_of(message: Message) -> Iterator[onnx.TensorProto]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.node import is_float
 from obc_onnx.graph.session import Session
+from obc_onnx.graph.soundness import most_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     Shapes = Mapping[str, tuple[int, ...]]
 
 _MOST_TRIALS = 30
+_DRAWN_BYTES = 8
+"""An element takes so many while it is drawn."""
 
 
 def random_feed(graph: Graph, shapes: Shapes, seed: int) -> Feed:
@@ -73,10 +77,40 @@ def candidates(graph: Graph, shapes: Shapes, seed: int) -> Iterator[Feed]:
         shapes: Of each input.
         seed: Equal seeds draw equal inputs.
     """
+    check_room(graph, shapes)
     rng = np.random.default_rng(seed)
     draws = [_draws(port, shapes[port.name], rng) for port in graph.inputs]
     names = [port.name for port in graph.inputs]
     return (dict(zip(names, drawn, strict=True)) for drawn in islice(product(*draws), _MOST_TRIALS))
+
+
+def check_runs(graph: Graph, shapes: Shapes) -> None:
+    """Check that ONNX Runtime runs a model on some random input.
+
+    Raises:
+        ModelError: It does not; the message is that of the last one.
+    """
+    next(trials(Session(graph, optimize=False), candidates(graph, shapes, seed=0)))
+
+
+def check_room(graph: Graph, shapes: Shapes) -> None:
+    """Check that values fit into the memory that a model may take, before any is made.
+
+    Args:
+        graph: The model.
+        shapes: Of values, by name.
+    Raises:
+        ModelError: One does not; the message names it.
+    """
+    held = graph.file_bytes or sum(array.nbytes for array in graph.initializers.values())
+    most = most_bytes(held) // _DRAWN_BYTES
+    for name, shape in shapes.items():
+        if math.prod(shape) > most:
+            raise ModelError(
+                f"value '{name}' of shape {tuple(shape)} has {math.prod(shape)} elements, more "
+                f"than the {most} that a model of {held} bytes is run with: give smaller sizes of "
+                f"inputs, or split the model"
+            )
 
 
 def _draws(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> list[NDArray[Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from obc_onnx.errors import InvariantError, ModelError
-from obc_onnx.files import replacing
+from obc_onnx.files import destination, replacing_all
 from obc_onnx.graph.batch_axes import BatchAxes, declared_axes
 from obc_onnx.graph.canonical import canonical, settle
 from obc_onnx.graph.copies import merge_copies
@@ -32,7 +32,15 @@ from obc_onnx.graph.export import (
     restore_notes,
     used_inside,
 )
-from obc_onnx.graph.external import bytes_of, data_file, layout, sha256_of, write_arrays
+from obc_onnx.graph.external import (
+    bytes_of,
+    data_file,
+    layout,
+    sha256_of,
+    sweep_data,
+    write_arrays,
+)
+from obc_onnx.graph.malformed import faults_told
 from obc_onnx.graph.node import Node, holds_weights
 from obc_onnx.graph.operators import DEQUANTISING
 from obc_onnx.graph.outline import (
@@ -40,9 +48,11 @@ from obc_onnx.graph.outline import (
     Outline,
     inlined,
     is_left_out,
+    outlined,
     serialised,
 )
 from obc_onnx.graph.reading import read_model
+from obc_onnx.graph.runtime import why_refused
 from obc_onnx.graph.structure import Structure
 
 if TYPE_CHECKING:
@@ -50,6 +60,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from numpy.typing import NDArray
+
+    from obc_onnx.files import Replacement
 
 _PROTOBUF_SLACK = 2**24
 
@@ -91,7 +103,8 @@ class Graph:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
         model, files = read_model(Path(path))
-        graph = cls.from_model(model, sha256_of(files))
+        with faults_told(lambda: why_refused(outlined(model))):
+            graph = cls.from_model(model, sha256_of(files))
         graph.file_bytes = bytes_of(files)
         return graph
 
@@ -367,25 +380,40 @@ class Graph:
                 make_sparse_again(outline.model, self._original)
             said = {name: self.notes.get(self.copies.get(name, name)) for name in outline.weights}
             return outline.bytes_with_weights(said)
-        model, outline = self._beside(data_file(Path("model.onnx")).name, apart=apart)
+        location = data_file(Path("model.onnx"), sha256="0" * 64).name
+        model, outline = self._beside(location, apart=apart)
         places = layout(outline.weights)
         return int(model.ByteSize()) + max((sum(place) for place in places.values()), default=0)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *others: tuple[Path, str]) -> None:
         """Write the model: into a temporary file beside the target, then by renaming it.
 
-        Above the limit of a message the weights go to `<name>.data` beside it.
+        Above the limit of a message the weights go to a file beside it that is called by its name
+        and their digest; those of a model that was there are removed, unless another one names
+        them.
 
+        Args:
+            path: Where to; what a link points at is replaced.
+            others: Texts that belong to the model and where they go: all is written, or nothing.
         Raises:
             ModelError: The folder is missing or cannot be written to; the target is untouched.
         """
         path = Path(path)
-        if not self._is_large():
-            with replacing(path) as temporary:
-                onnx.save(self.written(), temporary)
-            return
-        data = data_file(path)
-        model, outline = self._beside(data.name)
-        with replacing(path, data) as temporary:
-            write_arrays(data_file(temporary), outline.weights)
-            onnx.save(model, temporary)
+        with replacing_all(path) as replacement:
+            temporary = replacement.beside(path)
+            if self._is_large():
+                self._write_apart(temporary, destination(path), replacement)
+            else:
+                onnx.save(self.written(), temporary, format="protobuf")
+            for target, text in others:
+                replacement.beside(target).write_text(text, encoding="utf-8")
+        sweep_data(destination(path))
+
+    def _write_apart(self, temporary: Path, target: Path, replacement: Replacement) -> None:
+        """Write weights and the model that names them."""
+        data = temporary.with_name("weights")
+        digest = write_arrays(data, self._outline(self.merged).weights)
+        place = data_file(target, digest)
+        replacement.before_others(data, place)
+        model, _ = self._beside(place.name)
+        onnx.save(model, temporary, format="protobuf")

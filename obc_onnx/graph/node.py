@@ -43,6 +43,10 @@ class Node:
         """Read an int attribute."""
         return int(self.attributes.get(name, default))
 
+    def flag(self, name: str, *, default: bool) -> bool:
+        """Read a flag: ONNX Runtime takes 1 for true, and any other number for false."""
+        return self.integer(name, int(default)) == 1
+
     def integers(self, name: str) -> tuple[int, ...] | None:
         """Read an ints attribute, None where it is left out."""
         values = self.attributes.get(name)

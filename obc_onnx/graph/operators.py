@@ -40,3 +40,10 @@ RANDOM = frozenset({
 """Equal inputs give other outputs whenever the model runs."""
 INITIAL_STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}
 """The input slots of recurrent layers whose values, where left out, are zeros."""
+DIVIDING = {
+    "Attention": ("kv_num_heads", "num_heads", "q_num_heads"), "Conv": ("group",),
+    "ConvTranspose": ("group",), "DepthToSpace": ("blocksize",),
+    "GroupNormalization": ("num_groups",), "GroupQueryAttention": ("kv_num_heads", "num_heads"),
+    "MultiHeadAttention": ("num_heads",), "SpaceToDepth": ("blocksize",),
+}  # fmt: skip
+"""Attributes that ONNX Runtime divides by, unchecked: a zero would end the process."""

@@ -9,9 +9,11 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import load_external_data_for_model
 
 from obc_onnx.errors import ModelError
-from obc_onnx.graph.external import files_named
+from obc_onnx.files import check_name
+from obc_onnx.graph.external import files_named, parsed
 from obc_onnx.graph.foreign import without_foreign
 from obc_onnx.graph.outline import outlined
+from obc_onnx.graph.soundness import check_sound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,13 +27,21 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     Raises:
         ModelError: The file is missing, not an ONNX model, or fails the checker.
     """
+    check_name(path, ModelError)
     if path.is_dir():
         raise ModelError(f"model '{path}' is a folder")
     if not path.is_file():
         raise ModelError(f"model file '{path}' does not exist")
     try:
-        _check(path)
-        model = onnx.load(path, load_external_data=False)
+        model = parsed(path)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ModelError(f"'{path}' cannot be read as an ONNX model: {_sentence(error)}") from error
+    try:
+        check_sound(model, path.parent)
+    except ModelError as error:
+        raise ModelError(f"'{path}' is malformed: {error}") from error
+    try:
+        _check(path, model)
         files = files_named(path, model)
         load_external_data_for_model(model, str(path.parent))
     except onnx.checker.ValidationError as error:
@@ -41,15 +51,12 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     return model, files
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, parsed_model: onnx.ModelProto) -> None:
     """Run the checker on a file, and where operators are foreign to it, on what it would see."""
     try:
         onnx.checker.check_model(path)
-    except onnx.checker.ValidationError as fault:
-        try:
-            model = outlined(onnx.load(path, load_external_data=False))
-        except DecodeError:
-            raise fault from None
+    except onnx.checker.ValidationError:
+        model = outlined(parsed_model)
         known = without_foreign(model)
         if known is model:
             raise

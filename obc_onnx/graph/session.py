@@ -9,14 +9,16 @@ import onnx
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.outline import Outline, element_type, serialised
-from obc_onnx.installation import no_onnx_runtime
+from obc_onnx.graph.runtime import (
+    CPU,
+    InferenceSession,
+    OrtValue,
+    SessionOptions,
+    load_refusals,
+    run_refusals,
+    session_options,
+)
 from obc_onnx.memory import make_room
-
-try:
-    import onnxruntime
-    from onnxruntime import InferenceSession  # an emptied folder can be imported, but lacks it
-except ImportError as error:
-    raise no_onnx_runtime(error) from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,13 +30,6 @@ if TYPE_CHECKING:
 
 _NOWHERE = "given"
 """The file that weights are said to lie in; it is never looked for."""
-_FATAL_SEVERITY = 4
-"""Errors come as exceptions; ONNX Runtime would print them on stderr too."""
-_SPINNING = "session.intra_op.allow_spinning"
-"""Whether threads wait for the next run by looking for it all the time."""
-
-_UNPACKED = "session.disable_prepacking"
-"""Whether weights stay as they are; laid out for a kernel they are there twice."""
 
 
 class Session:
@@ -53,7 +48,7 @@ class Session:
     def __init__(
         self,
         graph: Graph,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str] = (CPU,),
         *,
         optimize: bool = True,
         outputs: Sequence[str] | None = None,
@@ -64,9 +59,9 @@ class Session:
             _give(outline.model, outputs)
         self.output_names = list(outputs or (port.name for port in graph.outputs))
         try:
-            options = _options(optimize=optimize, spins=not takes_turns, packs=optimize)
+            options = session_options(optimize=optimize, spins=not takes_turns, packs=optimize)
             self._session, self._weights = _load(outline, options, list(providers))
-        except _refusals() as error:
+        except load_refusals() as error:
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
 
     @property
@@ -84,11 +79,9 @@ class Session:
         Raises:
             ModelError: ONNX Runtime fails on this input.
         """
-        # ValueError: an input is not fed; RuntimeError: it is of a type that cannot be
-        refusals: tuple[type[Exception], ...] = (*_refusals(), ValueError, RuntimeError)
         try:
             values = self._session.run(self.output_names, dict(feed))
-        except refusals as error:
+        except run_refusals() as error:
             raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
         return dict(zip(self.output_names, values, strict=True))
 
@@ -101,12 +94,11 @@ def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
     Raises:
         ModelError: ONNX Runtime refuses the file.
     """
-    options = _options(optimize=False)
-    refusals: tuple[type[Exception], ...] = (*_refusals(), ValueError, RuntimeError)
+    options = session_options(optimize=False)
     try:
-        session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = InferenceSession(path, options, providers=[CPU])
         values = session.run(None, dict(feed))
-    except refusals as error:
+    except run_refusals() as error:
         raise ModelError(f"ONNX Runtime cannot run '{path}': {error}") from error
     names = (output.name for output in session.get_outputs())
     return dict(zip(names, values, strict=True))
@@ -138,9 +130,9 @@ def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[A
     _give(model, wanted)
     outline = Outline(model, {name: weights[name] for name in weights if name in needed})
     try:
-        session, _used = _load(outline, _options(optimize=False), ["CPUExecutionProvider"])
+        session, _used = _load(outline, session_options(optimize=False), [CPU])
         values = session.run(wanted, {})
-    except _refusals() as error:
+    except load_refusals() as error:
         raise ModelError(f"ONNX Runtime cannot compute the model's weights: {error}") from error
     return dict(zip(wanted, values, strict=True))
 
@@ -155,22 +147,9 @@ def _made_by(item: onnx.NodeProto | onnx.TensorProto) -> set[str]:
     return {item.name} if isinstance(item, onnx.TensorProto) else set(item.output)
 
 
-def _options(
-    *, optimize: bool, spins: bool = True, packs: bool = True
-) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_SEVERITY
-    options.add_session_config_entry(_SPINNING, str(int(spins)))
-    options.add_session_config_entry(_UNPACKED, str(int(not packs)))
-    options.enable_cpu_mem_arena = packs  # which takes up to twice of what a run needs
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    return options
-
-
 def _load(
-    outline: Outline, options: onnxruntime.SessionOptions, providers: list[str]
-) -> tuple[InferenceSession, list[onnxruntime.OrtValue]]:
+    outline: Outline, options: SessionOptions, providers: list[str]
+) -> tuple[InferenceSession, list[OrtValue]]:
     """Load a model that uses its weights where they are: none is copied or serialised.
 
     Returns:
@@ -184,14 +163,14 @@ def _load(
     return InferenceSession(message, options, providers), values
 
 
-def _reference(array: NDArray[Any]) -> onnxruntime.OrtValue:
+def _reference(array: NDArray[Any]) -> OrtValue:
     """Let ONNX Runtime see an array; it does not know the names of types that numpy lacks."""
     whole = np.ascontiguousarray(array)
     if whole.dtype.kind != "V":
-        return onnxruntime.OrtValue.ortvalue_from_numpy(whole)
+        return OrtValue.ortvalue_from_numpy(whole)
     bits = whole.view(f"u{whole.dtype.itemsize}")
     kind = element_type(whole.dtype)
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
 
 
 def _element_type(kind: str) -> np.dtype[Any]:
@@ -199,15 +178,3 @@ def _element_type(kind: str) -> np.dtype[Any]:
     name = kind.removeprefix("tensor(").removesuffix(")").upper()
     number = dict(onnx.TensorProto.DataType.items()).get(name)
     return np.dtype(object) if number is None else onnx.helper.tensor_dtype_to_np_dtype(number)
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises about a model or a feed, as opposed to bugs of ours."""
-    state = onnxruntime.capi.onnxruntime_pybind11_state
-    return (
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.NotImplemented,
-        state.RuntimeException,
-    )

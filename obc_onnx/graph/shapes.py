@@ -14,7 +14,7 @@ import onnx
 
 from obc_onnx.errors import ModelError, RequestError, ShapeError
 from obc_onnx.graph.batch_axes import is_anonymous
-from obc_onnx.graph.feeds import candidates, trials
+from obc_onnx.graph.feeds import candidates, check_room, trials
 from obc_onnx.graph.foreign import without_foreign
 from obc_onnx.graph.session import Session
 
@@ -146,7 +146,8 @@ def infer_shapes(
         Concrete shapes by value name, initializers included. Values that are not tensors are left
         out.
     Raises:
-        ModelError: Shape inference or ONNX Runtime finds the graph inconsistent.
+        ModelError: Shape inference or ONNX Runtime finds the graph inconsistent, or a run is needed
+            and a value is too large for it.
     """
     known: dict[str, Shape] = {name: array.shape for name, array in graph.initializers.items()}
     known |= dict(shapes)
@@ -159,6 +160,7 @@ def infer_shapes(
     missing = [name for name in computed if name not in known]
     if not missing:
         return known
+    check_room(graph, known)
     try:
         return known | _run_for_shapes(
             graph, missing, [feed] if feed else candidates(graph, shapes, seed=0)

@@ -71,7 +71,7 @@ class Reduce(FreeOfMacs):
         axes = node.integers("axes") or context.integers(1)
         constants: dict[str, Any] = {
             "op": node.op_type,
-            "keepdims": bool(node.integer("keepdims", 1)),
+            "keepdims": node.flag("keepdims", default=True),
             "keeps_all": bool(node.integer("noop_with_empty_axes", 0)),
         }
         if axes is None and node.has_input(1):
@@ -122,7 +122,7 @@ def without(
     context: CoupleContext, axes: Sequence[Expr], reduced: Collection[int]
 ) -> tuple[Expr, ...]:
     """Drop reduced axes, or leave single positions in their place, as `keepdims` says."""
-    if not context.node.integer("keepdims", 1):
+    if not context.node.flag("keepdims", default=True):
         return tuple(axis for i, axis in enumerate(axes) if i not in reduced)
     return tuple(context.system.dim(1) if i in reduced else axis for i, axis in enumerate(axes))
 
@@ -134,7 +134,7 @@ def _reduced_numbers(context: CoupleContext, reduced: set[int]) -> NDArray[Any] 
         return None
     if op_type not in _ON_SIZES:
         known = context.numbers(0)
-    keepdims = bool(context.node.integer("keepdims", 1))
+    keepdims = context.node.flag("keepdims", default=True)
     for axis in sorted(reduced, reverse=True):
         known = apply(
             lambda n, axis=axis: _ON_NUMBERS[op_type](n, axis=axis, keepdims=keepdims), known

@@ -45,7 +45,7 @@ class ArgExtremum(FreeOfMacs):
         constants = {
             "largest": node.op_type == "ArgMax",
             "axis": node.integer("axis", 0),
-            "keepdims": bool(node.integer("keepdims", 1)),
+            "keepdims": node.flag("keepdims", default=True),
             "last": bool(node.integer("select_last_index", 0)),
         }
         return Call(arg_extremum, constants)
@@ -74,7 +74,7 @@ class TopK(FreeOfMacs):
         node = context.node
         constants: dict[str, Any] = {
             "axis": node.integer("axis", -1),
-            "largest": bool(node.integer("largest", 1)),
+            "largest": node.flag("largest", default=True),
         }
         k = (node.integer("k", 0),) if "k" in node.attributes else context.integers(1)
         if k is None:

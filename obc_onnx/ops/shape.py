@@ -14,7 +14,7 @@ from obc_onnx.ops.base.dtypes import torch_dtype
 from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints, device_of, read_sizes
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
-from obc_onnx.ops.base.value import Value, apply, followed
+from obc_onnx.ops.base.value import Value, apply
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,9 @@ class ConstantOfShape(FreeOfMacs):
         axes = _axes_of_sizes(context, list(sizes.flat))
         context.spell(0, *axes)
         shape = tuple(axis.size for axis in axes)
-        return [Value(tuple(axes), followed(np.full(shape, self._element(context.node))))]
+        element = np.asarray(self._element(context.node))
+        numbers = apply(lambda one: np.full(shape, one), element, shape=shape)
+        return [Value(tuple(axes), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.full with the element's type."""
@@ -142,8 +144,8 @@ class Tile(FreeOfMacs):
         times = _axes_of_sizes(context, list(repeats.flat))
         context.spell(1, *times)
         axes = tuple(product([n, axis]) for n, axis in zip(times, x.axes, strict=True))
-        counts = [axis.size for axis in times]
-        return [Value(axes, apply(lambda known: np.tile(known, counts), x.numbers))]
+        counts, shape = [axis.size for axis in times], tuple(axis.size for axis in axes)
+        return [Value(axes, apply(lambda known: np.tile(known, counts), x.numbers, shape=shape))]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run Tensor.repeat."""
@@ -161,8 +163,13 @@ class Range(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Give the numbers where all three are known; removing positions would change them."""
         known = [context.numbers(slot) for slot in range(3)]
-        numbers = apply(lambda *ends: np.arange(*(end.reshape(()) for end in ends)), *known)
-        return [Value(context.opaque("counted positions").axes, numbers)]
+        positions = context.opaque("counted positions")
+        numbers = apply(
+            lambda *ends: np.arange(*(end.reshape(()) for end in ends)),
+            *known,
+            shape=positions.shape,
+        )
+        return [Value(positions.axes, numbers)]
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch.arange."""

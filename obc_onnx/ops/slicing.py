@@ -16,6 +16,7 @@ from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value, apply, concrete
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.axes.expressions import Expr
@@ -51,8 +52,12 @@ class Slice(FreeOfMacs):
         cut = tuple(x.axes[bound.axis] for bound in bounds)
         context.spell(names[0], *starts, because=cut)
         context.spell(names[1], *ends, because=cut)
-        where = tuple(_range_along(bounds, i, size) for i, size in enumerate(x.shape))
-        numbers = apply(lambda known: known[np.ix_(*where)].reshape(shape), x.numbers)
+
+        def sliced_numbers(known: NDArray[Any]) -> NDArray[Any]:
+            where = (_range_along(bounds, i, size) for i, size in enumerate(known.shape))
+            return known[np.ix_(*where)].reshape(shape)
+
+        numbers = apply(sliced_numbers, x.numbers)
         return [Value(tuple(axes), numbers)]
 
     def forward(self, context: ForwardContext) -> Call:

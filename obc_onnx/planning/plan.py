@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import RequestError
+from obc_onnx.files import check_regular
 from obc_onnx.planning.costs import COSTS
 from obc_onnx.saliency.options import RANKINGS
 
@@ -115,6 +116,7 @@ class PruningPlan:
         Raises:
             RequestError: It is missing, or not a plan of this format.
         """
+        check_regular(Path(path), "plan", RequestError)
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:

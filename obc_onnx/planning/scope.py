@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.errors import RequestError
+from obc_onnx.files import check_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,8 +83,11 @@ def load_limits(path: str | Path) -> dict[str, Limits]:
     """
     import tomllib  # help waits for nothing that it does not need
 
+    check_regular(Path(path), "config", RequestError)
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise RequestError(f"config '{path}' is nested too deeply to be read as TOML") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"config '{path}' cannot be read as TOML: {error}") from error
     found = {}

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from obc_onnx.files import replacing
-
 if TYPE_CHECKING:
     import onnx
 
@@ -41,9 +39,5 @@ class Result:
         Raises:
             ModelError: A file cannot be written.
         """
-        if plan is None:
-            self.graph.save(path)
-            return
-        with replacing(Path(plan)) as temporary:
-            temporary.write_text(self.plan.to_json(), encoding="utf-8")
-            self.graph.save(path)
+        plans = [] if plan is None else [(Path(plan), self.plan.to_json())]
+        self.graph.save(path, *plans)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.errors import RequestError
-from obc_onnx.files import file_sha256, replacing, sweep
+from obc_onnx.files import check_regular, file_sha256, replacing, sweep
 from obc_onnx.planning.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -94,13 +94,14 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(f"`run_dir` '{path}' cannot be made: {error.strerror}") from error
-        sweep(path, _CHECKPOINT)
+        sweep(path)
         self._write(_CONFIG, text)
 
     def _check_same(self, config: Path, text: str) -> None:
+        check_regular(config, "configuration", RequestError)
         try:
             old, new = json.loads(config.read_text(encoding="utf-8")), json.loads(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RequestError(f"'{config}' cannot be read as JSON") from error
         if not isinstance(old, dict):
             raise RequestError(f"'{config}' is no configuration of a run")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.errors import RequestError
-from obc_onnx.files import replacing
+from obc_onnx.errors import DataError, RequestError
+from obc_onnx.files import check_regular, replacing
 from obc_onnx.saliency.criteria import DATA_FREE, make_criterion
 from obc_onnx.saliency.criterion import COUPLED, Criterion, Scene
 from obc_onnx.saliency.options import Scoring
-from obc_onnx.samples.read import UNREADABLE
+from obc_onnx.samples.npz import UNREADABLE, read_npz
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,12 +59,12 @@ class Scores:
         Raises:
             RequestError: It is missing, or no file of scores.
         """
+        check_regular(Path(path), "scores", RequestError)
         try:
-            with np.load(path) as archive:
-                arrays = dict(archive)
+            arrays = read_npz(Path(path))
             facts = json.loads(str(arrays.pop(_FACTS)))
             own = {key: facts[key] for key in _KEYS}
-        except (*UNREADABLE, KeyError, TypeError) as error:
+        except (*UNREADABLE, DataError, KeyError, TypeError) as error:
             raise _no_scores(path) from error
         names = (own["model_sha256"], own["criterion"])
         vectors = [a for a in arrays.values() if isinstance(a, np.ndarray)]

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import ModelError
-from obc_onnx.graph.feeds import candidates, random_feed
+from obc_onnx.graph.feeds import candidates, check_room, random_feed
 from obc_onnx.graph.node import is_float
 from obc_onnx.graph.operators import SHAPED_BY_INPUT
 from obc_onnx.graph.session import Session
+from obc_onnx.graph.shapes import infer_strictly
 from obc_onnx.samples.batch_guesses import guesses
 from obc_onnx.samples.batch_runs import SHAKE, Pair, Runs, changed_output, find_fault, is_ordered
 
@@ -222,4 +223,23 @@ def batch_of_shapes(graph: Graph, shapes: Mapping[str, Shape], named: Axes) -> B
         named: Axes that the user names.
     """
     tried = list(guesses(graph.inputs, graph.batch_axes, named, shapes))
+    if not tried:
+        raise ModelError(
+            f"no axis of an input can hold samples: the inputs have shapes {dict(shapes)}"
+        )
+    if not _has_room(graph, shapes):
+        return replace(tried[0], proven=True)
     return find_batch(graph, tried, lambda guess: random_pair(graph, guess, shapes), named)
+
+
+def _has_room(graph: Graph, shapes: Mapping[str, Shape]) -> bool:
+    """Say whether a model can run, as far as the sizes of its values are known before it does."""
+    try:
+        known = infer_strictly(graph, shapes)
+    except ModelError:
+        known = {}  # ONNX Runtime may know better
+    try:
+        check_room(graph, known)
+    except ModelError:
+        return False
+    return True

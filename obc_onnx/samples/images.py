@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from obc_onnx.graph.node import Port
 
 IMAGE_RANK = 4
+MOST_PIXELS = 2**26
+"""Of a picture: a few bytes may claim any number, and decoding takes several bytes for each."""
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 """What is opened, told by content: other decoders of Pillow start programs, or read whole pages."""
 _COLORS: dict[int, ImageColor] = {1: "gray", 3: "rgb"}
@@ -84,7 +87,11 @@ class Preparation:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            with (
+                warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+                Image.open(io.BytesIO(content), formats=_FORMATS) as image,
+            ):
+                _check_size(image, where)
                 if image.mode.startswith(_DEEP):
                     raise DataError(
                         f"image {where()} has more than 8 bits per channel: convert it first"
@@ -139,6 +146,15 @@ class Preparation:
         short = Fraction(scale).limit_denominator(_LARGEST)
         factor = str(short) if float(short) == scale else f"{scale:g}"
         return f"{text}, (pixel * {factor} - {_listed(mean)}) / {_listed(std)}"
+
+
+def _check_size(image: Image, where: Callable[[], str]) -> None:
+    """Check the size that a picture claims, before its pixels are decoded."""
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(
+            f"image {where()} has {image.width} x {image.height} pixels, more than {MOST_PIXELS}: "
+            f"make it smaller first"
+        )
 
 
 def prepare(port: Port, options: ImageOptions) -> Preparation:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from obc_onnx.errors import DataError
+from obc_onnx.files import check_regular
+from obc_onnx.samples.npz import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -191,9 +193,10 @@ def map_file(path: Path) -> NDArray[Any]:
     Raises:
         DataError: It is missing, damaged, holds Python objects, or is no `.npy` file.
     """
+    check_regular(path, "data", DataError)
     try:
         return open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise DataError(f"data '{path}' is not an .npy file that numpy can map") from error
 
 

@@ -17,8 +17,6 @@ images, decoded pixels are kept as long as they fit.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ import numpy as np
 from obc_onnx.errors import DataError
 from obc_onnx.samples.checks import LABELS, check_labels
 from obc_onnx.samples.image_options import ImageOptions
+from obc_onnx.samples.npz import UNREADABLE, read_npz
 from obc_onnx.samples.on_disk import listed, open_stored
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import check, known_by, place
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.graph.model import Graph
-
-UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What numpy and zipfile raise about a file; RuntimeError for an encrypted one."""
 
 
 def load_samples(
@@ -185,17 +181,9 @@ def _whole_batches(samples: Samples, use: str) -> Samples:
 
 def _from_archive(path: Path, graph: Graph) -> Samples:
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(f"data '{path}' is one array; an .npz with names is needed")
-            with archive:
-                arrays = {name: archive[name] for name in archive.files}
+        arrays = read_npz(path)
     except UNREADABLE as error:
         raise DataError(f"data '{path}' is not an .npz file that numpy can read") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # numpy gives other members of a zip as bytes
-            raise DataError(f"data '{path}' holds '{name}', which is not an array")
     labels, lengths = (
         arrays.pop(name, None) if name not in _names(graph) else None for name in (LABELS, LENGTHS)
     )

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from obc_onnx.errors import DataError
+from obc_onnx.files import check_regular
 from obc_onnx.progress import track
 from obc_onnx.samples.lazy import LazyArray, Source
+from obc_onnx.samples.npz import UNREADABLE, read_array
 from obc_onnx.samples.pictures import SUFFIXES
 
 if TYPE_CHECKING:
@@ -142,6 +144,7 @@ class _Index:
     def add(self, number: int, path: Path) -> None:
         """Take up one more file."""
         samples: dict[str, dict[str, Place]] = {}
+        check_regular(path, "data", DataError)
         try:
             with path.open("rb") as file:
                 for member in _members(file):
@@ -227,9 +230,9 @@ class _ArrayMembers(Source):
 
     def _load(self, place: int) -> NDArray[Any]:
         try:
-            content = io.BytesIO(self._members.read(place))
-            return np.asarray(np.lib.format.read_array(content, allow_pickle=False))
-        except (ValueError, EOFError) as error:
+            content = self._members.read(place)
+            return read_array(io.BytesIO(content), len(content), self.where(place))
+        except UNREADABLE as error:
             raise DataError(
                 f"{self.where(place)} is not an .npy file that numpy can read"
             ) from error

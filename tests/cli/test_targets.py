@@ -101,18 +101,6 @@ def test_links_to_what_is_read_are_followed(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_companion_may_not_be_what_is_read(files: Files, tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").rename(tmp_path / "small.onnx.data")
-    model = onnx.load(files.model, load_external_data=False)
-    for tensor in model.graph.initializer:
-        tensor.external_data[0].value = "small.onnx.data"
-    onnx.save(model, files.model)
-    before = written_into(tmp_path)
-    result = invoke("compress", files.model, "-o", tmp_path / "small.onnx", "--force")
-    assert_refused(result, "small.onnx.data", "is read")
-    assert written_into(tmp_path) == before
-
-
 def test_weights_of_subgraphs_belong_to_the_model(tmp_path: Path) -> None:
     model = build(BRANCHES)
     branch = next(entry.g for entry in model.graph.node[2].attribute if entry.g.name == "t")
@@ -169,13 +157,6 @@ def test_another_file_is_replaced_only_with_force(files: Files, writer: str) -> 
     assert target.read_bytes() != OLD
 
 
-def test_a_companion_that_exists_is_replaced_only_with_force(tmp_path: Path) -> None:
-    (tmp_path / "small.onnx.data").write_bytes(OLD)
-    command = ("compress", saved(tmp_path), "-o", tmp_path / "small.onnx")
-    assert_refused(invoke(*command), "small.onnx.data", "exists")
-    assert invoke(*command, "--force").exit_code == 0
-
-
 def test_a_new_plan_replaces_the_old_one_with_force_alone(files: Files, tmp_path: Path) -> None:
     command = ("apply", files.model, "--plan", files.plan, "-o", tmp_path / "small.onnx")
     assert_refused(invoke(*command, "--plan-out", files.plan), "plan.json", "exists")
@@ -184,9 +165,8 @@ def test_a_new_plan_replaces_the_old_one_with_force_alone(files: Files, tmp_path
 
 def test_two_results_do_not_share_a_file(files: Files, tmp_path: Path) -> None:
     small = tmp_path / "small.onnx"
-    for plan in (small, tmp_path / "small.onnx.data"):
-        result = invoke("compress", files.model, "-o", small, "--plan-out", plan)
-        assert_refused(result, plan, "is named twice")
+    result = invoke("compress", files.model, "-o", small, "--plan-out", small)
+    assert_refused(result, small, "is named twice")
 
 
 def test_models_with_equal_messages_and_other_weights_are_told_apart(

@@ -23,7 +23,7 @@ MAX_FUNCTION_LINES = 45
 MAX_FILE_LINES = 480
 
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "interruption", "version"),
     ("files", "installation", "memory", "progress", "user_code"),
     ("axes",),
     ("graph",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +113,20 @@ def followed(array: NDArray[Any]) -> NDArray[Any] | None:
     return array if array.size <= MAX_NUMBERS and array.dtype.kind in "iufbO" else None
 
 
-def apply(function: Callable[..., Any], *operands: NDArray[Any] | None) -> NDArray[Any] | None:
-    """Compute with numbers as numpy would; None where an operand is not followed."""
+def apply(
+    function: Callable[..., Any], *operands: NDArray[Any] | None, shape: Shape = ()
+) -> NDArray[Any] | None:
+    """Compute with numbers as numpy would.
+
+    Args:
+        function: What to compute.
+        operands: What with.
+        shape: Of what comes out, where that may be larger than the operands.
+    Returns:
+        None where an operand is not followed, or what comes out is not.
+    """
     known = [operand for operand in operands if operand is not None]
-    if len(known) < len(operands):
+    if len(known) < len(operands) or math.prod(shape) > MAX_NUMBERS:
         return None
     with np.errstate(all="ignore"):
         return followed(np.asarray(function(*known)))

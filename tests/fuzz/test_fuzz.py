@@ -1,0 +1,47 @@
+"""Damaged models and files of every kind end in a result or in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz import run
+from fuzz.run import FAULT, KINDS, Worker, cases, fuzz
+
+SECONDS = 45.0
+
+
+@pytest.mark.timeout(300)
+def test_nothing_that_arrives_crashes_hangs_or_fills_the_memory() -> None:
+    counts, faults = fuzz(SECONDS, first=0)
+    assert not faults, "\n".join(faults)
+    assert {kind for kind, _ in counts} == set(KINDS)
+    models = {found: count for (kind, found), count in counts.items() if kind == "model"}
+    assert models["refused"] > 0
+    assert models["inspected"] > 0, "every model was refused: the edits are too coarse"
+
+
+def test_equal_numbers_give_equal_cases() -> None:
+    first, again = Worker(), Worker()
+    try:
+        for kind, case in (("model", "3"), ("plan", "9"), ("tar", "4")):
+            assert first.attempt(kind, case)["class"] == again.attempt(kind, case)["class"]
+    finally:
+        first.end()
+        again.end()
+
+
+def test_a_crash_and_a_hang_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, said in (
+        ("import os; os.abort()", "ended the process"),
+        ("input(); input()", "hangs"),
+    ):
+        monkeypatch.setattr(run, "COMMAND", ("-c", code))
+        monkeypatch.setattr(run, "HANGS_AFTER", 3.0)
+        found = Worker().attempt("model", "1")
+        assert found["class"] == FAULT
+        assert said in found["said"]
+
+
+def test_what_failed_once_comes_first() -> None:
+    known = sorted(run.FAULTS.iterdir())
+    assert known
+    assert [case for (_, case), _ in zip(cases(0), known, strict=False)] == list(map(str, known))

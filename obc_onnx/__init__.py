@@ -27,6 +27,7 @@ if _typing.TYPE_CHECKING:
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.planning.sensitivity import Sensitivity
     from obc_onnx.report.result import Result
+    from obc_onnx.report.stripping import Stripping, StripReport
     from obc_onnx.report.summary import Inspection, Report
     from obc_onnx.run.api import (
         apply,
@@ -38,6 +39,7 @@ if _typing.TYPE_CHECKING:
         score,
         verify,
     )
+    from obc_onnx.run.strip import strip
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
     from obc_onnx.samples.image_options import ImageOptions
@@ -73,6 +75,8 @@ _DEFINED_IN = {
     "Scoring": "saliency.options",
     "Sensitivity": "planning.sensitivity",
     "ShapeError": "errors",
+    "StripReport": "report.stripping",
+    "Stripping": "report.stripping",
     "TrainingOptions": "training.options",
     "UnsupportedOperatorError": "errors",
     "VerificationError": "errors",
@@ -83,6 +87,7 @@ _DEFINED_IN = {
     "make_plan": "run.api",
     "measure_sensitivity": "run.api",
     "score": "run.api",
+    "strip": "run.strip",
     "verify": "run.api",
 }
 
@@ -124,6 +129,8 @@ __all__ = [
     "Scoring",
     "Sensitivity",
     "ShapeError",
+    "StripReport",
+    "Stripping",
     "TrainingOptions",
     "UnsupportedOperatorError",
     "VerificationError",
@@ -135,5 +142,6 @@ __all__ = [
     "make_plan",
     "measure_sensitivity",
     "score",
+    "strip",
     "verify",
 ]

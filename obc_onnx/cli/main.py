@@ -34,6 +34,7 @@ from obc_onnx.cli.shared import (
     reports_errors,
     writer,
 )
+from obc_onnx.cli.strip_command import strip_command
 from obc_onnx.cli.train_options import training_of, training_options
 from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import RequestError
@@ -306,5 +307,5 @@ def twin(
         click.echo(program.twin.code)
 
 
-for command in PLAN_COMMANDS:
+for command in (*PLAN_COMMANDS, strip_command):
     cli.add_command(command)

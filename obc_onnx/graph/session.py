@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.node import Node
 
 _NOWHERE = "given"
 """The file that weights are said to lie in; it is never looked for."""
@@ -110,6 +111,50 @@ def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
         raise ModelError(f"ONNX Runtime cannot run '{path}': {error}") from error
     names = (output.name for output in session.get_outputs())
     return dict(zip(names, values, strict=True))
+
+
+def run_node(
+    graph: Graph, node: Node, operands: Mapping[int, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Run one node of a graph alone, on numbers of float32 whatever it computes with in the graph.
+
+    Args:
+        graph: The model.
+        node: A node of it.
+        operands: What its input slots take; others are left out.
+    Returns:
+        Its first output.
+    Raises:
+        ModelError: ONNX Runtime refuses the node or the numbers.
+    """
+    message = onnx.NodeProto()
+    message.CopyFrom(graph.messages[node.key])
+    names = [f"input{slot}" if slot in operands else "" for slot in range(max(operands) + 1)]
+    del message.input[:], message.output[:]
+    message.input.extend(names)
+    message.output.append("output")
+    ports = [
+        onnx.helper.make_tensor_value_info(f"input{slot}", onnx.TensorProto.FLOAT, [None] * x.ndim)
+        for slot, x in operands.items()
+    ]
+    result = onnx.ValueInfoProto(name="output")
+    model = onnx.ModelProto(
+        ir_version=graph.header.ir_version,
+        opset_import=graph.header.opset_import,
+        graph=onnx.helper.make_graph([message], "node", ports, [result]),
+    )
+    feed = {f"input{slot}": operand for slot, operand in operands.items()}
+    refusals: tuple[type[Exception], ...] = (*_refusals(), RuntimeError)
+    try:
+        session = InferenceSession(
+            model.SerializeToString(),
+            _options(optimize=False),
+            providers=["CPUExecutionProvider"],
+        )
+        (found,) = session.run(["output"], feed)
+    except refusals as error:
+        raise ModelError(f"ONNX Runtime cannot run {node.label} alone: {error}") from error
+    return np.asarray(found, np.float32)
 
 
 def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[Any]]:

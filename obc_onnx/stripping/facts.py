@@ -245,9 +245,11 @@ class Facts:
         return found
 
     def _finite(self, name: str, group: str) -> Flags:
-        """Say of which units all numbers are finite: of others nothing can be made up for."""
+        """Say of which units all numbers are known and finite: others cannot be made up for."""
         found = np.ones(self._sizes[group], np.bool_)
         for scene in self.scenes.runs:
+            if name not in scene.numbers:
+                return ~found
             array = scene.numbers[name]
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 found &= ~self._any(scene, name, group, ~np.isfinite(array))

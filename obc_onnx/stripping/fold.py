@@ -185,9 +185,13 @@ def _weight_type(graph: Graph, bias: Bias) -> np.dtype[Any]:
 def can_add_columns(facts: Facts, role: Role, group: str) -> bool:
     """Say whether what a weight reads through some units may be added to what it reads of others.
 
-    All that uses the weight has to read the group so.
+    The weight has to be all that the product multiplies by, and all that uses it has to read the
+    group so.
     """
     graph, name = facts.graph, role.node.inputs[role.slot]
+    rule = facts.rules.find(role.node)
+    if rule is None or not (rule.is_linear(role.node) or rule.is_scaled(role.node)):
+        return False
     if not facts.is_fixed(name) or graph.escapes(name):
         return False
     if not np.issubdtype(graph.initializers[name].dtype, np.floating):

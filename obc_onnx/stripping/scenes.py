@@ -15,6 +15,7 @@ from obc_onnx.coupling.analysis import Clock, analyse
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.feeds import random_feed
 from obc_onnx.graph.session import Session
+from obc_onnx.graph.shapes import ElementTypes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
     Arrays = Mapping[str, NDArray[Any]]
 
+_NUMBERS = "fiub"
+"""Kinds of types that numpy has; values of others are not looked at."""
 _GROWTH = 2
 """How much larger open sizes are in the second run; whole factors fit strides and patches."""
 
@@ -107,10 +110,13 @@ def larger_sizes(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
 def _scene(coupling: Coupling, inputs: Mapping[str, Shape], seed: int) -> Scene:
     graph = coupling.graph
     free = {group.dim for group in coupling.groups if group.inexact is None}
+    types = ElementTypes(graph)
     names = [
         name
         for name, axes in coupling.axes.items()
-        if name in graph.producers and any(dim in free for expr in axes for dim in leaves(expr))
+        if name in graph.producers
+        and any(dim in free for expr in axes for dim in leaves(expr))
+        and types[name].kind in _NUMBERS
     ]
     feed = random_feed(graph, inputs, seed)
     computed = Session(graph, optimize=False, outputs=names).run(feed) if names else {}

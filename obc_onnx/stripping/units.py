@@ -57,7 +57,7 @@ def uniform(axes: Sequence[Expr], dim: Dim, array: NDArray[Any]) -> Flags:
             inside = owners >= 0
             np.minimum.at(low, owners[inside], least[inside])
             np.maximum.at(high, owners[inside], most[inside])
-    return np.equal(low, high)
+    return np.asarray(low == high)
 
 
 def comparable(axes: Sequence[Expr], dim: Dim) -> bool:

@@ -7,6 +7,7 @@ may differ but the order of sums.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from obc_onnx.surgery.mask import mask_reads
 from obc_onnx.verification.checks import Check, compare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -71,17 +72,14 @@ def _strict(reference: Reference, graph: Graph) -> Reference:
     return replace(reference, limits=limits)
 
 
-def _mistakes(coupling: Coupling) -> list[Graph]:
-    """Mask one unit of some groups."""
+def _mistakes(coupling: Coupling) -> Iterator[Graph]:
+    """Mask one unit of one group after the other."""
     rng = np.random.default_rng(_SEED)
     groups = [group for group in coupling.groups if group.inexact is None and group.size > 1]
-    chosen = rng.permutation(len(groups))[:_MOST_TRIALS]
-    found = []
-    for place in chosen:
+    for place in islice(cycle(rng.permutation(len(groups))), _MOST_TRIALS):
         kept = np.ones(groups[place].size, np.bool_)
         kept[rng.integers(kept.size)] = False
-        found.append(mask_reads(coupling, {groups[place].dim: kept}))
-    return found
+        yield mask_reads(coupling, {groups[place].dim: kept})
 
 
 def _run(graph: Graph, feed: Feed) -> dict[str, NDArray[Any]]:

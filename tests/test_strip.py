@@ -172,7 +172,9 @@ def test_who_else_uses_a_bias_keeps_it() -> None:
         "{ h = Gemm<transB=1>(x, w, b) r = Relu(h) y = Gemm<transB=1>(r, v, c)"
         "  z = Gemm<transB=1>(x, u, c) }"
     )
-    assert first_found(stripped(planted(text, constant))) == {("w:0", CONSTANT): (1,)}
+    graph = planted(text, constant)
+    assert first_found(stripped(graph)) == {("w:0", CONSTANT): (1,)}
+    assert strip(graph).report.n_units == 1
 
 
 def test_a_residual_stream_goes_only_where_all_that_write_it_are_zero() -> None:
@@ -379,9 +381,73 @@ def test_a_wrong_result_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     graph = planted(in_front("y = Conv(r, v)"), change)
     strip(graph)
-    monkeypatch.setattr(Edits, "apply", lambda self, graph: graph)
+    monkeypatch.setattr(Edits, "apply", lambda _, graph: graph)
     with pytest.raises(VerificationError, match="same outputs"):
         strip(graph)
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16"])
+def test_other_floats_are_stripped_to_their_own_precision(kind: str) -> None:
+    text = (
+        "net (float[N,6] x) => (float[N,5] y) <float[6,8] w, float[8] b, float[8,5] v>"
+        "{ h = MatMul(x, w) s = Add(h, b) r = Relu(s) y = Gemm(r, v) }"
+    )
+    model = build(text)
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor).astype(kind)
+        if tensor.name in ("w", "b"):
+            array[..., 3] = 0.7 if tensor.name == "b" else 0
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for port in (*model.graph.input, *model.graph.output):
+        port.type.tensor_type.elem_type = model.graph.initializer[0].data_type
+    result = strip(model)
+    assert result.report.rounds[0][0].reason is CONSTANT
+    if kind == "float64":
+        assert result.report.errors["y"] < 1e-14
+
+
+def test_a_constant_in_front_of_a_computed_weight_gets_a_bias_of_the_right_type() -> None:
+    text = in_front("q = DequantizeLinear(v, scale) y = Conv(r, q)", "float[4,3,1,1] w, float[4] b")
+    integers = np.random.default_rng(0).integers(-90, 90, (5, 4, 3, 3), np.int8)
+    graph = Graph.from_model(build(text, {"v": integers, "scale": 0.02}))
+    arrays = {name: graph.initializers[name].copy() for name in ("w", "b")}
+    constant(arrays)
+    found = stripped(graph.edit(arrays))
+    assert first_found(found) == {("w:0", CONSTANT): (1,)}
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [
+        "first = Constant<value_ints=[0]>() end = Constant<value_ints=[3]>()"
+        " axis = Constant<value_ints=[1]>() d = Slice(r, first, end, axis)",
+        "places = Constant<value_ints=[3, 0, 1]>() d = Gather<axis=1>(r, places)",
+    ],
+    ids=["Slice", "Gather"],
+)
+def test_what_nothing_takes_is_unread(drops: str) -> None:
+    weights = "float[6,3,1,1] w, float[6] b, float[5,3,3,3] v"
+    found = stripped(planted(in_front(f"{drops} y = Conv(d, v)", weights), lambda arrays: None))
+    ((findings),) = found.rounds
+    assert {own.reason for own in findings} == {UNREAD}
+    assert found.graph.initializers["w"].shape[0] < 6
+
+
+def test_a_computed_factor_of_zero_is_not_called_unread() -> None:
+    """Queries and keys of no width: the score of two values is a product without a weight."""
+    text = (
+        "net (float[N,5,6] x) => (float[N,5,5] y) <float[6,4] q, float[6,4] k>"
+        "{ a = MatMul(x, q) b = MatMul(x, k) c = Transpose<perm=[0,2,1]>(b) y = MatMul(a, c) }"
+    )
+
+    def change(name: str) -> Callable[[dict[str, Array]], None]:
+        def zero(arrays: dict[str, Array]) -> None:
+            arrays[name][:, 2] = 0
+
+        return zero
+
+    for name in ("q", "k"):
+        assert first_found(stripped(planted(text, change(name)))) == {("q:1", ZERO): (2,)}
 
 
 def test_the_check_plants_mistakes_and_allows_a_few_roundings() -> None:

@@ -114,9 +114,9 @@ def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
 
 
 def run_node(
-    graph: Graph, node: Node, operands: Mapping[int, NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Run one node of a graph alone, on numbers of float32 whatever it computes with in the graph.
+    graph: Graph, node: Node, operands: Mapping[int, NDArray[np.floating]]
+) -> NDArray[np.floating]:
+    """Run one node of a graph alone, on floats of one type, maybe another than that of the graph.
 
     Args:
         graph: The model.
@@ -134,7 +134,7 @@ def run_node(
     message.input.extend(names)
     message.output.append("output")
     ports = [
-        onnx.helper.make_tensor_value_info(f"input{slot}", onnx.TensorProto.FLOAT, [None] * x.ndim)
+        onnx.helper.make_tensor_value_info(f"input{slot}", element_type(x.dtype), [None] * x.ndim)
         for slot, x in operands.items()
     ]
     result = onnx.ValueInfoProto(name="output")
@@ -154,7 +154,7 @@ def run_node(
         (found,) = session.run(["output"], feed)
     except refusals as error:
         raise ModelError(f"ONNX Runtime cannot run {node.label} alone: {error}") from error
-    return np.asarray(found, np.float32)
+    return np.asarray(found)
 
 
 def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[Any]]:

@@ -108,6 +108,13 @@ class Facts:
         """Say whether a value is an initializer that no caller may set."""
         return name in self.graph.initializers and name not in self._overridable
 
+    def is_constant(self, name: str) -> bool:
+        """Say whether all of a value is constant."""
+        if name in self.graph.initializers:
+            return self.is_fixed(name)
+        value = self.coupling.values.get(name)
+        return value is not None and value.constant and not self._overridable
+
     def _is_exact(self, group: str) -> bool:
         found = [scene.coupling.by_name.get(group) for scene in self.scenes.runs]
         return all(own is not None and own.inexact is None for own in found)
@@ -162,7 +169,7 @@ class Facts:
         for name in own:
             found &= self.constant(name, group)
         for name in given if Effect.JOINS not in effect else ():
-            if name in own or self._is_constant(name):
+            if name in own or self.is_constant(name):
                 continue
             chooses = Effect.MOVES in effect and name != given[0]
             found &= self._uniform(given[0], group) if chooses else False
@@ -212,7 +219,7 @@ class Facts:
     def _pattern(self, scene: Scene, name: str) -> tuple[Flags, Flags]:
         """Say which elements of a factor may vary, and which may be other than zero."""
         shape = [axis.size for axis in scene.coupling.axes[name]]
-        if self._is_constant(name):
+        if self.is_constant(name):
             known = scene.numbers.get(name)
             nonzero = np.ones(shape, np.bool_) if known is None else known != 0
             return np.zeros(shape, np.bool_), nonzero
@@ -225,16 +232,9 @@ class Facts:
 
     def _bias_constant(self, node: Node, rule: Rule, group: str) -> Flags:
         slot = rule.bias_slot
-        if slot is None or not node.has_input(slot) or self._is_constant(node.inputs[slot]):
+        if slot is None or not node.has_input(slot) or self.is_constant(node.inputs[slot]):
             return np.ones(self._sizes[group], np.bool_)
         return self.constant(node.inputs[slot], group).copy()
-
-    def _is_constant(self, name: str) -> bool:
-        """Say whether all of a value is constant."""
-        if name in self.graph.initializers:
-            return self.is_fixed(name)
-        value = self.coupling.values.get(name)
-        return value is not None and value.constant and not self._overridable
 
     def _uniform(self, name: str, group: str) -> Flags:
         """Say which constant units are one number at a value."""

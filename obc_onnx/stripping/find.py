@@ -150,11 +150,15 @@ class _Units:
         return found
 
     def _is_unread(self, role: Role) -> Flags:
-        return self._facts.zero(role.node.inputs[role.slot], self._name)
+        """Say for which units a weight is zero; a computed factor is none."""
+        name = role.node.inputs[role.slot]
+        found = self._facts.zero(name, self._name)
+        return found if self._facts.is_constant(name) else np.zeros_like(found)
 
     def _is_free_of(self, role: Role) -> Flags:
         """Say of which units a product takes nothing: one of its factors is zero."""
-        found, partner = self._is_unread(role), self._partner(role)
+        found = self._facts.zero(role.node.inputs[role.slot], self._name)
+        partner = self._partner(role)
         return found if partner is None else found | self._facts.zero(partner, self._name)
 
     def _partner(self, role: Role) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.session import run_node
+from obc_onnx.graph.shapes import ElementTypes
 from obc_onnx.ops.base.effect import Effect
 from obc_onnx.stripping.units import axis_of, comparable, positions
 
@@ -70,10 +71,11 @@ class Edits:
 
     def apply(self, graph: Graph) -> Graph:
         """Return the graph with all changes; who else uses a bias keeps the old one."""
+        types = ElementTypes(graph)
         arrays, rewired = dict(self.arrays), dict[tuple[str, int], str]()
         for shift in self.shifts:
             bias, old = shift.bias, graph.initializers.get(shift.bias.name)
-            kind = _weight_type(graph, bias) if old is None else old.dtype
+            kind = types[bias.key] if old is None else old.dtype
             total = shift.amount + (0.0 if old is None else old.astype(np.float64).reshape(-1))
             keeps = old is not None and old.size == bias.width
             new = total.astype(kind).reshape(old.shape if keeps and old is not None else -1)
@@ -115,9 +117,10 @@ def _made_of(
     """Run a product on constants alone; return what each channel gets and how exact that is."""
     assert role.tap is not None
     node, slot = role.node, role.tap.slot
-    weight = scene.numbers[node.inputs[role.slot]].astype(np.float32)
+    weight, x = (scene.numbers[node.inputs[own]] for own in (role.slot, slot))
+    kind = np.float64 if weight.dtype == np.float64 else np.float32  # the narrower are made wider
     taken = facts.elements(scene, node.inputs[slot], {group: units})
-    x = np.where(taken, scene.numbers[node.inputs[slot]], 0.0).astype(np.float32)
+    weight, x = weight.astype(kind), np.where(taken, x, 0.0).astype(kind)
     try:
         y = run_node(facts.graph, node, {role.slot: weight, slot: x}).astype(np.float64)
         largest = run_node(facts.graph, node, {role.slot: np.abs(weight), slot: np.abs(x)})
@@ -125,7 +128,7 @@ def _made_of(
         return None
     others = tuple(axis for axis in range(y.ndim) if axis != bias.axis)
     amount = (y.max(axis=others, keepdims=True) + y.min(axis=others, keepdims=True)) / 2
-    bound = largest.max(axis=others, keepdims=True) * _ROUNDINGS * np.finfo(np.float32).eps
+    bound = largest.max(axis=others, keepdims=True) * _ROUNDINGS * np.finfo(kind).eps
     if not (np.abs(y - amount) <= bound).all():
         return None
     return amount.reshape(-1), bound.astype(np.float64).reshape(-1)
@@ -174,12 +177,6 @@ def _fits(facts: Facts, name: str, width: int) -> bool:
     if array is None or not facts.is_fixed(name) or not np.issubdtype(array.dtype, np.floating):
         return False
     return array.size == 1 or array.shape[-1] == array.size == width
-
-
-def _weight_type(graph: Graph, bias: Bias) -> np.dtype[Any]:
-    node = graph.producers[bias.key]
-    names = (name for name in node.inputs if name in graph.initializers)
-    return graph.initializers[next(names)].dtype
 
 
 def can_add_columns(facts: Facts, role: Role, group: str) -> bool:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
     Arrays = Mapping[str, NDArray[Any]]
 
-_NUMBERS = "fiub"
-"""Kinds of types that numpy has; values of others are not looked at."""
+_NUMBERS, _BUILT_IN = "fiub", 1
+"""What numpy says of its own types of numbers; values of others are not looked at."""
 _GROWTH = 2
 """How much larger open sizes are in the second run; whole factors fit strides and patches."""
 
@@ -117,6 +117,7 @@ def _scene(coupling: Coupling, inputs: Mapping[str, Shape], seed: int) -> Scene:
         if name in graph.producers
         and any(dim in free for expr in axes for dim in leaves(expr))
         and types[name].kind in _NUMBERS
+        and types[name].isbuiltin == _BUILT_IN
     ]
     feed = random_feed(graph, inputs, seed)
     computed = Session(graph, optimize=False, outputs=names).run(feed) if names else {}

@@ -306,6 +306,26 @@ def test_a_scale_of_zero_makes_a_constant_of_anything() -> None:
     assert first_found(stripped(planted(text, change))) == {("w:0", ZERO): (2,)}
 
 
+@pytest.mark.parametrize(("bias", "goes"), [("h", True), ("z", False)])
+def test_a_norm_of_scale_zero_is_its_bias_alone(bias: str, *, goes: bool) -> None:
+    """Which may be computed, and then varies."""
+    text = (
+        "net (float[N,3,8,8] x, float[6] q) => (float[N,5,6,6] y)"
+        f"<{BOTH}, float[4] g, float[4] h, float[6,4] m, float[4] mean, float[4] var>"
+        f"{{ c = Conv(x, w, b) z = MatMul(q, m) n = BatchNormalization(c, g, {bias}, mean, var)"
+        "  y = Conv(n, v) }"
+    )
+
+    def change(arrays: dict[str, Array]) -> None:
+        arrays["g"][2] = 0
+
+    graph = planted(text, change)
+    found = strip_graph(graph, None, DEFAULT_RULES, 0)
+    assert bool(found.rounds) == goes
+    feed = make_feed(graph, np.random.default_rng(0))
+    assert_close(run_onnx(found.graph, feed), run_onnx(graph, feed), REORDERED)
+
+
 def test_what_is_found_is_what_brute_force_finds() -> None:
     """Units whose mask changes no output at all, in a chain with a tenth of its weights."""
     rng = np.random.default_rng(3)

@@ -178,7 +178,9 @@ class Facts:
                 found |= self.zero(name, group)
         norm = self.rules.channel_norm(node)
         if norm is not None and self.is_on(node.inputs[norm.scale], group):
-            found |= self.zero(node.inputs[norm.scale], group)
+            bias = node.inputs[norm.bias]
+            stays = self.is_constant(bias) | self.constant(bias, group)
+            found |= self.zero(node.inputs[norm.scale], group) & stays
         return found
 
     def _alike_behind(self, node: Node, output: str, group: str) -> Labels:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import analyse, assert_close, build, make_feed, relative_error, run_onnx
+from nets import draw_samples, model_of
 from small import CHAIN, assert_refused, invoke, saved, written_into
 
 import obc_onnx
@@ -19,6 +20,8 @@ from obc_onnx.run.strip import strip
 from obc_onnx.stripping.find import Reason
 from obc_onnx.stripping.strip import Stripped, strip_graph
 from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.training.options import Training, TrainingOptions
+from obc_onnx.training.stage import sparsify
 from obc_onnx.verification import same
 
 if TYPE_CHECKING:
@@ -557,3 +560,15 @@ def test_an_old_model_that_lists_its_weights_is_stripped() -> None:
     result = obc_onnx.strip(model)
     assert result.report.n_units == 1
     onnx.checker.check_model(result.model)
+
+
+def test_units_that_sparse_training_has_shrunk_go_for_free() -> None:
+    graph, _, coupling = analyse(model_of("norm"))
+    samples = draw_samples(graph, 40, labelled=True)
+    options = TrainingOptions(epochs=0, sparse_epochs=80, batch_size=8, lr=0.02, sparse_reg=0.05)
+    sparse, _ = sparsify(coupling, samples, Training(options, 0, "cpu"))
+    assert strip(sparse).report.n_units == 0
+    report = strip(sparse, below=1e-6).report
+    assert report.n_units >= 4
+    assert (report.macs.after or 0) < 0.6 * (report.macs.before or 0)
+    assert report.errors["y"] < 1e-5

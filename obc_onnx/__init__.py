@@ -28,6 +28,7 @@ if _typing.TYPE_CHECKING:
     from obc_onnx.planning.scope import Limits, Scope
     from obc_onnx.planning.sensitivity import Sensitivity
     from obc_onnx.report.result import Result
+    from obc_onnx.report.stripping import Stripping, StripReport
     from obc_onnx.report.summary import Inspection, Report
     from obc_onnx.run.api import (
         apply,
@@ -39,6 +40,7 @@ if _typing.TYPE_CHECKING:
         score,
         verify,
     )
+    from obc_onnx.run.strip import strip
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
     from obc_onnx.samples.augmentation import Augmentation
@@ -75,6 +77,8 @@ _DEFINED_IN = {
     "Scoring": "saliency.options",
     "Sensitivity": "planning.sensitivity",
     "ShapeError": "errors",
+    "StripReport": "report.stripping",
+    "Stripping": "report.stripping",
     "TrainingOptions": "training.options",
     "UnsupportedOperatorError": "errors",
     "VerificationError": "errors",
@@ -85,6 +89,7 @@ _DEFINED_IN = {
     "make_plan": "run.api",
     "measure_sensitivity": "run.api",
     "score": "run.api",
+    "strip": "run.strip",
     "verify": "run.api",
 }
 
@@ -127,6 +132,8 @@ __all__ = [
     "Scoring",
     "Sensitivity",
     "ShapeError",
+    "StripReport",
+    "Stripping",
     "TrainingOptions",
     "UnsupportedOperatorError",
     "VerificationError",
@@ -138,5 +145,6 @@ __all__ = [
     "make_plan",
     "measure_sensitivity",
     "score",
+    "strip",
     "verify",
 ]

@@ -8,6 +8,7 @@ from obc_onnx.cli.compress import apply, compress, finetune
 from obc_onnx.cli.inspect import inspect
 from obc_onnx.cli.plan import plan, sensitivity
 from obc_onnx.cli.score import score
+from obc_onnx.cli.strip import strip
 from obc_onnx.cli.twin import twin
 from obc_onnx.cli.verify import verify
 from obc_onnx.version import __version__
@@ -19,5 +20,5 @@ def cli() -> None:
     """Make a deployed ONNX model smaller and faster, and prove the result."""
 
 
-for command in (inspect, compress, score, plan, apply, finetune, sensitivity, verify, twin):
+for command in (inspect, compress, score, plan, apply, finetune, sensitivity, strip, verify, twin):
     cli.add_command(command)

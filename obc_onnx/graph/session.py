@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.graph.model import Graph
+    from obc_onnx.graph.node import Node
 
 _NOWHERE = "given"
 """The file that weights are said to lie in; it is never looked for."""
@@ -102,6 +103,47 @@ def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
         raise ModelError(f"ONNX Runtime cannot run '{path}': {error}") from error
     names = (output.name for output in session.get_outputs())
     return dict(zip(names, values, strict=True))
+
+
+def run_node(
+    graph: Graph, node: Node, operands: Mapping[int, NDArray[np.floating]]
+) -> NDArray[np.floating]:
+    """Run one node of a graph alone, on floats of one type, maybe another than that of the graph.
+
+    Args:
+        graph: The model.
+        node: A node of it.
+        operands: What its input slots take; others are left out.
+    Returns:
+        Its first output.
+    Raises:
+        ModelError: ONNX Runtime refuses the node or the numbers.
+    """
+    message = onnx.NodeProto()
+    message.CopyFrom(graph.messages[node.key])
+    names = [f"input{slot}" if slot in operands else "" for slot in range(max(operands) + 1)]
+    del message.input[:], message.output[:]
+    message.input.extend(names)
+    message.output.append("output")
+    ports = [
+        onnx.helper.make_tensor_value_info(f"input{slot}", element_type(x.dtype), [None] * x.ndim)
+        for slot, x in operands.items()
+    ]
+    result = onnx.ValueInfoProto(name="output")
+    model = onnx.ModelProto(
+        ir_version=graph.header.ir_version,
+        opset_import=graph.header.opset_import,
+        graph=onnx.helper.make_graph([message], "node", ports, [result]),
+    )
+    feed = {f"input{slot}": operand for slot, operand in operands.items()}
+    try:
+        session = InferenceSession(
+            model.SerializeToString(), session_options(optimize=False), providers=[CPU]
+        )
+        (found,) = session.run(["output"], feed)
+    except run_refusals() as error:
+        raise ModelError(f"ONNX Runtime cannot run {node.label} alone: {error}") from error
+    return np.asarray(found)
 
 
 def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from obc_onnx.planning.sensitivity import N_SHARES
 from obc_onnx.report.summary import Change
+from obc_onnx.stripping.find import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from obc_onnx.measuring.error import OutputError
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.planning.sensitivity import Point, Sensitivity
+    from obc_onnx.report.stripping import StripReport
     from obc_onnx.report.summary import GroupSummary, Inspection, Report
     from obc_onnx.verification.checks import Check
 
@@ -156,6 +159,39 @@ def sensitivity_text(sensitivity: Sensitivity) -> str:
         title = f"accuracy, %; {100 * sensitivity.accuracy:.2f} with all units"
         console.print(_share_table(sensitivity, title, _percent))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def strip_text(report: StripReport) -> str:
+    """Render what went out of a model and why: before and after, groups, checks."""
+    console = _console()
+    table = Table("", "before", "after", "change", title=report.model)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    _row(table, "MACs", report.macs)
+    _row(table, "params", report.params)
+    _row(table, "file bytes", report.file_bytes)
+    console.print(table)
+    if report.rounds:
+        console.print(_findings_table(report))
+    console.print(check_table(report.verification))
+    for note in report.notes:
+        console.print(f"note: {note}")
+    console.print(_seconds(report.seconds))
+    for warning in report.warnings:
+        console.print(f"warning: {warning}")
+    return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+
+
+def _findings_table(report: StripReport) -> Table:
+    """Count the units of each group that went, by the reason."""
+    counts: dict[str, Counter[str]] = {}
+    for found in (found for findings in report.rounds for found in findings):
+        counts.setdefault(found.group, Counter())[found.reason] += len(found.units)
+    reasons = list(Reason)
+    table = Table("group", *reasons)
+    for group, own in counts.items():
+        table.add_row(group, *(str(own[reason] or "") for reason in reasons))
+    return table
 
 
 def _percent(point: Point) -> str:

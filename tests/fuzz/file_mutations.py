@@ -16,8 +16,8 @@ from sample_files import labelled, npy, png
 from small import chain, half_plan, images
 
 from obc_onnx.graph.model import Graph
-from obc_onnx.planning.scope import load_limits
 from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.planning.scope import load_limits
 from obc_onnx.run.api import score
 from obc_onnx.saliency.scores import Scores
 from obc_onnx.samples.read import load_samples

@@ -31,6 +31,7 @@ LAYERS = (
     ("ops",),
     ("coupling",),
     ("surgery",),
+    ("stripping",),
     ("measuring",),
     ("twin",),
     ("saliency",),
@@ -56,6 +57,7 @@ TORCH_BESIDE = {"run.twin_program"}
 TORCH_FREE = (
     "cli.main",
     "run.api",
+    "run.strip",
     "verification.checks",
     "coupling.analysis",
     "surgery.cut",

@@ -1,0 +1,93 @@
+"""What stripping took out of a model, as plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obc_onnx.files import replacing
+
+if TYPE_CHECKING:
+    import onnx
+
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.report.summary import Change
+    from obc_onnx.stripping.find import Finding
+    from obc_onnx.verification.checks import Check
+
+
+@dataclass(frozen=True)
+class StripReport:
+    """What went, why, and what proves that nothing was lost.
+
+    Attributes:
+        model: What it is called.
+        below: Weights up to this size counted as zeros; 0 where stripping is exact.
+        macs: Multiply-accumulates of one sample.
+        params: Elements of float initializers.
+        file_bytes: Sizes of the files.
+        rounds: What went each time that the graph was looked at; units are numbered as in what the
+            round before had left.
+        initializers: For each initializer that shrank, for each axis, which positions stay.
+        errors: For each output, the largest difference from the original's on random inputs, as a
+            share of its root mean square.
+        notes: What was decided or left out, each with its reason.
+        warnings: What makes the result doubtful.
+        verification: Each check with its measured error.
+        seconds: Of each stage.
+    """
+
+    model: str
+    below: float
+    macs: Change
+    params: Change
+    file_bytes: Change
+    rounds: list[list[Finding]]
+    initializers: dict[str, dict[str, list[int]]]
+    errors: dict[str, float]
+    notes: list[str]
+    warnings: list[str]
+    verification: list[Check]
+    seconds: dict[str, float]
+
+    @property
+    def n_units(self) -> int:
+        """How many units went."""
+        return sum(len(found.units) for findings in self.rounds for found in findings)
+
+    def to_json(self) -> str:
+        """Write one JSON object."""
+        return json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True)
+class Stripping:
+    """A model without units that did nothing, which passed every check.
+
+    Attributes:
+        graph: The model.
+        report: What went, and the checks.
+    """
+
+    graph: Graph
+    report: StripReport
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model as ONNX."""
+        return self.graph.written()
+
+    def save(self, path: str | Path, report: str | Path | None = None) -> None:
+        """Write the model, and the report as JSON where a path is given: both or none.
+
+        Raises:
+            ModelError: A file cannot be written.
+        """
+        if report is None:
+            self.graph.save(path)
+            return
+        with replacing(Path(report)) as temporary:
+            temporary.write_text(self.report.to_json() + "\n", encoding="utf-8")
+            self.graph.save(path)

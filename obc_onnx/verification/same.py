@@ -1,0 +1,86 @@
+"""Whether a graph computes what another one does, to the rounding of its own sums.
+
+This is stricter than a comparison with a twin: both run in ONNX Runtime, and nothing between them
+may differ but the order of sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from obc_onnx.graph.precision import precision_of
+from obc_onnx.graph.session import Session
+from obc_onnx.measuring.noise import MARGIN, Reference
+from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.verification.checks import Check, compare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.model import Graph
+
+    Feed = Mapping[str, NDArray[Any]]
+
+_MISTAKES = 3
+_MOST_TRIALS = 8
+_SEED = 0
+
+
+def check_same(name: str, original: Graph, result: Graph, feed: Feed, coupling: Coupling) -> Check:
+    """Compare outputs in ONNX Runtime without optimisations.
+
+    What is allowed is a few roundings of the root mean square, or what moving the original's
+    weights by their last bit makes of an output. Mistakes of one unit are planted into the result.
+
+    Args:
+        name: Of the check.
+        original: What the outputs should be those of.
+        result: What is checked.
+        feed: Inputs by name.
+        coupling: Of the result, for mistakes.
+    """
+    reference = _strict(Reference.of_outputs(original, feed), original)
+    check = compare(name, _run(result, feed), reference)
+    if not check.passed:
+        return check
+    planted = caught = 0
+    for unit_less in _mistakes(coupling):
+        found = compare(name, _run(unit_less, feed), reference)
+        planted += found.error > 0
+        caught += not found.passed
+        if planted == _MISTAKES:
+            break
+    doubt = check.doubt
+    if 2 * caught < planted:
+        doubt = f"of {planted} mistakes of one unit it finds {caught}"
+    return replace(check, planted=planted, caught=caught, doubt=doubt)
+
+
+def _strict(reference: Reference, graph: Graph) -> Reference:
+    floor = MARGIN * precision_of(graph).epsilon
+    limits = {
+        name: replace(limit, floor=min(limit.floor, floor))
+        for name, limit in reference.limits.items()
+    }
+    return replace(reference, limits=limits)
+
+
+def _mistakes(coupling: Coupling) -> Iterator[Graph]:
+    """Mask one unit of one group after the other."""
+    rng = np.random.default_rng(_SEED)
+    groups = [group for group in coupling.groups if group.inexact is None and group.size > 1]
+    for place in islice(cycle(rng.permutation(len(groups))), _MOST_TRIALS):
+        kept = np.ones(groups[place].size, np.bool_)
+        kept[rng.integers(kept.size)] = False
+        yield mask_reads(coupling, {groups[place].dim: kept})
+
+
+def _run(graph: Graph, feed: Feed) -> dict[str, NDArray[Any]]:
+    return Session(graph, optimize=False).run(feed)

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import analyse
+from helpers import analyse, build
 from nets import NETS, Case, case_of, draw_samples, model_of
 
 from obc_onnx.cli.main import cli
@@ -22,6 +22,7 @@ from obc_onnx.errors import DataError, RequestError
 from obc_onnx.measuring.scales import Scale
 from obc_onnx.saliency.criteria import make_criterion
 from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.losses import mixed
 from obc_onnx.saliency.objective import Projections, answers
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import Scores
@@ -92,6 +93,76 @@ def test_labels_cannot_be_asked_for_where_there_are_none() -> None:
     case = case_of("dense")
     with pytest.raises(DataError, match="pseudo or output"):
         score(case, draw_samples(case.graph, 2), objective="labels")
+
+
+LINEAR = "net (float[N,6] x) => (float[N,4] y) <float[6,5] a, float[5,4] b>"
+LINEAR += "{ h = MatMul(x, a) y = MatMul(h, b) }"
+
+
+def linear_rows(case: Case, samples: Samples, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Differentiate y = x a b by hand, by the cross entropy and by projections.
+
+    Returns:
+        For each sample and hidden unit w . dL/dw, of what writes the unit as of what reads it;
+        two arrays of shape [samples, units].
+    """
+    a, b = (case.graph.initializers[name].astype(np.float64) for name in ("a", "b"))
+    hidden = samples.inputs["x"].astype(np.float64) @ a
+    y = hidden @ b
+    powers = np.exp(y)
+    slopes = powers / powers.sum(1, keepdims=True) - np.eye(4)[labels]
+    drawn = [np.random.default_rng((3, n, 0)).standard_normal(4, np.float32) for n in range(len(y))]
+    return hidden * (slopes @ b.T), hidden * (drawn / np.sqrt(4 * y.var(0, ddof=1)) @ b.T)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("rows", [None, "sample", "batch"])
+def test_a_mixture_has_each_loss_as_a_share_of_its_total(rows: str | None, labelled: bool) -> None:
+    """Against numpy; classes have rows of batches, projections those of samples."""
+    case = case_of(build(LINEAR))
+    samples = draw_samples(case.graph, 12, labelled=labelled)
+    labels = samples.labels if labelled else answers(case.graph, samples)
+    expected = np.zeros(5)
+    for found, usual in zip(linear_rows(case, samples, labels), ("batch", "sample"), strict=True):
+        by_batch = found.reshape(3, 4, 5).mean(1)
+        squares = np.square(by_batch if (rows or usual) == "batch" else found).sum(0)
+        expected += squares / squares.sum()
+    found = score(case, samples, 3, rows=rows, objective="mixed", batch_size=4)
+    assert found["a:1"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_mixture_has_its_totals_over_the_units_that_are_left() -> None:
+    """Masked units score 0 for what reads them, but not always for what writes them."""
+    case = case_of(build(LINEAR))
+    group = case.coupling.groups[0]
+    left = np.array([True, False, True, True, False])
+    one, other = np.array([[1.0, 50, 2, 1, 50], [3.0, 9, 0, 3, 9]])
+    found = mixed(case.coupling, {group.dim: left}, [{group.name: one}, {group.name: other}])
+    assert found[group.name][left] == pytest.approx([0.25 + 0.5, 0.5, 0.25 + 0.5])
+
+
+def test_a_loss_that_depends_on_no_unit_adds_nothing_to_a_mixture() -> None:
+    case = case_of(build(LINEAR))
+    name = case.coupling.groups[0].name
+    nothing, something = {name: np.zeros(5)}, {name: np.arange(5.0)}
+    for found in ([nothing, something], [something, nothing]):
+        assert mixed(case.coupling, {}, found)[name] == pytest.approx(np.arange(5) / 10)
+    assert not mixed(case.coupling, {}, [nothing, nothing])[name].any()
+
+
+@pytest.mark.parametrize("name", ["jacobian", "taylor", "taylor-group", "fisher"])
+def test_every_criterion_that_differentiates_mixes(name: str) -> None:
+    case = case_of("dense")
+    samples = draw_samples(case.graph, 12, labelled=True)
+
+    def scored(objective: str) -> dict[str, np.ndarray]:
+        scene = Scene(case.coupling, samples, scoring=Scoring(objective=objective))
+        return make_criterion(name).score(scene, {})
+
+    parts = [scored("labels"), scored("output")]
+    totals = [sum(own.sum() for own in part.values()) for part in parts]
+    for group, found in scored("mixed").items():
+        assert found == pytest.approx(parts[0][group] / totals[0] + parts[1][group] / totals[1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
@@ -237,7 +308,7 @@ def case_of_single(name: str) -> Case:
 def test_scores_under_autocast_are_close_and_summed_in_double(name: str) -> None:
     case = case_of_single(name)
     samples = draw_samples(case.graph, 32, labelled=True)
-    plain, mixed = score(case, samples), score(case, samples, amp=True)
+    plain, found = score(case, samples), score(case, samples, amp=True)
     for group, values in plain.items():
         assert not np.array_equal(values, mixed[group])
         assert np.abs(values - mixed[group]).max() < 0.1 * values.max()

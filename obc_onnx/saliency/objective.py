@@ -192,6 +192,14 @@ def kind_of(scene: Scene) -> ObjectiveName:
     return "pseudo" if flat and ends_in_softmax(graph, scene.coupling.rules) else "output"
 
 
+def kinds_of(scene: Scene) -> tuple[ObjectiveName, ...]:
+    """Return the objectives that a scene's is made of: two of a mixture, and itself else."""
+    kind = kind_of(scene)
+    if kind != "mixed":
+        return (kind,)
+    return ("pseudo" if scene.data().labels is None else "labels", "output")
+
+
 def rows_of(scene: Scene) -> Rows:
     """Return what makes a row: see `Scoring`."""
     projected = scene.scoring.loss is None and kind_of(scene) == "output"

@@ -10,7 +10,7 @@ from obc_onnx.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ObjectiveName = Literal["labels", "pseudo", "output"]
+ObjectiveName = Literal["labels", "pseudo", "output", "mixed"]
 Rows = Literal["sample", "batch"]
 Reduction = Literal["sum", "mean", "max", "first", "coupled"]
 Normalizer = Literal["none", "mean", "max", "sum", "parameters"]

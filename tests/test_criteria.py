@@ -31,7 +31,7 @@ PLAIN = [name for name in NETS if name not in {"shared bias", "tied"}]
 def score(
     case: Case, criterion: str, samples: Samples | None = None, **scoring: object
 ) -> dict[str, np.ndarray]:
-    scene = Scene(case.coupling, samples, scoring=Scoring(**{"rows": "sample", **scoring}))
+    scene = Scene(case.coupling, samples, scoring=Scoring(**{"objective": "labels", **scoring}))
     return make_criterion(criterion).score(scene, {})
 
 

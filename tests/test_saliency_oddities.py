@@ -263,11 +263,11 @@ def test_the_root_is_taken_before_scores_are_divided() -> None:
 @pytest.mark.parametrize(
     ("criterion", "field", "value"),
     [
-        ("l2", "rows", "sample"),
+        ("l2", "rows", "batch"),
         ("l1", "reduction", "coupled"),
         ("random", "normalizer", "max"),
         ("taylor-group", "reduction", "mean"),
-        ("taylor", "rows", "sample"),
+        ("taylor", "rows", "batch"),
         ("variance", "objective", "output"),
     ],
 )
@@ -309,25 +309,15 @@ def test_scores_of_other_sizes_are_named() -> None:
         found.check(case.coupling)
 
 
-def test_projections_have_rows_of_samples_and_other_losses_those_of_batches() -> None:
+@pytest.mark.parametrize("objective", ["output", "pseudo", "labels", "mixed"])
+def test_rows_are_those_of_samples_where_nothing_is_said(objective: str) -> None:
     """The mean of random projections is one random projection: fewer rows, and nothing gained."""
     case = Case(*analyse(model_of("dense")))
     samples = draw_samples(case.graph, 9, labelled=True)
-    for objective, usual, other in (("output", "sample", "batch"), ("pseudo", "batch", "sample")):
-        found = score(case, "jacobian", samples, objective=objective)
-        for rows, same in ((usual, True), (other, False)):
-            asked = score(case, "jacobian", samples, objective=objective, rows=rows)
-            assert all(np.array_equal(found[name], asked[name]) for name in found) == same
-
-
-@pytest.mark.parametrize(("tail", "kind"), [("Softmax", "pseudo"), ("Relu", "output")])
-def test_what_ends_in_a_softmax_answers_for_itself(tail: str, kind: str) -> None:
-    text = "net (float[N,6] x) => (float[N,4] y) <float[6,5] a, float[5,4] b>"
-    text += f"{{ h = MatMul(x, a) g = MatMul(h, b) y = {tail}(g) }}"
-    case = case_of(build(text))
-    samples = draw_samples(case.graph, 9)
-    usual, asked = (score(case, "jacobian", samples, objective=o) for o in (None, kind))
-    assert np.array_equal(usual["a:1"], asked["a:1"])
+    found = score(case, "jacobian", samples, objective=objective)
+    for rows, same in (("sample", True), ("batch", False)):
+        asked = score(case, "jacobian", samples, objective=objective, rows=rows)
+        assert all(np.array_equal(found[name], asked[name]) for name in found) == same
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@
         [--scored 512] [--repaired 512] [--repeats 3] [--eval-limit 2000] [--threads 1]
     python tools/compare_objectives.py table FILE
 
-A variant is a criterion and, after a colon, fields of `Scoring`, as `compare_criteria.py` takes
-them. Of two that a plus joins, the scores are added, each as a share of its own total. Repeats
-draw other samples to score on; those to repair with are the same for all, and so are what both
-are measured on. Budgets are those of the command: widths are multiples, units are compared per
-cost. Rows are added to the CSV as they come and those that are there already are skipped.
+A variant is a criterion and, after a colon, fields of `Scoring` that differ from the defaults. Of
+two that a plus joins, the scores are added, each as a share of its own total. Repeats draw other
+samples to score on; those to repair with are the first of the data, the same for all. Budgets are
+those of the command: widths are multiples, units are compared per cost. Rows are added to the CSV
+as they come and those that are there already are skipped.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ if TYPE_CHECKING:
 
 TARGETS = (0.7, 0.5)
 VARIANTS = (
+    "jacobian:rows=batch,objective=labels",
     "jacobian:objective=labels",
     "jacobian:objective=output",
+    "jacobian:objective=mixed",
 )
 
 

@@ -39,6 +39,7 @@ class Taylor(LossCriterion):
     name = "taylor"
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS
+    averages = True
 
     def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
         """Sum the gradient over all samples first."""

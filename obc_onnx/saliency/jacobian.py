@@ -63,6 +63,7 @@ class GroupTaylor(LossCriterion):
     name = "taylor-group"
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | {"normalizer", "depthwise"}
+    averages = True
 
     def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
         """Score as the Jacobian criterion does with coupled rows of batches."""

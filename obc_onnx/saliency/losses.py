@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 class LossCriterion(Criterion):
     """A criterion that differentiates a loss; it knows of one loss at a time."""
 
+    averages: ClassVar[bool] = False
+    """Whether it takes means over samples, whatever rows are asked for, before it squares."""
+
     def score(self, scene: Scene, keep: Keep) -> Saliency:
         """Score by each loss of the scene's objective, and mix what they give."""
         if scene.scoring.loss is not None:
             return self.score_by_loss(scene, keep)
-        found = [self.score_by_loss(scene.asking(kind), keep) for kind in kinds_of(scene)]
+        kinds = kinds_of(scene, averaged=self.averages or scene.scoring.rows == "batch")
+        found = [self.score_by_loss(scene.asking(kind), keep) for kind in kinds]
         return found[0] if len(found) == 1 else mixed(scene.coupling, keep, found)
 
     @abstractmethod
     def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
-        """Score as `score` does, by one loss: the scene's objective is no mixture."""
+        """Score as `score` does, by the one loss that the scene names."""
 
 
 def mixed(coupling: Coupling, keep: Keep, found: Sequence[Saliency]) -> Saliency:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,9 +44,8 @@ LABELS, OUTPUTS = Scoring(objective="labels"), Scoring(objective="output")
 
 
 def scores(case: Case, samples: Samples, batch_size: int = 64) -> dict[str, np.ndarray]:
-    scene = Scene(
-        case.coupling, samples, scoring=Scoring(objective="labels", batch_size=batch_size)
-    )
+    usual = OUTPUTS if samples.labels is None else LABELS
+    scene = Scene(case.coupling, samples, scoring=replace(usual, batch_size=batch_size))
     return make_criterion("jacobian").score(scene, {})
 
 
@@ -146,7 +146,7 @@ def test_a_static_batch_gives_one_row_for_each_of_its_batches(batch: int) -> Non
     case, free = case_of("residual", batch), case_of("residual")
     samples = draw_samples(free.graph, 8, labelled=True)
     inputs, labels = torch.from_numpy(samples.inputs["x"]), torch.from_numpy(samples.labels)
-    totals = accumulate(Scene(case.coupling, samples, scoring=OUTPUTS), {})
+    totals = accumulate(Scene(case.coupling, samples, scoring=LABELS), {})
     answers = iter(labels.split(1))
     rows = brute_force(free, [inputs], lambda y: cross_entropy(y[0], next(answers)))
     found = {(member, dim.size): total for (member, dim), total in totals.items()}

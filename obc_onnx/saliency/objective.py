@@ -163,7 +163,9 @@ def make_objective(scene: Scene) -> Objective:
     if scoring.loss is not None:
         return Given(graph, scoring.loss, samples.labels)
     if scoring.objective in {None, "mixed"}:
-        raise InvariantError("a criterion differentiates one loss at a time: see `kinds_of`")
+        raise InvariantError(
+            "a criterion differentiates one loss at a time, which the scene has to name"
+        )
     if scoring.objective == "output":
         return Projections(scene.seed, scene.scales, scene.real_positions)
     if scoring.objective == "pseudo":

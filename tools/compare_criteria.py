@@ -7,9 +7,9 @@
     python tools/compare_criteria.py table FILE
 
 A variant is a criterion, and after a colon fields of `Scoring` that differ from the defaults of
-this tool. After each step the pruned network is scored anew. Rows are added to the CSV as they come
-and those that are there already are skipped, so that a run can be continued. Repeats differ in the
-samples that are drawn. To plot:
+this tool, which are rows of batches and so the loss of labels. After each step the pruned network
+is scored anew. Rows are added to the CSV as they come and those that are there already are
+skipped, so that a run can be continued. Repeats differ in the samples that are drawn. To plot:
 
     pip install matplotlib
 """
@@ -152,7 +152,7 @@ def run(options: argparse.Namespace) -> None:
     samples = load_samples(options.data, original)
     held = load_samples(options.eval_data, original).part(slice(0, options.eval_limit))
     setting = Setting(original, samples, held, SHARES[:: options.stride], options.ranking)
-    base = Scoring(batches=options.batches, batch_size=options.batch_size)
+    base = Scoring(rows="batch", batches=options.batches, batch_size=options.batch_size)
     done = {(row.variant, row.ranking, row.repeat) for row in read(options.csv, Row)}
     jobs = [(v, r) for r in range(options.repeats) for v in options.variant or CRITERIA]
     for variant, repeat in tqdm(jobs):

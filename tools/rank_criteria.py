@@ -98,7 +98,7 @@ def main() -> None:
     print("| variant | all units | within groups | all units, absolute | within, absolute |")
     print("|---|---:|---:|---:|---:|")
     for variant in tqdm(options.variant or VARIANTS):
-        name, scoring = parse_variant(variant, Scoring(samples=options.samples))
+        name, scoring = parse_variant(variant, Scoring(objective="labels", samples=options.samples))
         try:
             scores = make_criterion(name).score(Scene(coupling, samples, scoring=scoring), {})
         except RequestError as error:

@@ -65,8 +65,9 @@ def _what(prefix: str) -> Callable[[Any], Any]:
         click.option(
             "--objective",
             type=click.Choice(OBJECTIVES),
-            help="What is differentiated; by default labels, where there are some for the only "
-            "output, pseudo where that comes from a Softmax, and output else.",
+            help="What is differentiated: labels, the model's own answers (pseudo), random "
+            "projections of its outputs, or classes and outputs (mixed), which takes twice as "
+            "long; output by default, but for --rows batch and Taylor criteria.",
         ),
         click.option(
             f"--{prefix}loss",
@@ -77,7 +78,7 @@ def _what(prefix: str) -> Callable[[Any], Any]:
         click.option(
             "--rows",
             type=click.Choice(ROWS),
-            help="What makes a row of gradients; sample for output and batch else, by default.",
+            help=f"What makes a row of gradients. [{_USUAL.rows}]",
         ),
         click.option(
             f"--{prefix}samples",

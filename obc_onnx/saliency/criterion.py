@@ -6,7 +6,7 @@ The command line names criteria in its help, so nothing heavy is imported before
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
+    from obc_onnx.saliency.options import ObjectiveName
     from obc_onnx.samples.samples import Samples
 
     Saliency = dict[str, NDArray[np.float64]]
@@ -79,6 +80,17 @@ class Scene:
 
         size = batch_size_of(graph, self.scoring.row_size)
         return measure_scales(self.coupling, self.data(), run, size)
+
+    def asking(self, objective: ObjectiveName) -> Scene:
+        """Return the same scene with another objective, once and for all."""
+        if objective not in self._asked:
+            scoring = replace(self.scoring, objective=objective)
+            self._asked[objective] = replace(self, scoring=scoring)
+        return self._asked[objective]
+
+    @cached_property
+    def _asked(self) -> dict[ObjectiveName, Scene]:
+        return {}
 
     def real_positions(self, which: slice) -> RealOf:
         """Return what says which positions of a value are no padding, see `real_of`."""

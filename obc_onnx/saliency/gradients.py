@@ -10,7 +10,8 @@ from torch import nn
 
 from obc_onnx.axes.expressions import leaves
 from obc_onnx.coupling.members import along_axis, bias_of, by_unit, member_of
-from obc_onnx.saliency.criterion import OF_LOSS, OF_MEMBERS, OF_SAMPLES, Criterion
+from obc_onnx.saliency.criterion import OF_LOSS, OF_MEMBERS, OF_SAMPLES
+from obc_onnx.saliency.losses import LossCriterion
 from obc_onnx.saliency.objective import check_loss, make_objective
 from obc_onnx.saliency.reduction import reduced, roles_of
 from obc_onnx.saliency.sweep import Sweep, masked_twin
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from obc_onnx.twin.probes import Place
 
 
-class Taylor(Criterion):
+class Taylor(LossCriterion):
     """Sum of |w . mean gradient| over all weights of a unit, biases and norms included.
 
     Source: Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771,
@@ -38,8 +39,9 @@ class Taylor(Criterion):
     name = "taylor"
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS
+    averages = True
 
-    def score(self, scene: Scene, keep: Keep) -> Saliency:
+    def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
         """Sum the gradient over all samples first."""
         gradients = Gradients(scene, keep)
         totals = gradients.sums(squared=False)
@@ -47,7 +49,7 @@ class Taylor(Criterion):
         return gradients.reduced({name: sum_.abs() / n_samples for name, sum_ in totals.items()})
 
 
-class Fisher(Criterion):
+class Fisher(LossCriterion):
     """Half the sum of w^2 times its squared gradients: a diagonal Hessian, as Fisher has it.
 
     Rows are those of samples or of batches, all of them; those of samples take a pass each. A model
@@ -61,7 +63,7 @@ class Fisher(Criterion):
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS | {"rows"}
 
-    def score(self, scene: Scene, keep: Keep) -> Saliency:
+    def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
         """Sum the squared gradients of all rows."""
         gradients = Gradients(scene, keep)
         totals = gradients.sums(squared=True)

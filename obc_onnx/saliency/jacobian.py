@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from obc_onnx.coupling.members import member_of
-from obc_onnx.saliency.criterion import COUPLED, OF_LOSS, OF_MEMBERS, OF_SAMPLES, Criterion
+from obc_onnx.saliency.criterion import COUPLED, OF_LOSS, OF_MEMBERS, OF_SAMPLES
+from obc_onnx.saliency.losses import LossCriterion
 from obc_onnx.saliency.objective import make_objective
 from obc_onnx.saliency.reduction import reduced
 from obc_onnx.saliency.sweep import Sweep, masked_twin
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     Rows = dict[tuple[Member, Dim], Tensor]
 
 
-class Jacobian(Criterion):
+class Jacobian(LossCriterion):
     """S(unit) = sum over members m, sum over rows n, of (w_m . dL_n/dw_m)^2.
 
     The squared first-order change of the loss when the unit's weights vanish; interactions between
@@ -42,7 +43,7 @@ class Jacobian(Criterion):
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS | {"rows", COUPLED}
 
-    def score(self, scene: Scene, keep: Keep) -> Saliency:
+    def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
         """Score with removed units masked, which gives the rows of the pruned network.
 
         Where a norm takes statistics over a group, masking is not removing, and rows differ.
@@ -52,7 +53,7 @@ class Jacobian(Criterion):
         return reduced(scene.coupling, keep, scene.scoring, vectors)
 
 
-class GroupTaylor(Criterion):
+class GroupTaylor(LossCriterion):
     """S(unit) = sum over batches n of (w_g . dL_n/dw_g)^2, all weights of the unit in one product.
 
     Source: Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771,
@@ -62,11 +63,12 @@ class GroupTaylor(Criterion):
     name = "taylor-group"
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | {"normalizer", "depthwise"}
+    averages = True
 
-    def score(self, scene: Scene, keep: Keep) -> Saliency:
+    def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
         """Score as the Jacobian criterion does with coupled rows of batches."""
         scoring = replace(scene.scoring, rows="batch", reduction="coupled")
-        return Jacobian().score(replace(scene, scoring=scoring), keep)
+        return Jacobian().score_by_loss(replace(scene, scoring=scoring), keep)
 
 
 def accumulate(scene: Scene, keep: Keep) -> Rows:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from obc_onnx.errors import DataError, RequestError
+from obc_onnx.errors import DataError, InvariantError, RequestError
 from obc_onnx.graph.node import CLASSES_RANK, is_float
 from obc_onnx.measuring.classes import ends_in_softmax
 from obc_onnx.measuring.outputs import answers
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
     from obc_onnx.saliency.criterion import Scene
-    from obc_onnx.saliency.options import ObjectiveName, Rows
+    from obc_onnx.saliency.options import ObjectiveName
 
     UserLoss = Callable[[dict[str, Tensor], Tensor | None], Tensor]
 
@@ -153,7 +153,7 @@ class Given(Objective):
 
 
 def make_objective(scene: Scene) -> Objective:
-    """Return what a scene asks for.
+    """Return the one loss that a scene asks for, see `kinds_of`.
 
     Raises:
         RequestError: The user's function cannot be loaded, or no output holds classes.
@@ -162,10 +162,13 @@ def make_objective(scene: Scene) -> Objective:
     graph, samples, scoring = scene.coupling.graph, scene.data(), scene.scoring
     if scoring.loss is not None:
         return Given(graph, scoring.loss, samples.labels)
-    kind = kind_of(scene)
-    if kind == "output":
+    if scoring.objective in {None, "mixed"}:
+        raise InvariantError(
+            "a criterion differentiates one loss at a time, which the scene has to name"
+        )
+    if scoring.objective == "output":
         return Projections(scene.seed, scene.scales, scene.real_positions)
-    if kind == "pseudo":
+    if scoring.objective == "pseudo":
         return CrossEntropy(scene.coupling, answers(graph, samples))
     if samples.labels is None:
         raise DataError(
@@ -174,15 +177,30 @@ def make_objective(scene: Scene) -> Objective:
     return CrossEntropy(scene.coupling, samples.labels)
 
 
-def kind_of(scene: Scene) -> ObjectiveName:
-    """Return the objective that a scene asks for.
+def kinds_of(scene: Scene, *, averaged: bool) -> tuple[ObjectiveName, ...]:
+    """Return the objectives that a scene's is made of: two of a mixture, and one else.
 
-    Without a word, labels where there are some and they say all: of several outputs, units that
-    only serve the others would be worth nothing. The model's own answers where its only output is
-    known to hold classes, since it ends in a Softmax. Else all outputs.
+    Without a word, the outputs: after repair, plans by them are nearer to the original than those
+    by labels, whose gradients are small and alike where the model is sure (docs/criteria.md). But
+    random projections cancel out where losses are averaged before they are squared.
+
+    Args:
+        scene: What is asked for.
+        averaged: Whether a criterion takes means of losses over samples.
     """
-    if scene.scoring.objective is not None:
-        return scene.scoring.objective
+    asked = scene.scoring.objective
+    if asked == "mixed":
+        return ("pseudo" if scene.data().labels is None else "labels", "output")
+    return (asked or (_classes_of(scene) if averaged else "output"),)
+
+
+def _classes_of(scene: Scene) -> ObjectiveName:
+    """Return what looks at classes, where the model is known to have some.
+
+    That are labels where there are some and they say all: of several outputs, units that only serve
+    the others would be worth nothing. The model's own answers where its only output is known to
+    hold classes, since it ends in a Softmax. Else all outputs.
+    """
     graph = scene.coupling.graph
     if sum(is_float(port.dtype) for port in graph.outputs) > 1:
         return "output"
@@ -190,12 +208,6 @@ def kind_of(scene: Scene) -> ObjectiveName:
         return "labels"
     flat = len(graph.outputs[0].shape or ()) == CLASSES_RANK
     return "pseudo" if flat and ends_in_softmax(graph, scene.coupling.rules) else "output"
-
-
-def rows_of(scene: Scene) -> Rows:
-    """Return what makes a row: see `Scoring`."""
-    projected = scene.scoring.loss is None and kind_of(scene) == "output"
-    return scene.scoring.rows or ("sample" if projected else "batch")
 
 
 def check_loss(loss: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from obc_onnx.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ObjectiveName = Literal["labels", "pseudo", "output"]
+ObjectiveName = Literal["labels", "pseudo", "output", "mixed"]
 Rows = Literal["sample", "batch"]
 Reduction = Literal["sum", "mean", "max", "first", "coupled"]
 Normalizer = Literal["none", "mean", "max", "sum", "parameters"]
@@ -41,14 +41,17 @@ class Scoring:
     """How a criterion looks at the samples, and how it makes one score of a group's members.
 
     Attributes:
-        objective: What the loss is made of: "labels", the model's own arg max ("pseudo"), or random
-            projections of its outputs ("output"). None takes labels where there are some and the
-            model has one output, "pseudo" where that comes from a Softmax, and "output" else.
+        objective: What the loss is made of: "labels", the model's own arg max ("pseudo"), random
+            projections of its outputs ("output"), or "mixed": labels, where there are some, or else
+            the model's own answers, and projections, each as a share of its own total. That takes a
+            pass for each of the two. None is "output"; but where means over samples are taken, by
+            rows of batches or by a Taylor criterion, random projections would cancel out: there it
+            is labels where there are some and the model has one output, "pseudo" where that comes
+            from a Softmax, and "output" else.
         loss: `FILE.py:FUNCTION` in place of an objective.
-        rows: Whether a row of the Jacobian is that of the mean of a batch, or of a sample. None
-            takes samples for random projections, whose mean over a batch is only one more random
-            projection, and batches else. A model of static batch has no rows of samples but those
-            of its own batches.
+        rows: Whether a row of the Jacobian is that of a sample, or of the mean of a batch, of which
+            there are fewer. A model of static batch has no rows of samples but those of its own
+            batches.
         samples: How many samples are looked at, at most; None is `SCORED_SAMPLES`.
         batches: How many batches are looked at, in place of `samples`.
         batch_size: Samples per batch; None is `ROW_SIZE`, in as many passes as memory needs.
@@ -61,7 +64,7 @@ class Scoring:
 
     objective: ObjectiveName | None = None
     loss: str | None = None
-    rows: Rows | None = None
+    rows: Rows = "sample"
     samples: int | None = None
     batches: int | None = None
     batch_size: int | None = None
@@ -83,7 +86,7 @@ class Scoring:
                 "`Scoring.batches` says how many samples: leave out `Scoring.samples`"
             )
         _check("objective", self.objective, (None, *OBJECTIVES))
-        _check("rows", self.rows, (None, *ROWS))
+        _check("rows", self.rows, ROWS)
         _check("reduction", self.reduction, REDUCTIONS)
         _check("normalizer", self.normalizer, NORMALIZERS)
         for what, number in (

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from obc_onnx.progress import track
-from obc_onnx.saliency.objective import rows_of
 from obc_onnx.surgery.mask import mask_reads
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.processes import own_share
@@ -65,7 +64,7 @@ class Sweep(Generic[Result]):
         self._scene, self._graph, self._run = scene, graph, run
         scoring = scene.scoring
         size = graph.batch or scoring.row_size
-        self.by_batch = rows_of(scene) == "batch"
+        self.by_batch = scoring.rows == "batch"
         self._capacity = 1 if one_by_one and not self.by_batch and graph.batch is None else size
         # a row of a batch spans as many passes of a model of static batch as it takes
         row = -(-scoring.row_size // size) * size

@@ -70,6 +70,26 @@ def test_ways_of_training_share_plans_and_are_not_run_twice(
     assert "| plain,loss=ce | 2 |" in capsys.readouterr().out
 
 
+def test_losses_are_compared_after_repair(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mixture is the sum of shares that a plus makes, so that both give one plan."""
+    tool = load_tool("compare_objectives")
+    joined = "jacobian:objective=labels+jacobian:objective=output"
+    more = {"variant": ["jacobian:objective=mixed", joined], "steps": 1, "scored": 32}
+    more |= {"repaired": 40, "eval_limit": 40}
+    options = argparse.Namespace(**asked, **more)
+    tool.run(options)
+    rows = read(asked["csv"], tool.Row)
+    assert [row.repeat for row in rows] == [0, 0, 1, 1]
+    mixed, added = ([replace(r, variant="", seconds=0.0) for r in rows[i::2]] for i in (0, 1))
+    assert mixed == added
+    tool.run(options)
+    assert read(asked["csv"], tool.Row) == rows
+    tool.table(argparse.Namespace(csv=asked["csv"]))
+    assert f"| {joined} | " in capsys.readouterr().out
+
+
 def test_ways_of_repair_are_compared(
     asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,7 @@ PLAIN = [name for name in NETS if name not in {"shared bias", "tied"}]
 def score(
     case: Case, criterion: str, samples: Samples | None = None, **scoring: object
 ) -> dict[str, np.ndarray]:
-    return score_by(criterion, case, samples, **{"rows": "sample", **scoring})
+    return score_by(criterion, case, samples, **{"objective": "labels", **scoring})
 
 
 def assert_scores(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -346,11 +346,11 @@ def test_the_root_is_taken_before_scores_are_divided() -> None:
 @pytest.mark.parametrize(
     ("criterion", "field", "value"),
     [
-        ("l2", "rows", "sample"),
+        ("l2", "rows", "batch"),
         ("l1", "reduction", "coupled"),
         ("random", "normalizer", "max"),
         ("taylor-group", "reduction", "mean"),
-        ("taylor", "rows", "sample"),
+        ("taylor", "rows", "batch"),
         ("variance", "objective", "output"),
     ],
 )

@@ -20,7 +20,11 @@ from scoring import score_by
 
 from obc_onnx.cli.main import cli
 from obc_onnx.errors import DataError, RequestError
+from obc_onnx.graph.model import Graph
 from obc_onnx.measuring.scales import Scale
+from obc_onnx.saliency.criteria import make_criterion
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.losses import mixed
 from obc_onnx.saliency.objective import Projections, answers
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import Scores
@@ -59,7 +63,10 @@ def losses(tmp_path: Path) -> str:
 
 
 def score(case: Case, samples: Samples, seed: int = 0, **scoring: object) -> dict[str, np.ndarray]:
-    return score_by("jacobian", case, samples, seed, **{"rows": "sample", **scoring})
+    if "loss" not in scoring:
+        usual = "output" if samples.labels is None else "labels"
+        scoring = {"objective": usual, **scoring}
+    return score_by("jacobian", case, samples, seed, **scoring)
 
 
 def assert_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
@@ -77,18 +84,140 @@ def test_pseudo_labels_are_the_answers_of_the_model_itself() -> None:
     assert_equal(score(single, samples, objective="pseudo"), score(single, labelled))
 
 
-def test_labels_are_used_where_there_are_some_and_outputs_else() -> None:
-    case = case_of("dense")
-    samples = draw_samples(case.graph, 5, labelled=True)
-    bare = type(samples)(samples.inputs, None, samples.dtypes)
-    assert_equal(score(case, samples), score(case, samples, objective="labels"))
-    assert_equal(score(case, bare), score(case, samples, objective="output"))
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("tail", ["Softmax", "Relu"])
+def test_outputs_are_projected_where_nothing_is_said(tail: str, *, labelled: bool) -> None:
+    """Whatever labels there are, and whether or not the output is known to hold classes."""
+    text = "net (float[N,6] x) => (float[N,4] y) <float[6,5] a, float[5,4] b>"
+    case = case_of(build(text + f"{{ h = MatMul(x, a) g = MatMul(h, b) y = {tail}(g) }}"))
+    samples = draw_samples(case.graph, 9, labelled=labelled)
+    usual = make_criterion("jacobian").score(Scene(case.coupling, samples), {})
+    asked = score(case, samples, objective="output", rows="sample")
+    assert np.array_equal(usual["a:1"], asked["a:1"])
+    assert usual["a:1"].all()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "rows"),
+    [("jacobian", "batch"), ("fisher", "batch"), ("taylor", "sample"), ("taylor-group", "sample")],
+)
+def test_classes_are_looked_at_where_projections_would_cancel_out(
+    criterion: str, rows: str
+) -> None:
+    """Labels of the only output, or its own answers where that is a Softmax; outputs else."""
+    text = "net (float[N,6] x) => (float[N,4] y{more}) <float[6,5] a, float[5,4] b>"
+    text += "{{ h = MatMul(x, a) g = MatMul(h, b) y = {tail}(g) {last} }}"
+    one, two = {"more": "", "last": ""}, {"more": ", float[N,4] z", "last": "z = MatMul(h, b)"}
+    for tail, ports, labelled, kind in (
+        ("Relu", one, True, "labels"),
+        ("Relu", two, True, "output"),
+        ("Relu", one, False, "output"),
+        ("Softmax", one, True, "labels"),
+        ("Softmax", one, False, "pseudo"),
+    ):
+        case = case_of(build(text.format(tail=tail, **ports)))
+        samples = draw_samples(case.graph, 9, labelled=labelled)
+        usual, asked = (
+            make_criterion(criterion).score(
+                Scene(case.coupling, samples, scoring=Scoring(objective=o, rows=rows)), {}
+            )
+            for o in (None, kind)
+        )
+        assert all(np.array_equal(usual[name], asked[name]) for name in asked)
+        assert any(values.any() for values in asked.values())
 
 
 def test_labels_cannot_be_asked_for_where_there_are_none() -> None:
     case = case_of("dense")
-    with pytest.raises(DataError, match="use 'pseudo' or 'output'"):
+    with pytest.raises(DataError, match="'pseudo' or 'output'"):
         score(case, draw_samples(case.graph, 2), objective="labels")
+
+
+LINEAR = "net (float[N,6] x) => (float[N,4] y) <float[6,5] a, float[5,4] b>"
+LINEAR += "{ h = MatMul(x, a) y = MatMul(h, b) }"
+
+
+def linear_rows(case: Case, samples: Samples, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Differentiate y = x a b by hand, by the cross entropy and by projections.
+
+    Returns:
+        For each sample and hidden unit w . dL/dw, of what writes the unit as of what reads it;
+        two arrays of shape [samples, units].
+    """
+    a, b = (case.graph.initializers[name].astype(np.float64) for name in ("a", "b"))
+    hidden = samples.inputs["x"].astype(np.float64) @ a
+    y = hidden @ b
+    powers = np.exp(y)
+    slopes = powers / powers.sum(1, keepdims=True) - np.eye(4)[labels]
+    drawn = [np.random.default_rng((3, n, 0)).standard_normal(4, np.float32) for n in range(len(y))]
+    return hidden * (slopes @ b.T), hidden * (drawn / np.sqrt(4 * y.var(0, ddof=1)) @ b.T)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("rows", ["sample", "batch"])
+def test_a_mixture_has_each_loss_as_a_share_of_its_total(rows: str, *, labelled: bool) -> None:
+    """Against numpy; classes are those of the labels, or without them of the model itself."""
+    case = case_of(build(LINEAR))
+    samples = draw_samples(case.graph, 12, labelled=labelled)
+    labels = samples.labels if labelled else answers(case.graph, samples)
+    expected = np.zeros(5)
+    for each in linear_rows(case, samples, labels):
+        by_batch = each.reshape(3, 4, 5).mean(1)
+        squares = np.square(by_batch if rows == "batch" else each).sum(0)
+        expected += squares / squares.sum()
+    found = score(case, samples, 3, rows=rows, objective="mixed", batch_size=4)
+    assert found["a:1"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_mixture_has_its_totals_over_the_units_that_are_left() -> None:
+    """Masked units score 0 for what reads them, but not always for what writes them."""
+    case = case_of(build(LINEAR))
+    group = case.coupling.groups[0]
+    left = np.array([True, False, True, True, False])
+    one, other = np.array([[1.0, 50, 2, 1, 50], [3.0, 9, 0, 3, 9]])
+    found = mixed(case.coupling, {group.dim: left}, [{group.name: one}, {group.name: other}])
+    assert found[group.name][left] == pytest.approx([0.25 + 0.5, 0.5, 0.25 + 0.5])
+
+
+def test_a_loss_that_depends_on_no_unit_adds_nothing_to_a_mixture() -> None:
+    case = case_of(build(LINEAR))
+    name = case.coupling.groups[0].name
+    nothing, something = {name: np.zeros(5)}, {name: np.arange(5.0)}
+    for found in ([nothing, something], [something, nothing]):
+        assert mixed(case.coupling, {}, found)[name] == pytest.approx(np.arange(5) / 10)
+    assert not mixed(case.coupling, {}, [nothing, nothing])[name].any()
+
+
+def test_equal_seeds_mix_equal_bytes(tmp_path: Path) -> None:
+    model, data = tmp_path / "net.onnx", tmp_path / "data.npz"
+    onnx.save(model_of("dense"), model)
+    samples = draw_samples(Graph.load(model), 24, labelled=True)
+    np.savez(data, **samples.inputs, labels=samples.labels)
+    written = []
+    for number, seed in enumerate((1, 1, 2)):
+        path = tmp_path / f"{number}.npz"
+        asked = ["score", str(model), "-o", str(path), "--data", str(data), "--seed", str(seed)]
+        done = CliRunner().invoke(cli, [*asked, "--objective", "mixed"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        written.append(path)
+    assert written[0].read_bytes() == written[1].read_bytes()
+    one, other = (Scores.load(path).groups for path in written[1:])
+    assert not any(np.array_equal(values, other[name]) for name, values in one.items())
+
+
+@pytest.mark.parametrize("name", ["jacobian", "taylor", "taylor-group", "fisher"])
+def test_every_criterion_that_differentiates_mixes(name: str) -> None:
+    case = case_of("dense")
+    samples = draw_samples(case.graph, 12, labelled=True)
+
+    def scored(objective: str) -> dict[str, np.ndarray]:
+        scene = Scene(case.coupling, samples, scoring=Scoring(objective=objective))
+        return make_criterion(name).score(scene, {})
+
+    parts = [scored("labels"), scored("output")]
+    totals = [sum(own.sum() for own in part.values()) for part in parts]
+    for group, found in scored("mixed").items():
+        assert found == pytest.approx(parts[0][group] / totals[0] + parts[1][group] / totals[1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
@@ -234,10 +363,10 @@ def case_of_single(name: str) -> Case:
 def test_scores_under_autocast_are_close_and_summed_in_double(name: str) -> None:
     case = case_of_single(name)
     samples = draw_samples(case.graph, 32, labelled=True)
-    plain, mixed = score(case, samples), score(case, samples, amp=True)
+    plain, narrow = score(case, samples), score(case, samples, amp=True)
     for group, values in plain.items():
-        assert not np.array_equal(values, mixed[group])
-        assert np.abs(values - mixed[group]).max() < 0.1 * values.max()
+        assert not np.array_equal(values, narrow[group])
+        assert np.abs(values - narrow[group]).max() < 0.1 * values.max()
 
 
 def test_the_number_of_batches_decides_how_many_samples_are_looked_at() -> None:
@@ -249,7 +378,7 @@ TWO = """
 import json, os, sys
 import torch.multiprocessing
 from obc_onnx.cli.main import cli
-from obc_onnx.processes import joined
+from obc_onnx.twin.processes import joined
 
 def work(rank, port, commands):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
@@ -263,6 +392,7 @@ if __name__ == "__main__":
 """
 SPREAD = (
     ["--objective", "output"],
+    ["--objective", "mixed"],
     ["--preset", "paper", "--batch-size", "4"],
     ["--reduction", "coupled"],
     ["--criterion", "taylor"],
@@ -331,22 +461,12 @@ def test_a_loss_in_half_precision_is_summed_in_single() -> None:
     assert all(np.isfinite(values).all() for values in rows.values())
 
 
-def test_projections_have_rows_of_samples_and_other_losses_those_of_batches() -> None:
+@pytest.mark.parametrize("objective", ["output", "pseudo", "labels", "mixed"])
+def test_rows_are_those_of_samples_where_nothing_is_said(objective: str) -> None:
     """The mean of random projections is one random projection: fewer rows, and nothing gained."""
     case = Case(*analyse(model_of("dense")))
     samples = draw_samples(case.graph, 9, labelled=True)
-    for objective, usual, other in (("output", "sample", "batch"), ("pseudo", "batch", "sample")):
-        found = score_by("jacobian", case, samples, objective=objective)
-        for rows, same in ((usual, True), (other, False)):
-            asked = score_by("jacobian", case, samples, objective=objective, rows=rows)
-            assert all(np.array_equal(found[name], asked[name]) for name in found) == same
-
-
-@pytest.mark.parametrize(("tail", "kind"), [("Softmax", "pseudo"), ("Relu", "output")])
-def test_what_ends_in_a_softmax_answers_for_itself(tail: str, kind: str) -> None:
-    text = "net (float[N,6] x) => (float[N,4] y) <float[6,5] a, float[5,4] b>"
-    text += f"{{ h = MatMul(x, a) g = MatMul(h, b) y = {tail}(g) }}"
-    case = case_of(build(text))
-    samples = draw_samples(case.graph, 9)
-    usual, asked = (score_by("jacobian", case, samples, objective=o) for o in (None, kind))
-    assert np.array_equal(usual["a:1"], asked["a:1"])
+    found = score_by("jacobian", case, samples, objective=objective)
+    for rows, same in (("sample", True), ("batch", False)):
+        asked = score_by("jacobian", case, samples, objective=objective, rows=rows)
+        assert all(np.array_equal(found[name], asked[name]) for name in found) == same

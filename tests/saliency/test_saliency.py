@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,8 +40,12 @@ PLAIN = [name for name in NETS if name != "shared bias"]
 """A bias of two weights counts with each use of it, which gradients of the bias cannot tell."""
 
 
+LABELS, OUTPUTS = Scoring(objective="labels"), Scoring(objective="output")
+
+
 def scores(case: Case, samples: Samples, batch_size: int = 64) -> dict[str, np.ndarray]:
-    scene = Scene(case.coupling, samples, scoring=Scoring(rows="sample", batch_size=batch_size))
+    usual = OUTPUTS if samples.labels is None else LABELS
+    scene = Scene(case.coupling, samples, scoring=replace(usual, batch_size=batch_size))
     return make_criterion("jacobian").score(scene, {})
 
 
@@ -90,9 +95,9 @@ def test_kept_units_score_as_in_the_pruned_network(name: str, criterion: str) ->
     keep = draw_keep(case.coupling)
     samples = draw_samples(case.graph, 6, labelled=True)
     scorer = make_criterion(criterion)
-    masked = scorer.score(Scene(case.coupling, samples), keep)
+    masked = scorer.score(Scene(case.coupling, samples, scoring=LABELS), keep)
     cut = Case(*analyse(prune(case, keep)))
-    pruned = scorer.score(Scene(cut.coupling, samples), {})
+    pruned = scorer.score(Scene(cut.coupling, samples, scoring=LABELS), {})
     assert pruned.keys() == masked.keys()
     for group in case.coupling.groups:
         kept = masked[group.name][keep[group.dim]]
@@ -120,9 +125,7 @@ def test_without_labels_the_score_estimates_the_change_of_the_outputs() -> None:
     hidden = samples.inputs["x"] @ w1.T
     variance = (hidden @ w2.T).var(0, ddof=1)
     expected = 2 * (hidden**2).sum(0) * (w2**2 / variance[:, None]).mean(0)
-    scenes = [
-        Scene(case.coupling, samples, seed, scoring=Scoring(rows="sample")) for seed in range(100)
-    ]
+    scenes = [Scene(case.coupling, samples, seed, scoring=OUTPUTS) for seed in range(100)]
     drawn = [make_criterion("jacobian").score(scene, {})["w1:0"] for scene in scenes]
     assert not np.allclose(drawn[0], drawn[1])
     spread = np.std(drawn, axis=0) / np.sqrt(len(drawn))
@@ -132,7 +135,7 @@ def test_without_labels_the_score_estimates_the_change_of_the_outputs() -> None:
 
 def test_the_seed_decides_the_score() -> None:
     case = case_of("dense")
-    scene = Scene(case.coupling, draw_samples(case.graph, 4), seed=3)
+    scene = Scene(case.coupling, draw_samples(case.graph, 4), seed=3, scoring=OUTPUTS)
     one, two = (make_criterion("jacobian").score(scene, {}) for _ in range(2))
     for name, score in one.items():
         np.testing.assert_array_equal(score, two[name])
@@ -143,7 +146,7 @@ def test_a_static_batch_gives_one_row_for_each_of_its_batches(batch: int) -> Non
     case, free = case_of("residual", batch), case_of("residual")
     samples = draw_samples(free.graph, 8, labelled=True)
     inputs, labels = torch.from_numpy(samples.inputs["x"]), torch.from_numpy(samples.labels)
-    totals = accumulate(Scene(case.coupling, samples, scoring=Scoring(rows="sample")), {})
+    totals = accumulate(Scene(case.coupling, samples, scoring=LABELS), {})
     answers = iter(labels.split(1))
     rows = brute_force(free, [inputs], lambda y: cross_entropy(y[0], next(answers)))
     found = {(member, dim.size): total for (member, dim), total in totals.items()}
@@ -168,7 +171,6 @@ def test_rows_of_batches_are_as_large_as_asked_whatever_a_model_takes(
 
 
 def test_labels_belong_to_the_first_output() -> None:
-    """Without a word they do not count where there are several: see `make_objective`."""
     text = NETS["gemm"].replace("=> (float[N,4] y)", "=> (float[N,4] y, float[N,6] t3)")
     case, alone = case_of(build(text)), case_of("gemm")
     samples = draw_samples(case.graph, 4, labelled=True)
@@ -187,7 +189,7 @@ def test_every_float_output_counts_where_there_are_no_labels() -> None:
         "  k = Cast<to=7>(y) }"
     )
     case = case_of(model)
-    totals = accumulate(Scene(case.coupling, draw_samples(case.graph, 4)), {})
+    totals = accumulate(Scene(case.coupling, draw_samples(case.graph, 4), scoring=OUTPUTS), {})
     assert {member for member, _ in totals} == {("w1", 0), ("w2", 1), ("w3", 1)}
     assert all((total > 0).all() for total in totals.values())
 

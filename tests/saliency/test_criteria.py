@@ -333,7 +333,7 @@ def test_a_setting_that_is_not_known_is_refused(field: str, value: object) -> No
 def test_a_model_without_groups_has_no_scores(criterion: str) -> None:
     text = "net (float[N,6] x) => (float[N,4] y) <float[4,6] w> { y = Gemm<transB=1>(x, w) }"
     case = case_of(build(text))
-    assert score(case, criterion, draw_samples(case.graph, 2)) == {}
+    assert score(case, criterion, draw_samples(case.graph, 2, labelled=True)) == {}
 
 
 def test_the_root_is_taken_before_scores_are_divided() -> None:

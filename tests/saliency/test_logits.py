@@ -18,6 +18,7 @@ from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.elementwise import Same
 from obc_onnx.saliency.criteria import make_criterion
 from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.options import Scoring
 from obc_onnx.samples.samples import Samples
 from obc_onnx.twin.logits import logits_of
 
@@ -88,13 +89,17 @@ def test_logits_of_probabilities_give_the_probabilities_back() -> None:
     torch.testing.assert_close(found.softmax(-1), logits.softmax(-1))
 
 
-def test_scores_do_not_depend_on_a_softmax_at_the_end(rng: np.random.Generator) -> None:
+def test_scores_by_labels_do_not_depend_on_a_softmax_at_the_end(rng: np.random.Generator) -> None:
     pixels = {"x": rng.standard_normal((16, 3, 8, 8)).astype(np.float32)}
     samples = Samples(pixels, rng.integers(0, 4, 16), {"x": np.dtype(np.float32)})
     found = []
     for text in (CHAIN, SOFTMAX, SPELLED):
         coupling, _ = analyse(Graph.from_model(build(text)), None, DEFAULT_RULES, Clock())
-        found.append(make_criterion("jacobian").score(Scene(coupling, samples), {}))
+        found.append(
+            make_criterion("jacobian").score(
+                Scene(coupling, samples, scoring=Scoring(objective="labels")), {}
+            )
+        )
     for name, scores in found[0].items():
         np.testing.assert_allclose(found[1][name], scores, rtol=1e-3)
         np.testing.assert_allclose(found[2][name], scores, rtol=1e-3)

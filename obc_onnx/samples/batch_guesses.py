@@ -65,6 +65,8 @@ def guesses(
             if all(axis is None for axis in axes):
                 size = 1
             yield replace(declared, inputs=inputs, size=size)
+    if not seen:  # static sizes in front contradict each other: none of them counts samples
+        yield replace(declared, inputs=dict.fromkeys(port.name for port in ports), size=1)
 
 
 def _choices(

@@ -223,12 +223,11 @@ def batch_of_shapes(graph: Graph, shapes: Mapping[str, Shape], named: Axes) -> B
         named: Axes that the user names.
     """
     tried = list(guesses(graph.inputs, graph.batch_axes, named, shapes))
-    if not tried:
-        raise ModelError(
-            f"no axis of an input can hold samples: the inputs have shapes {dict(shapes)}"
-        )
     if not _has_room(graph, shapes):
-        return replace(tried[0], proven=True)
+        note = (
+            "which axes hold samples was not tried: a run would take more memory than there may be"
+        )
+        return replace(tried[0], proven=True, note=note)
     return find_batch(graph, tried, lambda guess: random_pair(graph, guess, shapes), named)
 
 

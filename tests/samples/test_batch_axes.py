@@ -668,3 +668,17 @@ def test_a_constant_that_is_an_output_holds_no_samples() -> None:
     )
     batch = settled(Graph.from_model(build_at(text)), None, {}).batch_axes
     assert (batch.inputs, batch.outputs) == ({"x": 0}, {"y": 0, "a": None})
+
+
+APART = """
+net (float[2,3] x, float[4,5] z) => (float[2,4] y, float[4,5] u) <float[6,3] w, float[4,6] v> {
+  a = Gemm<transB=1>(x, w) b = Relu(a) y = Gemm<transB=1>(b, v) u = Relu(z)
+}"""
+
+
+def test_static_sizes_that_contradict_each_other_count_no_samples() -> None:
+    found = obc_onnx.inspect(build(APART))
+    assert found.batch == ["'x' and 'z': no axis holds samples"]
+    result = obc_onnx.compress(build(APART), budget=0.6)
+    assert all(check.passed for check in result.report.verification)
+    assert [group.kept for group in result.report.groups] < [6]

@@ -46,6 +46,8 @@ _MOST_INLINED = 100_000
 _MOST_ELEMENTS = 2**58
 """Of an array, an axis of size 0 counting as one: numpy counts bytes in 63 bits."""
 _LARGEST_DIVISOR = 2**31 - 1
+_MOST_AXES = 2**31
+"""No tensor has as many; ONNX Runtime takes some axes modulo twice that."""
 _OPTIONAL = defs.OpSchema.FormalParameterOption.Optional
 _SPARE_BYTES = 2**29
 _MOST_GROWTH = 10
@@ -82,6 +84,7 @@ def check_sound(model: onnx.ModelProto, folder: Path | None = None) -> None:
     versions = {domain_of(entry.domain): entry.version for entry in model.opset_import}
     for node in all_nodes(model.graph):
         _check_divisors(node)
+        _check_axes(node)
         _check_given(node, versions.get(domain_of(node.domain), 1))
     _check_functions(model)
 
@@ -259,6 +262,17 @@ def _check_divisors(node: NodeProto) -> None:
                 f"{_named(node, '')} has {attribute.name} {attribute.i}: it goes from 1 to "
                 f"{_LARGEST_DIVISOR}"
             )
+
+
+def _check_axes(node: NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.name not in {"axis", "axes"} and not attribute.name.endswith("_axis"):
+            continue
+        for axis in (*attribute.ints, attribute.i):
+            if not -_MOST_AXES < axis < _MOST_AXES:
+                raise ModelError(
+                    f"{_named(node, '')} has {attribute.name} {axis}, which is no axis of a tensor"
+                )
 
 
 def _check_given(node: NodeProto, version: int) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import TensorProto
 
+from obc_onnx.errors import ModelError
 from obc_onnx.ops.base.dtypes import torch_dtype
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
@@ -57,8 +58,14 @@ class ReverseSequence(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Freeze the axis of time, tie the lengths to that of samples, and pass the rest."""
         x, node = context.value(0), context.node
-        context.freeze([x.axes[node.integer("time_axis", 0)]], "the reversed axis")
-        context.unify(x.axes[node.integer("batch_axis", 1)], context.value(1).axes[0])
+        time, batch = node.integer("time_axis", 0), node.integer("batch_axis", 1)
+        if {time, batch} != {0, 1}:  # ONNX Runtime runs some others
+            raise ModelError(
+                f"{node.label}: time_axis and batch_axis must be 0 and 1, in either order, found "
+                f"{time} and {batch}"
+            )
+        context.freeze([x.axes[time]], "the reversed axis")
+        context.unify(x.axes[batch], context.value(1).axes[0])
         return [Value(x.axes)]
 
     def forward(self, context: ForwardContext) -> Call:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,9 +89,15 @@ class Worker:
         return self._process
 
 
-def fuzz(seconds: float, first: int) -> tuple[Counter[tuple[str, str]], list[str]]:
+def fuzz(
+    seconds: float, first: int, most: int | None = None
+) -> tuple[Counter[tuple[str, str]], list[str]]:
     """Try cases for some time.
 
+    Args:
+        seconds: How long.
+        first: The number of the first case.
+        most: How many, at most.
     Returns:
         How many there were of each kind and class, and a line for each that failed.
     """
@@ -98,7 +105,7 @@ def fuzz(seconds: float, first: int) -> tuple[Counter[tuple[str, str]], list[str
     faults: list[str] = []
     worker, end = Worker(), time.monotonic() + seconds
     try:
-        for kind, case in cases(first):
+        for kind, case in islice(cases(first), most):
             if time.monotonic() > end:
                 break
             found = worker.attempt(kind, case)

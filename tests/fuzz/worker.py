@@ -21,6 +21,7 @@ from fuzz.model_mutations import mutated_model
 from obc_onnx.errors import InfeasibleTargetError, ObcError, VerificationError
 from obc_onnx.graph.soundness import most_bytes
 from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.scope import Scope
 from obc_onnx.run.api import compress, inspect
 
 KILO = 1024
@@ -37,7 +38,7 @@ def try_model(content: bytes, path: Path, rng: np.random.Generator) -> str:
     assert grown <= most_bytes(len(content)), f"{grown} bytes for a model of {len(content)}"
     if rng.random() > COMPRESSED_SHARE:
         return "inspected"
-    result = compress(path, budget=Budget(target_macs=0.7, min_channels=1, round_to=1))
+    result = compress(path, budget=Budget(target_macs=0.7, scope=Scope(min_channels=1, round_to=1)))
     result.save(path.with_name("small.onnx"), path.with_name("small.json"))
     inspect(path.with_name("small.onnx"))
     return "compressed"

@@ -32,6 +32,7 @@ from obc_onnx.planning.budget import Budget
 from obc_onnx.saliency.criteria import CRITERIA, make_criterion
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.jacobian import accumulate
+from obc_onnx.saliency.options import Scoring
 from obc_onnx.surgery.cut import remove_units
 from obc_onnx.surgery.mask import mask_reads
 from obc_onnx.twin.build import build_twin
@@ -171,7 +172,9 @@ def test_a_product_of_integers_scores_as_that_of_floats(zero: int) -> None:
     found = []
     for text in (AS_INTEGERS, AS_FLOATS):
         graph, _, coupling = analyse(build(PRODUCT.format(text), constants))
-        totals = accumulate(Scene(coupling, draw_samples(graph, 6)), {})
+        scoring = Scoring(objective="output")
+        scene = Scene(coupling, draw_samples(graph, 6), scoring=scoring)
+        totals = accumulate(scene, {})
         rows = {(name.replace("D", "w"), axis): row for ((name, axis), _), row in totals.items()}
         found.append({member: row.numpy() for member, row in rows.items()})
     integers, floats = found

@@ -50,10 +50,14 @@ def random_scores(of: Coupling, seed: int) -> dict[str, NDArray[np.float64]]:
 
 
 def plan_with(
-    scores: Mapping[str, NDArray[np.float64]], of: Coupling | None = None, **budget: Any
+    scores: Mapping[str, NDArray[np.float64]],
+    of: Coupling | None = None,
+    budget: Budget | None = None,
+    **said: Any,
 ) -> PruningPlan:
     """Plan with the same scores at every step."""
-    return search_plan(of or coupling(), lambda _: scores, budget_of(**budget), "given", 0)
+    meets = budget or budget_of(**said)
+    return search_plan(of or coupling(), lambda _: scores, meets, "given", 0)
 
 
 def widths(plan: PruningPlan) -> dict[str, int]:
@@ -88,7 +92,7 @@ def test_the_budget_is_met_and_one_chunk_more_would_not_meet_it(budget: Budget, 
             coupling(), lambda _: random_scores(coupling(), seed), budget, "given", seed
         )
     except InfeasibleTargetError:
-        least = tuple(min(budget.round_to, size) for size in (12, 20))
+        least = tuple(min(budget.scope.round_to, size) for size in (12, 20))
         assert macs_of(*least) / FULL > budget.target_macs
         return
     width = widths(plan)
@@ -96,8 +100,8 @@ def test_the_budget_is_met_and_one_chunk_more_would_not_meet_it(budget: Budget, 
     assert plan.macs == (FULL, macs_of(a, b))
     assert macs_of(a, b) / FULL <= budget.target_macs
     wider = [
-        macs_of(min(a + budget.round_to, 12), b) if a < 12 else 0,
-        macs_of(a, min(b + budget.round_to, 20)) if b < 20 else 0,
+        macs_of(min(a + budget.scope.round_to, 12), b) if a < 12 else 0,
+        macs_of(a, min(b + budget.scope.round_to, 20)) if b < 20 else 0,
     ]
     assert (a, b) == (12, 20) or max(wider) / FULL > budget.target_macs
 
@@ -107,12 +111,14 @@ def test_widths_that_shrink_are_multiples_and_no_group_is_emptied(
     budget: Budget, seed: int
 ) -> None:
     try:
-        plan = plan_with(random_scores(coupling(), seed), **vars(budget))
+        plan = plan_with(random_scores(coupling(), seed), budget=budget)
     except InfeasibleTargetError:
         return
     for name, width in widths(plan).items():
         size = plan.groups[name]["size"]
-        assert width == size or (width % budget.round_to == 0 and width >= budget.round_to)
+        assert width == size or (
+            width % budget.scope.round_to == 0 and width >= budget.scope.round_to
+        )
 
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))
@@ -127,7 +133,7 @@ def test_no_network_exceeds_its_budget_by_recount(
     graph, _, of = analyse(model)
     assume(of.groups)
     try:
-        plan = plan_with(random_scores(of, seed), of, **vars(budget))
+        plan = plan_with(random_scores(of, seed), of, budget=budget)
     except InfeasibleTargetError:
         return
     pruned = remove_units(of, plan.keep(of))

@@ -176,6 +176,7 @@ def test_signals_wait_until_all_files_are_in_place(
 
     true_replace = Path.replace
     monkeypatch.setattr(Path, "replace", disturbed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a shell
     target, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
     result = invoke("compress", saved(tmp_path), "-o", target, "--plan-out", plan)
     assert result.exit_code == 128 + number

@@ -49,7 +49,7 @@ def parameters() -> list[Any]:
 def test_an_architecture_prunes_exactly_and_reaches_half_of_its_macs(
     name: str, tmp_path: Path
 ) -> None:
-    """Or the refusal names what holds it, and `Budget.allow_inexact` is what helps."""
+    """Or the refusal names what holds it, and `Scope.allow_inexact` is what helps."""
     model = load(ZOO / "fill.py").fill(onnx.load(ZOO / f"{name}.onnx"))
     path = tmp_path / f"{name}.onnx"
     onnx.save(model, path)
@@ -57,6 +57,6 @@ def test_an_architecture_prunes_exactly_and_reaches_half_of_its_macs(
     assert row.error < TOLERANCE
     assert row.effect > 100 * TOLERANCE or row.n_units < 100
     if row.macs_share is None:
-        assert "`Budget.allow_inexact`" in row.note
+        assert "`Scope.allow_inexact`" in row.note
     else:
         assert row.macs_share <= 0.5

@@ -254,8 +254,8 @@ def test_what_a_killed_process_left_is_swept(model: Path) -> None:
     run = model.with_name("run")
     usual = ["--epochs", "1", "--run-dir", run, "--force"]
     assert ask(model, "compress", *usual).exit_code == 0
-    (run / ".checkpoint.pt.abcd").mkdir()
-    (run / ".checkpoint.pt.abcd" / "checkpoint.pt").write_bytes(b"half")
+    (run / ".checkpoint.pt.obc-onnx-abcd").mkdir()
+    (run / ".checkpoint.pt.obc-onnx-abcd" / "checkpoint.pt").write_bytes(b"half")
     assert ask(model, "compress", *usual, "--resume").exit_code == 0
     assert not list(run.glob(".checkpoint*"))
 

@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/obc-onnx compress models/fashion_resnet20.onnx --output demo/small.onnx \
 		--plan-out demo/plan.json \
 		--data models/fashion-train.npz --eval-data models/fashion-test.npz \
-		--target-macs 0.5 --epochs 10 --force
+		--target-macs 0.5 --epochs 10 --lr 0.01 --force
 	$(BIN)/obc-onnx verify models/fashion_resnet20.onnx demo/small.onnx --plan demo/plan.json
 
 test: $(READY)

@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 _INTERRUPTED, _TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the number of the signal."""
-_TARGETS = ("output", "plan_out", "plot")
+_TARGETS = ("output", "plan_out", "plot", "report_out")
 """Parameters of commands that say where a result goes."""
 _LONGEST = 320
 """Characters of a message."""

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from obc_onnx.files import replacing
-
 if TYPE_CHECKING:
     import onnx
 
@@ -85,9 +83,5 @@ class Stripping:
         Raises:
             ModelError: A file cannot be written.
         """
-        if report is None:
-            self.graph.save(path)
-            return
-        with replacing(Path(report)) as temporary:
-            temporary.write_text(self.report.to_json() + "\n", encoding="utf-8")
-            self.graph.save(path)
+        reports = [] if report is None else [(Path(report), self.report.to_json() + "\n")]
+        self.graph.save(path, *reports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -167,8 +168,15 @@ def test_a_rename_that_fails_takes_back_those_before_it(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("command", "option"), [("compress", "--plan-out"), ("strip", "--report-out")]
+)
 def test_signals_wait_until_all_files_are_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    command: str,
+    option: str,
 ) -> None:
     def disturbed(self: Path, other: Path) -> Path:
         signal.raise_signal(number)
@@ -177,13 +185,15 @@ def test_signals_wait_until_all_files_are_in_place(
     true_replace = Path.replace
     monkeypatch.setattr(Path, "replace", disturbed)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a shell
-    target, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
-    result = invoke("compress", saved(tmp_path), "-o", target, "--plan-out", plan)
+    target, other = tmp_path / "small.onnx", tmp_path / "other.json"
+    result = invoke(command, saved(tmp_path), "-o", target, option, other)
     assert result.exit_code == 128 + number
     how = "interrupted" if number == signal.SIGINT else "terminated"
-    assert result.stderr == f"Error: {how}; '{target}' and '{plan}' were written\n"
+    assert result.stderr == f"Error: {how}; '{target}' and '{other}' were written\n"
     monkeypatch.undo()
-    assert invoke("verify", saved(tmp_path), target, "--plan", plan).exit_code == 0
+    assert json.loads(other.read_text(encoding="utf-8"))
+    if command == "compress":
+        assert invoke("verify", saved(tmp_path), target, "--plan", other).exit_code == 0
     assert not hidden(tmp_path)
 
 

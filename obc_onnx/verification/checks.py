@@ -26,7 +26,7 @@ from obc_onnx.verification.contents import other_description, other_structure
 from obc_onnx.verification.oracle import Oracle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -143,15 +143,8 @@ def check_masked(coupling: Coupling, keep: Keep, feed: Feed) -> Check:
 
 def _with_mistakes(check: Check, oracle: Oracle, reference: Reference) -> Check:
     """Say how many mistakes of one unit a check finds, of those that change anything at all."""
-    planted = caught = 0
-    for wrong in oracle.mistakes():
-        found = compare(
-            check.name, oracle.run_masked(mask_reads(oracle.coupling, wrong)), reference
-        )
-        planted += found.error > 0
-        caught += not found.passed
-        if planted == _MISTAKES:
-            break
+    masked = (mask_reads(oracle.coupling, wrong) for wrong in oracle.mistakes())
+    planted, caught = count_caught(map(oracle.run_masked, masked), reference)
     doubt = ""
     outputs = (port.name for port in oracle.coupling.graph.outputs)
     noisy = next((name for name in outputs if reference.limits[name].is_mostly_noise), None)
@@ -165,6 +158,25 @@ def _with_mistakes(check: Check, oracle: Oracle, reference: Reference) -> Check:
     elif not planted:
         doubt = "no unit that was tried changes anything: give samples that it responds to"
     return replace(check, planted=planted, caught=caught, doubt=doubt)
+
+
+def count_caught(wrong: Iterable[Feed], reference: Reference) -> tuple[int, int]:
+    """Compare what mistakes give, until enough of them change anything.
+
+    Args:
+        wrong: Values by name, for one mistake after the other.
+        reference: What values should be, and how close they have to be.
+    Returns:
+        How many mistakes change anything, and how many of those are found.
+    """
+    planted = caught = 0
+    for values in wrong:
+        found = compare("a mistake", values, reference)
+        planted += found.error > 0
+        caught += not found.passed
+        if planted == _MISTAKES:
+            break
+    return planted, caught
 
 
 def check_format(

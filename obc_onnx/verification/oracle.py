@@ -18,11 +18,11 @@ from obc_onnx.axes.expressions import leaves, mask
 from obc_onnx.graph.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from obc_onnx.axes.expressions import Expr
+    from obc_onnx.axes.expressions import Dim, Expr
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
 
@@ -32,6 +32,21 @@ _MOST_ELEMENTS = 2**16
 """Of one value inside the network; more of them say nothing more about a unit."""
 _MOST_TRIALS = 8
 _SEED = 0
+
+
+def one_less(keep: Keep, dims: Sequence[Dim]) -> Iterator[Keep]:
+    """Remove one more unit of one dim after the other, drawn by a fixed seed.
+
+    Args:
+        keep: The units that are left; of dims that it lacks all are.
+        dims: Of which units go.
+    """
+    rng = np.random.default_rng(_SEED)
+    for place in islice(cycle(rng.permutation(len(dims))), _MOST_TRIALS):
+        dim = dims[place]
+        kept = keep[dim].copy() if dim in keep else np.ones(dim.size, np.bool_)
+        kept[rng.choice(np.flatnonzero(kept))] = False
+        yield {**keep, dim: kept}
 
 
 @dataclass(frozen=True)
@@ -91,12 +106,8 @@ class Oracle:
 
     def mistakes(self) -> Iterator[Keep]:
         """Remove one kept unit too many, of one group that loses units after the other."""
-        rng = np.random.default_rng(_SEED)
         cut = [group.dim for group in self.coupling.groups if group.dim in self.keep]
-        for place in islice(cycle(rng.permutation(len(cut))), _MOST_TRIALS):
-            kept = self.keep[cut[place]].copy()
-            kept[rng.choice(np.flatnonzero(kept))] = False
-            yield {**self.keep, cut[place]: kept}
+        return one_less(self.keep, cut)
 
     def _run(self, graph: Graph) -> Values:
         return Session(graph, optimize=False, outputs=self.names).run(self.feed)

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from obc_onnx.graph.malformed import FAULTS
 from obc_onnx.graph.outline import KEPT_ELEMENTS, element_type
-from obc_onnx.graph.runtime import run_message
+from obc_onnx.graph.runtime import run_once, run_refusals
 from obc_onnx.graph.soundness import element_bytes
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
 
 _IR_VERSION = 10
 """Of the models of one node; ONNX Runtime knows it in every version that is taken."""
-_FAULTS = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError),
-    *(TypeError, ValueError),
-)
-"""How the reference evaluator fails where it cannot compute a node: as any Python does."""
 
 
 def fold(
@@ -57,12 +53,20 @@ def fold(
     try:
         with np.errstate(all="ignore"):
             values = ReferenceEvaluator(message, opsets=evaluator).run(names, dict(inputs))
-    except _FAULTS:
-        large = {port.name: inputs[port.name] for port in model.graph.input}
-        values = run_message(model.SerializeToString(), names, large)
+    except FAULTS:  # what the evaluator cannot compute
+        values = _run(model, inputs)
     if values is None or not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
         return None
     return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+
+def _run(model: onnx.ModelProto, inputs: Values) -> list[Any] | None:
+    """Compute in ONNX Runtime; None where it refuses."""
+    feed = {port.name: inputs[port.name] for port in model.graph.input}
+    try:
+        return list(run_once(model.SerializeToString(), feed).values())
+    except run_refusals():
+        return None
 
 
 def _alone(message: onnx.NodeProto, inputs: Values, opset: int) -> onnx.ModelProto:

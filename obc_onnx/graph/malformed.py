@@ -15,9 +15,9 @@ from obc_onnx.errors import InvariantError, ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_FAULTS = (
-    *(ArithmeticError, AssertionError, AttributeError, InvariantError, LookupError),
-    *(RuntimeError, TypeError, ValueError),
+FAULTS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError),
+    *(TypeError, ValueError),
 )
 """How Python fails on what a model does not say as it should."""
 
@@ -33,7 +33,7 @@ def faults_told(why_refused: Callable[[], str | None]) -> Iterator[None]:
     """
     try:
         yield
-    except _FAULTS as error:
+    except (*FAULTS, InvariantError) as error:
         reason = why_refused()
         if reason is None:
             raise

@@ -302,9 +302,8 @@ class Graph:
             operands: The constant, for each slot (`Node.key`, slot).
         """
         taken, inserted, arrays = set[str](), {}, dict(self.initializers)
-        by_key = {node.key: node for node in self.nodes}
         for (key, slot), array in operands.items():
-            read = by_key[key].inputs[slot]
+            read = self.producers[key].inputs[slot]
             name = self.fresh_name(f"{read}.{op_type}.{key}.{slot}", taken)
             taken.add(name)
             operand = self.fresh_name(f"{name}.operand", taken)

@@ -22,14 +22,15 @@ __all__ = [
     "OrtValue",
     "SessionOptions",
     "load_refusals",
-    "run_message",
+    "run_once",
     "run_refusals",
     "session_options",
     "why_refused",
 ]
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+    from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
@@ -89,16 +90,12 @@ def why_refused(model: onnx.ModelProto) -> str | None:
     return None
 
 
-def run_message(
-    message: bytes, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]]
-) -> list[Any] | None:
-    """Run a model once, as it is written.
+def run_once(model: bytes | Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Run a message or a file once, as it is written; `run_refusals` may come up.
 
     Returns:
-        The outputs; None where ONNX Runtime refuses.
+        Each output by name.
     """
-    try:
-        session = InferenceSession(message, session_options(optimize=False), providers=[CPU])
-        return list(session.run(list(outputs), dict(feed)))
-    except run_refusals():
-        return None
+    session = InferenceSession(model, session_options(optimize=False), providers=[CPU])
+    names = (output.name for output in session.get_outputs())
+    return dict(zip(names, session.run(None, dict(feed)), strict=True))

@@ -15,6 +15,7 @@ from obc_onnx.graph.runtime import (
     OrtValue,
     SessionOptions,
     load_refusals,
+    run_once,
     run_refusals,
     session_options,
 )
@@ -95,14 +96,10 @@ def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
     Raises:
         ModelError: ONNX Runtime refuses the file.
     """
-    options = session_options(optimize=False)
     try:
-        session = InferenceSession(path, options, providers=[CPU])
-        values = session.run(None, dict(feed))
+        return run_once(path, feed)
     except run_refusals() as error:
         raise ModelError(f"ONNX Runtime cannot run '{path}': {error}") from error
-    names = (output.name for output in session.get_outputs())
-    return dict(zip(names, values, strict=True))
 
 
 def run_node(
@@ -137,10 +134,7 @@ def run_node(
     )
     feed = {f"input{slot}": operand for slot, operand in operands.items()}
     try:
-        session = InferenceSession(
-            model.SerializeToString(), session_options(optimize=False), providers=[CPU]
-        )
-        (found,) = session.run(["output"], feed)
+        (found,) = run_once(model.SerializeToString(), feed).values()
     except run_refusals() as error:
         raise ModelError(f"ONNX Runtime cannot run {node.label} alone: {error}") from error
     return np.asarray(found)

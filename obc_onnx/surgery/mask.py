@@ -38,11 +38,10 @@ def mask_reads(coupling: Coupling, keep: Keep) -> Graph:
         own = mask(axes[role.axis], keep).reshape(shape)
         place = (role.node.key, role.slot)
         masks[place] = np.logical_and(masks[place], own) if place in masks else own
-    by_key = {node.key: node for node in graph.nodes}
     arrays: dict[str, NDArray[Any]] = {}
     rewired, computed = {}, {}
     for (key, slot), allowed in masks.items():
-        name = by_key[key].inputs[slot]
+        name = graph.producers[key].inputs[slot]
         if name in graph.initializers:
             masked = graph.fresh_name(f"{name}.masked.{key}.{slot}", arrays)
             array = graph.initializers[name]
@@ -51,7 +50,7 @@ def mask_reads(coupling: Coupling, keep: Keep) -> Graph:
         else:
             computed[key, slot] = allowed
     masked_graph = graph.edit(arrays, None, rewired)
-    names = {place: by_key[place[0]].inputs[place[1]] for place in computed}
+    names = {place: graph.producers[place[0]].inputs[place[1]] for place in computed}
     types = ElementTypes(graph)
     operands = {place: allowed.astype(types[names[place]]) for place, allowed in computed.items()}
     return masked_graph.insert_before("Mul", operands) if operands else masked_graph

@@ -8,17 +8,13 @@ import click
 
 from obc_onnx.cli.options import (
     FILE,
-    batch_axis_option,
     budget_of,
     data_options,
-    device_option,
-    force_option,
-    input_shape_option,
     json_option,
     latency_option,
     plan_options,
     recover_option,
-    seed_option,
+    run_options,
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.shared import (
@@ -46,11 +42,7 @@ if TYPE_CHECKING:
 @plan_options
 @recover_option
 @training_options(epochs=0)
-@force_option
-@device_option
-@input_shape_option
-@batch_axis_option
-@seed_option
+@run_options
 @json_option
 @reports_errors
 def compress(
@@ -93,11 +85,7 @@ def compress(
 @latency_option
 @data_options
 @recover_option
-@force_option
-@device_option
-@input_shape_option
-@batch_axis_option
-@seed_option
+@run_options
 @json_option
 @reports_errors
 def apply(
@@ -139,11 +127,7 @@ def apply(
 @data_options
 @recover_option
 @training_options(epochs=FINETUNE_EPOCHS)
-@force_option
-@device_option
-@input_shape_option
-@batch_axis_option
-@seed_option
+@run_options
 @json_option
 @reports_errors
 def finetune(

@@ -328,12 +328,13 @@ _minutes_option = click.option(
 )
 
 
-def recover_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what says how to repair."""
-    return _method_option(_minutes_option(command))
-
-
+recover_option = combined(_method_option, _minutes_option)
+"""What says how to repair."""
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
+run_options = combined(
+    force_option, device_option, input_shape_option, batch_axis_option, seed_option
+)
+"""Of every command that scores, repairs or trains, and writes."""
 
 
 def data_of(options: dict[str, Any]) -> DataOptions:

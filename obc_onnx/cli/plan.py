@@ -8,19 +8,15 @@ import click
 
 from obc_onnx.cli.options import (
     FILE,
-    batch_axis_option,
     budget_of,
     data_of,
     data_options,
-    device_option,
-    force_option,
-    input_shape_option,
     json_option,
     plan_options,
     recover_option,
+    run_options,
     scope_of,
     scope_options,
-    seed_option,
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.shared import (
@@ -44,11 +40,7 @@ if TYPE_CHECKING:
 @scoring_options(alone=False)
 @plan_options
 @recover_option
-@force_option
-@device_option
-@input_shape_option
-@batch_axis_option
-@seed_option
+@run_options
 @json_option
 @reports_errors
 def plan(
@@ -105,11 +97,7 @@ def plan(
 @data_options
 @scoring_options(alone=False)
 @scope_options
-@force_option
-@device_option
-@input_shape_option
-@batch_axis_option
-@seed_option
+@run_options
 @json_option
 @reports_errors
 def sensitivity(

@@ -8,13 +8,9 @@ import click
 
 from obc_onnx.cli.options import (
     FILE,
-    batch_axis_option,
     data_of,
     data_options,
-    device_option,
-    force_option,
-    input_shape_option,
-    seed_option,
+    run_options,
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.shared import (
@@ -33,11 +29,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write scores, as .npz.")
 @data_options
 @scoring_options(alone=True)
-@force_option
-@device_option
-@input_shape_option
-@batch_axis_option
-@seed_option
+@run_options
 @reports_errors
 def score(
     model: Path,

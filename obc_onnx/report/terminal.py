@@ -71,11 +71,7 @@ def explanation_text(inspection: Inspection) -> str:
 def report_text(report: Report) -> str:
     """Render a report: before and after, groups, checks."""
     console = _console()
-    table = Table("", "before", "after", "change", title=report.model)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    _row(table, "MACs", report.macs)
-    _row(table, "params", report.params)
+    table = _change_table(report.model, report.macs, report.params)
     _row(table, "file bytes", report.file_bytes)
     if report.latency_ms.before is not None:
         _row(table, "latency, ms", report.latency_ms, digits=3)
@@ -97,13 +93,28 @@ def report_text(report: Report) -> str:
             f"repair by {step.step}{layers}: error of held-out outputs {step.before:.4g} -> "
             f"{step.after:.4g}, {'kept' if step.kept else 'not kept'}"
         )
+    _print_said(console, report)
+    console.print(report.verdict)
+    return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+
+
+def _change_table(title: str, macs: Change, params: Change) -> Table:
+    """Begin a table of what there was before, and what is left."""
+    table = Table("", "before", "after", "change", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    _row(table, "MACs", macs)
+    _row(table, "params", params)
+    return table
+
+
+def _print_said(console: Console, report: Report | StripReport) -> None:
+    """Print what was decided, how long it took, and what makes the result doubtful."""
     for note in report.notes:
         console.print(f"note: {note}")
     console.print(_seconds(report.seconds))
     for warning in report.warnings:
         console.print(f"warning: {warning}")
-    console.print(report.verdict)
-    return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
 
 def _fed_text(fed: Fed) -> str:
@@ -130,12 +141,7 @@ def _output_line(output: OutputError) -> str:
 def plan_text(plan: PruningPlan, model: str) -> str:
     """Render a plan: what would be left, in all and of each group."""
     console = _console()
-    table = Table("", "before", "after", "change", title=model)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    _row(table, "MACs", Change(*plan.macs))
-    _row(table, "params", Change(*plan.params))
-    console.print(table)
+    console.print(_change_table(model, Change(*plan.macs), Change(*plan.params)))
     widths = Table("group", "units", "kept")
     for name, entry in plan.groups.items():
         widths.add_row(name, str(entry["size"]), str(len(entry["kept"])))
@@ -164,21 +170,13 @@ def sensitivity_text(sensitivity: Sensitivity) -> str:
 def strip_text(report: StripReport) -> str:
     """Render what went out of a model and why: before and after, groups, checks."""
     console = _console()
-    table = Table("", "before", "after", "change", title=report.model)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    _row(table, "MACs", report.macs)
-    _row(table, "params", report.params)
+    table = _change_table(report.model, report.macs, report.params)
     _row(table, "file bytes", report.file_bytes)
     console.print(table)
     if report.rounds:
         console.print(_findings_table(report))
     console.print(check_table(report.verification))
-    for note in report.notes:
-        console.print(f"note: {note}")
-    console.print(_seconds(report.seconds))
-    for warning in report.warnings:
-        console.print(f"warning: {warning}")
+    _print_said(console, report)
     return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from csv_rows import add_files, append, read
+from csv_rows import add_files, answer, append, read
 from tqdm import tqdm
 
 from obc_onnx.coupling.analysis import Clock, analyse
@@ -233,11 +233,7 @@ def main() -> None:
     command.set_defaults(function=plot)
     command.add_argument("csv", type=Path)
     command.add_argument("--out", required=True, help="Path without suffix.")
-    command = commands.add_parser("table")
-    command.set_defaults(function=table)
-    command.add_argument("csv", type=Path)
-    options = parser.parse_args()
-    options.function(options)
+    answer(parser, commands, table)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from compare_criteria import parse_variant
-from csv_rows import add_files, append, cell, read
+from csv_rows import add_files, answer, append, cell, read
 from tqdm import tqdm
 
 from obc_onnx.coupling.analysis import Clock, analyse
@@ -183,11 +182,7 @@ def main() -> None:
     command.add_argument("--repeats", type=int, default=1)
     command.add_argument("--eval-limit", type=int, default=2000)
     command.add_argument("--threads", type=int, default=1)
-    command = commands.add_parser("table")
-    command.set_defaults(function=table)
-    command.add_argument("csv", type=Path)
-    options = parser.parse_args()
-    options.function(options)
+    answer(parser, commands, table)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from csv_rows import add_files, append, cell, read
+from csv_rows import add_files, answer, append, cell, read
 from tqdm import tqdm
 
 from obc_onnx.coupling.analysis import Clock, analyse
@@ -230,11 +229,7 @@ def main() -> None:
     command.add_argument("--method", action="append", choices=METHODS, help="May be repeated.")
     command.add_argument("--repeats", type=int, default=1)
     command.add_argument("--threads", type=int, default=2)
-    command = commands.add_parser("table")
-    command.set_defaults(function=table)
-    command.add_argument("csv", type=Path)
-    options = parser.parse_args()
-    options.function(options)
+    answer(parser, commands, table)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,10 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from csv_rows import add_files, append, cell, read
+from csv_rows import add_files, answer, append, cell, read
 from tqdm import tqdm
 
 from obc_onnx import compress, make_plan
@@ -184,11 +183,7 @@ def main() -> None:
     command.add_argument("--limit", type=int, help="Train on so many samples only.")
     command.add_argument("--precision", choices=PRECISIONS, default="float32")
     command.add_argument("--threads", type=int, default=2)
-    command = commands.add_parser("table")
-    command.set_defaults(function=table)
-    command.add_argument("csv", type=Path)
-    options = parser.parse_args()
-    options.function(options)
+    answer(parser, commands, table)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Row = TypeVar("Row")
 
@@ -43,6 +43,25 @@ def add_files(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--eval-data", type=Path, required=True)
     command.add_argument("--csv", type=Path, required=True)
+
+
+def answer(
+    parser: argparse.ArgumentParser,
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    table: Callable[[argparse.Namespace], None],
+) -> None:
+    """Add the command that prints the rows of a CSV as tables, and call the one that was asked for.
+
+    Args:
+        parser: Of the tool.
+        commands: Its commands; each has set what it calls as `function`.
+        table: Prints the tables.
+    """
+    command = commands.add_parser("table")
+    command.set_defaults(function=table)
+    command.add_argument("csv", type=Path)
+    options = parser.parse_args()
+    options.function(options)
 
 
 def append(path: Path, rows: Sequence[Any]) -> None:

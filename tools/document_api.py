@@ -6,7 +6,6 @@ python tools/document_api.py --check   fail where it is not what would be writte
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib
 import inspect
@@ -16,6 +15,8 @@ from dataclasses import MISSING, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pages import write_or_check
 
 import obc_onnx
 
@@ -224,17 +225,7 @@ def page() -> str:
 
 def main() -> int:
     """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    check = parser.parse_args().check
-    text = page()
-    if not check:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} is not what this tool writes: run it without --check")
-    return 1
+    return write_or_check(PAGE, page, __doc__)
 
 
 if __name__ == "__main__":

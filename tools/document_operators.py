@@ -9,7 +9,6 @@ and not what someone noted down.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+from pages import write_or_check
 
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.graph.node import Node
@@ -186,18 +186,7 @@ def page() -> str:
 
 def main() -> int:
     """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    check = parser.parse_args().check
-    text = page()
-    if not check:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} is not what this tool writes: run it without --check")
-    return 1
+    return write_or_check(PAGE, page, __doc__)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from decimal import Decimal, InvalidOperation
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +75,8 @@ def parse_factor(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
     """Read a number such as `0.5`, or a fraction such as `1/255`."""
+    from fractions import Fraction
+
     try:
         return None if value is None else float(Fraction(value))
     except (ValueError, ZeroDivisionError):
@@ -98,6 +98,8 @@ def parse_target_bytes(
 
 
 def _target(value: str, prefixes: Mapping[str, int]) -> float:
+    from decimal import Decimal, InvalidOperation
+
     number = value.rstrip(_LETTERS)
     factor = prefixes.get(value[len(number) :].upper())
     try:

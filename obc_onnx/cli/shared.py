@@ -11,8 +11,6 @@ import click
 from obc_onnx.cli.options import data_of
 from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import ObcError, RequestError, VerificationError
-from obc_onnx.files import check_writable, destination, holds, recording
-from obc_onnx.interruption import Terminated, terminable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +42,9 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        from obc_onnx.files import recording
+        from obc_onnx.interruption import Terminated, terminable
+
         with recording() as written:
             try:
                 with terminable():
@@ -82,6 +83,8 @@ def in_a_line(text: str, most: int | None) -> str:
 
 def _ended(how: str, options: Mapping[str, Any], written: Sequence[Path]) -> str:
     """Say what a command that a signal ended has left, of what it was to write."""
+    from obc_onnx.files import destination
+
     targets = [options[name] for name in _TARGETS if options.get(name) is not None]
     there = [f"'{path}'" for path in targets if destination(path) in written]
     return f"{how}; {' and '.join(there) or 'no result'} {_were(there)} written"
@@ -177,6 +180,7 @@ def check_targets(
         RequestError: A target exists, or is one of the others, by whatever links.
         ModelError: A target cannot be written.
     """
+    from obc_onnx.files import check_writable, holds
     from obc_onnx.graph.external import files_of
 
     for place, target in enumerate(targets):

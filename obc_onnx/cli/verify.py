@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -44,6 +43,8 @@ def verify(
     as_json: bool,
 ) -> None:
     """Check that COMPRESSED is ORIGINAL without the units that the plan removes."""
+    import json
+
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.report.terminal import checks_text
     from obc_onnx.run.api import verify as verify_model

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.errors import RequestError
-from obc_onnx.files import check_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,6 +81,8 @@ def load_limits(path: str | Path) -> dict[str, Limits]:
         RequestError: It is missing, no TOML, or has a key or a value that is not known.
     """
     import tomllib  # help waits for nothing that it does not need
+
+    from obc_onnx.files import check_regular
 
     check_regular(Path(path), "config", RequestError)
     try:

@@ -20,7 +20,6 @@ from obc_onnx.graph.foreign import without_foreign
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
 from obc_onnx.graph.shapes import infer_shapes, input_shapes
-from obc_onnx.measuring.error import Distance
 from obc_onnx.measuring.scales import Scale
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Keep
-    from obc_onnx.samples.samples import Samples
 
     Shape = tuple[int, ...]
     Feed = Mapping[str, NDArray]
@@ -316,8 +314,3 @@ def assert_survives(graph: Graph) -> Graph:
     again = Graph.from_model(model)
     assert again.to_model() == model
     return again
-
-
-def output_error(original: Coupling, changed: Graph, samples: Samples) -> float:
-    """Return how far a network is from its original, see `Distance`."""
-    return Distance(original, samples)(changed)

@@ -124,6 +124,11 @@ class Distance:
         return [own.error() for own in sums]
 
 
+def output_error(original: Coupling, changed: Graph, samples: Samples) -> float:
+    """Return how far a network is from its original, see `Distance`."""
+    return Distance(original, samples)(changed)
+
+
 def errors_of_outputs(
     original: Coupling, changed: Graph, samples: Samples | None
 ) -> list[OutputError]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from helpers import analyse, build, output_error, random_keep
+from helpers import analyse, build, random_keep
 from nets import draw_samples
 
 from obc_onnx.graph.session import Session
-from obc_onnx.measuring.error import Distance
+from obc_onnx.measuring.error import Distance, output_error
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
 from obc_onnx.report.doubts import doubts_of_outputs

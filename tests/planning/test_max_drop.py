@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import TO_THE_UNIT, analyse, build, output_error
+from helpers import TO_THE_UNIT, analyse, build
 from nets import draw_samples, model_of
 from small import CHAIN, TWO_INPUTS, archive, assert_refused, half_plan, images, invoke, saved
 
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import output_error
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.max_drop import GRID, DropMeter, find_plan

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import analyse, build, output_error
+from helpers import analyse, build
 from nets import draw_samples
 
 from obc_onnx.equivalent import starts
 from obc_onnx.equivalent.starts import find_readers
 from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import output_error
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.norm_moments import norm_moments
 from obc_onnx.surgery.cut import Cut, remove_units

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from helpers import analyse, build, output_error
+from helpers import analyse, build
 from nets import draw_keep, draw_samples, make_static, model_of
 
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
+from obc_onnx.measuring.error import output_error
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import analyse, build, output_error
+from helpers import analyse, build
 from measuring.test_padding import coupling_of as encoder_coupling
 from measuring.test_padding import encoder, padded
 from nets import HEAD, IMAGE, NETS, draw_keep, draw_samples, make_static, model_of
@@ -18,7 +18,7 @@ from token_graphs import build_token_net
 
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.session import Session
-from obc_onnx.measuring.error import Distance, split
+from obc_onnx.measuring.error import Distance, output_error, split
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.scales import inner_port, scales_of
 from obc_onnx.planning.budget import Budget

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from helpers import analyse, assert_layers_are_linear, build, output_error, run_onnx
+from helpers import analyse, assert_layers_are_linear, build, run_onnx
 from nets import HEAD, IMAGE, NETS, case_of, draw_keep, draw_samples, model_of, prune
 
 from obc_onnx.equivalent.network import EquivalentTwin
+from obc_onnx.measuring.error import output_error
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.calibration import looks_like_noise
 from obc_onnx.recover.fuse import fuse

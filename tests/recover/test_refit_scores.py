@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from helpers import OPSET, analyse, build, output_error
+from helpers import OPSET, analyse, build
 from nets import draw_samples
 
+from obc_onnx.measuring.error import output_error
 from obc_onnx.recover import attention as module_of_scores
 from obc_onnx.recover import refit as module
 from obc_onnx.recover.attention import (

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import analyse, build, output_error
+from helpers import analyse, build
 from nets import draw_keep, draw_samples, model_of
 from training.test_finetune import Task
 
 from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.equivalent.starts import channel_start
 from obc_onnx.errors import RequestError
+from obc_onnx.measuring.error import output_error
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.training.engine import finetune

@@ -217,7 +217,7 @@ class Products(NamedTuple):
 def fit_scores(
     scores: MatrixProduct,
     chunks: Sequence[Products],
-    n_held: int,
+    judges: Sequence[bool],
     rng: np.random.Generator,
 ) -> tuple[Tensor, LayerFit]:
     """Find the matrix of every head.
@@ -225,7 +225,7 @@ def fit_scores(
     Args:
         scores: What is repaired.
         chunks: What it is given and should be.
-        n_held: How many of the last chunks judge.
+        judges: Of each chunk, whether it judges; where none does, all do.
         rng: For the choice of queries.
     Returns:
         The matrices, shape [heads, units, units], and what they do.
@@ -239,13 +239,14 @@ def fit_scores(
             here = scores.head.broadcast_to(products.wanted.shape[:-2]) == number
             queries = _queries(products, int(here.sum()) * len(chunks), rng)
             sums.append(_sums(products.of(here, queries)))
-        n_used = len(chunks) - n_held
-        known, judge = _moments(sums[:n_used]), _moments(sums[n_used:] or sums)
-        found = solve(known, judge, start, biased=False)
-        matrices.append(found.reshape(units, units))
+        judging = [own for own, judges_it in zip(sums, judges, strict=True) if judges_it]
+        known = [own for own, judges_it in zip(sums, judges, strict=True) if not judges_it]
+        judge = _moments(judging or known)
+        found = solve(_moments(known), judge, start, biased=False)
+        matrices.append(found.matrix.reshape(units, units))
         total += float(judge.yy.sum())
-        before += float(judge.error(start).sum())
-        after += float(judge.error(found).sum())
+        before += found.before
+        after += found.after
     scale = total or 1.0
     fit = LayerFit(scores.layer.weight, before / scale, after / scale)
     return torch.stack(matrices), fit

@@ -160,7 +160,7 @@ def _statistics(cut: Cut, means: _Means) -> _Step:
         return _Step(reestimate_norms(cut, means.used, means.seed, means.device), [])
     if find_norms(cut):
         return _Step(cut.pruned, [], f"norms stay as they are: {reason}")
-    found, layers = refit(cut, means.used, means.seed, match, means.device)
+    found, layers = match(cut, means.used, means.seed, means.device)
     return _Step(found, layers, "" if layers else "no layer has statistics to match")
 
 

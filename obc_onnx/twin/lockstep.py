@@ -2,7 +2,8 @@
 
 What a repair of one layer changes, all later layers have to see. So each node runs once, on all
 chunks, and its values stay until the last node that reads them has run. Memory does not depend on
-how many samples there are, since `affordable` says how many are taken.
+how many samples there are, since `affordable` says how many may run from which place on; others
+join where values have become smaller.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import fx
 
 from obc_onnx.twin.probes import calls_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -43,15 +45,13 @@ class Lockstep:
         places: Where each ONNX value is computed, inputs and initializers included.
         calls: Where the call of each ONNX node is, by its key. What the call gives is the value of
             the node only where nothing is made of it, and where there is one output.
+        done: The place in front of which all nodes have run.
     """
 
     def __init__(
-        self, twin: TorchTwin, chunks: list[list[Tensor]], held: Iterable[str] = ()
+        self, twin: TorchTwin, chunks: Iterable[list[Tensor]] = (), held: Iterable[str] = ()
     ) -> None:
-        self._nodes = list(twin.graph.nodes)
-        self._runs = [fx.Interpreter(twin) for _ in chunks]
-        for run, inputs in zip(self._runs, chunks, strict=True):
-            run.args_iter = iter(inputs)
+        self._twin, self._nodes = twin, list(twin.graph.nodes)
         self.places = {name_of(node): i for i, node in enumerate(self._nodes) if name_of(node)}
         numbers = {node: i for i, node in enumerate(self._nodes)}
         self.calls = {key: numbers[call] for key, call in calls_of(twin).items()}
@@ -60,23 +60,34 @@ class Lockstep:
         self._leave: dict[int, list[fx.Node]] = {}
         for node, i in self._last.items():
             self._leave.setdefault(i, []).append(node)
-        self._done = 0
+        self.done = 0
+        self._runs: list[fx.Interpreter] = []
+        for inputs in chunks:
+            self.join(inputs)
 
-    @property
-    def n_chunks(self) -> int:
-        """How many chunks there are."""
-        return len(self._runs)
+    @torch.no_grad()
+    def join(self, inputs: list[Tensor]) -> None:
+        """Let one more chunk run up to where the others are, with the parameters of now."""
+        run = fx.Interpreter(self._twin)
+        run.args_iter = iter(inputs)
+        self._runs.append(run)
+        for i in range(self.done):
+            self._run_node(run, i)
 
     @torch.no_grad()
     def advance(self, stop: int) -> None:
         """Run all nodes before place `stop` that have not run."""
-        for i in range(self._done, stop):
-            left = [node for node in self._leave.get(i, ()) if not self._held[name_of(node)]]
+        for i in range(self.done, stop):
             for run in self._runs:
-                run.env[self._nodes[i]] = run.run_node(self._nodes[i])
-                for node in left:
-                    del run.env[node]
-        self._done = max(self._done, stop)
+                self._run_node(run, i)
+        self.done = max(self.done, stop)
+
+    def _run_node(self, run: fx.Interpreter, i: int) -> None:
+        """Run the node at a place on one chunk, and drop what nobody reads any more."""
+        run.env[self._nodes[i]] = run.run_node(self._nodes[i])
+        for node in self._leave.get(i, ()):
+            if not self._held[name_of(node)]:
+                del run.env[node]
 
     def fork(self) -> Lockstep:
         """Return a run that goes on from here by itself: what it computes is not seen here."""
@@ -97,10 +108,27 @@ class Lockstep:
         return [fx.node.map_arg(args, run.env.__getitem__) for run in self._runs]
 
     @torch.no_grad()
-    def preview(self, name: str) -> list[Tensor]:
-        """Return what an ONNX value would be now, which is not kept; all before it has run."""
-        node = self._nodes[self.places[name]]
-        return [run.run_node(node) for run in self._runs]
+    def preview(self, name: str) -> Iterator[Tensor]:
+        """Return what an ONNX value would be now, chunk by chunk; nothing of it is kept."""
+        last = self._nodes[self.places[name]]
+        ahead = self._ahead(last)
+        for run in self._runs:
+            own = copy.copy(run)
+            own.env = dict(run.env)
+            for node in ahead:
+                own.env[node] = own.run_node(node)
+            yield own.env[last]
+
+    def _ahead(self, last: fx.Node) -> list[fx.Node]:
+        """List the nodes that have not run which a node needs, itself included, in order."""
+        waiting = set(self._nodes[self.done :])
+        needed, found = [last], set[fx.Node]()
+        while needed:
+            node = needed.pop()
+            if node in waiting and node not in found:
+                found.add(node)
+                needed.extend(node.all_input_nodes)
+        return [node for node in self._nodes[self.done :] if node in found]
 
     def replace(self, name: str, slot: int, values: Iterable[Tensor]) -> None:
         """Put other values in the place of an argument of an ONNX node that has not run."""
@@ -118,7 +146,7 @@ class Lockstep:
         """Let go of a value that was held, once for each time that it was."""
         self._held[name] -= 1
         node = self._nodes[self.places[name]]
-        if not self._held[name] and self._last.get(node, 0) < self._done:
+        if not self._held[name] and self._last.get(node, 0) < self.done:
             for run in self._runs:
                 del run.env[node]
 
@@ -128,30 +156,34 @@ def name_of(node: fx.Node) -> str:
     return str(node.meta.get("value", ""))
 
 
-def affordable(twin: TorchTwin, shapes: Mapping[str, Shape], batch: int, wanted: int) -> int:
-    """Say how many samples' values fit into memory, at the place where most are alive.
+def affordable(twin: TorchTwin, shapes: Mapping[str, Shape], batch: int) -> list[int]:
+    """Say of each place how many samples' values fit into memory from there to the end.
+
+    Weights do not count: they are there once, for however many samples.
 
     Args:
-        twin: The larger network.
-        shapes: By ONNX name, for `batch` samples.
+        twin: The network.
+        shapes: By ONNX name, for `batch` samples; no smaller than those of the network.
         batch: How many samples the shapes are for.
-        wanted: No more than this are returned.
+    Returns:
+        As many as there are nodes, one at least each, and never fewer than before.
     """
     nodes = list(twin.graph.nodes)
     last = _last_uses(nodes)
     sizes = {
-        node: math.prod(shapes[name_of(node)]) if name_of(node) in shapes else 0 for node in nodes
+        node: math.prod(shapes.get(name_of(node), (0,))) if node.op != "get_attr" else 0
+        for node in nodes
     }
-    alive = most = 0
+    alive, most = 0, []
     leave: dict[int, int] = {}
     for i, node in enumerate(nodes):
         alive += sizes[node]
-        most = max(most, alive)
+        most.append(alive)
         if node in last:
             leave[last[node]] = leave.get(last[node], 0) + sizes[node]
         alive -= leave.pop(i, 0)
-    per_sample = max(most * torch.float32.itemsize / batch, 1.0)
-    return max(min(wanted, int(_BYTES / per_sample)), 1)
+    ahead = np.maximum.accumulate(most[::-1])[::-1] * (torch.float32.itemsize / batch)
+    return [max(int(_BYTES / max(own, 1.0)), 1) for own in ahead]
 
 
 def _last_uses(nodes: list[fx.Node]) -> dict[fx.Node, int]:

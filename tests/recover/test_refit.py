@@ -16,17 +16,12 @@ from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.calibration import looks_like_noise
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.layers import find_layers
-from obc_onnx.recover.least_squares import Moments, solve
-from obc_onnx.recover.match import match
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
 from obc_onnx.run.api import compress, verify
 from obc_onnx.samples.samples import Samples
 from obc_onnx.surgery.cut import Cut, remove_units
-from obc_onnx.twin import lockstep
 from obc_onnx.twin.build import derived_twin
-from obc_onnx.twin.lockstep import Lockstep, affordable
-from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,48 +70,6 @@ def test_rows_of_inputs_and_outputs_are_in_one_order(order: str, count: int) -> 
     graph, _, coupling = analyse(model)
     twin = derived_twin(graph, coupling)
     assert len(list(find_layers(coupling, graph, twin))) == count
-
-
-def moments_of(x: np.ndarray, y: np.ndarray) -> Moments:
-    found = Moments(1, y.shape[1], x.shape[1])
-    found.add(torch.from_numpy(x)[None], torch.from_numpy(y)[None])
-    return found
-
-
-def test_enough_rows_give_the_least_squares() -> None:
-    rng = np.random.default_rng(0)
-    x = np.concatenate([rng.standard_normal((4000, 6)), np.ones((4000, 1))], 1)
-    y = x @ rng.standard_normal((7, 3)) + rng.standard_normal((4000, 3)) / 10
-    expected = np.linalg.lstsq(x, y, rcond=None)[0].T
-    start = torch.zeros(1, 3, 7, dtype=torch.float64)
-    found = solve(
-        moments_of(x[:3000], y[:3000]), moments_of(x[3000:], y[3000:]), start, biased=True
-    )
-    np.testing.assert_allclose(found[0], expected, atol=2e-3)
-
-
-def test_an_output_that_would_be_worse_keeps_its_weights() -> None:
-    """Rows to solve for and rows that were held out say the opposite of output 1."""
-    rng = np.random.default_rng(0)
-    x, held = rng.standard_normal((2, 500, 4))
-    true = rng.standard_normal((4, 2))
-    y, wanted = x @ true, held @ true
-    y[:, 1] *= -1
-    start = torch.from_numpy(true.T[None] * 1.01)
-    found = solve(moments_of(x, y), moments_of(held, wanted), start, biased=False)
-    assert torch.equal(found[0, 1], start[0, 1])
-    np.testing.assert_allclose(found[0, 0], true[:, 0], atol=1e-3)
-
-
-def test_the_error_of_moments_is_that_of_the_rows() -> None:
-    rng = np.random.default_rng(0)
-    x, y, matrix = (
-        rng.standard_normal((50, 4)),
-        rng.standard_normal((50, 2)),
-        rng.standard_normal((2, 4)),
-    )
-    found = moments_of(x, y).error(torch.from_numpy(matrix[None]))
-    np.testing.assert_allclose(found[0], ((x @ matrix.T - y) ** 2).sum(0), rtol=1e-9)
 
 
 # Networks.
@@ -230,45 +183,7 @@ def test_the_seed_decides_every_byte() -> None:
     assert not all(np.array_equal(made[0][name], made[2][name]) for name in made[0])
 
 
-def test_memory_does_not_grow_with_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, _, coupling = analyse(model_of("residual"))
-    twin = derived_twin(graph, coupling)
-    batch = coupling.shapes["x"][0]
-    monkeypatch.setattr(lockstep, "_BYTES", 40_000)
-    few = affordable(twin, coupling.shapes, batch, 10**6)
-    assert few == affordable(twin, coupling.shapes, batch, 10**9)
-    samples = draw_samples(graph, few)
-    run = Lockstep(twin, [as_inputs(graph.inputs, samples.feed(slice(0, few)))])
-    most = 0
-    for place in range(len(run._nodes)):
-        run.advance(place + 1)
-        weights = {id(p) for p in twin.parameters()}
-        alive = [v for v in run._runs[0].env.values() if isinstance(v, torch.Tensor)]
-        fresh = [v for v in alive if id(v) not in weights and v is not run._runs[0].env]
-        most = max(most, sum(v.numel() * 4 for v in fresh if v.ndim == 4 or v.shape[:1] == (few,)))
-    assert 10_000 < most < 80_000  # inputs come on top
-
-
-# Statistics and fusion.
-
-
-def test_matched_outputs_have_the_wanted_mean_and_variance() -> None:
-    rng = np.random.default_rng(0)
-    x = np.concatenate(
-        [rng.standard_normal((4000, 5)) @ rng.standard_normal((5, 5)), np.ones((4000, 1))], 1
-    )
-    y = rng.standard_normal((4000, 3)) * [0.5, 1.0, 1.5] + [1.0, -2.0, 0.0]
-    matrix = rng.standard_normal((1, 3, 6))
-    matrix[..., :-1] /= 4
-    found = match(
-        moments_of(x[:2000], y[:2000]),
-        moments_of(x[2000:], y[2000:]),
-        torch.from_numpy(matrix),
-        biased=True,
-    )
-    outputs = x @ found[0].numpy().T
-    np.testing.assert_allclose(outputs.mean(0), y.mean(0), atol=1e-6)
-    np.testing.assert_allclose(outputs.std(0), y.std(0), rtol=1e-6)
+# Fusion.
 
 
 def test_a_twin_of_a_unit_that_goes_takes_its_place() -> None:

@@ -14,7 +14,7 @@ from nets import draw_samples
 
 from obc_onnx.measuring.error import output_error
 from obc_onnx.recover import attention as module_of_scores
-from obc_onnx.recover import refit as module
+from obc_onnx.recover import pair as module
 from obc_onnx.recover.attention import (
     Products,
     find_products,
@@ -136,7 +136,7 @@ def test_scores_come_as_near_as_any_matrix_between_the_factors(name: str, weight
     weights = select_kept(case.dense.values("p")[0], scores.kept) if weighted else None
     (factors,) = case.cut.arguments("s0")
     chunk = Products(*factors, wanted, weights)
-    matrices, fit = fit_scores(scores, [chunk], 0, np.random.default_rng(0))
+    matrices, fit = fit_scores(scores, [chunk], [False], np.random.default_rng(0))
     total = before = after = least = 0.0
     for head in range(2):
         own = [None if v is None else v[:, head].double().numpy() for v in chunk]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from obc_onnx.recover import least_squares as module
+from obc_onnx.recover import residuals
 from obc_onnx.recover.least_squares import Halves, Moments, solve
 
 if TYPE_CHECKING:
@@ -130,16 +131,16 @@ def test_rows_that_are_held_and_their_sums_are_worth_the_same(n_rows: int) -> No
     moments, summed = (moments_of(x, y, n_chunks=3) for _ in range(2))
     assert (moments._sums is None) == (n_rows <= 16)
     summed.sums()
-    for own in (moments, summed, moments + moments, moments + summed):
-        times = 1 if own is moments or own is summed else 2
-        left = own.left_by(torch.from_numpy(matrix))
+    start = torch.from_numpy(matrix)
+    lefts = [moments.left_by(start), summed.left_by(start)]
+    for left in [*lefts, *(one.joined(other) for one in lefts for other in lefts)]:
+        times = 1 if left in lefts else 2
         for error, added in (
             (left.total, 0.0),
             (left.error(torch.from_numpy(change)), change[0]),
         ):
             true = times * np.square(y - x @ (matrix[0] + added).T).sum(0)
             np.testing.assert_allclose(error[0], true, rtol=1e-5)
-        assert torch.allclose(own.yy[0], torch.from_numpy(times * np.square(y).sum(0)))
 
 
 def repeated(n_rows: int) -> tuple[Numbers, Numbers]:
@@ -211,9 +212,9 @@ def test_blocks_are_solved_apart() -> None:
 
 
 def test_wide_moments_are_made_in_strips() -> None:
-    x = torch.randn(2, 30, 2 * module._STRIP + 5, dtype=torch.float64)
-    assert torch.equal(module._squared(x), module._squared(x).mT)
-    torch.testing.assert_close(module._squared(x), x.mT @ x)
+    x = torch.randn(2, 30, 2 * residuals._STRIP + 5, dtype=torch.float64)
+    assert torch.equal(residuals.squared(x), residuals.squared(x).mT)
+    torch.testing.assert_close(residuals.squared(x), x.mT @ x)
 
 
 @pytest.mark.parametrize("judges", [(False, True, False), (False, False)])

@@ -286,17 +286,6 @@ def test_a_weight_that_is_an_output_stays() -> None:
     assert "fc" not in {layer.weight for layer in find_layers(coupling, graph, twin)}
 
 
-@pytest.mark.parametrize("count", [10, 40, 120])
-def test_few_samples_leave_some_to_judge_on(count: int) -> None:
-    from obc_onnx.recover import refit as module
-
-    graph, _, coupling = analyse(model_of("dense"))
-    keep = draw_keep(coupling)
-    pruned, samples = remove_units(coupling, keep), draw_samples(graph, count)
-    pair = module._make_pair(Cut(coupling, keep, pruned), samples, 0)
-    assert pair.n_held >= 1
-
-
 def test_a_layer_whose_input_is_the_same_is_not_reported() -> None:
     graph, _, coupling = analyse(model_of("dense"))
     keep = draw_keep(coupling)

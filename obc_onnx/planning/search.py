@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from obc_onnx.planning.rooms import Room
     from obc_onnx.saliency.options import Ranking
 
+_BY_VALUE: tuple[Ranking, ...] = ("global", "per-cost")
+"""Rankings that compare what units are worth; the others keep shares of groups equal."""
+
 
 @dataclass(frozen=True)
 class _Target:
@@ -92,6 +95,7 @@ def search_plan(
     scope, rooms = _with_blocks(coupling, targets, budget.scope)
     budget = replace(budget, scope=scope)
     keep: dict[Dim, NDArray[np.bool_]] = {}
+    cuts: list[Removal] = []
     for step in range(1, budget.steps + 1):
         done = step / budget.steps
         met = all(target.holds(keep, done) for target in targets)
@@ -100,7 +104,10 @@ def search_plan(
             _check_scored(rooms, saliency, criterion)
             costs = [target.cost for target in targets if not target.holds(keep)]
             order, n_due = ranked(coupling, rooms, saliency, keep, ranking, costs)
-            keep = _cut_until(order, keep, n_due, targets, done)
+            cuts += _shortest(order, keep, n_due, targets, done)
+            if ranking in _BY_VALUE:
+                cuts = _needed(cuts, rooms, targets, done)
+            keep = _without({}, cuts)
     _check_met(coupling, rooms, targets, keep, scope)
     return _record(coupling, keep, budget, ranking, criterion, seed)
 
@@ -209,10 +216,10 @@ def _enclosed(coupling: Coupling) -> str:
     return f"; weights inside of subgraphs stay as they are: {', '.join(found)}" if found else ""
 
 
-def _cut_until(
+def _shortest(
     order: Sequence[Removal], keep: Keep, n_due: int, targets: Sequence[_Target], done: float
-) -> dict[Dim, NDArray[np.bool_]]:
-    """Make the shortest prefix of cuts, those that are due at least, with which targets hold.
+) -> Sequence[Removal]:
+    """Return the shortest prefix of cuts, those that are due at least, with which targets hold.
 
     Found by bisection: all hold at its upper end, and not at its lower one.
     """
@@ -224,7 +231,32 @@ def _cut_until(
             high = middle
         else:
             low = middle + 1
-    return _without(keep, order[:low])
+    return order[:low]
+
+
+def _needed(
+    cuts: list[Removal], rooms: Sequence[Room], targets: Sequence[_Target], done: float
+) -> list[Removal]:
+    """Leave out the cuts that targets hold without; of those the most valuable goes first.
+
+    A cut may save far more than was missing: a block of channels of a residual stream runs through
+    many layers. Cuts of a group are taken back in turn, so that widths stay allowed ones.
+    """
+    room_of = {room.group: room for room in rooms}
+    keep = _without({}, cuts)
+    needed: list[Removal] = []
+    closed: set[Dim] = set()
+    for group, units in reversed(cuts):
+        if group.dim not in closed:
+            wider = {**keep, group.dim: keep[group.dim].copy()}
+            wider[group.dim][units] = True
+            is_due = room_of[group].is_too_wide(wider)
+            if not is_due and all(target.holds(wider, done) for target in targets):
+                keep = wider
+                continue
+            closed.add(group.dim)
+        needed.append((group, units))
+    return needed[::-1]
 
 
 def _without(keep: Keep, cuts: Sequence[Removal]) -> dict[Dim, NDArray[np.bool_]]:

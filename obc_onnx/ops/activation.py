@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
@@ -9,8 +10,12 @@ from obc_onnx.ops.base.value import Value
 from obc_onnx.ops.elementwise import PositionByPosition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from obc_onnx.graph.node import Node
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 
@@ -38,6 +43,17 @@ class ParametricUnary(PositionByPosition):
         name, defaults = self._table[context.node.op_type]
         constants = {key: context.node.number(key, value) for key, value in defaults.items()}
         return Call(globals()[name], constants)
+
+    def changing(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+        """Know where HardSigmoid is 0 and 1, and where HardSwish is 0."""
+        if node.op_type == "HardSwish":
+            return -3.0, math.inf
+        if node.op_type == "HardSigmoid":
+            _, defaults = self._table[node.op_type]
+            alpha, beta = (node.number(name, defaults[name]) for name in ("alpha", "beta"))
+            if alpha > 0:
+                return -beta / alpha, (1 - beta) / alpha
+        return super().changing(node, numbers)
 
 
 class ContribUnary(ParametricUnary):
@@ -116,6 +132,13 @@ class Clip(PositionByPosition):
             }
             return Call(clip, bounds)
         return Call(clip, inputs=tuple(range(len(node.inputs))))
+
+    def changing(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+        """Read the bounds, where they are constants."""
+        low, high = node.number("min", -math.inf), node.number("max", math.inf)
+        given = [node.inputs[slot] if node.has_input(slot) else "" for slot in (1, 2)]
+        lowest, highest = (float(numbers[name]) if name in numbers else None for name in given)
+        return low if lowest is None else lowest, high if highest is None else highest
 
 
 class Dropout(FreeOfMacs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx import TensorProto
@@ -14,8 +15,9 @@ from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.graph.node import Node
@@ -62,6 +64,12 @@ class Unary(PositionByPosition):
 
     op_types = (*_UNARY, *_UNARY_FUNCTIONAL)
     effects: ClassVar = {"Exp": Effect.EXPONENTIATES}
+
+    def changing(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+        """Know that Relu is 0 below 0."""
+        if node.op_type == "Relu":
+            return 0.0, math.inf
+        return super().changing(node, numbers)
 
     def forward(self, context: ForwardContext) -> Call:
         """Run torch's function."""

@@ -8,6 +8,7 @@ error on samples that the solution has not seen.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -54,6 +55,7 @@ class Moments:
         self._shape = blocks, outputs, inputs
         self._rows: list[tuple[Tensor, Tensor]] = []
         self._sums: tuple[Tensor, Tensor] | None = None
+        self._knows_inputs = False
         self.yy = torch.zeros(blocks, outputs, dtype=DOUBLE)
 
     def add(self, x: Tensor, y: Tensor) -> None:
@@ -88,10 +90,19 @@ class Moments:
             xx = torch.zeros(blocks, inputs, inputs, dtype=DOUBLE)
             self._sums = xx, torch.zeros(blocks, inputs, outputs, dtype=DOUBLE)
         for x, y in self._rows:
-            for sums, more in zip(self._sums, (squared(x), x.mT @ y), strict=True):
-                sums.add_(more.cpu())
+            if not self._knows_inputs:
+                self._sums[0].add_((squared(x)).cpu())
+            self._sums[1].add_((x.mT @ y).cpu())
         self._rows.clear()
         return self._sums
+
+    def of_same_inputs(self) -> Moments:
+        """Return those of the same inputs with other outputs, which have to be added for each."""
+        other = Moments(*self._shape)
+        if self._sums is not None:
+            xx, xy = self._sums
+            other._sums, other._knows_inputs = (xx, torch.zeros_like(xy)), True
+        return other
 
     def left_by(self, matrix: Tensor) -> Left:
         """Return what a matrix leaves to explain.
@@ -116,13 +127,20 @@ class Halves:
     """
 
     def __init__(self, judges: Sequence[bool], shape: tuple[int, int, int]) -> None:
-        self._judges = judges
+        self.judges = judges
         self.used = Moments(*shape)
         self.judge = Moments(*shape) if any(judges) else self.used
 
     def of(self, i: int) -> Moments:
         """Return where the rows of a chunk belong."""
-        return self.judge if self._judges[i] else self.used
+        return self.judge if self.judges[i] else self.used
+
+    def of_same_inputs(self) -> Halves:
+        """Return those of the same inputs with other outputs, which have to be added for each."""
+        other = copy.copy(self)
+        other.used = self.used.of_same_inputs()
+        other.judge = other.used if self.judge is self.used else self.judge.of_same_inputs()
+        return other
 
 
 def solve(

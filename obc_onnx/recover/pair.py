@@ -169,14 +169,19 @@ class Pair:
 
     def wanted(self, layer: Layer, target: Target) -> Callable[[int], Tensor]:
         """Return what gives the outputs that a layer should have for a chunk."""
+        given = self._given(target)
+        return lambda i: target.outputs(layer, *given(i))
+
+    def limits(self, layer: Layer, target: Target) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """Return what gives the outputs of a chunk beyond which nothing changes, see `Target`."""
+        given = self._given(target)
+        return lambda i: target.limits(layer, *given(i))
+
+    def _given(self, target: Target) -> Callable[[int], tuple[Tensor, Tensor | None]]:
+        """Return what gives the values of a chunk that make a target."""
         values = self.dense.values(target.value)
         others = None if target.other is None else self.cut.values(target.other)
-
-        def of(i: int) -> Tensor:
-            other = None if others is None else wide(others[i])
-            return target.outputs(layer, wide(values[i]), other)
-
-        return of
+        return lambda i: (wide(values[i]), None if others is None else wide(others[i]))
 
     def usual_size(self, layer: Layer, outputs: Callable[[int], Tensor]) -> float:
         """Return up to which sum of squares a row of wanted outputs counts whole.

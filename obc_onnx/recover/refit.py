@@ -13,9 +13,10 @@ Every output keeps its weights unless samples that were held out say that others
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ from obc_onnx.recover.attention import Products, fit_scores, put_into_layer, rec
 from obc_onnx.recover.least_squares import solve
 from obc_onnx.recover.methods import LayerFit
 from obc_onnx.recover.pair import NEGLIGIBLE, Pair, factors_of
+from obc_onnx.recover.rows import Rows
 from obc_onnx.recover.targets import select_kept
 from obc_onnx.twin.tensors import parameter_name, wide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -42,10 +44,8 @@ if TYPE_CHECKING:
     from obc_onnx.samples.samples import Samples
     from obc_onnx.surgery.cut import Cut
 
-_ROWS = 65536
-"""Of inputs and outputs, for each layer: positions of a picture are much alike."""
-_TOGETHER = 8
-"""Samples whose inputs are laid out at a time: a filter's own may be many times the input."""
+_TURNS = 2
+"""Of moving targets: a third one brings half of what the second does, see docs/recovery.md."""
 _LARGEST = 6144
 """Inputs times kernel of a layer, at most: the time to solve grows with the third power."""
 
@@ -116,21 +116,67 @@ def _solve(pair: Pair, uses: list[Use], rng: np.random.Generator) -> LayerFit | 
     if bias is not None:
         own = bias.detach().double().cpu().reshape(blocks, outputs, 1)
         matrix = torch.cat([matrix, own], -1)
-    halves = pair.halves(*matrix.shape)
+    halves, biased = pair.halves(*matrix.shape), bias is not None
+    seen: list[Rows] = []
     for use, target in uses:
         _advance(pair, use, target)
-        rows = _Rows(pair, use, target)
-        for i in range(len(pair.judges)):
-            halves.of(i).add(*rows.of(i, rng, biased=bias is not None))
+        rows = Rows(pair, use, target, rng, biased=biased)
+        for i in range(len(rows)):
+            halves.of(i).add(*rows.of(i))
+        seen.append(rows)
     total = float(halves.judge.yy.sum())
-    better = _better(layer, halves, matrix, total, biased=bias is not None)
+    better = _better(layer, halves, matrix, total, biased=biased)
     if better is None:
         return None
     found, fit = better
+    if any(target.saturates for _, target in uses):
+        before, linear = (_error(seen, pair.judges, tried) for tried in (matrix, found))
+        start = found if linear < before else matrix
+        found, after = _move_targets(seen, halves, start, biased=biased)
+        fit = LayerFit(layer.weight, before / total, after / total)
     weight.data.copy_(layer.weight_of(found[..., :inputs], tuple(weight.shape)))
     if bias is not None:
         bias.data.copy_(found[..., -1].reshape(-1))
     return fit
+
+
+def _move_targets(
+    seen: Sequence[Rows], halves: Halves, matrix: Tensor, *, biased: bool
+) -> tuple[Tensor, float]:
+    """Solve for outputs that need only be right where an activation changes with them.
+
+    In turn, wanted outputs move to the nearest ones that do as well, and the matrix is solved for
+    again: no turn lets the error grow.
+
+    Args:
+        seen: Rows of every use of the layer.
+        halves: Their moments.
+        matrix: Where to start from.
+        biased: Whether the last input is always 1.
+    Returns:
+        The matrix, and its error on the rows that judge.
+    """
+    error = math.inf
+    for _ in range(_TURNS):
+        moved = halves.of_same_inputs()
+        for rows in seen:
+            for i in range(len(rows)):
+                x, _ = rows.of(i)
+                moved.of(i).add(x, rows.nearest(i, x @ matrix.to(x).mT))
+        matrix, _, error = solve(moved.used, moved.judge, matrix, biased=biased)
+    return matrix, error
+
+
+def _error(seen: Sequence[Rows], judges: Sequence[bool], matrix: Tensor) -> float:
+    """Return the squared error of a matrix, as far as it changes what follows, on judging rows."""
+    total = 0.0
+    for rows in seen:
+        for i in range(len(rows)):
+            if judges[i] or not any(judges):
+                x, _ = rows.of(i)
+                given = x @ matrix.to(x).mT
+                total += float((given - rows.nearest(i, given)).double().square().sum())
+    return total
 
 
 def _shift(pair: Pair, uses: list[Use]) -> LayerFit | None:
@@ -201,43 +247,3 @@ def _repair_scores(pair: Pair, scores: MatrixProduct, rng: np.random.Generator) 
         pair.cut.replace(scores.key, scores.slot, changed)
     pair.release(scores.values)
     return fit if fit.after < fit.before else None
-
-
-class _Rows:
-    """The inputs of a layer and its wanted outputs, at real positions drawn by chance."""
-
-    def __init__(self, pair: Pair, layer: Layer, target: Target) -> None:
-        self._pair, self._layer = pair, layer
-        self._call = pair.cut.call(layer.node.key)
-        self._arguments = pair.cut.arguments(layer.node.key)
-        self._wanted = pair.wanted(layer, target)
-        self._usual = pair.usual_size(layer, self._outputs)
-
-    def _outputs(self, i: int) -> Tensor:
-        """Return what the product of a chunk should be, shape [samples, *positions, outputs]."""
-        added = self._layer.added(self._call, self._arguments[i])
-        return self._wanted(i) if added is None else self._wanted(i) - wide(added)
-
-    def of(self, i: int, rng: np.random.Generator, *, biased: bool) -> tuple[Tensor, Tensor]:
-        """Return inputs [blocks, rows, inputs] and outputs [blocks, rows, outputs] of a chunk."""
-        layer, y = self._layer, self._outputs(i)
-        counted = self._pair.counted(layer, i, y.shape[:-1])
-        shape, n_samples = y.shape[1:-1], len(y)
-        places = int(np.prod(shape))
-        wanted = max(_ROWS // (n_samples * len(self._arguments)), 1)
-        own: Any = (slice(None),)
-        if places > wanted:
-            chosen = rng.choice(places, wanted, replace=False)
-            own += tuple(map(torch.from_numpy, np.unravel_index(np.sort(chosen), shape)))
-            y = y[own]
-            counted = None if counted is None else counted[own]
-        inputs = layer.inputs(self._call, self._arguments[i], _TOGETHER)
-        n_rows = n_samples * min(places, wanted)
-        x = torch.cat([wide(part[own]) for part in inputs])
-        x = x.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
-        y = y.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
-        if counted is not None:
-            x, y = (value[:, counted.reshape(-1)] for value in (x, y))
-        factor = factors_of(y, self._usual)
-        x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], -1) if biased else x
-        return x * factor, y * factor

@@ -1,5 +1,9 @@
 """What the output of a layer should be: the original's, or what makes a sum right again.
 
+Where an activation follows that is flat beyond some bound, such as Relu below 0, outputs need not
+be the original's there: they need only be beyond it as well. Source: Zhang et al., Accelerating
+Very Deep Convolutional Networks, arXiv 1505.06798.
+
 Where a layer's output is added to a value that is there already, such as a shortcut, or one of the
 two is subtracted from the other, the sum is the target: so the layer repairs what earlier ones have
 broken on the other way, too.
@@ -7,6 +11,7 @@ broken on the other way, too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +20,7 @@ import torch
 
 from obc_onnx.axes.expressions import leaves, mask
 from obc_onnx.ops.base.effect import Effect
+from obc_onnx.ops.base.rule import EVERYWHERE
 from obc_onnx.ops.norms.batch import affine_of
 
 if TYPE_CHECKING:
@@ -51,6 +57,8 @@ class Target:
         factor: What outputs are multiplied by on the way, shape [outputs].
         shift: What is added to them after that.
         sign: 1 where the other value is added, -1 where it is subtracted.
+        changing: Between which numbers the value matters to the only node that reads it; beyond
+            them what that gives stays what it is there.
     """
 
     value: str
@@ -59,6 +67,12 @@ class Target:
     factor: Numbers
     shift: Numbers
     sign: int = 1
+    changing: tuple[float, float] = EVERYWHERE
+
+    @property
+    def saturates(self) -> bool:
+        """Whether outputs may differ from those that are wanted, and nothing behind differs."""
+        return self.changing != EVERYWHERE
 
     def outputs(self, layer: Layer, wanted: Tensor, other: Tensor | None) -> Tensor:
         """Return what the layer should give, shape [samples, *positions, outputs].
@@ -69,11 +83,38 @@ class Target:
             other: What the cut network adds.
         """
         wanted = select_kept(wanted, self.kept)
-        rest = wanted if other is None else wanted - self.sign * other
-        alive = np.abs(self.factor) > _DEAD * np.abs(self.factor).max()
-        inverse = np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=alive)
-        factor, shift = (torch.from_numpy(v).to(rest) for v in (inverse, self.shift))
-        return (layer.outputs(rest) - shift) * factor
+        return self._before(layer, wanted if other is None else wanted - self.sign * other)
+
+    def limits(self, layer: Layer, wanted: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the outputs that make the value what `changing` says, lower and higher ones.
+
+        Args:
+            layer: Whose target it is.
+            wanted: The original's value.
+            other: What the cut network adds.
+        Returns:
+            Of the shape of outputs, infinite where nothing is beyond.
+        """
+        wanted = select_kept(wanted, self.kept)
+        rests = [torch.full_like(wanted, bound) for bound in self.changing]
+        if other is not None:
+            rests = [rest - self.sign * other for rest in rests]
+        low, high = (self._before(layer, rest) for rest in rests)
+        falls, dead = (torch.from_numpy(own) for own in (self.factor < 0, ~self._alive))
+        low, high = torch.where(falls, high, low), torch.where(falls, low, high)
+        return low.masked_fill(dead, -math.inf), high.masked_fill(dead, math.inf)
+
+    @property
+    def _alive(self) -> NDArray[np.bool_]:
+        size = np.abs(self.factor)
+        alive: NDArray[np.bool_] = size > _DEAD * size.max()
+        return alive
+
+    def _before(self, layer: Layer, value: Tensor) -> Tensor:
+        """Return the outputs that become a value, shape [samples, *positions, outputs]."""
+        inverse = np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=self._alive)
+        factor, shift = (torch.from_numpy(v).to(value) for v in (inverse, self.shift))
+        return (layer.outputs(value) - shift) * factor
 
 
 def target_of(layer: Layer, cut: Cut, run: Lockstep) -> Target:
@@ -98,15 +139,28 @@ def target_of(layer: Layer, cut: Cut, run: Lockstep) -> Target:
                 break
             own, sign = _signs(effect, slot)
             kept = kept_along(coupling, keep, node.key)
-            return Target(node.key, kept, other, own * factor, own * shift, sign)
+            changing = _changing(cut, node.key)
+            return Target(node.key, kept, other, own * factor, own * shift, sign, changing)
         last = Effect.ADDS in effect and layer.writes == len(axes) - 1
         affine = _affine(node, slot, coupling.rules, graph, layer, other if last else "")
         if affine is None:
             break
         factor, shift = factor * affine[0], shift * affine[0] + affine[1]
         name = node.key
-    plain = np.ones(layer.width), np.zeros(layer.width)
-    return Target(layer.output, kept_along(coupling, keep, layer.output), None, *plain)
+    changing = _changing(cut, name)
+    if changing == EVERYWHERE:
+        name, factor, shift = layer.output, np.ones(layer.width), np.zeros(layer.width)
+    kept = kept_along(coupling, keep, name)
+    return Target(name, kept, None, factor, shift, changing=changing)
+
+
+def _changing(cut: Cut, name: str) -> tuple[float, float]:
+    """Say between which numbers a value of the cut graph matters to the only node that reads it."""
+    graph, rules = cut.pruned, cut.coupling.rules
+    readers = graph.consumers.get(name, ())
+    if graph.escapes(name) or len(readers) != 1 or readers[0][1] != 0:
+        return EVERYWHERE
+    return rules.changing(readers[0][0], graph.initializers)
 
 
 def _signs(effect: Effect, slot: int) -> tuple[int, int]:

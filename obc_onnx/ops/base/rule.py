@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import product
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from obc_onnx.ops.base.value import Value
 
     Shape = tuple[int, ...]
+
+
+EVERYWHERE = -math.inf, math.inf
+"""Bounds of an operator whose outputs always change with its input."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,24 @@ class Rule(ABC):
         """Return the ONNX data type that it converts to; 0 where it computes anything else."""
         return 0
 
+    def changing(
+        self,
+        node: Node,  # noqa: ARG002
+        numbers: Mapping[str, NDArray[Any]],  # noqa: ARG002
+    ) -> tuple[float, float]:
+        """Say between which numbers of the first input outputs change with it.
+
+        Where the input is lower than the first, or higher than the second, the output at its
+        position is what it is at that bound.
+
+        Args:
+            node: The node.
+            numbers: Constants, by name.
+        Returns:
+            Both bounds, infinite where there is none that is known.
+        """
+        return EVERYWHERE
+
     def channel_norm(self, node: Node) -> ChannelNorm | None:  # noqa: ARG002
         """Return the slots of a norm that has statistics of channels; None where it is no such."""
         return None
@@ -210,6 +233,11 @@ class RuleSet:
         """Say what a node does to single numbers."""
         rule = self.find(node)
         return NO_EFFECT if rule is None else rule.effects.get(node.op_type, NO_EFFECT)
+
+    def changing(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+        """Say between which numbers of the first input outputs change with it, see `Rule`."""
+        rule = self.find(node)
+        return EVERYWHERE if rule is None else rule.changing(node, numbers)
 
     def channel_norm(self, node: Node) -> ChannelNorm | None:
         """Return the slots of a norm that has statistics of channels; None for other nodes."""

@@ -71,6 +71,7 @@ class Pair:
         layers: Of the cut network, each as its uses, with the outputs that these should have.
         scores: Products of the cut network.
         judges: Of each chunk, whether it is held out.
+        is_fork: Whether the cut network goes on by itself, so that no samples may join.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Pair:
         self.dense = Lockstep(original, held=held)
         self.judges: list[bool] = []
         self._real: list[RealOf] = []
+        self.is_fork = False
 
     def advance(self, stop: int, values: Iterable[str]) -> None:
         """Run both networks, and let as many samples join as there is room for behind.
@@ -107,6 +109,8 @@ class Pair:
         """
         self.cut.advance(stop)
         self.dense.advance(max(self.dense.places[value] for value in values) + 1)
+        if self.is_fork:
+            return
         places = self.dense.done, self.cut.done
         n_samples = min(room[place] for room, place in zip(self._rooms, places, strict=True))
         for _ in range(len(self.judges), self._chunks.fitting(n_samples)):
@@ -124,7 +128,7 @@ class Pair:
     def forked(self) -> Pair:
         """Return a pair whose cut network goes on by itself, see `Lockstep.fork`."""
         other = copy.copy(self)
-        other.cut = self.cut.fork()
+        other.cut, other.is_fork = self.cut.fork(), True
         return other
 
     def release(self, values: Iterable[str]) -> None:

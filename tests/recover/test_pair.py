@@ -159,3 +159,19 @@ def test_a_preview_looks_ahead_and_leaves_all_as_it_was() -> None:
         np.testing.assert_allclose(value, session.run(feed)["t2"], atol=1e-5)
     assert names == [set(one.env) for one in run._runs]
     assert run.done == run.places["c1"]
+
+
+def test_no_sample_joins_between_two_uses_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between both uses of `w` values are wide: in front of them fewer samples fit than behind."""
+    text = (
+        "net (float[N,4] x) => (float[N,3] z)"
+        " <float[4,8] u, float[8,8] w, float[8,40] p, float[40,8] q, float[8,3] v>"
+        "{ a = MatMul(x, u) b = Relu(a) c = MatMul(b, w) d = Tanh(c) e = MatMul(d, p) f = Relu(e)"
+        " g = MatMul(f, q) h = Relu(g) i = MatMul(h, w) j = Relu(i) z = MatMul(j, v) }"
+    )
+    graph, _, coupling = analyse(build(text))
+    keep = {group.dim: np.arange(group.size) % 3 > 0 for group in coupling.groups}
+    cut = Cut(coupling, keep, remove_units(coupling, keep))
+    monkeypatch.setattr(lockstep, "_BYTES", 20 * 4 * (40 + 40))
+    _, fits = refit(cut, draw_samples(graph, 100), 0)
+    assert {"w", "v"} <= {fit.layer for fit in fits}

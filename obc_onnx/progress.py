@@ -1,8 +1,10 @@
-"""Progress on stderr, only where a person watches and it takes longer than two seconds."""
+"""Progress on stderr: bars where a person watches, and a line now and then where none does."""
 
 from __future__ import annotations
 
 import sys
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from tqdm import tqdm
@@ -13,20 +15,50 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 _QUIET_SECONDS = 2.0
+_QUIET_SECONDS_UNWATCHED = 10.0
+"""In a log, where what is over soon would be noise."""
+_SECONDS_BETWEEN_LINES = 30.0
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix}"
+
+
+class _Lines:
+    """What tqdm draws over and over, as lines of a log."""
+
+    def write(self, text: str) -> None:
+        """Write what was drawn, without what moves a cursor."""
+        line = text.strip()
+        if line:
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        """Let a log have the line at once."""
+        sys.stderr.flush()
 
 
 class Progress:
-    """A bar that is advanced by hand."""
+    """A bar that is advanced by hand, or lines of a log with how far it is.
+
+    Args:
+        what: What is done.
+        total: In how many steps.
+    """
 
     def __init__(self, what: str, total: int) -> None:
-        self._bar = tqdm(
-            total=total,
-            desc=what,
-            delay=_QUIET_SECONDS,
-            leave=False,
-            file=sys.stderr,
-            disable=not sys.stderr.isatty(),
-        )
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total, desc=what, delay=_QUIET_SECONDS, leave=False, file=sys.stderr
+            )
+        else:
+            self._bar = tqdm(
+                total=total,
+                desc=what,
+                delay=_QUIET_SECONDS_UNWATCHED,
+                leave=False,
+                file=_Lines(),
+                mininterval=_SECONDS_BETWEEN_LINES,
+                miniters=1,
+                bar_format=_LINE,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -55,3 +87,20 @@ def track(items: Sequence[Item], what: str) -> Iterator[Item]:
         for item in items:
             yield item
             progress.advance()
+
+
+@contextmanager
+def stage(what: str) -> Iterator[None]:
+    """Say in a line what is being done, once it takes longer than some seconds.
+
+    Args:
+        what: The stage, which may show bars of its own.
+    """
+    seconds = _QUIET_SECONDS if sys.stderr.isatty() else _QUIET_SECONDS_UNWATCHED
+    timer = threading.Timer(seconds, tqdm.write, [f"{what} ..."], {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

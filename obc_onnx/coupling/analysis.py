@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from obc_onnx import progress
 from obc_onnx.coupling.inference import axes_apart, find_coupling
 from obc_onnx.errors import ModelError, RequestError
 from obc_onnx.graph.feeds import check_runs
@@ -47,9 +48,10 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time a block."""
+        """Time a block, and say what it is where it takes long."""
         start = time.perf_counter()
-        yield
+        with progress.stage(stage):
+            yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 

@@ -10,6 +10,7 @@ from obc_onnx.cli.options import (
     FILE,
     budget_of,
     data_options,
+    eval_samples_option,
     json_option,
     latency_option,
     plan_options,
@@ -25,6 +26,7 @@ from obc_onnx.cli.shared import (
     reports_errors,
 )
 from obc_onnx.cli.train_options import training_of, training_options
+from obc_onnx.samples.options import EVAL_SAMPLES
 from obc_onnx.training.options import FINETUNE_EPOCHS
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 @latency_option
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
+@eval_samples_option(EVAL_SAMPLES)
 @scoring_options(alone=False)
 @plan_options
 @recover_option
@@ -84,6 +87,7 @@ def compress(
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
 @latency_option
 @data_options
+@eval_samples_option(EVAL_SAMPLES)
 @recover_option
 @run_options
 @json_option
@@ -125,6 +129,7 @@ def apply(
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
 @latency_option
 @data_options
+@eval_samples_option(EVAL_SAMPLES)
 @recover_option
 @training_options(epochs=FINETUNE_EPOCHS)
 @run_options

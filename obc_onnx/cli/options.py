@@ -13,7 +13,7 @@ from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Scope, load_limits
 from obc_onnx.recover.methods import METHODS, MINUTES
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 from obc_onnx.samples.image_options import IMAGE_COLORS, IMAGE_LAYOUTS, IMAGE_RESIZES
-from obc_onnx.samples.options import HOLDOUT
+from obc_onnx.samples.options import EVAL_SAMPLES, HOLDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -332,6 +332,19 @@ _minutes_option = click.option(
 
 recover_option = combined(_method_option, _minutes_option)
 """What says how to repair."""
+
+
+def eval_samples_option(default: int) -> Callable[[Any], Any]:
+    """Return the option of how many samples are measured on."""
+    return click.option(
+        "--eval-samples",
+        type=click.IntRange(1),
+        default=default,
+        show_default=True,
+        help="Samples to measure on, at most.",
+    )
+
+
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
 run_options = combined(
     force_option, device_option, input_shape_option, batch_axis_option, seed_option
@@ -348,6 +361,7 @@ def data_of(options: dict[str, Any]) -> DataOptions:
         source=options["data"],
         holdout=options["holdout"],
         evaluation=options["eval_data"],
+        eval_samples=options.get("eval_samples", EVAL_SAMPLES),
         mask_input=options["mask_input"],
         images=ImageOptions(
             **{field.name: options[f"image_{field.name}"] for field in fields(ImageOptions)}

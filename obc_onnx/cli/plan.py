@@ -11,6 +11,7 @@ from obc_onnx.cli.options import (
     budget_of,
     data_of,
     data_options,
+    eval_samples_option,
     json_option,
     plan_options,
     recover_option,
@@ -27,6 +28,7 @@ from obc_onnx.cli.shared import (
     writer,
 )
 from obc_onnx.planning.budget import MEASURED_SAMPLES
+from obc_onnx.samples.options import EVAL_SAMPLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the plan, as JSON.")
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
+@eval_samples_option(EVAL_SAMPLES)
 @scoring_options(alone=False)
 @plan_options
 @recover_option
@@ -86,15 +89,8 @@ def plan(
 @click.command()
 @click.argument("model", type=FILE)
 @click.option("--plot", type=FILE, help="Where to draw the errors, as SVG.")
-@click.option(
-    "--samples",
-    "n_samples",
-    type=click.IntRange(1),
-    default=MEASURED_SAMPLES,
-    show_default=True,
-    help="Held-out samples to measure on, at most.",
-)
 @data_options
+@eval_samples_option(MEASURED_SAMPLES)
 @scoring_options(alone=False)
 @scope_options
 @run_options
@@ -104,7 +100,6 @@ def sensitivity(
     model: Path,
     plot: Path | None,
     *,
-    n_samples: int,
     force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -128,7 +123,7 @@ def sensitivity(
         criterion=options["criterion"],
         scoring=scoring_of(options),
         scope=scope_of(options),
-        n_samples=n_samples,
+        n_samples=options["eval_samples"],
         input_shape=input_shape,
         batch_axes=options["batch_axes"],
         seed=seed,

@@ -196,6 +196,11 @@ class Compression:
         )
         self.notes.extend(coupling.graph.batch_axes.notes)
         if samples is not None and held is not None:
+            if len(held) == request.data.eval_samples:
+                self.notes.append(
+                    f"no more than {len(held):,} samples are measured on: "
+                    f"`DataOptions.eval_samples` sets how many"
+                )
             samples, held = with_padding(coupling, samples, held)
             if samples.padding is not None:
                 self.notes.append(describe_padding(samples.padding))

@@ -33,6 +33,7 @@ def facts_of_data(data: DataOptions) -> dict[str, Any]:
     return {
         **{name: _stamp(place) for name, place in places.items() if place is not None},
         "holdout": data.holdout,
+        "eval samples": data.eval_samples,
         "images": asdict(data.images),
         "mask input": data.mask_input,
     }

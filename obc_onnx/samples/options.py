@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from obc_onnx.samples.samples import Samples
 
 HOLDOUT = 0.2
+EVAL_SAMPLES = 10_000
+"""Accuracy is then known to half a point."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class DataOptions:
         source: A file or folder, see `samples.read`, or samples; None works without data.
         holdout: Share of it, drawn from all classes, that is only measured on.
         evaluation: Samples to measure on instead.
+        eval_samples: How many are measured on, at most, drawn by a fixed seed.
         images: How pictures become an input.
         mask_input: The input that says which positions are padding, where it is not found.
     """
@@ -30,6 +33,7 @@ class DataOptions:
     source: str | Path | Samples | None = None
     holdout: float = HOLDOUT
     evaluation: str | Path | Samples | None = None
+    eval_samples: int = EVAL_SAMPLES
     images: ImageOptions = field(default_factory=ImageOptions)
     mask_input: str | None = None
 

@@ -125,6 +125,9 @@ def open_samples(
         used, held = opened[0].split(options.holdout)
     else:
         used, held = (samples.mixed() for samples in opened)
+    if options.eval_samples < 1:
+        raise DataError(f"`DataOptions.eval_samples` must be above 0, found {options.eval_samples}")
+    held = held.part(slice(0, options.eval_samples))
     return _whole_batches(used, "work with"), _whole_batches(held, "measure on")
 
 

@@ -294,6 +294,28 @@ def test_samples_to_measure_on_replace_the_held_out_share(tmp_path: Path) -> Non
     assert {x.tobytes() for x in held.inputs["x"]} == {x.tobytes() for x in images(3, seed=9)}
 
 
+@pytest.mark.parametrize("most", [1, 4, N])
+def test_no_more_samples_are_measured_on_than_are_asked_for(tmp_path: Path, most: int) -> None:
+    other = archive(tmp_path, "eval.npz", x=images(7, seed=9))
+    options = DataOptions(archive(tmp_path, x=images()), evaluation=other, eval_samples=most)
+    used, held = open_samples(options, GRAPH)
+    assert used is not None
+    assert held is not None
+    assert (len(used), len(held)) == (N, min(most, 7))
+    everything = {x.tobytes() for x in images(7, seed=9)}
+    assert {x.tobytes() for x in held.inputs["x"]} <= everything
+
+
+def test_a_report_says_that_fewer_samples_were_measured_on_than_there_are(tmp_path: Path) -> None:
+    data = archive(tmp_path, x=images())
+    options = ("--data", data, "--eval-samples", "2", "--target-macs", "0.9")
+    result = invoke("compress", saved(tmp_path), "-o", tmp_path / "small.onnx", *options)
+    assert result.exit_code == 0, result.output
+    assert "no more than 2 samples are measured on: --eval-samples sets how many" in " ".join(
+        result.output.split()
+    )
+
+
 def test_samples_to_measure_on_must_fit_the_model_too(tmp_path: Path) -> None:
     data = archive(tmp_path, x=images())
     other = archive(tmp_path, "eval.npz", left=images())

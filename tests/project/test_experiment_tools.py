@@ -131,3 +131,20 @@ def test_rows_survive_a_file(tmp_path: Path) -> None:
     append(tmp_path / "rows.csv", [row])
     append(tmp_path / "rows.csv", [row])
     assert read(tmp_path / "rows.csv", tool.Row) == [row, row]
+
+
+def test_every_step_of_a_compression_is_measured(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load_tool("measure_quality")
+    more = {"draws": 2, "samples": 50, "eval_limit": 40, "minutes": 0.01}
+    options = argparse.Namespace(**asked, **more)
+    tool.run(options)
+    rows = read(asked["csv"], tool.Row)
+    assert [(row.draw, row.step) for row in rows] == [(d, s) for d in (0, 1) for s in tool.STEPS]
+    assert all(row.macs <= 0.7 and 0 <= row.accuracy <= 1 for row in rows)
+    assert rows[1].error < rows[0].error
+    tool.run(options)
+    assert read(asked["csv"], tool.Row) == rows
+    tool.table(argparse.Namespace(csv=asked["csv"]))
+    assert "| net, " in capsys.readouterr().out

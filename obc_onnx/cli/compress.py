@@ -18,6 +18,7 @@ from obc_onnx.cli.options import (
     run_options,
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
+from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_model_targets,
     compress_and_write,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan, as JSON.")
@@ -80,7 +81,7 @@ def compress(
     )
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option("--plan", type=FILE, required=True, help="What to cut, as `plan` wrote it.")
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
@@ -122,7 +123,7 @@ def apply(
     )
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option("--plan", type=FILE, required=True, help="What to cut, as `compress` wrote it.")
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")

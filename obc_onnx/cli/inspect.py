@@ -12,6 +12,7 @@ from obc_onnx.cli.options import (
     input_shape_option,
     json_option,
 )
+from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     load_scores,
     reports_errors,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option(
     "--explain",

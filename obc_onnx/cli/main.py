@@ -14,7 +14,7 @@ from obc_onnx.cli.verify import verify
 from obc_onnx.version import __version__
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="obc-onnx")
 def cli() -> None:
     """Make a deployed ONNX model smaller and faster, and prove the result."""

@@ -20,6 +20,7 @@ from obc_onnx.cli.options import (
     scope_options,
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
+from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_targets,
     files_read,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the plan, as JSON.")
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
@@ -86,7 +87,7 @@ def plan(
             click.echo(plan.to_json().rstrip() if as_json else plan_text(plan, str(model)))
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option("--plot", type=FILE, help="Where to draw the errors, as SVG.")
 @data_options

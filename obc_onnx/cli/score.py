@@ -13,6 +13,7 @@ from obc_onnx.cli.options import (
     run_options,
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
+from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_targets,
     files_read,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write scores, as .npz.")
 @data_options

@@ -14,6 +14,7 @@ from obc_onnx.cli.options import (
     json_option,
     seed_option,
 )
+from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import check_model_targets, reports_errors
 from obc_onnx.cli.wording import in_options
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option(

@@ -12,6 +12,7 @@ from obc_onnx.cli.options import (
     force_option,
     input_shape_option,
 )
+from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_targets,
     reports_errors,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to write the program, as .pt2.")
 @click.option("--print-code", is_flag=True, help="Print the module's Python code.")

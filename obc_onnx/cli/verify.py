@@ -14,6 +14,7 @@ from obc_onnx.cli.options import (
     json_option,
     seed_option,
 )
+from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     reports_errors,
 )
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@command()
 @click.argument("original", type=FILE)
 @click.argument("compressed", type=FILE)
 @click.option("--plan", type=FILE, required=True, help="The plan that `compress` wrote.")

@@ -1,0 +1,112 @@
+"""Help of commands with many options: in sections, the common options first."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import click
+
+from obc_onnx.training.options import FIELDS
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Files": ("output", "plan", "plan_out", "report_out", "plot", "scores", "force", "as_json"),
+    "Samples": ("data", "eval_*", "holdout", "mask_input", "image_*"),
+    "Budget": (
+        *("target_*", "max_drop", "round_to", "min_channels", "ranking", "steps"),
+        *("allow_inexact", "exclude", "only", "config"),
+    ),
+    "Scores": (
+        *("criterion", "preset", "objective", "score_*", "rows", "batches"),
+        *("reduction", "normalizer", "depthwise", "amp"),
+    ),
+    "Repair": ("recover", "recover_*"),
+    "Training": (
+        *("epochs", *FIELDS, "train_preset", "crop", "flip", "transform", "workers"),
+        *("sparse_*", "run_dir", "resume"),
+    ),
+    "Run": ("*",),
+}
+"""Patterns of parameter names; an option is in the first section that has one of its name."""
+COMMON = (
+    *("output", "plan", "plan_out", "force", "as_json", "data", "eval_data"),
+    *("image_scale", "image_mean", "image_std", "image_layout"),
+    *("target_*", "max_drop", "round_to", "exclude", "criterion", "recover", "recover_minutes"),
+    *("epochs", "lr", "run_dir", "resume", "latency", "device", "input_shape", "batch_axes"),
+)
+"""Patterns of the names of parameters that plain help shows."""
+_FEW = 16
+"""Options of a command whose help is one list."""
+
+
+def section_of(name: str) -> str:
+    """Return the section of a parameter."""
+    return next(title for title, names in SECTIONS.items() if _matches(name, names))
+
+
+def is_common(name: str) -> bool:
+    """Say whether plain help shows a parameter."""
+    return _matches(name, COMMON)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+class SectionedCommand(click.Command):
+    """A command whose help has sections, where it has more than a few options.
+
+    Then `--help` shows the common options, and `--help-all` shows all.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._is_long = sum(isinstance(own, click.Option) for own in self.params) > _FEW
+        if self._is_long:
+            text = "Show all options and exit."
+            self.params.append(
+                click.Option(
+                    ["--help-all"],
+                    is_flag=True,
+                    is_eager=True,
+                    expose_value=False,
+                    callback=_show_all,
+                    help=text,
+                )
+            )
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        if not self._is_long:
+            super().format_options(ctx, formatter)
+            return
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            name = str(option.name)
+            is_help = option.is_eager
+            if record is not None and (ctx.meta.get(_ALL) or is_help or is_common(name)):
+                rows[section_of(name)].append(record)
+        for title, own in rows.items():
+            if own:
+                with formatter.section(title):
+                    formatter.write_dl(own)
+
+
+_ALL = f"{__name__}.all"
+
+
+def _show_all(
+    ctx: click.Context,
+    _parameter: click.Parameter,
+    value: bool,  # noqa: FBT001 - as click calls it
+) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+command = partial(click.command, cls=SectionedCommand)
+"""What makes a function a command."""

@@ -13,9 +13,10 @@ Every output keeps its weights unless samples that were held out say that others
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from obc_onnx.samples.samples import Samples
     from obc_onnx.surgery.cut import Cut
 
-_ROWS = 65536
-"""Of inputs and outputs, for each layer: positions of a picture are much alike."""
 _TOGETHER = 8
 """Samples whose inputs are laid out at a time: a filter's own may be many times the input."""
 _LARGEST = 6144
@@ -143,9 +142,9 @@ def _shift(pair: Pair, uses: list[Use]) -> LayerFit | None:
     for use, target in uses:
         _advance(pair, use, target)
         wanted = pair.wanted(use, target)
-        usual = pair.usual_size(use, wanted)
+        usual, everywhere = pair.usual_size(use, wanted), (slice(None),)
         for i, given in enumerate(pair.cut.preview(use.output)):
-            y, found = pair.real_rows(use, i, wanted(i), use.outputs(wide(given)))
+            y, found = pair.real_rows(use, i, everywhere, wanted(i), use.outputs(wide(given)))
             factor = factors_of(y[None], usual)
             moments = halves.of(i)
             moments.add(factor, (y - found)[None] * factor)
@@ -222,22 +221,15 @@ class _Rows:
         """Return inputs [blocks, rows, inputs] and outputs [blocks, rows, outputs] of a chunk."""
         layer, y = self._layer, self._outputs(i)
         counted = self._pair.counted(layer, i, y.shape[:-1])
-        shape, n_samples = y.shape[1:-1], len(y)
-        places = int(np.prod(shape))
-        wanted = max(_ROWS // (n_samples * len(self._arguments)), 1)
-        own: Any = (slice(None),)
-        if places > wanted:
-            chosen = rng.choice(places, wanted, replace=False)
-            own += tuple(map(torch.from_numpy, np.unravel_index(np.sort(chosen), shape)))
-            y = y[own]
-            counted = None if counted is None else counted[own]
+        some = self._pair.draw(y.shape[:-1], rng)
+        y = y[some]
         inputs = layer.inputs(self._call, self._arguments[i], _TOGETHER)
-        n_rows = n_samples * min(places, wanted)
-        x = torch.cat([wide(part[own]) for part in inputs])
+        n_rows = math.prod(y.shape[:-1])
+        x = torch.cat([wide(part[some]) for part in inputs])
         x = x.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
         y = y.reshape(n_rows, layer.blocks, -1).transpose(0, 1)
         if counted is not None:
-            x, y = (value[:, counted.reshape(-1)] for value in (x, y))
+            x, y = (value[:, counted[some].reshape(-1)] for value in (x, y))
         factor = factors_of(y, self._usual)
         x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], -1) if biased else x
         return x * factor, y * factor

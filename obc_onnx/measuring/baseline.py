@@ -7,6 +7,7 @@ first one works. What the original answers on held-out samples does.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.graph.node import CLASSES_RANK, is_float
-from obc_onnx.graph.session import Session
 from obc_onnx.measuring.outputs import batch_size_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.graph.model import Graph
+    from obc_onnx.measuring.outputs import Outputs
     from obc_onnx.samples.samples import Samples
 
 _LOOKED_AT = 1024
@@ -84,20 +85,16 @@ class Baseline:
     doubts: list[str] = field(default_factory=list)
 
 
-def examine(
-    graph: Graph, samples: Samples | None, held: Samples | None, *, apart: bool
-) -> Baseline:
+def examine(original: Outputs, samples: Samples, *, apart: bool) -> Baseline:
     """Look at what the original is fed and answers.
 
     Args:
-        graph: The original.
-        samples: To score, repair and train on; None without data.
-        held: To measure on.
-        apart: Whether those come from elsewhere, and may have been prepared otherwise.
+        original: What it gives for the samples to measure on.
+        samples: To score, repair and train on.
+        apart: Whether the others come from elsewhere, and may have been prepared otherwise.
     """
-    if samples is None or held is None:
-        return Baseline()
-    fed, answers = _describe(graph, held, HELD_OUT), _answers(graph, held)
+    graph, held = original.graph, original.samples
+    fed, answers = _describe(graph, held, HELD_OUT), _answers(original)
     found = [] if answers is None else _doubts(answers, fed)
     if apart:
         fed = [*fed, *_describe(graph, samples, WORKED_ON)]
@@ -180,16 +177,16 @@ def _joined(runs: list[list[float]]) -> dict[str, float | None]:
     }
 
 
-def _answers(graph: Graph, held: Samples) -> _Answers | None:
+def _answers(original: Outputs) -> _Answers | None:
     """Run a model; None where its first output is not of shape [batch, classes], in floats."""
-    session, name = Session(graph), graph.outputs[0].name
-    size = batch_size_of(graph)
-    if held.labels is None:
-        held = held.part(slice(0, max(_LOOKED_AT // size, 1) * size))
+    name, labels = original.graph.outputs[0].name, original.samples.labels
+    runs = original.runs()
+    if labels is None:
+        runs = itertools.islice(runs, max(_LOOKED_AT // original.size, 1))
     answers: list[NDArray[np.int64]] = []
     confidence, probabilities, n_classes = 0.0, True, 0
-    for part in held.batches(size):
-        scores = session.run(held.feed(part))[name]
+    for part, outputs in runs:
+        scores = outputs[name]
         if not _are_of_classes(scores, part.stop - part.start):
             return None
         wide, n_classes = scores.astype(np.float64), scores.shape[1]
@@ -197,7 +194,7 @@ def _answers(graph: Graph, held: Samples) -> _Answers | None:
         probabilities &= given
         answers.append(wide.argmax(axis=1))
         confidence += float((wide if given else _softmax(wide)).max(axis=1).sum())
-    found, labels = np.concatenate(answers), held.labels
+    found = np.concatenate(answers)
     return _Answers(
         labels=None if labels is None else np.bincount(labels, minlength=n_classes),
         given=np.bincount(found, minlength=n_classes),

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.graph.session import Session
-from obc_onnx.measuring.outputs import batch_size_of
+from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.measuring.padding import real_of
-from obc_onnx.measuring.scales import laid_out, measure_scales
+from obc_onnx.measuring.scales import laid_out, scales_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,13 +97,16 @@ class Distance:
     Args:
         original: Whose outputs are wanted.
         samples: To measure on.
+        reference: What it gives for them, where others ask for that too.
     """
 
-    def __init__(self, original: Coupling, samples: Samples) -> None:
+    def __init__(
+        self, original: Coupling, samples: Samples, reference: Outputs | None = None
+    ) -> None:
         self._original, self._samples = original, samples
-        self._size = batch_size_of(original.graph)
-        self._reference = Session(original.graph)
-        self._scales = measure_scales(original, samples, self._reference.run, self._size)
+        self._reference = reference or Outputs(original.graph, samples)
+        ports, runs = original.graph.outputs, self._reference.runs()
+        self._scales = scales_from(original, ports, samples, runs)
 
     def __call__(self, changed: Graph) -> float:
         """Return one number for all outputs; 0 where there is no float among them."""
@@ -112,12 +114,14 @@ class Distance:
 
     def outputs(self, changed: Graph) -> list[OutputError]:
         """Return the error of each float output."""
-        samples, found = self._samples, Session(changed)
+        return self.errors(Outputs(changed, self._samples))
+
+    def errors(self, changed: Outputs) -> list[OutputError]:
+        """Return the error of each float output, of a network that others ask, too."""
         sums = [_Differences(scale) for scale in self._scales]
-        for part in samples.batches(self._size):
-            feed = samples.feed(part)
-            expected, values = self._reference.run(feed), found.run(feed)
-            real = real_of(self._original, samples, part)
+        both = zip(self._reference.runs(), changed.runs(), strict=True)
+        for (part, expected), (_, values) in both:
+            real = real_of(self._original, self._samples, part)
             for own in sums:
                 name = own.scale.name
                 own.add(expected[name], values[name], real(name))
@@ -127,13 +131,6 @@ class Distance:
 def output_error(original: Coupling, changed: Graph, samples: Samples) -> float:
     """Return how far a network is from its original, see `Distance`."""
     return Distance(original, samples)(changed)
-
-
-def errors_of_outputs(
-    original: Coupling, changed: Graph, samples: Samples | None
-) -> list[OutputError]:
-    """Return the error of each float output, see `Distance`; none without samples."""
-    return [] if samples is None else Distance(original, samples).outputs(changed)
 
 
 class _Differences:

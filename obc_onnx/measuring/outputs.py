@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from obc_onnx.graph.node import CLASSES_RANK, is_float
 from obc_onnx.graph.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from obc_onnx.graph.model import Graph
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 128
 """Samples per run where the model's batch is dynamic."""
+_ROOM = 2**28
+"""Bytes of outputs that are kept."""
 
 
 def batch_size_of(graph: Graph, wanted: int = BATCH_SIZE) -> int:
@@ -25,20 +29,57 @@ def batch_size_of(graph: Graph, wanted: int = BATCH_SIZE) -> int:
     return graph.batch or wanted
 
 
-def accuracy(graph: Graph, samples: Samples) -> float | None:
-    """Return the share of samples whose label is the largest of the first output.
+class Outputs:
+    """What a model gives for samples, for all who ask: each run is done once, if there is room.
 
-    Returns:
-        In [0, 1]; None where there are no labels.
+    Args:
+        graph: The model.
+        samples: To run it on.
+
+    Attributes:
+        size: Samples of a run.
     """
-    if samples.labels is None:
-        return None
-    session = Session(graph)
-    correct = 0
-    for part in samples.batches(batch_size_of(graph)):
-        logits = session.run(samples.feed(part))[graph.outputs[0].name]
-        correct += int((logits.argmax(axis=-1) == samples.labels[part]).sum())
-    return correct / len(samples)
+
+    def __init__(self, graph: Graph, samples: Samples) -> None:
+        self.graph, self.samples, self.size = graph, samples, batch_size_of(graph)
+        self._session, self._room = Session(graph), _ROOM
+        self._known: dict[int, dict[str, NDArray[Any]]] = {}
+
+    def runs(self) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """Yield the samples of each run, and each output by name."""
+        for part in self.samples.batches(self.size):
+            yield part, self._of(part)
+
+    def _of(self, part: slice) -> dict[str, NDArray[Any]]:
+        if part.start in self._known:
+            return self._known[part.start]
+        found = self._session.run(self.samples.feed(part))
+        tensors = [value for value in found.values() if isinstance(value, np.ndarray)]
+        n_bytes = sum(value.nbytes for value in tensors)
+        if len(tensors) == len(found) and n_bytes <= self._room:
+            self._known[part.start] = found
+            self._room -= n_bytes
+        return found
+
+    def accuracy(self) -> float | None:
+        """Return the share of samples whose label is the largest of the first output.
+
+        Returns:
+            In [0, 1]; None where there are no labels.
+        """
+        labels = self.samples.labels
+        if labels is None:
+            return None
+        name = self.graph.outputs[0].name
+        correct = sum(
+            int((found[name].argmax(axis=-1) == labels[part]).sum()) for part, found in self.runs()
+        )
+        return correct / len(self.samples)
+
+
+def accuracy(graph: Graph, samples: Samples) -> float | None:
+    """Return the accuracy of a model, see `Outputs`."""
+    return None if samples.labels is None else Outputs(graph, samples).accuracy()
 
 
 def answers(graph: Graph, samples: Samples) -> NDArray[np.int64]:

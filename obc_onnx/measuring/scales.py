@@ -22,7 +22,7 @@ from obc_onnx.measuring.classes import softmax_axis
 from obc_onnx.measuring.padding import real_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -175,11 +175,27 @@ def scales_of(
         run: Gives the values for inputs, both by name.
         size: How many samples a run takes.
     """
+    runs = ((part, run(samples.feed(part))) for part in samples.batches(size))
+    return scales_from(coupling, ports, samples, runs)
+
+
+def scales_from(
+    coupling: Coupling,
+    ports: Sequence[Port],
+    samples: Samples,
+    runs: Iterable[tuple[slice, Feed]],
+) -> list[Scale]:
+    """Measure float values of a model in runs that somebody does, see `measure_scales`.
+
+    Args:
+        coupling: Of the model.
+        ports: Outputs, or other values, which `inner_port` describes.
+        samples: That it is run on.
+        runs: The samples of each run, and the values by name.
+    """
     ports = [port for port in ports if is_float(port.dtype)]
     sums = [_Sums(coupling, port) for port in ports]
-    for part in samples.batches(size):
-        feed = samples.feed(part)
-        found = run(feed)
+    for part, found in runs:
         real = real_of(coupling, samples, part)
         for port, own in zip(ports, sums, strict=True):
             own.add(found[port.name], real(port.name), part.stop - part.start)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from obc_onnx.progress import track
@@ -38,12 +39,12 @@ def match(
 
     A layer that is applied several times is matched over all its uses. Where its weight cannot
     change, since others use it too, it is shifted alone. Nothing is chosen, so that all samples
-    are measured on.
+    are measured on, and of each as many positions as in a refit.
 
     Args:
         cut: The cut graph.
         samples: To measure on; labels are not used.
-        seed: Of the choice of samples.
+        seed: Of the choice of samples and positions.
         device: Where both networks run.
     Returns:
         The matched graph, and what was done to each layer.
@@ -56,14 +57,15 @@ def match(
         else:
             pair.release(target.value for _, target in uses)
     layers.sort(key=lambda uses: pair.cut.calls[uses[0][0].node.key])
-    fits = [_match_layer(pair, uses) for uses in track(layers, "matching statistics")]
+    rng = np.random.default_rng(seed)
+    fits = [_match_layer(pair, uses, rng) for uses in track(layers, "matching statistics")]
     return pair.twin.write_to(cut.pruned), [fit for fit in fits if fit is not None]
 
 
-def _match_layer(pair: Pair, uses: list[Use]) -> LayerFit | None:
+def _match_layer(pair: Pair, uses: list[Use], rng: np.random.Generator) -> LayerFit | None:
     """Match one layer, unless its outputs err by no more than rounding."""
     layer = uses[0][0]
-    everything, judge = _measure(pair, uses)
+    everything, judge = _measure(pair, uses, rng)
     pair.release(target.value for _, target in uses)
     same = torch.ones(layer.width, dtype=torch.float64), torch.zeros(layer.width)
     before, total = float(judge.error(*same).sum()), float(judge.wanted_squares.sum())
@@ -75,7 +77,9 @@ def _match_layer(pair: Pair, uses: list[Use]) -> LayerFit | None:
     return LayerFit(layer.weight, before / total, after / total)
 
 
-def _measure(pair: Pair, uses: list[Use]) -> tuple[Statistics, Statistics]:
+def _measure(
+    pair: Pair, uses: list[Use], rng: np.random.Generator
+) -> tuple[Statistics, Statistics]:
     """Return what is known of all chunks, and of those that judge."""
     everything = judge = Statistics.nothing(uses[0][0].width)
     _advance(pair, uses[0])
@@ -85,7 +89,8 @@ def _measure(pair: Pair, uses: list[Use]) -> tuple[Statistics, Statistics]:
         wanted = run.wanted(layer, target)
         usual = run.usual_size(layer, wanted)
         for i, given in enumerate(run.cut.preview(layer.output)):
-            found, y = run.real_rows(layer, i, layer.outputs(wide(given)), wanted(i))
+            outputs = layer.outputs(wide(given)), wanted(i)
+            found, y = run.real_rows(layer, i, run.draw(outputs[0].shape[:-1], rng), *outputs)
             own = Statistics.of(found, y, factors_of(y[None], usual)[0].square())
             everything += own
             if run.judges[i]:

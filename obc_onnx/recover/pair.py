@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ _CHUNKS = 5
 """Of the samples, at least, where there are as many; one of so many is held out."""
 NEGLIGIBLE = 1e-6
 """Share of the outputs' squares: a layer that errs no more, as rounding does, is left alone."""
+_ROWS = 65536
+"""Of inputs and outputs, for each layer: positions of a picture are much alike."""
 _USUAL = 3.0
 """Times the median of their squares: larger rows count as if they were of this size."""
 
@@ -144,16 +146,37 @@ class Pair:
         """Say which positions of a value of the original are no padding in a chunk."""
         return self._real[i](name)
 
-    def real_rows(self, layer: Layer, i: int, *outputs: Tensor) -> list[Tensor]:
-        """Return the rows of a chunk that are no padding, each of shape [rows, outputs].
+    def draw(self, shape: Sequence[int], rng: np.random.Generator) -> tuple[Any, ...]:
+        """Draw which rows of a chunk are looked at: all, or the same positions of each sample.
+
+        Args:
+            shape: Of the rows: samples and positions.
+            rng: Of the draw.
+        Returns:
+            What picks them from a tensor of that shape, which may have more axes.
+        """
+        n_samples, *positions = shape
+        places = math.prod(positions)
+        wanted = max(_ROWS // (n_samples * len(self.judges)), 1)
+        if places <= wanted:
+            return (slice(None),)
+        chosen = np.unravel_index(np.sort(rng.choice(places, wanted, replace=False)), positions)
+        return (slice(None), *map(torch.from_numpy, chosen))
+
+    def real_rows(
+        self, layer: Layer, i: int, some: tuple[Any, ...], *outputs: Tensor
+    ) -> list[Tensor]:
+        """Return rows of a chunk that are no padding, each of shape [rows, outputs].
 
         Args:
             layer: Whose outputs they are.
             i: Of the chunk.
+            some: Picks those that are looked at.
             outputs: Shape [samples, *positions, outputs].
         """
         own = self.counted(layer, i, outputs[0].shape[:-1])
-        return [rows.flatten(0, -2) if own is None else rows[own] for rows in outputs]
+        picked = [rows[some] for rows in outputs]
+        return [rows.flatten(0, -2) if own is None else rows[own[some]] for rows in picked]
 
     def counted(self, layer: Layer, i: int, shape: Sequence[int]) -> Tensor | None:
         """Say which rows of a layer's outputs count in a chunk: 1, and 0 where there is padding.

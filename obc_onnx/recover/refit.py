@@ -189,9 +189,9 @@ def _shift(pair: Pair, uses: list[Use]) -> LayerFit | None:
     for use, target in uses:
         _advance(pair, use, target)
         wanted = pair.wanted(use, target)
-        usual = pair.usual_size(use, wanted)
+        usual, everywhere = pair.usual_size(use, wanted), (slice(None),)
         for i, given in enumerate(pair.cut.preview(use.output)):
-            y, found = pair.real_rows(use, i, wanted(i), use.outputs(wide(given)))
+            y, found = pair.real_rows(use, i, everywhere, wanted(i), use.outputs(wide(given)))
             factor = factors_of(y[None], usual)
             moments = halves.of(i)
             moments.add(factor, (y - found)[None] * factor)

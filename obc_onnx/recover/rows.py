@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from obc_onnx.recover.pair import factors_of
 from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from obc_onnx.recover.layers import Layer
     from obc_onnx.recover.pair import Pair
     from obc_onnx.recover.targets import Target
 
-_ROWS = 65536
-"""Of inputs and outputs, for each layer: positions of a picture are much alike."""
 _TOGETHER = 8
 """Samples whose inputs are laid out at a time: a filter's own may be many times the input."""
 
@@ -113,12 +112,7 @@ class Rows:
     def _draw(self, i: int, rng: np.random.Generator) -> _Drawn:
         """Draw positions of a chunk, the same ones of all its samples."""
         outputs = self._outputs(i)
-        n_samples, *shape, _ = outputs.shape
-        places, wanted = int(np.prod(shape)), max(_ROWS // (len(outputs) * len(self)), 1)
-        index: tuple[Any, ...] = (slice(None),)
-        if places > wanted:
-            chosen = np.sort(rng.choice(places, wanted, replace=False))
-            index += tuple(map(torch.from_numpy, np.unravel_index(chosen, shape)))
+        where = self._pair.draw(outputs.shape[:-1], rng)
         real = self._pair.counted(self._layer, i, outputs.shape[:-1])
-        own = None if real is None else real[index].reshape(-1)
-        return _Drawn(index, n_samples * min(places, wanted), own)
+        own = None if real is None else real[where].reshape(-1)
+        return _Drawn(where, math.prod(outputs[where].shape[:-1]), own)

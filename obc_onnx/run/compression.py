@@ -10,12 +10,12 @@ from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model
 from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
 from obc_onnx.installation import require_torch, require_transport
-from obc_onnx.measuring.baseline import examine
-from obc_onnx.measuring.error import errors_of_outputs
+from obc_onnx.measuring.baseline import Baseline, examine
+from obc_onnx.measuring.error import Distance, OutputError
 from obc_onnx.measuring.latency import race
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.noise import Reference
-from obc_onnx.measuring.outputs import accuracy
+from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
 from obc_onnx.planning.search import search_plan
 from obc_onnx.report.doubts import (
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.measuring.baseline import Fed
-    from obc_onnx.measuring.error import OutputError
     from obc_onnx.measuring.latency import Race
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
@@ -397,9 +396,13 @@ class Compression:
     ) -> Measured:
         """Hold the result against the original, and note what speaks against it."""
         graph, held, result = final.original.graph, samples[1], final.cut.pruned
-        baseline = examine(graph, *samples, apart=self.request.data.evaluation is not None)
-        change = Change(baseline.accuracy, None if held is None else accuracy(result, held))
-        outputs = errors_of_outputs(final.original, result, held)
+        baseline, outputs, change = Baseline(), list[OutputError](), Change(None, None)
+        if samples[0] is not None and held is not None:
+            apart = self.request.data.evaluation is not None
+            before, after = Outputs(graph, held), Outputs(result, held)
+            baseline = examine(before, samples[0], apart=apart)
+            outputs = Distance(final.original, held, before).errors(after)
+            change = Change(baseline.accuracy, after.accuracy())
         times = self._race(final, held)
         self.warnings.extend(
             [

@@ -19,6 +19,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring import baseline
 from obc_onnx.measuring.baseline import FEW_SAMPLES, Fed, examine
+from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.read import check_samples, known_by, load_samples, open_samples
 from obc_onnx.samples.samples import Samples
@@ -49,7 +50,7 @@ def even(n_samples: int) -> NDArray[np.int64]:
 
 
 def doubts(held: Samples, used: Samples | None = None, graph: Graph = SCORES) -> list[str]:
-    return examine(graph, held if used is None else used, held, apart=False).doubts
+    return examine(Outputs(graph, held), held if used is None else used, apart=False).doubts
 
 
 def right_on(n_right: int, n_samples: int) -> NDArray[np.int64]:
@@ -148,14 +149,14 @@ def test_what_is_fed_is_described_as_numpy_does(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(baseline, "_LOOKED_AT", 150)
     x = np.random.default_rng(0).normal(3, 2, (200, N_CLASSES)).astype(np.float32)
     held = Samples({"x": x}, None, {"x": np.dtype(np.float32)})
-    (fed,) = examine(SCORES, held, held, apart=False).fed
+    (fed,) = examine(Outputs(SCORES, held), held, apart=False).fed
     assert (fed.name, fed.n_samples, fed.dtype, fed.shape) == ("x", 150, "float32", [N_CLASSES])
     wide = x[:150].astype(np.float64)
     expected = (wide.min(), wide.max(), wide.mean(), wide.std())
     assert (fed.least, fed.greatest, fed.mean, fed.std) == pytest.approx(expected)
     assert fed.preparation == ""
     other = Samples({"x": x + 5}, None, {"x": np.dtype(np.float32)})
-    both = examine(SCORES, other, held, apart=True).fed
+    both = examine(Outputs(SCORES, held), other, apart=True).fed
     assert [one.samples for one in both] == [
         "held-out samples",
         "samples to score, repair and train on",
@@ -176,7 +177,7 @@ def test_a_model_of_one_sample_is_fed_and_looked_at_run_by_run() -> None:
     rate = np.array(0.5, np.float32)
     given = Samples({"x": x, "rate": rate}, even(300), {})
     held = check_samples(given, graph, named={"x": None})
-    found = examine(known_by(graph, held), held, held, apart=False)
+    found = examine(Outputs(known_by(graph, held), held), held, apart=False)
     fed = {one.name: one for one in found.fed}
     assert (fed["x"].shape, fed["x"].n_samples) == ([5, 6], 300)
     wide = x.astype(np.float64)
@@ -191,7 +192,7 @@ def test_shapes_are_those_of_one_sample_wherever_samples_lie() -> None:
     graph = Graph.from_model(build(TIME_FIRST))
     x = np.random.default_rng(0).standard_normal((7, 150, 6)).astype(np.float32)
     held = check_samples(Samples({"x": x}, None, {}), graph, named={"x": 1})
-    (fed,) = examine(known_by(graph, held), held, held, apart=False).fed
+    (fed,) = examine(Outputs(known_by(graph, held), held), held, apart=False).fed
     assert (fed.shape, fed.n_samples) == ([7, 6], 150)
 
 
@@ -271,7 +272,7 @@ def test_samples_sorted_by_class_are_not_doubted(tmp_path: Path) -> None:
     labels = np.sort(even(1000))
     data = archive(tmp_path, x=answering(labels, labels).inputs["x"][:], labels=labels)
     used, held = open_samples(DataOptions(data), SCORES)
-    assert examine(SCORES, used, held, apart=False).doubts == []
+    assert examine(Outputs(SCORES, held), used, apart=False).doubts == []
     everything = load_samples(data, SCORES)
     last_fifth = everything.part(slice(800, None)), everything.part(slice(0, 800))
     assert doubts(*last_fifth), "as they would be in the order of the file"

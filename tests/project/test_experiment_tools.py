@@ -148,3 +148,34 @@ def test_every_step_of_a_compression_is_measured(
     assert read(asked["csv"], tool.Row) == rows
     tool.table(argparse.Namespace(csv=asked["csv"]))
     assert "| net, " in capsys.readouterr().out
+
+
+def test_a_compression_is_measured_in_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, model = load_tool("measure_cost"), tmp_path / "net.onnx"
+    onnx.save(model_of("norm"), model)
+    monkeypatch.setattr(tool, "seconds_of_pass", lambda *_: 0.5)
+    monkeypatch.setattr("sys.argv", ["measure_cost.py", str(model), "--samples", "20"])
+    tool.main()
+    *_, row = capsys.readouterr().out.splitlines()
+    name, code, seconds, passes, peak, stages = (cell.strip() for cell in row.strip("|").split("|"))
+    assert (name, code) == ("net", tool.ROOT.name)
+    assert float(seconds) == pytest.approx(0.5 * float(passes), abs=0.1)
+    assert 50 < int(peak) < 5000
+    shares = dict(stage.rsplit(" ", 1) for stage in stages.split(", "))
+    assert {"recover", "verify"} <= shares.keys()
+    assert 90 < sum(map(int, shares.values())) < 110
+
+
+def test_a_pass_takes_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool, graph = load_tool("measure_cost"), Graph.from_model(model_of("norm"))
+    counts, run = [], tool.Session.run
+
+    def counted(session: Any, feed: dict[str, Any]) -> Any:
+        counts.append(len(feed["x"]))
+        return run(session, feed)
+
+    monkeypatch.setattr(tool.Session, "run", counted)
+    assert tool.seconds_of_pass(graph, tool.draw(graph, 70)) > 0
+    assert counts == [32, 32, 6]

@@ -10,15 +10,17 @@ This module knows nothing of ONNX, tensors or operators.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from obc_onnx.errors import InvariantError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,12 +36,36 @@ class Dim:
         return f"d{self.index}({self.size})"
 
 
+class Facts(NamedTuple):
+    """What is asked of an expression again and again; found once, when it is made.
+
+    An axis may be a concatenation of thousands of parts, and every node that it passes asks.
+
+    Attributes:
+        leaves: Every dim that occurs, left to right, repetitions included.
+        newest: No dim among them has a larger index.
+        takes: Whether a `Take` is in it.
+    """
+
+    leaves: tuple[Dim, ...]
+    newest: int
+    takes: bool
+
+
+NOT_FOUND = Facts((), -1, takes=False)
+"""Where facts are still to be found."""
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """Row-major product of its factors: the last factor varies fastest."""
 
     factors: tuple[Expr, ...]
     size: int = field(compare=False)
+    facts: Facts = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", _facts_of(self.factors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +74,25 @@ class Joined:
 
     parts: tuple[Expr, ...]
     size: int = field(compare=False)
+    facts: Facts = field(default=NOT_FOUND, compare=False, repr=False)
+    _ends: tuple[int, ...] = field(default=(), init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.facts is NOT_FOUND:
+            object.__setattr__(self, "facts", _facts_of(self.parts, self.parts))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every part is a dim."""
+        return self.facts.leaves is self.parts
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind each part."""
+        if not self._ends:
+            sizes = map(operator.attrgetter("size"), self.parts)
+            object.__setattr__(self, "_ends", tuple(accumulate(sizes)))
+        return self._ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +101,10 @@ class Take:
 
     base: Expr
     index: tuple[int, ...]
+    facts: Facts = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", Facts(leaves(self.base), newest(self.base), takes=True))
 
     @property
     def size(self) -> int:
@@ -88,19 +137,42 @@ def product(factors: Iterable[Expr]) -> Expr:
 
 def join(parts: Iterable[Expr]) -> Expr:
     """Join `parts` into a normal form: flat, without parts of size 0."""
-    flat: list[Expr] = []
-    last: Expr | None = None
-    for part in parts:
-        last = part
-        if isinstance(part, Joined):
-            flat.extend(part.parts)
-        elif part.size != 0:
-            flat.append(part)
-    if last is None:
+    given = list(parts)
+    if not given:
         raise InvariantError("a concatenation needs at least one part")
-    if not flat:
-        return last
-    return flat[0] if len(flat) == 1 else Joined(tuple(flat), sum(p.size for p in flat))
+    kept = [part for part in given if part.size != 0]
+    if len(kept) < 2:  # noqa: PLR2004 - nothing to join
+        return kept[0] if kept else given[-1]
+    own = (part.parts if isinstance(part, Joined) else (part,) for part in kept)
+    flat = tuple(chain.from_iterable(own))
+    return Joined(flat, sum(part.size for part in kept), _facts_of(kept, flat))
+
+
+def stretch(joined: Joined, first: int, last: int) -> Expr:
+    """Return parts `first` to `last` of a concatenation, the last one left out."""
+    parts = joined.parts[first:last]
+    if len(parts) == 1:
+        return parts[0]
+    if not joined.is_plain:
+        return join(parts)
+    size = joined.ends[last - 1] - (joined.ends[first - 1] if first else 0)
+    return Joined(parts, size, joined.facts._replace(leaves=cast("tuple[Dim, ...]", parts)))
+
+
+def with_part_cut(joined: Joined, place: int, pieces: Sequence[Expr]) -> Joined:
+    """Return a concatenation with the pieces of one of its parts in place of that part."""
+    before, after = joined.parts[:place], joined.parts[place + 1 :]
+    parts = (*before, *pieces, *after)
+    if not joined.is_plain or not all(isinstance(piece, Dim) for piece in pieces):
+        return cast("Joined", join(parts))
+    dims = cast("tuple[Dim, ...]", parts)
+    latest = max(joined.facts.newest, *map(newest, pieces))
+    cut = Joined(parts, joined.size, Facts(dims, latest, takes=False))
+    start = joined.ends[place - 1] if place else 0
+    inside = (start + end for end in accumulate(piece.size for piece in pieces))
+    ends = (*joined.ends[:place], *inside, *joined.ends[place + 1 :])
+    object.__setattr__(cut, "_ends", ends)  # to add all sizes up again takes longer than the rest
+    return cut
 
 
 def take(base: Expr, index: tuple[int, ...]) -> Expr:
@@ -110,16 +182,42 @@ def take(base: Expr, index: tuple[int, ...]) -> Expr:
     return base if index == tuple(range(base.size)) else Take(base, index)
 
 
-def leaves(expr: Expr) -> Iterator[Dim]:
-    """Yield every dim that occurs in `expr`, left to right, repetitions included."""
-    match expr:
-        case Dim():
-            yield expr
-        case Product(factors=children) | Joined(parts=children):
-            for child in children:
-                yield from leaves(child)
-        case Take(base=base):
-            yield from leaves(base)
+def leaves(expr: Expr) -> tuple[Dim, ...]:
+    """List every dim that occurs in `expr`, left to right, repetitions included."""
+    return (expr,) if isinstance(expr, Dim) else expr.facts.leaves
+
+
+def takes(expr: Expr) -> bool:
+    """Say whether a `Take` is in `expr`."""
+    return not isinstance(expr, Dim) and expr.facts.takes
+
+
+def newest(expr: Expr) -> int:
+    """Return an index that no dim in `expr` exceeds."""
+    return expr.index if isinstance(expr, Dim) else expr.facts.newest
+
+
+def occurs(dim: Dim, expr: Expr) -> bool:
+    """Say whether a dim is in `expr`; most that are asked for are newer than all of it."""
+    return dim.index <= newest(expr) and dim in leaves(expr)
+
+
+def _facts_of(parts: Sequence[Expr], flat: tuple[Expr, ...] = ()) -> Facts:
+    """Put facts together.
+
+    Args:
+        parts: What an expression is made of.
+        flat: What it holds in the end; where those are all dims, they are the leaves.
+    """
+    plain = bool(flat) and all(map(_is_plain, parts))
+    found = flat if plain else tuple(chain.from_iterable(map(leaves, parts)))
+    newest_of_all = max(map(newest, parts), default=-1)
+    return Facts(cast("tuple[Dim, ...]", found), newest_of_all, any(map(takes, parts)))
+
+
+def _is_plain(expr: Expr) -> bool:
+    """Say whether an expression is a dim, or some one behind the other."""
+    return isinstance(expr, Dim) or (isinstance(expr, Joined) and expr.is_plain)
 
 
 def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -132,10 +230,11 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
     Returns:
         Shape [expr.size], True where the position stays.
     """
+    if keep.keys().isdisjoint(leaves(expr)):
+        return np.ones(expr.size, np.bool_)
     match expr:
         case Dim():
-            kept = keep.get(expr)
-            return np.ones(expr.size, np.bool_) if kept is None else kept
+            return keep[expr]
         case Product(factors=factors):
             result = mask(factors[0], keep)
             for factor in factors[1:]:
@@ -150,10 +249,11 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
 
 def count(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> int:
     """Count the positions of an axis that stay; equals `mask(expr, keep).sum()`."""
+    if keep.keys().isdisjoint(leaves(expr)):
+        return expr.size
     match expr:
         case Dim():
-            kept = keep.get(expr)
-            return expr.size if kept is None else int(np.count_nonzero(kept))
+            return int(np.count_nonzero(keep[expr]))
         case Product(factors=factors):
             return math.prod(count(factor, keep) for factor in factors)
         case Joined(parts=parts):

@@ -11,12 +11,25 @@ This module knows nothing of ONNX, tensors or operators.
 
 from __future__ import annotations
 
-import operator
-from itertools import accumulate
+from bisect import bisect_left
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes.boundaries import around, can_split, common_segments, parts_of
-from obc_onnx.axes.expressions import Dim, Joined, Product, Take, join, leaves, product, take
+from obc_onnx.axes.boundaries import around, can_split, common_segments, parts_of, sizes_between
+from obc_onnx.axes.expressions import (
+    Dim,
+    Joined,
+    Product,
+    Take,
+    join,
+    leaves,
+    occurs,
+    product,
+    stretch,
+    take,
+    takes,
+    with_part_cut,
+)
 from obc_onnx.axes.ties import has_single_owners, tied_positions
 from obc_onnx.errors import InvariantError
 
@@ -62,20 +75,53 @@ class AxisSystem:
 
     def resolve(self, expr: Expr) -> Expr:
         """Replace every dim by what it was unified with; the result is in normal form."""
+        waiting = self._stale(expr)
+        while waiting:  # a chain of slices is as deep as it is long, so that nothing recurses
+            dim = waiting[-1]
+            deeper = self._stale(self._bound[dim])
+            if deeper:
+                waiting += deeper
+            else:
+                self._bound[dim] = self._replaced(self._bound[dim])
+                waiting.pop()
+        return self._replaced(expr)
+
+    def _stale(self, expr: Expr) -> list[Dim]:
+        """List the dims of an expression that stand for others, which stand for others by now."""
+        bound, dims = self._bound, leaves(expr)
+        if bound.keys().isdisjoint(dims):
+            return []
+        found = (dim for dim in dims if dim in bound)
+        return [dim for dim in found if not bound.keys().isdisjoint(leaves(bound[dim]))]
+
+    def _replaced(self, expr: Expr) -> Expr:
+        """Replace dims once; what they stand for is resolved."""
         if isinstance(expr, Dim):
-            bound = self._bound.get(expr)
-            if bound is None:
-                return expr
-            resolved = self.resolve(bound)
-            self._bound[expr] = resolved
-            return resolved
-        if isinstance(expr, Take):
-            return take(self.resolve(expr.base), expr.index)
-        parts = expr.factors if isinstance(expr, Product) else expr.parts
-        found = [self.resolve(part) for part in parts]
-        if all(map(operator.is_, parts, found)):
+            return self._bound.get(expr, expr)
+        if self._bound.keys().isdisjoint(leaves(expr)):
             return expr  # as most are, and making one takes longer than finding that out
-        return product(found) if isinstance(expr, Product) else join(found)
+        match expr:
+            case Take(base=base, index=index):
+                return take(self._replaced(base), index)
+            case Product(factors=factors):
+                return product([self._replaced(factor) for factor in factors])
+            case Joined(parts=parts) if expr.is_plain:
+                return self._replaced_here(expr, [i for i, d in enumerate(parts) if d in self._bound])
+            case Joined(parts=parts):
+                return join([self._replaced(part) for part in parts])
+
+    def _replaced_here(self, joined: Joined, places: list[int]) -> Expr:
+        """Replace some parts of a concatenation of dims; those between them stay together."""
+        found: list[Expr] = []
+        start = 0
+        for place in places:
+            if place > start:
+                found.append(stretch(joined, start, place))
+            found.append(self._replaced(joined.parts[place]))
+            start = place + 1
+        if start < len(joined.parts):
+            found.append(stretch(joined, start, len(joined.parts)))
+        return join(found)
 
     def reason(self, dim: Dim) -> str | None:
         """Return why a resolved dim is frozen, or None where it is free."""
@@ -136,10 +182,59 @@ class AxisSystem:
         if left != right:
             self._refine_all([(self._lift(left, where), self._lift(right, where), where)])
 
-    def can_cut(self, expr: Expr, boundaries: Sequence[int]) -> bool:
-        """Say whether an axis can be written as a concatenation with these boundaries."""
+    def cut(self, expr: Expr, ends: Sequence[int], where: str) -> list[Expr] | None:
+        """Write an axis as a concatenation.
+
+        Args:
+            expr: The axis.
+            ends: The position behind each part, ascending up to its size.
+            where: What cuts it.
+        Returns:
+            The parts; None where it has no such boundaries.
+        """
         resolved = self.resolve(expr)
-        return all(can_split(resolved, at) for at in boundaries if 0 < at < expr.size)
+        inside = sorted({at for at in ends if 0 < at < expr.size})
+        if not all(can_split(resolved, at) for at in inside):
+            return None
+        if takes(resolved):  # its positions are named first
+            parts: list[Expr] = [self.dim(size) for size in sizes_between(ends)]
+            self.unify(resolved, join(parts), where)
+            return parts
+        pieces = iter(self._pieces(resolved, inside))
+        return [next(pieces) if size else self.dim(0) for size in sizes_between(ends)]
+
+    def _pieces(self, expr: Expr, cuts: Sequence[int]) -> list[Expr]:
+        """Cut an axis without a `Take` at positions inside of it, all at once."""
+        if not cuts:
+            return [expr]
+        match expr:
+            case Dim() if expr in self._bound:  # it occurs twice, and has just been cut
+                return self._pieces(self.resolve(expr), cuts)
+            case Dim():
+                parts: list[Expr] = [self.dim(size) for size in sizes_between([*cuts, expr.size])]
+                self._bind(expr, join(parts))
+                return parts
+            case Product(factors=(outer, *factors)):
+                inner = product(factors)
+                cut = self._pieces(outer, [at // inner.size for at in cuts])
+                return [product([piece, inner]) for piece in cut]
+            case Joined():
+                return self._pieces_of_parts(expr, cuts)
+        raise InvariantError(f"cannot cut {expr} at {cuts}")
+
+    def _pieces_of_parts(self, joined: Joined, cuts: Sequence[int]) -> list[Expr]:
+        """Cut a concatenation: first its parts, then between them."""
+        within: dict[int, list[int]] = {}
+        for at in cuts:
+            place = bisect_left(joined.ends, at)
+            if joined.ends[place] != at:
+                within.setdefault(place, []).append(at)
+        for place, own in reversed(within.items()):
+            start = joined.ends[place - 1] if place else 0
+            pieces = self._pieces(joined.parts[place], [at - start for at in own])
+            joined = with_part_cut(joined, place, pieces)
+        places = [bisect_left(joined.ends, at) + 1 for at in cuts]
+        return [stretch(joined, i, j) for i, j in pairwise([0, *places, len(joined.parts)])]
 
     def settle(self) -> None:
         """Solve the deferred equalities: tie positions where possible, freeze the others."""
@@ -163,6 +258,8 @@ class AxisSystem:
         A dim bound to a `Take` at once would spread its marks to every unit of the base,
         also to those that are not taken; a tie holds only those that are.
         """
+        if not takes(expr):
+            return expr
         match expr:
             case Product(factors=factors):
                 return product([self._lift(factor, where) for factor in factors])
@@ -202,7 +299,7 @@ class AxisSystem:
             if (
                 isinstance(dim, Dim)
                 and isinstance(taken, Take)
-                and dim not in leaves(taken)
+                and not occurs(dim, taken)
                 and not has_single_owners(a, b, self._is_free_dim)
             ):
                 self._bind(dim, taken)
@@ -263,8 +360,8 @@ class AxisSystem:
             self._bind(newer, older)
             return []
         for dim, other in ((a, b), (b, a)):
-            takes = isinstance(other, Take)
-            if isinstance(dim, Dim) and not takes and dim not in leaves(other):
+            is_take = isinstance(other, Take)
+            if isinstance(dim, Dim) and not is_take and not occurs(dim, other):
                 self._bind(dim, other)
                 return []
         if isinstance(a, Product) and isinstance(b, Product):

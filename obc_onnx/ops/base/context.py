@@ -8,12 +8,13 @@ that the node spells out are the sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from onnx import helper
 
-from obc_onnx.axes.expressions import join, product, take
+from obc_onnx.axes.expressions import product, take
 from obc_onnx.errors import ModelError
 from obc_onnx.ops.base.value import Renumbering, Spelling, Value, Wanted, concrete
 
@@ -165,16 +166,11 @@ class CoupleContext:
 
     def cut(self, axis: Expr, ends: Sequence[int]) -> list[Expr]:
         """Cut an axis into consecutive parts that end at `ends`."""
-        starts = [0, *ends[:-1]]
-        parts: list[Expr] = [
-            self.system.dim(end - start) for start, end in zip(starts, ends, strict=True)
-        ]
-        if self.system.can_cut(axis, ends[:-1]):
-            self.unify(axis, join(parts))
-            return parts
-        return [
-            take(axis, tuple(range(start, end))) for start, end in zip(starts, ends, strict=True)
-        ]
+        parts = self.system.cut(axis, ends, self.node.label)
+        if parts is None:
+            ranges = (range(start, end) for start, end in pairwise([0, *ends]))
+            return [take(axis, tuple(positions)) for positions in ranges]
+        return parts
 
     def factored(self, axis: Expr, *sizes: int) -> tuple[Expr, ...]:
         """Write an axis as a product of new dims of these sizes, and return them."""

@@ -43,16 +43,22 @@ class Facts(NamedTuple):
 
     Attributes:
         leaves: Every dim that occurs, left to right, repetitions included.
-        newest: No dim among them has a larger index.
+        oldest: No dim among them has a smaller index.
+        newest: None has a larger one.
         takes: Whether a `Take` is in it.
+        distinct: Whether it is known that no dim occurs twice.
     """
 
     leaves: tuple[Dim, ...]
+    oldest: int
     newest: int
-    takes: bool
+    takes: bool = False
+    distinct: bool = False
 
 
-NOT_FOUND = Facts((), -1, takes=False)
+LONG, BEGINNING = 8, 2
+"""Parts up to which a concatenation is written out, and those that begin a longer one."""
+NOT_FOUND = Facts((), 0, -1)
 """Where facts are still to be found."""
 
 
@@ -75,11 +81,17 @@ class Joined:
     parts: tuple[Expr, ...]
     size: int = field(compare=False)
     facts: Facts = field(default=NOT_FOUND, compare=False, repr=False)
+    n_bound: int = field(default=0, init=False, compare=False, repr=False)
+    """So many dims had been bound when none of its own was, see `Bindings`."""
     _ends: tuple[int, ...] = field(default=(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.facts is NOT_FOUND:
             object.__setattr__(self, "facts", _facts_of(self.parts, self.parts))
+
+    def note_resolved(self, n_bound: int) -> None:
+        """Note that none of its dims is among the first that were bound."""
+        object.__setattr__(self, "n_bound", n_bound)
 
     @property
     def is_plain(self) -> bool:
@@ -104,7 +116,7 @@ class Take:
     facts: Facts = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "facts", Facts(leaves(self.base), newest(self.base), takes=True))
+        object.__setattr__(self, "facts", _facts_of([self.base])._replace(takes=True))
 
     @property
     def size(self) -> int:
@@ -148,6 +160,14 @@ def join(parts: Iterable[Expr]) -> Expr:
     return Joined(flat, sum(part.size for part in kept), _facts_of(kept, flat))
 
 
+def in_a_row(dims: Sequence[Dim]) -> Expr:
+    """Join dims that have just been made: no two are the same."""
+    joined = join(dims)
+    if not isinstance(joined, Joined):
+        return joined
+    return Joined(joined.parts, joined.size, joined.facts._replace(distinct=True))
+
+
 def stretch(joined: Joined, first: int, last: int) -> Expr:
     """Return parts `first` to `last` of a concatenation, the last one left out."""
     parts = joined.parts[first:last]
@@ -160,14 +180,14 @@ def stretch(joined: Joined, first: int, last: int) -> Expr:
 
 
 def with_part_cut(joined: Joined, place: int, pieces: Sequence[Expr]) -> Joined:
-    """Return a concatenation with the pieces of one of its parts in place of that part."""
+    """Return a concatenation with new pieces of one of its parts in place of that part."""
     before, after = joined.parts[:place], joined.parts[place + 1 :]
     parts = (*before, *pieces, *after)
     if not joined.is_plain or not all(isinstance(piece, Dim) for piece in pieces):
         return cast("Joined", join(parts))
     dims = cast("tuple[Dim, ...]", parts)
-    latest = max(joined.facts.newest, *map(newest, pieces))
-    cut = Joined(parts, joined.size, Facts(dims, latest, takes=False))
+    facts = joined.facts._replace(leaves=dims, newest=max(joined.facts.newest, *map(newest, pieces)))
+    cut = Joined(parts, joined.size, facts)
     start = joined.ends[place - 1] if place else 0
     inside = (start + end for end in accumulate(piece.size for piece in pieces))
     ends = (*joined.ends[:place], *inside, *joined.ends[place + 1 :])
@@ -192,14 +212,24 @@ def takes(expr: Expr) -> bool:
     return not isinstance(expr, Dim) and expr.facts.takes
 
 
+def oldest(expr: Expr) -> int:
+    """Return an index that no dim in `expr` falls below."""
+    return expr.index if isinstance(expr, Dim) else expr.facts.oldest
+
+
 def newest(expr: Expr) -> int:
     """Return an index that no dim in `expr` exceeds."""
     return expr.index if isinstance(expr, Dim) else expr.facts.newest
 
 
 def occurs(dim: Dim, expr: Expr) -> bool:
-    """Say whether a dim is in `expr`; most that are asked for are newer than all of it."""
-    return dim.index <= newest(expr) and dim in leaves(expr)
+    """Say whether a dim is in `expr`; most that are asked for are older or newer than all of it."""
+    return oldest(expr) <= dim.index <= newest(expr) and dim in leaves(expr)
+
+
+def is_long(expr: Expr) -> bool:
+    """Say whether more dims are in `expr` than people are shown."""
+    return len(leaves(expr)) > LONG
 
 
 def _facts_of(parts: Sequence[Expr], flat: tuple[Expr, ...] = ()) -> Facts:
@@ -211,8 +241,8 @@ def _facts_of(parts: Sequence[Expr], flat: tuple[Expr, ...] = ()) -> Facts:
     """
     plain = bool(flat) and all(map(_is_plain, parts))
     found = flat if plain else tuple(chain.from_iterable(map(leaves, parts)))
-    newest_of_all = max(map(newest, parts), default=-1)
-    return Facts(cast("tuple[Dim, ...]", found), newest_of_all, any(map(takes, parts)))
+    span = min(map(oldest, parts), default=0), max(map(newest, parts), default=-1)
+    return Facts(cast("tuple[Dim, ...]", found), *span, takes=any(map(takes, parts)))
 
 
 def _is_plain(expr: Expr) -> bool:
@@ -356,23 +386,24 @@ def runs_of(expr: Expr, dim: Dim) -> set[int]:
             return runs_of(base, dim)
 
 
-def describe(expr: Expr, names: Mapping[Dim, str]) -> str:
+def describe(expr: Expr, names: Mapping[Dim, str], *, whole: bool = False) -> str:
     """Write an axis expression for people, as `heads(12) x head_dim(64)` or `64 ++ 32`.
 
     Args:
         expr: A resolved expression.
         names: What to call dims; others are written as their size.
+        whole: Whether a long concatenation is written out, and not only how it begins.
     """
     match expr:
         case Dim():
             name = names.get(expr)
             return f"{name}({expr.size})" if name else str(expr.size)
         case Product(factors=factors):
-            return " x ".join(
-                f"({describe(f, names)})" if isinstance(f, Joined) else describe(f, names)
-                for f in factors
-            )
+            shown = ((f, describe(f, names, whole=whole)) for f in factors)
+            return " x ".join(f"({text})" if isinstance(f, Joined) else text for f, text in shown)
         case Joined(parts=parts):
-            return " ++ ".join(describe(part, names) for part in parts)
+            rest = [] if whole or len(parts) <= LONG else [f"... ({len(parts) - BEGINNING} more)"]
+            shown_parts = parts[:BEGINNING] if rest else parts
+            return " ++ ".join([*(describe(p, names, whole=whole) for p in shown_parts), *rest])
         case Take(base=base):
-            return f"{expr.size} positions of ({describe(base, names)})"
+            return f"{expr.size} positions of ({describe(base, names, whole=whole)})"

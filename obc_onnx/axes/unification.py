@@ -15,14 +15,17 @@ from bisect import bisect_left
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+from obc_onnx.axes.bindings import Bindings
 from obc_onnx.axes.boundaries import around, can_split, common_segments, parts_of, sizes_between
 from obc_onnx.axes.expressions import (
     Dim,
     Joined,
     Product,
     Take,
+    in_a_row,
     join,
     leaves,
+    newest,
     occurs,
     product,
     stretch,
@@ -34,12 +37,15 @@ from obc_onnx.axes.ties import has_single_owners, tied_positions
 from obc_onnx.errors import InvariantError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from obc_onnx.axes.expressions import Expr
 
     Equality = tuple[Expr, Expr]
     Deferred = tuple[Expr, Expr, str]
+
+_FEW = 16
+"""So many dims are looked for one by one; of more, all that occur are looked up."""
 
 
 class AxisSystem:
@@ -54,7 +60,7 @@ class AxisSystem:
 
     def __init__(self) -> None:
         self._n_dims = 0
-        self._bound: dict[Dim, Expr] = {}
+        self._bindings = Bindings()
         self._frozen: dict[Dim, str] = {}
         self._inexact: dict[Dim, str] = {}
         self._open: set[Dim] = set()
@@ -73,55 +79,31 @@ class AxisSystem:
             self._frozen[made] = frozen
         return made
 
+    @property
+    def n_bound(self) -> int:
+        """How many dims stand for others by now."""
+        return len(self._bindings)
+
+    def made_of(self, n_dims: int, n_bound: int) -> set[Dim]:
+        """Return dims that older ones were found to be made of.
+
+        Args:
+            n_dims: How many dims are older.
+            n_bound: How many of them stood for others already.
+        """
+        older = (dim for dim in self._bindings.since(n_bound) if dim.index < n_dims)
+        return {dim for old in older for dim in self.later(old, n_dims)}
+
+    def later(self, expr: Expr, n_dims: int) -> Iterable[Dim]:
+        """Return the dims of an axis that were made after the first `n_dims`."""
+        resolved = self.resolve(expr)
+        if newest(resolved) < n_dims:
+            return ()
+        return (dim for dim in leaves(resolved) if dim.index >= n_dims)
+
     def resolve(self, expr: Expr) -> Expr:
         """Replace every dim by what it was unified with; the result is in normal form."""
-        waiting = self._stale(expr)
-        while waiting:  # a chain of slices is as deep as it is long, so that nothing recurses
-            dim = waiting[-1]
-            deeper = self._stale(self._bound[dim])
-            if deeper:
-                waiting += deeper
-            else:
-                self._bound[dim] = self._replaced(self._bound[dim])
-                waiting.pop()
-        return self._replaced(expr)
-
-    def _stale(self, expr: Expr) -> list[Dim]:
-        """List the dims of an expression that stand for others, which stand for others by now."""
-        bound, dims = self._bound, leaves(expr)
-        if bound.keys().isdisjoint(dims):
-            return []
-        found = (dim for dim in dims if dim in bound)
-        return [dim for dim in found if not bound.keys().isdisjoint(leaves(bound[dim]))]
-
-    def _replaced(self, expr: Expr) -> Expr:
-        """Replace dims once; what they stand for is resolved."""
-        if isinstance(expr, Dim):
-            return self._bound.get(expr, expr)
-        if self._bound.keys().isdisjoint(leaves(expr)):
-            return expr  # as most are, and making one takes longer than finding that out
-        match expr:
-            case Take(base=base, index=index):
-                return take(self._replaced(base), index)
-            case Product(factors=factors):
-                return product([self._replaced(factor) for factor in factors])
-            case Joined(parts=parts) if expr.is_plain:
-                return self._replaced_here(expr, [i for i, d in enumerate(parts) if d in self._bound])
-            case Joined(parts=parts):
-                return join([self._replaced(part) for part in parts])
-
-    def _replaced_here(self, joined: Joined, places: list[int]) -> Expr:
-        """Replace some parts of a concatenation of dims; those between them stay together."""
-        found: list[Expr] = []
-        start = 0
-        for place in places:
-            if place > start:
-                found.append(stretch(joined, start, place))
-            found.append(self._replaced(joined.parts[place]))
-            start = place + 1
-        if start < len(joined.parts):
-            found.append(stretch(joined, start, len(joined.parts)))
-        return join(found)
+        return self._bindings.resolve(expr)
 
     def reason(self, dim: Dim) -> str | None:
         """Return why a resolved dim is frozen, or None where it is free."""
@@ -139,7 +121,10 @@ class AxisSystem:
 
     def open_dims(self, expr: Expr) -> set[Dim]:
         """Return the dims of `expr` whose sizes are only known when the model runs."""
-        return self._open.intersection(leaves(self.resolve(expr))) if self._open else set()
+        resolved = self.resolve(expr)
+        if len(self._open) > _FEW:
+            return self._open.intersection(leaves(resolved))
+        return {dim for dim in self._open if occurs(dim, resolved)}
 
     def is_open(self, expr: Expr) -> bool:
         """Say whether the size of `expr` may be another one when the model runs."""
@@ -200,41 +185,54 @@ class AxisSystem:
             parts: list[Expr] = [self.dim(size) for size in sizes_between(ends)]
             self.unify(resolved, join(parts), where)
             return parts
-        pieces = iter(self._pieces(resolved, inside))
+        pieces = iter(self._pieces(resolved, inside, expr))
         return [next(pieces) if size else self.dim(0) for size in sizes_between(ends)]
 
-    def _pieces(self, expr: Expr, cuts: Sequence[int]) -> list[Expr]:
-        """Cut an axis without a `Take` at positions inside of it, all at once."""
+    def _pieces(self, expr: Expr, cuts: Sequence[int], known_as: Expr | None = None) -> list[Expr]:
+        """Cut an axis without a `Take` at positions inside of it, all at once.
+
+        Args:
+            expr: The axis.
+            cuts: The positions, ascending.
+            known_as: What stands for it.
+        """
         if not cuts:
             return [expr]
         match expr:
-            case Dim() if expr in self._bound:  # it occurs twice, and has just been cut
+            case Dim() if expr in self._bindings:  # it occurs twice, and has just been cut
                 return self._pieces(self.resolve(expr), cuts)
             case Dim():
-                parts: list[Expr] = [self.dim(size) for size in sizes_between([*cuts, expr.size])]
-                self._bind(expr, join(parts))
-                return parts
+                dims = [self.dim(size) for size in sizes_between([*cuts, expr.size])]
+                self._bind(expr, in_a_row(dims))
+                return list(dims)
             case Product(factors=(outer, *factors)):
                 inner = product(factors)
                 cut = self._pieces(outer, [at // inner.size for at in cuts])
                 return [product([piece, inner]) for piece in cut]
             case Joined():
-                return self._pieces_of_parts(expr, cuts)
+                whole = self._with_parts_cut(expr, cuts)
+                if isinstance(known_as, Dim):
+                    self._bindings.replace(known_as, whole)
+                places = [bisect_left(whole.ends, at) + 1 for at in cuts]
+                spans = pairwise([0, *places, len(whole.parts)])
+                return [stretch(whole, first, last) for first, last in spans]
         raise InvariantError(f"cannot cut {expr} at {cuts}")
 
-    def _pieces_of_parts(self, joined: Joined, cuts: Sequence[int]) -> list[Expr]:
-        """Cut a concatenation: first its parts, then between them."""
+    def _with_parts_cut(self, joined: Joined, cuts: Sequence[int]) -> Joined:
+        """Cut the parts of a concatenation that positions lie in."""
         within: dict[int, list[int]] = {}
         for at in cuts:
             place = bisect_left(joined.ends, at)
             if joined.ends[place] != at:
                 within.setdefault(place, []).append(at)
+        n_bound = self.n_bound
         for place, own in reversed(within.items()):
             start = joined.ends[place - 1] if place else 0
             pieces = self._pieces(joined.parts[place], [at - start for at in own])
             joined = with_part_cut(joined, place, pieces)
-        places = [bisect_left(joined.ends, at) + 1 for at in cuts]
-        return [stretch(joined, i, j) for i, j in pairwise([0, *places, len(joined.parts)])]
+        if joined.facts.distinct and self.n_bound == n_bound + len(within):
+            joined.note_resolved(self.n_bound)
+        return joined
 
     def settle(self) -> None:
         """Solve the deferred equalities: tie positions where possible, freeze the others."""
@@ -345,7 +343,7 @@ class AxisSystem:
     def _bind(self, dim: Dim, expr: Expr) -> None:
         """Define `dim` as `expr` everywhere it occurs; its marks spread to `expr`."""
         reason = self.reason(dim)
-        self._bound[dim] = expr
+        self._bindings.bind(dim, expr)
         if reason is not None:
             self.freeze(expr, reason)
         if dim in self._inexact:

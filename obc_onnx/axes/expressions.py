@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -58,6 +58,8 @@ class Facts(NamedTuple):
 
 LONG, BEGINNING = 8, 2
 """Parts up to which a concatenation is written out, and those that begin a longer one."""
+MOST_REPEATED = 1024
+"""Parts of a concatenation that names dims twice: joined to itself 40 times it would have 2^40."""
 NOT_FOUND = Facts((), 0, -1)
 """Where facts are still to be found."""
 
@@ -160,14 +162,6 @@ def join(parts: Iterable[Expr]) -> Expr:
     return Joined(flat, sum(part.size for part in kept), _facts_of(kept, flat))
 
 
-def in_a_row(dims: Sequence[Dim]) -> Expr:
-    """Join dims that have just been made: no two are the same."""
-    joined = join(dims)
-    if not isinstance(joined, Joined):
-        return joined
-    return Joined(joined.parts, joined.size, joined.facts._replace(distinct=True))
-
-
 def stretch(joined: Joined, first: int, last: int) -> Expr:
     """Return parts `first` to `last` of a concatenation, the last one left out."""
     parts = joined.parts[first:last]
@@ -199,7 +193,8 @@ def take(base: Expr, index: tuple[int, ...]) -> Expr:
     """Take positions of `base` in normal form: one level deep, nothing for the identity."""
     if isinstance(base, Take):
         return take(base.base, tuple(base.index[position] for position in index))
-    return base if index == tuple(range(base.size)) else Take(base, index)
+    is_whole = len(index) == base.size and index == tuple(range(base.size))
+    return base if is_whole else Take(base, index)
 
 
 def leaves(expr: Expr) -> tuple[Dim, ...]:
@@ -227,6 +222,14 @@ def occurs(dim: Dim, expr: Expr) -> bool:
     return oldest(expr) <= dim.index <= newest(expr) and dim in leaves(expr)
 
 
+def is_repetitive(expr: Expr) -> bool:
+    """Say whether dims occur in `expr` again and again, so that it may grow without end."""
+    dims = leaves(expr)
+    if len(dims) <= MOST_REPEATED or (not isinstance(expr, Dim) and expr.facts.distinct):
+        return False
+    return len(set(dims)) < len(dims)
+
+
 def is_long(expr: Expr) -> bool:
     """Say whether more dims are in `expr` than people are shown."""
     return len(leaves(expr)) > LONG
@@ -241,8 +244,14 @@ def _facts_of(parts: Sequence[Expr], flat: tuple[Expr, ...] = ()) -> Facts:
     """
     plain = bool(flat) and all(map(_is_plain, parts))
     found = flat if plain else tuple(chain.from_iterable(map(leaves, parts)))
-    span = min(map(oldest, parts), default=0), max(map(newest, parts), default=-1)
-    return Facts(cast("tuple[Dim, ...]", found), *span, takes=any(map(takes, parts)))
+    return Facts(
+        leaves=cast("tuple[Dim, ...]", found),
+        oldest=min(map(oldest, parts)),
+        newest=max(map(newest, parts)),
+        takes=any(map(takes, parts)),
+        distinct=all(newest(a) < oldest(b) for a, b in pairwise(parts))
+        and all(isinstance(part, Dim) or part.facts.distinct for part in parts),
+    )
 
 
 def _is_plain(expr: Expr) -> bool:

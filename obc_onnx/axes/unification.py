@@ -22,7 +22,6 @@ from obc_onnx.axes.expressions import (
     Joined,
     Product,
     Take,
-    in_a_row,
     join,
     leaves,
     newest,
@@ -33,7 +32,7 @@ from obc_onnx.axes.expressions import (
     takes,
     with_part_cut,
 )
-from obc_onnx.axes.ties import has_single_owners, tied_positions
+from obc_onnx.axes.ties import MOST_POSITIONS, has_single_owners, tied_positions
 from obc_onnx.errors import InvariantError
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ class AxisSystem:
                 return self._pieces(self.resolve(expr), cuts)
             case Dim():
                 dims = [self.dim(size) for size in sizes_between([*cuts, expr.size])]
-                self._bind(expr, in_a_row(dims))
+                self._bind(expr, join(dims))
                 return list(dims)
             case Product(factors=(outer, *factors)):
                 inner = product(factors)
@@ -314,7 +313,8 @@ class AxisSystem:
         tied: list[tuple[set[Dim], list[Deferred]]] = []
         for equality in self._take_deferred():
             left, right, _ = equality
-            if not has_single_owners(left, right, self._is_free_dim):
+            short = left.size <= MOST_POSITIONS
+            if not (short and has_single_owners(left, right, self._is_free_dim)):
                 self._deferred.append(equality)
                 continue
             dims = {dim for dim in (*leaves(left), *leaves(right)) if self._is_free_dim(dim)}

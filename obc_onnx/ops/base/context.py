@@ -15,6 +15,7 @@ import numpy as np
 from onnx import helper
 
 from obc_onnx.axes.expressions import product, take
+from obc_onnx.axes.ties import MOST_POSITIONS
 from obc_onnx.errors import ModelError
 from obc_onnx.ops.base.value import Renumbering, Spelling, Value, Wanted, concrete
 
@@ -168,9 +169,15 @@ class CoupleContext:
         """Cut an axis into consecutive parts that end at `ends`."""
         parts = self.system.cut(axis, ends, self.node.label)
         if parts is None:
-            ranges = (range(start, end) for start, end in pairwise([0, *ends]))
-            return [take(axis, tuple(positions)) for positions in ranges]
+            return [self.taken(axis, range(start, end)) for start, end in pairwise([0, *ends])]
         return parts
+
+    def taken(self, axis: Expr, positions: range) -> Expr:
+        """Take positions of an axis; so many that they would fill the memory are frozen instead."""
+        if len(positions) <= MOST_POSITIONS:
+            return take(axis, tuple(positions))
+        self.freeze([axis], f"a range of more than {MOST_POSITIONS} positions")
+        return self.fixed(len(positions), "a long range")
 
     def factored(self, axis: Expr, *sizes: int) -> tuple[Expr, ...]:
         """Write an axis as a product of new dims of these sizes, and return them."""

@@ -102,7 +102,11 @@ class Bindings:
             case Product(factors=factors):
                 return product([self._replaced(factor) for factor in factors])
             case Joined(parts=parts):
-                return self._replaced_parts(expr) if expr.is_plain else join(map(self._replaced, parts))
+                return (
+                    self._replaced_parts(expr)
+                    if expr.is_plain
+                    else join(map(self._replaced, parts))
+                )
 
     def _replaced_parts(self, joined: Joined) -> Expr:
         """Replace dims of which a concatenation consists; those between them stay together."""

@@ -170,7 +170,9 @@ def stretch(joined: Joined, first: int, last: int) -> Expr:
     if not joined.is_plain:
         return join(parts)
     size = joined.ends[last - 1] - (joined.ends[first - 1] if first else 0)
-    return Joined(parts, size, joined.facts._replace(leaves=cast("tuple[Dim, ...]", parts)))
+    part = Joined(parts, size, joined.facts._replace(leaves=cast("tuple[Dim, ...]", parts)))
+    part.note_resolved(joined.n_bound)
+    return part
 
 
 def with_part_cut(joined: Joined, place: int, pieces: Sequence[Expr]) -> Joined:
@@ -180,7 +182,9 @@ def with_part_cut(joined: Joined, place: int, pieces: Sequence[Expr]) -> Joined:
     if not joined.is_plain or not all(isinstance(piece, Dim) for piece in pieces):
         return cast("Joined", join(parts))
     dims = cast("tuple[Dim, ...]", parts)
-    facts = joined.facts._replace(leaves=dims, newest=max(joined.facts.newest, *map(newest, pieces)))
+    facts = joined.facts._replace(
+        leaves=dims, newest=max(joined.facts.newest, *map(newest, pieces))
+    )
     cut = Joined(parts, joined.size, facts)
     start = joined.ends[place - 1] if place else 0
     inside = (start + end for end in accumulate(piece.size for piece in pieces))

@@ -277,9 +277,7 @@ def _plus(a: Polynomial, b: Polynomial) -> Polynomial:
 
 
 def _times(a: Polynomial, b: Polynomial) -> Polynomial:
-    return _sum(
-        {_merged(left, right, 1): x * y} for left, x in a.items() for right, y in b.items()
-    )
+    return _sum({_merged(left, right, 1): x * y} for left, x in a.items() for right, y in b.items())
 
 
 def _quotient(a: Polynomial, b: Polynomial) -> Polynomial | None:

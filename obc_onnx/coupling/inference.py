@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes.expressions import Dim, leaves
+from obc_onnx.axes.expressions import Dim, leaves, occurs
 from obc_onnx.axes.sizes import Sized, axes_of, value_of
 from obc_onnx.axes.unification import AxisSystem
 from obc_onnx.coupling.model import Coupling, FrozenDim, Group, constant_sources
@@ -128,11 +128,11 @@ class _Finder:
             for role in self.roles
             if role.kind == "reads"
         )
-        return any(batch in leaves(self.system.resolve(axis)) for axis in axes)
+        return any(occurs(batch, self.system.resolve(axis)) for axis in axes)
 
     def _is_paired(self, value: Value, batch: Dim) -> bool:
         """Say whether a value has samples along several axes: each one beside every other."""
-        return sum(batch in leaves(self.system.resolve(axis)) for axis in value.axes) > 1
+        return sum(occurs(batch, self.system.resolve(axis)) for axis in value.axes) > 1
 
     def _hides(self, node: Node, batch: Dim) -> bool:
         """Say whether a node knows of samples, and gives data without an axis of them.
@@ -142,8 +142,8 @@ class _Finder:
         made = [self.values[name] for name in node.outputs if name in self.values]
         data = [value for value in made if value.numbers is None]
         read = [self.values[name] for name in node.inputs if name in self.values]
-        has = batch in self._dims_of(value for value in read if not value.constant)
-        if has and any(batch not in self._dims_of([value]) for value in data):
+        has = any(self._holds(value, batch) for value in read if not value.constant)
+        if has and not all(self._holds(value, batch) for value in data):
             return True
         counted = self._counted(read)
         if batch in counted and self._counted(made) - counted - self._dims_of(read):
@@ -153,6 +153,9 @@ class _Finder:
             for slot, name in enumerate(node.inputs)
             if name in self.values
         )
+
+    def _holds(self, value: Value, dim: Dim) -> bool:
+        return any(occurs(dim, self.system.resolve(axis)) for axis in value.axes)
 
     def _counted(self, values: Iterable[Value]) -> set[Dim]:
         """Return the dims whose sizes numbers follow."""
@@ -268,6 +271,7 @@ class _Finder:
             arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
             renumberings=self.renumberings,
         )
+        context.check_ranks(rule.ranks)
         given = [value for value in context.inputs if value is not None]
         constant = bool(given) and rule.repeats and all(value.constant for value in given)
         outputs = rule.couple(context)

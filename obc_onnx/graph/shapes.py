@@ -180,9 +180,7 @@ def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape
         found = infer_sizes(_with_inputs(graph, shapes))
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"shape inference fails for inputs {dict(shapes)}: {error}") from error
-    return {
-        name: found[name] for node in graph.nodes for name in node.outputs if name in found
-    }
+    return {name: found[name] for node in graph.nodes for name in node.outputs if name in found}
 
 
 class ElementTypes:

@@ -87,6 +87,7 @@ class DeformConv(Rule):
     """
 
     op_types = ("DeformConv",)
+    ranks: ClassVar = {3: 1}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie channels as Conv does; freeze the blocks that share offsets, and all offsets."""

@@ -54,6 +54,7 @@ class CausalConvWithState(Rule):
     """Depthwise convolution of what came before: X, W, B, past state."""
 
     op_types = ("CausalConvWithState",)
+    ranks: ClassVar = {2: 1}
     domains = _EVERYWHERE
 
     def couple(self, context: CoupleContext) -> list[Value]:

@@ -20,7 +20,7 @@ from obc_onnx.errors import ModelError
 from obc_onnx.ops.base.value import Renumbering, Spelling, Value, Wanted, concrete
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -98,6 +98,20 @@ class CoupleContext:
     def optional(self, slot: int) -> Value | None:
         """Return an input that may be left out."""
         return self.inputs[slot] if slot < len(self.inputs) else None
+
+    def check_ranks(self, ranks: Mapping[int, int]) -> None:
+        """Check that operands have as many axes as the operator wants, by input slot.
+
+        Raises:
+            ModelError: One has not; the message names it.
+        """
+        for slot, rank in ranks.items():
+            value = self.optional(slot)
+            if value is not None and len(value.axes) != rank:
+                raise ModelError(
+                    f"{self.node.label} takes {_axes(rank)} in its input {slot}, but "
+                    f"'{self.node.inputs[slot]}' of shape {value.shape} has {len(value.axes)}"
+                )
 
     def shape(self, slot: int = 0) -> Shape:
         """Return the concrete shape of an output."""
@@ -232,6 +246,10 @@ class CoupleContext:
     ) -> None:
         """Record that an operand acts position by position, and maybe a bias with it."""
         self.roles.append(Role(self.node, slot, axis, "scales", (), bias, tap))
+
+
+def _axes(count: int) -> str:
+    return "1 axis" if count == 1 else f"{count} axes"
 
 
 @dataclass(frozen=True)

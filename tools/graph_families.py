@@ -24,6 +24,8 @@ _DEPTH = 12
 """Layers of a dense block."""
 _OWN = "own"
 """The domain of local functions."""
+_CALLS = 50
+"""Functions in each other."""
 _NESTED = 8
 """Subgraphs in each other: a protobuf message cannot nest many more."""
 
@@ -287,15 +289,18 @@ def subgraphs(n: int) -> onnx.ModelProto:
 
 
 def functions(n: int) -> onnx.ModelProto:
-    """Local functions, each of which calls the next one."""
-    net = _Net(flat=True)
+    """Local functions, each of which calls the next one, half as deep as onnx follows."""
+    net, last = _Net(flat=True), "x"
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_OWN, 1)]
-    for i in range(n):
-        inner = [helper.make_node("Relu", ["a"], ["b" if i == n - 1 else "c"])]
-        if i < n - 1:
-            inner.append(helper.make_node(f"f{i + 1}", ["c"], ["b"], domain=_OWN))
-        net.functions.append(helper.make_function(_OWN, f"f{i}", ["a"], ["b"], inner, opsets))
-    last = net.node("f0", net.node("MatMul", "x", net.weight(WIDTH, WIDTH)), domain=_OWN)
+    for first in range(0, n, _CALLS):
+        for i in range(first, first + _CALLS):
+            is_last = i == first + _CALLS - 1
+            inner = [helper.make_node("Relu", ["a"], ["b" if is_last else "c"])]
+            if not is_last:
+                inner.append(helper.make_node(f"f{i + 1}", ["c"], ["b"], domain=_OWN))
+            net.functions.append(helper.make_function(_OWN, f"f{i}", ["a"], ["b"], inner, opsets))
+        product = net.node("MatMul", last, net.weight(WIDTH, WIDTH))
+        last = net.node(f"f{first}", product, domain=_OWN)
     return net.model(net.node("MatMul", last, net.weight(WIDTH, WIDTH)))
 
 
@@ -335,9 +340,9 @@ def _port(name: str, rank: int) -> onnx.ValueInfoProto:
 FAMILIES: dict[str, Callable[[int], onnx.ModelProto]] = {
     function.__name__: function
     for function in (
-        convolutions, grouped, elementwise, residual, attention, dense, dense_blocks, slices, slices_of_slices,
-        split, concat, sums, heads, constants, identities, shared_vector, shared_matrix, layouts,
-        shuffles, picks, shape_arithmetic, additions, subgraphs, functions,
+        convolutions, grouped, elementwise, residual, attention, dense, dense_blocks, slices,
+        slices_of_slices, split, concat, sums, heads, constants, identities, shared_vector,
+        shared_matrix, layouts, shuffles, picks, shape_arithmetic, additions, subgraphs, functions,
     )
 }  # fmt: skip
 """Makers of models, each of which takes about how many nodes the model is to have."""

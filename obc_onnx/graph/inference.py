@@ -1,9 +1,10 @@
 """onnx's shape inference, kept from following the numbers of long vectors.
 
 Where a shape is computed, its numbers have to be followed through the nodes, which onnx calls data
-propagation. It takes every vector for such numbers, and makes a message of each of its elements: 2^31
-of them, where a file of some bytes asks for a Range. So what can be inferred without comes first, and
-then nodes that follow numbers are left out where they read a vector that is long, or may be.
+propagation. It takes every vector for such numbers, and makes a message of each of its elements:
+2^31 of them, where a file of some bytes asks for a Range. So what can be inferred without comes
+first, and then nodes that follow numbers are left out where they read a vector that is long, or may
+be.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def _follows_numbers(node: onnx.NodeProto, versions: Mapping[str, int]) -> bool:
 def _without(
     model: onnx.ModelProto, inferred: onnx.ModelProto, known: Shapes, aside: set[str]
 ) -> onnx.ModelProto:
-    """Copy a model without some nodes: what they compute is taken as inputs, of known size or not."""
+    """Copy a model without some nodes: what they compute are inputs, of known size or not."""
     if not aside:
         return model
     own = onnx.ModelProto()

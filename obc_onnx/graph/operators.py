@@ -24,7 +24,7 @@ REARRANGING = frozenset({
 MAKES_VECTORS = {
     "ConstantOfShape": 0, "Expand": 1, "Range": 1, "Reshape": 1, "Tile": 1,
 }  # fmt: skip
-"""They make as many elements as a number says, and the input slot of it: of one number, a vector."""
+"""They make as many elements as an input says, and its slot: a vector, where it is one number."""
 DROPS_AXES = ("Arg", "Reduce")
 """How the names of operators begin of which a vector may be left, however many axes there were."""
 SHAPE_ARITHMETIC = REARRANGING | {

@@ -198,8 +198,8 @@ def summarise_groups(coupling: Coupling, keep: Keep) -> list[GroupSummary]:
 def _members(coupling: Coupling) -> dict[Dim, list[str]]:
     """Describe what weights do, by the groups that they do it to.
 
-    An axis may hold all that was before it, as in a dense block. To describe each such axis with each
-    of its groups would take the cube of the network: it is with the first of them alone.
+    An axis may hold all that was before it, as in a dense block. To describe each such axis with
+    each of its groups would take the cube of the network: it is with the first of them alone.
     """
     names = _names(coupling)
     found: dict[Dim, list[str]] = {}

@@ -54,14 +54,14 @@ def best(found: dict[str, list[Figures]]) -> dict[str, Figures]:
 def measure(work: Callable[[], None], **facts: float) -> None:
     """Run once, and print seconds, MiB above the start, and other facts as JSON."""
     PEAK.write_text(_RESET, encoding="ascii")
-    before = _peak_mib()
+    before = peak_mib()
     start = time.perf_counter()
     work()
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "mib": _peak_mib() - before, **facts}))
+    print(json.dumps({"seconds": seconds, "mib": peak_mib() - before, **facts}))
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """Read the most memory that was in use since it was last reset."""
     lines = STATUS.read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from bisect import bisect_left
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes.expressions import Joined, Product, product
@@ -38,6 +39,11 @@ def common_segments(
             start_left, start_right = i + 1, j + 1
 
 
+def sizes_between(ends: Sequence[int]) -> list[int]:
+    """Return the sizes of parts that end at these positions, the first of which starts at 0."""
+    return [end - start for start, end in pairwise([0, *ends])]
+
+
 def can_split(expr: Expr, at: int, *, fold: bool = False) -> bool:
     """Say whether an axis can be cut at `at`; `fold` allows it inside several factors."""
     match expr:
@@ -46,13 +52,10 @@ def can_split(expr: Expr, at: int, *, fold: bool = False) -> bool:
             if at % inner.size or (isinstance(outer, Product) and not fold):
                 return False
             return isinstance(outer, Product) or can_split(outer, at // inner.size, fold=fold)
-        case Joined(parts=parts):
-            start = 0
-            for part in parts:
-                if at < start + part.size:
-                    return at == start or can_split(part, at - start, fold=fold)
-                start += part.size
-            return False
+        case Joined(parts=parts, ends=ends):
+            place = bisect_left(ends, at)
+            start = ends[place] - parts[place].size
+            return at == ends[place] or can_split(parts[place], at - start, fold=fold)
     return True
 
 

@@ -10,15 +10,17 @@ This module knows nothing of ONNX, tensors or operators.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import accumulate, chain, pairwise
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from obc_onnx.errors import InvariantError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,12 +36,44 @@ class Dim:
         return f"d{self.index}({self.size})"
 
 
+class Facts(NamedTuple):
+    """What is asked of an expression again and again; found once, when it is made.
+
+    An axis may be a concatenation of thousands of parts, and every node that it passes asks.
+
+    Attributes:
+        leaves: Every dim that occurs, left to right, repetitions included.
+        oldest: No dim among them has a smaller index.
+        newest: None has a larger one.
+        takes: Whether a `Take` is in it.
+        distinct: Whether it is known that no dim occurs twice.
+    """
+
+    leaves: tuple[Dim, ...]
+    oldest: int
+    newest: int
+    takes: bool = False
+    distinct: bool = False
+
+
+LONG, BEGINNING = 8, 2
+"""Parts up to which a concatenation is written out, and those that begin a longer one."""
+MOST_REPEATED = 1024
+"""Parts of a concatenation that names dims twice: joined to itself 40 times it would have 2^40."""
+NOT_FOUND = Facts((), 0, -1)
+"""Where facts are still to be found."""
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """Row-major product of its factors: the last factor varies fastest."""
 
     factors: tuple[Expr, ...]
     size: int = field(compare=False)
+    facts: Facts = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", _facts_of(self.factors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +82,31 @@ class Joined:
 
     parts: tuple[Expr, ...]
     size: int = field(compare=False)
+    facts: Facts = field(default=NOT_FOUND, compare=False, repr=False)
+    n_bound: int = field(default=0, init=False, compare=False, repr=False)
+    """So many dims had been bound when none of its own was, see `Bindings`."""
+    _ends: tuple[int, ...] = field(default=(), init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.facts is NOT_FOUND:
+            object.__setattr__(self, "facts", _facts_of(self.parts, self.parts))
+
+    def note_resolved(self, n_bound: int) -> None:
+        """Note that none of its dims is among the first that were bound."""
+        object.__setattr__(self, "n_bound", n_bound)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every part is a dim."""
+        return self.facts.leaves is self.parts
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind each part."""
+        if not self._ends:
+            sizes = map(operator.attrgetter("size"), self.parts)
+            object.__setattr__(self, "_ends", tuple(accumulate(sizes)))
+        return self._ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +115,10 @@ class Take:
 
     base: Expr
     index: tuple[int, ...]
+    facts: Facts = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", _facts_of([self.base])._replace(takes=True))
 
     @property
     def size(self) -> int:
@@ -88,38 +151,116 @@ def product(factors: Iterable[Expr]) -> Expr:
 
 def join(parts: Iterable[Expr]) -> Expr:
     """Join `parts` into a normal form: flat, without parts of size 0."""
-    flat: list[Expr] = []
-    last: Expr | None = None
-    for part in parts:
-        last = part
-        if isinstance(part, Joined):
-            flat.extend(part.parts)
-        elif part.size != 0:
-            flat.append(part)
-    if last is None:
+    given = list(parts)
+    if not given:
         raise InvariantError("a concatenation needs at least one part")
-    if not flat:
-        return last
-    return flat[0] if len(flat) == 1 else Joined(tuple(flat), sum(p.size for p in flat))
+    kept = [part for part in given if part.size != 0]
+    if len(kept) < 2:  # noqa: PLR2004 - nothing to join
+        return kept[0] if kept else given[-1]
+    own = (part.parts if isinstance(part, Joined) else (part,) for part in kept)
+    flat = tuple(chain.from_iterable(own))
+    return Joined(flat, sum(part.size for part in kept), _facts_of(kept, flat))
+
+
+def stretch(joined: Joined, first: int, last: int) -> Expr:
+    """Return parts `first` to `last` of a concatenation, the last one left out."""
+    parts = joined.parts[first:last]
+    if len(parts) == 1:
+        return parts[0]
+    if not joined.is_plain:
+        return join(parts)
+    size = joined.ends[last - 1] - (joined.ends[first - 1] if first else 0)
+    part = Joined(parts, size, joined.facts._replace(leaves=cast("tuple[Dim, ...]", parts)))
+    part.note_resolved(joined.n_bound)
+    return part
+
+
+def with_part_cut(joined: Joined, place: int, pieces: Sequence[Expr]) -> Joined:
+    """Return a concatenation with new pieces of one of its parts in place of that part."""
+    before, after = joined.parts[:place], joined.parts[place + 1 :]
+    parts = (*before, *pieces, *after)
+    if not joined.is_plain or not all(isinstance(piece, Dim) for piece in pieces):
+        return cast("Joined", join(parts))
+    dims = cast("tuple[Dim, ...]", parts)
+    facts = joined.facts._replace(
+        leaves=dims, newest=max(joined.facts.newest, *map(newest, pieces))
+    )
+    cut = Joined(parts, joined.size, facts)
+    start = joined.ends[place - 1] if place else 0
+    inside = (start + end for end in accumulate(piece.size for piece in pieces))
+    ends = (*joined.ends[:place], *inside, *joined.ends[place + 1 :])
+    object.__setattr__(cut, "_ends", ends)  # to add all sizes up again takes longer than the rest
+    return cut
 
 
 def take(base: Expr, index: tuple[int, ...]) -> Expr:
     """Take positions of `base` in normal form: one level deep, nothing for the identity."""
     if isinstance(base, Take):
         return take(base.base, tuple(base.index[position] for position in index))
-    return base if index == tuple(range(base.size)) else Take(base, index)
+    is_whole = len(index) == base.size and index == tuple(range(base.size))
+    return base if is_whole else Take(base, index)
 
 
-def leaves(expr: Expr) -> Iterator[Dim]:
-    """Yield every dim that occurs in `expr`, left to right, repetitions included."""
-    match expr:
-        case Dim():
-            yield expr
-        case Product(factors=children) | Joined(parts=children):
-            for child in children:
-                yield from leaves(child)
-        case Take(base=base):
-            yield from leaves(base)
+def leaves(expr: Expr) -> tuple[Dim, ...]:
+    """List every dim that occurs in `expr`, left to right, repetitions included."""
+    return (expr,) if isinstance(expr, Dim) else expr.facts.leaves
+
+
+def takes(expr: Expr) -> bool:
+    """Say whether a `Take` is in `expr`."""
+    return not isinstance(expr, Dim) and expr.facts.takes
+
+
+def oldest(expr: Expr) -> int:
+    """Return an index that no dim in `expr` falls below."""
+    return expr.index if isinstance(expr, Dim) else expr.facts.oldest
+
+
+def newest(expr: Expr) -> int:
+    """Return an index that no dim in `expr` exceeds."""
+    return expr.index if isinstance(expr, Dim) else expr.facts.newest
+
+
+def occurs(dim: Dim, expr: Expr) -> bool:
+    """Say whether a dim is in `expr`; most that are asked for are older or newer than all of it."""
+    return oldest(expr) <= dim.index <= newest(expr) and dim in leaves(expr)
+
+
+def is_repetitive(expr: Expr) -> bool:
+    """Say whether dims occur in `expr` again and again, so that it may grow without end."""
+    dims = leaves(expr)
+    if len(dims) <= MOST_REPEATED or (not isinstance(expr, Dim) and expr.facts.distinct):
+        return False
+    return len(set(dims)) < len(dims)
+
+
+def is_long(expr: Expr) -> bool:
+    """Say whether more dims are in `expr` than people are shown."""
+    return len(leaves(expr)) > LONG
+
+
+def _facts_of(parts: Sequence[Expr], flat: tuple[Expr, ...] = ()) -> Facts:
+    """Put facts together.
+
+    Args:
+        parts: What an expression is made of.
+        flat: What it holds in the end; where those are all dims, they are the leaves.
+    """
+    plain = bool(flat) and all(map(_is_plain, parts))
+    found = flat if plain else tuple(chain.from_iterable(map(leaves, parts)))
+    return Facts(
+        leaves=cast("tuple[Dim, ...]", found),
+        oldest=min(map(oldest, parts)),
+        newest=max(map(newest, parts)),
+        takes=any(map(takes, parts)),
+        distinct=all(newest(a) < oldest(b) for a, b in pairwise(parts))
+        and all(isinstance(part, Dim) or part.facts.distinct for part in parts),
+    )
+
+
+def _is_plain(expr: Expr) -> bool:
+    """Say whether an expression is a dim, or some one behind the other."""
+    return isinstance(expr, Dim) or (isinstance(expr, Joined) and expr.is_plain)
 
 
 def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -132,10 +273,11 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
     Returns:
         Shape [expr.size], True where the position stays.
     """
+    if keep.keys().isdisjoint(leaves(expr)):
+        return np.ones(expr.size, np.bool_)
     match expr:
         case Dim():
-            kept = keep.get(expr)
-            return np.ones(expr.size, np.bool_) if kept is None else kept
+            return keep[expr]
         case Product(factors=factors):
             result = mask(factors[0], keep)
             for factor in factors[1:]:
@@ -150,10 +292,11 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
 
 def count(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> int:
     """Count the positions of an axis that stay; equals `mask(expr, keep).sum()`."""
+    if keep.keys().isdisjoint(leaves(expr)):
+        return expr.size
     match expr:
         case Dim():
-            kept = keep.get(expr)
-            return expr.size if kept is None else int(np.count_nonzero(kept))
+            return int(np.count_nonzero(keep[expr]))
         case Product(factors=factors):
             return math.prod(count(factor, keep) for factor in factors)
         case Joined(parts=parts):
@@ -256,23 +399,24 @@ def runs_of(expr: Expr, dim: Dim) -> set[int]:
             return runs_of(base, dim)
 
 
-def describe(expr: Expr, names: Mapping[Dim, str]) -> str:
+def describe(expr: Expr, names: Mapping[Dim, str], *, whole: bool = False) -> str:
     """Write an axis expression for people, as `heads(12) x head_dim(64)` or `64 ++ 32`.
 
     Args:
         expr: A resolved expression.
         names: What to call dims; others are written as their size.
+        whole: Whether a long concatenation is written out, and not only how it begins.
     """
     match expr:
         case Dim():
             name = names.get(expr)
             return f"{name}({expr.size})" if name else str(expr.size)
         case Product(factors=factors):
-            return " x ".join(
-                f"({describe(f, names)})" if isinstance(f, Joined) else describe(f, names)
-                for f in factors
-            )
+            shown = ((f, describe(f, names, whole=whole)) for f in factors)
+            return " x ".join(f"({text})" if isinstance(f, Joined) else text for f, text in shown)
         case Joined(parts=parts):
-            return " ++ ".join(describe(part, names) for part in parts)
+            rest = [] if whole or len(parts) <= LONG else [f"... ({len(parts) - BEGINNING} more)"]
+            shown_parts = parts[:BEGINNING] if rest else parts
+            return " ++ ".join([*(describe(p, names, whole=whole) for p in shown_parts), *rest])
         case Take(base=base):
-            return f"{expr.size} positions of ({describe(base, names)})"
+            return f"{expr.size} positions of ({describe(base, names, whole=whole)})"

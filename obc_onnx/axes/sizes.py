@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from obc_onnx.axes.expressions import Dim, Joined, Product, Take, leaves, product
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     from obc_onnx.axes.expressions import Expr
 
@@ -105,8 +105,11 @@ class Arithmetic(Sized):
     right: Whole
     value: int = field(init=False)
     """Result before anything is removed."""
+    axes: tuple[Expr, ...] = field(init=False, repr=False)
+    """Those whose sizes it depends on."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", _axes_of_both(self.left, self.right))
         result = _compute(self.symbol, value_of(self.left), value_of(self.right))
         object.__setattr__(self, "value", result)
 
@@ -164,19 +167,22 @@ def with_axes(number: Whole, replace: Callable[[Expr], Expr]) -> Whole:
     )
 
 
-def axes_of(number: object) -> Iterator[Expr]:
-    """Yield every axis whose size a number depends on."""
-    waiting, seen = [number], set[int]()
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        match part:
-            case AxisSize(axis=axis):
-                yield axis
-            case Arithmetic(left=left, right=right):
-                waiting += [right, left]
+def axes_of(number: object) -> tuple[Expr, ...]:
+    """List every axis whose size a number depends on."""
+    match number:
+        case AxisSize(axis=axis):
+            return (axis,)
+        case Arithmetic(axes=axes):
+            return axes
+    return ()
+
+
+def _axes_of_both(left: object, right: object) -> tuple[Expr, ...]:
+    """Put axes together; a number that is added to again and again shares them with what it was."""
+    own, more = axes_of(left), axes_of(right)
+    known = set(map(id, own)) if more else set[int]()
+    fresh = tuple(axis for axis in more if id(axis) not in known)
+    return own + fresh if own and fresh else own or fresh
 
 
 def axis_of(number: Whole, make_dim: Callable[[int], Dim]) -> Expr | None:
@@ -247,10 +253,7 @@ def size_polynomial(expr: Expr, varies: Callable[[Dim], bool]) -> Polynomial:
                 total = _times(total, size_polynomial(factor, varies))
             return total
         case Joined(parts=parts):
-            total = {}
-            for part in parts:
-                total = _plus(total, size_polynomial(part, varies))
-            return total
+            return _sum(size_polynomial(part, varies) for part in parts)
         case Take():
             fixed = not any(varies(dim) for dim in leaves(expr))
             return constant(expr.size) if fixed else {frozenset({(expr, 1)}): 1}
@@ -261,19 +264,20 @@ def constant(value: int) -> Polynomial:
     return {frozenset(): value} if value else {}
 
 
-def _plus(a: Polynomial, b: Polynomial) -> Polynomial:
-    total = dict(a)
-    for monomial, coefficient in b.items():
-        total[monomial] = total.get(monomial, 0) + coefficient
+def _sum(polynomials: Iterable[Polynomial]) -> Polynomial:
+    total: Polynomial = {}
+    for added in polynomials:
+        for monomial, coefficient in added.items():
+            total[monomial] = total.get(monomial, 0) + coefficient
     return {monomial: coefficient for monomial, coefficient in total.items() if coefficient}
 
 
+def _plus(a: Polynomial, b: Polynomial) -> Polynomial:
+    return _sum((a, b))
+
+
 def _times(a: Polynomial, b: Polynomial) -> Polynomial:
-    total: Polynomial = {}
-    for left, x in a.items():
-        for right, y in b.items():
-            total = _plus(total, {_merged(left, right, 1): x * y})
-    return total
+    return _sum({_merged(left, right, 1): x * y} for left, x in a.items() for right, y in b.items())
 
 
 def _quotient(a: Polynomial, b: Polynomial) -> Polynomial | None:

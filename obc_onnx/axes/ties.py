@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Expr
 
+MOST_POSITIONS = 2**20
+"""Axes that are longer are not looked at position by position."""
 HELD = -1
 """The owner of a position that belongs to no free unit."""
 

@@ -11,22 +11,40 @@ This module knows nothing of ONNX, tensors or operators.
 
 from __future__ import annotations
 
-import operator
-from itertools import accumulate
+from bisect import bisect_left
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes.boundaries import around, can_split, common_segments, parts_of
-from obc_onnx.axes.expressions import Dim, Joined, Product, Take, join, leaves, product, take
-from obc_onnx.axes.ties import has_single_owners, tied_positions
+from obc_onnx.axes.bindings import Bindings
+from obc_onnx.axes.boundaries import around, can_split, common_segments, parts_of, sizes_between
+from obc_onnx.axes.expressions import (
+    Dim,
+    Joined,
+    Product,
+    Take,
+    join,
+    leaves,
+    newest,
+    occurs,
+    product,
+    stretch,
+    take,
+    takes,
+    with_part_cut,
+)
+from obc_onnx.axes.ties import MOST_POSITIONS, has_single_owners, tied_positions
 from obc_onnx.errors import InvariantError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from obc_onnx.axes.expressions import Expr
 
     Equality = tuple[Expr, Expr]
     Deferred = tuple[Expr, Expr, str]
+
+_FEW = 16
+"""So many dims are looked for one by one; of more, all that occur are looked up."""
 
 
 class AxisSystem:
@@ -41,7 +59,7 @@ class AxisSystem:
 
     def __init__(self) -> None:
         self._n_dims = 0
-        self._bound: dict[Dim, Expr] = {}
+        self._bindings = Bindings()
         self._frozen: dict[Dim, str] = {}
         self._inexact: dict[Dim, str] = {}
         self._open: set[Dim] = set()
@@ -60,22 +78,31 @@ class AxisSystem:
             self._frozen[made] = frozen
         return made
 
+    @property
+    def n_bound(self) -> int:
+        """How many dims stand for others by now."""
+        return len(self._bindings)
+
+    def made_of(self, n_dims: int, n_bound: int) -> set[Dim]:
+        """Return dims that older ones were found to be made of.
+
+        Args:
+            n_dims: How many dims are older.
+            n_bound: How many of them stood for others already.
+        """
+        older = (dim for dim in self._bindings.since(n_bound) if dim.index < n_dims)
+        return {dim for old in older for dim in self.later(old, n_dims)}
+
+    def later(self, expr: Expr, n_dims: int) -> Iterable[Dim]:
+        """Return the dims of an axis that were made after the first `n_dims`."""
+        resolved = self.resolve(expr)
+        if newest(resolved) < n_dims:
+            return ()
+        return (dim for dim in leaves(resolved) if dim.index >= n_dims)
+
     def resolve(self, expr: Expr) -> Expr:
         """Replace every dim by what it was unified with; the result is in normal form."""
-        if isinstance(expr, Dim):
-            bound = self._bound.get(expr)
-            if bound is None:
-                return expr
-            resolved = self.resolve(bound)
-            self._bound[expr] = resolved
-            return resolved
-        if isinstance(expr, Take):
-            return take(self.resolve(expr.base), expr.index)
-        parts = expr.factors if isinstance(expr, Product) else expr.parts
-        found = [self.resolve(part) for part in parts]
-        if all(map(operator.is_, parts, found)):
-            return expr  # as most are, and making one takes longer than finding that out
-        return product(found) if isinstance(expr, Product) else join(found)
+        return self._bindings.resolve(expr)
 
     def reason(self, dim: Dim) -> str | None:
         """Return why a resolved dim is frozen, or None where it is free."""
@@ -93,7 +120,10 @@ class AxisSystem:
 
     def open_dims(self, expr: Expr) -> set[Dim]:
         """Return the dims of `expr` whose sizes are only known when the model runs."""
-        return self._open.intersection(leaves(self.resolve(expr))) if self._open else set()
+        resolved = self.resolve(expr)
+        if len(self._open) > _FEW:
+            return self._open.intersection(leaves(resolved))
+        return {dim for dim in self._open if occurs(dim, resolved)}
 
     def is_open(self, expr: Expr) -> bool:
         """Say whether the size of `expr` may be another one when the model runs."""
@@ -136,10 +166,72 @@ class AxisSystem:
         if left != right:
             self._refine_all([(self._lift(left, where), self._lift(right, where), where)])
 
-    def can_cut(self, expr: Expr, boundaries: Sequence[int]) -> bool:
-        """Say whether an axis can be written as a concatenation with these boundaries."""
+    def cut(self, expr: Expr, ends: Sequence[int], where: str) -> list[Expr] | None:
+        """Write an axis as a concatenation.
+
+        Args:
+            expr: The axis.
+            ends: The position behind each part, ascending up to its size.
+            where: What cuts it.
+        Returns:
+            The parts; None where it has no such boundaries.
+        """
         resolved = self.resolve(expr)
-        return all(can_split(resolved, at) for at in boundaries if 0 < at < expr.size)
+        inside = sorted({at for at in ends if 0 < at < expr.size})
+        if not all(can_split(resolved, at) for at in inside):
+            return None
+        if takes(resolved):  # its positions are named first
+            parts: list[Expr] = [self.dim(size) for size in sizes_between(ends)]
+            self.unify(resolved, join(parts), where)
+            return parts
+        pieces = iter(self._pieces(resolved, inside, expr))
+        return [next(pieces) if size else self.dim(0) for size in sizes_between(ends)]
+
+    def _pieces(self, expr: Expr, cuts: Sequence[int], known_as: Expr | None = None) -> list[Expr]:
+        """Cut an axis without a `Take` at positions inside of it, all at once.
+
+        Args:
+            expr: The axis.
+            cuts: The positions, ascending.
+            known_as: What stands for it.
+        """
+        if not cuts:
+            return [expr]
+        match expr:
+            case Dim() if expr in self._bindings:  # it occurs twice, and has just been cut
+                return self._pieces(self.resolve(expr), cuts)
+            case Dim():
+                dims = [self.dim(size) for size in sizes_between([*cuts, expr.size])]
+                self._bind(expr, join(dims))
+                return list(dims)
+            case Product(factors=(outer, *factors)):
+                inner = product(factors)
+                cut = self._pieces(outer, [at // inner.size for at in cuts])
+                return [product([piece, inner]) for piece in cut]
+            case Joined():
+                whole = self._with_parts_cut(expr, cuts)
+                if isinstance(known_as, Dim):
+                    self._bindings.replace(known_as, whole)
+                places = [bisect_left(whole.ends, at) + 1 for at in cuts]
+                spans = pairwise([0, *places, len(whole.parts)])
+                return [stretch(whole, first, last) for first, last in spans]
+        raise InvariantError(f"cannot cut {expr} at {cuts}")
+
+    def _with_parts_cut(self, joined: Joined, cuts: Sequence[int]) -> Joined:
+        """Cut the parts of a concatenation that positions lie in."""
+        within: dict[int, list[int]] = {}
+        for at in cuts:
+            place = bisect_left(joined.ends, at)
+            if joined.ends[place] != at:
+                within.setdefault(place, []).append(at)
+        n_bound = self.n_bound
+        for place, own in reversed(within.items()):
+            start = joined.ends[place - 1] if place else 0
+            pieces = self._pieces(joined.parts[place], [at - start for at in own])
+            joined = with_part_cut(joined, place, pieces)
+        if joined.facts.distinct and self.n_bound == n_bound + len(within):
+            joined.note_resolved(self.n_bound)
+        return joined
 
     def settle(self) -> None:
         """Solve the deferred equalities: tie positions where possible, freeze the others."""
@@ -163,6 +255,8 @@ class AxisSystem:
         A dim bound to a `Take` at once would spread its marks to every unit of the base,
         also to those that are not taken; a tie holds only those that are.
         """
+        if not takes(expr):
+            return expr
         match expr:
             case Product(factors=factors):
                 return product([self._lift(factor, where) for factor in factors])
@@ -202,7 +296,7 @@ class AxisSystem:
             if (
                 isinstance(dim, Dim)
                 and isinstance(taken, Take)
-                and dim not in leaves(taken)
+                and not occurs(dim, taken)
                 and not has_single_owners(a, b, self._is_free_dim)
             ):
                 self._bind(dim, taken)
@@ -219,7 +313,8 @@ class AxisSystem:
         tied: list[tuple[set[Dim], list[Deferred]]] = []
         for equality in self._take_deferred():
             left, right, _ = equality
-            if not has_single_owners(left, right, self._is_free_dim):
+            short = left.size <= MOST_POSITIONS
+            if not (short and has_single_owners(left, right, self._is_free_dim)):
                 self._deferred.append(equality)
                 continue
             dims = {dim for dim in (*leaves(left), *leaves(right)) if self._is_free_dim(dim)}
@@ -248,7 +343,7 @@ class AxisSystem:
     def _bind(self, dim: Dim, expr: Expr) -> None:
         """Define `dim` as `expr` everywhere it occurs; its marks spread to `expr`."""
         reason = self.reason(dim)
-        self._bound[dim] = expr
+        self._bindings.bind(dim, expr)
         if reason is not None:
             self.freeze(expr, reason)
         if dim in self._inexact:
@@ -263,8 +358,8 @@ class AxisSystem:
             self._bind(newer, older)
             return []
         for dim, other in ((a, b), (b, a)):
-            takes = isinstance(other, Take)
-            if isinstance(dim, Dim) and not takes and dim not in leaves(other):
+            is_take = isinstance(other, Take)
+            if isinstance(dim, Dim) and not is_take and not occurs(dim, other):
                 self._bind(dim, other)
                 return []
         if isinstance(a, Product) and isinstance(b, Product):

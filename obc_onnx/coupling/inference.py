@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes.expressions import Dim, leaves
+from obc_onnx.axes.expressions import Dim, leaves, occurs
 from obc_onnx.axes.sizes import Sized, axes_of, value_of
 from obc_onnx.axes.unification import AxisSystem
 from obc_onnx.coupling.model import Coupling, FrozenDim, Group, constant_sources
@@ -127,11 +128,11 @@ class _Finder:
             for role in self.roles
             if role.kind == "reads"
         )
-        return any(batch in leaves(self.system.resolve(axis)) for axis in axes)
+        return any(occurs(batch, self.system.resolve(axis)) for axis in axes)
 
     def _is_paired(self, value: Value, batch: Dim) -> bool:
         """Say whether a value has samples along several axes: each one beside every other."""
-        return sum(batch in leaves(self.system.resolve(axis)) for axis in value.axes) > 1
+        return sum(occurs(batch, self.system.resolve(axis)) for axis in value.axes) > 1
 
     def _hides(self, node: Node, batch: Dim) -> bool:
         """Say whether a node knows of samples, and gives data without an axis of them.
@@ -141,26 +142,30 @@ class _Finder:
         made = [self.values[name] for name in node.outputs if name in self.values]
         data = [value for value in made if value.numbers is None]
         read = [self.values[name] for name in node.inputs if name in self.values]
-        has = batch in self._dims_of(value for value in read if not value.constant)
-        if has and any(batch not in self._dims_of([value]) for value in data):
+        has = any(self._holds(value, batch) for value in read if not value.constant)
+        if has and not all(self._holds(value, batch) for value in data):
             return True
         counted = self._counted(read)
         if batch in counted and self._counted(made) - counted - self._dims_of(read):
             return True  # what follows from the number of samples is not followed any further
         return bool(data) and any(
-            self._counts(name, self._wanted(node, slot), batch)
+            self._counts(name, self._wanted.get((node.key, slot), ()), batch)
             for slot, name in enumerate(node.inputs)
             if name in self.values
         )
+
+    def _holds(self, value: Value, dim: Dim) -> bool:
+        return any(occurs(dim, self.system.resolve(axis)) for axis in value.axes)
 
     def _counted(self, values: Iterable[Value]) -> set[Dim]:
         """Return the dims whose sizes numbers follow."""
         axes = (axis for value in values for number in value.sized for axis in axes_of(number))
         return {dim for axis in axes for dim in leaves(self.system.resolve(axis))}
 
-    def _wanted(self, node: Node, slot: int) -> tuple[Wanted, ...]:
-        own = (s.wanted for s in self.spellings if s.node.key == node.key and s.place == slot)
-        return next(own, ())
+    @cached_property
+    def _wanted(self) -> dict[tuple[str, int | str], tuple[Wanted, ...]]:
+        """What nodes say of the numbers in a place, once all have spoken."""
+        return {(s.node.key, s.place): s.wanted for s in reversed(self.spellings)}
 
     def _counts(self, name: str, wanted: tuple[Wanted, ...], batch: Dim) -> bool:
         """Say whether a number of samples is read as a number, and not as the size of an axis."""
@@ -247,13 +252,13 @@ class _Finder:
                 self.values[name] = self._initializer(name)
         known = all(name in self.values for name in node.inputs if name)
         known &= all(name in self.shapes for name in node.outputs if name)
-        n_dims = self.system.n_dims
+        before = self.system.n_dims, self.system.n_bound
         written: AbstractSet[Expr] = frozenset()
         if rule is None or node.captures or not known:
             self._refuse(node, rule)
         else:
             written = self._couple(node, rule)
-        self._open_axes(node, n_dims, written)
+        self._open_axes(node, before, written)
 
     def _couple(self, node: Node, rule: Rule) -> AbstractSet[Expr]:
         """Let the rule speak; return the new axes whose sizes the node spells out."""
@@ -266,6 +271,7 @@ class _Finder:
             arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
             renumberings=self.renumberings,
         )
+        context.check_ranks(rule.ranks)
         given = [value for value in context.inputs if value is not None]
         constant = bool(given) and rule.repeats and all(value.constant for value in given)
         outputs = rule.couple(context)
@@ -343,23 +349,25 @@ class _Finder:
             self.batch
         )
 
-    def _open_axes(self, node: Node, n_dims: int, written: AbstractSet[Expr]) -> None:
+    def _open_axes(self, node: Node, before: tuple[int, int], written: AbstractSet[Expr]) -> None:
         """Mark what a node makes as open, where a size of its inputs that is open does not go on.
 
         Args:
             node: The node.
-            n_dims: How many dims there were before it was coupled.
+            before: How many dims there were before it was coupled, and how many of them stood for
+                others.
             written: New axes whose sizes the node spells out.
         """
-        if self.system.n_dims == n_dims:
+        if self.system.n_dims == before[0]:
             return
-        inputs = [self.values[name] for name in node.inputs if name in self.values]
         outputs = [self.values[name] for name in node.outputs if name in self.values]
-        made = {dim for dim in self._dims_of(outputs) if dim.index >= n_dims} - written
+        axes = (axis for value in outputs for axis in value.axes)
+        made = {dim for axis in axes for dim in self.system.later(axis, before[0])} - written
         if made:
-            made -= self._dims_of(inputs)  # those are parts of what was there before
+            made -= self.system.made_of(*before)  # those are parts of what was there before
         if not made:
             return
+        inputs = [self.values[name] for name in node.inputs if name in self.values]
         lost = self._open_dims(value for value in inputs if not value.constant)
         lost -= self._open_dims(outputs)
         for dim in made if lost else ():

@@ -23,7 +23,7 @@ from obc_onnx.graph.node import domain_of, holds_weights
 from obc_onnx.graph.node_lists import detach, drop_detached
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Hashable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
@@ -80,38 +80,50 @@ def merge_copies(copies: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) 
 def _parts(users: list[gs.Node], layers: _Layers) -> list[list[gs.Node]]:
     """Part the users of a vector into layers, in their order."""
     parts: list[list[gs.Node]] = []
+    alike: dict[Hashable, list[list[gs.Node]]] = {}
     for node in users:
-        own = next((part for part in parts if layers.are_one(part[0], node)), None)
+        candidates = alike.setdefault(layers.kind(node), [])
+        own = next((part for part in candidates if layers.are_one(part[0], node)), None)
         if own is None:
-            parts.append([node])
-        else:
-            own.append(node)
+            own = []
+            parts.append(own)
+            candidates.append(own)
+        own.append(node)
     return parts
 
 
 class _Layers:
-    """The nodes of a graph, and which of them are one layer."""
+    """The nodes of a graph in topological order, and which of them are one layer."""
 
     def __init__(self, surgeon: gs.Graph) -> None:
         self._ids = {id(node) for node in surgeon.nodes}
-        uses = Counter(
-            id(_source(t)) for n in surgeon.nodes for t in n.inputs if _is_matrix(_source(t))
-        )
+        self._sources: dict[int, gs.Tensor] = {}
+        for node in filter(_is_identity, surgeon.nodes):
+            self._sources[id(node.outputs[0])] = self._source(node.inputs[0])
+        read = (self._source(t) for node in surgeon.nodes for t in node.inputs)
+        uses = Counter(id(tensor) for tensor in read if _is_matrix(tensor))
         self._any = max(uses.values(), default=0) >= _SEVERAL
 
     def __contains__(self, node_id: int) -> bool:
         return node_id in self._ids
+
+    def kind(self, node: gs.Node) -> Hashable:
+        """Return what is equal for nodes that are one layer, so that few have to be compared."""
+        if not self._any:
+            return id(node)
+        held = (self._source(t) for t in node.inputs)
+        return node.op, tuple(id(t) if _is_weight(t) else None for t in held)
 
     def are_one(self, one: gs.Node, other: gs.Node) -> bool:
         """Say whether two nodes apply one layer: look for a matrix that both sides share."""
         queue: list[Pair] = [(one, other)] if self._any else []
         seen = {(id(one), id(other))}
         for pair in queue:
-            if not _does_the_same(*pair):
+            if not self._do_the_same(*pair):
                 continue
-            if any(a is b and _is_matrix(a) for a, b in _operands(pair)):
+            if any(a is b and _is_matrix(a) for a, b in self._operands(pair)):
                 return True
-            for found in (*_producers(pair), *_readers(pair)):
+            for found in (*self._producers(pair), *_readers(pair)):
                 key = (id(found[0]), id(found[1]))
                 inside = key[0] in self and key[1] in self
                 if inside and key[0] != key[1] and key not in seen:
@@ -119,29 +131,34 @@ class _Layers:
                     queue.append(found)
         return False
 
+    def _do_the_same(self, one: gs.Node, other: gs.Node) -> bool:
+        """Say whether two nodes are equal but for what is computed before them."""
+        return (
+            one.op == other.op
+            and domain_of(one.domain) == domain_of(other.domain)
+            and len(one.inputs) == len(other.inputs)
+            and one.attrs.keys() == other.attrs.keys()
+            and all(_equal(value, other.attrs[name]) for name, value in one.attrs.items())
+            and all(_fits(a, b) for a, b in self._operands((one, other)))
+        )
 
-def _does_the_same(one: gs.Node, other: gs.Node) -> bool:
-    """Say whether two nodes are equal but for what is computed before them."""
-    return (
-        one.op == other.op
-        and domain_of(one.domain) == domain_of(other.domain)
-        and len(one.inputs) == len(other.inputs)
-        and one.attrs.keys() == other.attrs.keys()
-        and all(_equal(value, other.attrs[name]) for name, value in one.attrs.items())
-        and all(_fits(a, b) for a, b in _operands((one, other)))
-    )
+    def _operands(self, pair: Pair) -> Iterator[tuple[gs.Tensor, gs.Tensor]]:
+        """Yield the inputs of two nodes side by side; an Identity is what it copies."""
+        one, other = pair
+        sides = zip(one.inputs, other.inputs, strict=True)
+        return ((self._source(a), self._source(b)) for a, b in sides)
 
+    def _source(self, tensor: gs.Tensor) -> gs.Tensor:
+        """Return what a value is a copy of; a long chain of Identity nodes is followed once."""
+        return self._sources.get(id(tensor), tensor)
 
-def _operands(pair: Pair) -> Iterator[tuple[gs.Tensor, gs.Tensor]]:
-    """Yield the inputs of two nodes side by side; an Identity is what it copies."""
-    one, other = pair
-    return ((_source(a), _source(b)) for a, b in zip(one.inputs, other.inputs, strict=True))
-
-
-def _source(tensor: gs.Tensor) -> gs.Tensor:
-    while len(tensor.inputs) == 1 and _is_identity(tensor.inputs[0]):
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor
+    def _producers(self, pair: Pair) -> Iterator[Pair]:
+        """Yield the nodes that compute the same input of two nodes, as the same output."""
+        for a, b in self._operands(pair):
+            if len(a.inputs) == len(b.inputs) == 1:
+                one, other = a.inputs[0], b.inputs[0]
+                if _places(one.outputs, a) == _places(other.outputs, b):
+                    yield one, other
 
 
 def _fits(one: gs.Tensor, other: gs.Tensor) -> bool:
@@ -162,15 +179,6 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     return bool(one == other)
-
-
-def _producers(pair: Pair) -> Iterator[Pair]:
-    """Yield the nodes that compute the same input of two nodes, as the same output."""
-    for a, b in _operands(pair):
-        if len(a.inputs) == len(b.inputs) == 1:
-            one, other = a.inputs[0], b.inputs[0]
-            if _places(one.outputs, a) == _places(other.outputs, b):
-                yield one, other
 
 
 def _readers(pair: Pair) -> Iterator[Pair]:

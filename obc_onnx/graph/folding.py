@@ -91,7 +91,7 @@ def _alone(message: onnx.NodeProto, inputs: Values, opset: int) -> onnx.ModelPro
 def _bytes_given(model: onnx.ModelProto) -> int | None:
     """Infer how many bytes a model gives; None where it does not say, or is inconsistent."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     except onnx.shape_inference.InferenceError:
         return None
     total = 0

@@ -21,6 +21,12 @@ REARRANGING = frozenset({
     "Unsqueeze",
 })  # fmt: skip
 """Each number that they give is one of the first input's, at most in another type."""
+MAKES_VECTORS = {
+    "ConstantOfShape": 0, "Expand": 1, "Range": 1, "Reshape": 1, "Tile": 1,
+}  # fmt: skip
+"""They make as many elements as an input says, and its slot: a vector, where it is one number."""
+DROPS_AXES = ("Arg", "Reduce")
+"""How the names of operators begin of which a vector may be left, however many axes there were."""
 SHAPE_ARITHMETIC = REARRANGING | {
     "Abs", "Add", "Concat", "ConstantOfShape", "Div", "Flatten", "Max", "Min", "Mul", "Neg",
     "Range", "Shape", "Size", "Sub",

@@ -16,6 +16,7 @@ from obc_onnx.errors import ModelError, RequestError, ShapeError
 from obc_onnx.graph.batch_axes import is_anonymous
 from obc_onnx.graph.feeds import candidates, check_room, trials
 from obc_onnx.graph.foreign import without_foreign
+from obc_onnx.graph.inference import infer_sizes
 from obc_onnx.graph.session import Session
 
 if TYPE_CHECKING:
@@ -176,17 +177,10 @@ def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape
         ModelError: It finds the graph inconsistent.
     """
     try:
-        inferred = onnx.shape_inference.infer_shapes(
-            _with_inputs(graph, shapes), check_type=True, strict_mode=True, data_prop=True
-        )
+        found = infer_sizes(_with_inputs(graph, shapes))
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"shape inference fails for inputs {dict(shapes)}: {error}") from error
-    return {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*inferred.graph.value_info, *inferred.graph.output)
-        if value.type.tensor_type.HasField("shape")
-        and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
-    }
+    return {name: found[name] for node in graph.nodes for name in node.outputs if name in found}
 
 
 class ElementTypes:

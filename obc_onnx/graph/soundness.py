@@ -43,6 +43,8 @@ _KNOWN = frozenset(TensorProto.DataType.values())
 """Data types; 0 says of an input or output that it has none."""
 _MOST_INLINED = 100_000
 """Nodes that local functions may stand for: each takes kilobytes, and calls multiply."""
+_MOST_NESTED = 100
+"""Calls of local functions in each other; onnx follows no more."""
 _MOST_ELEMENTS = 2**58
 """Of an array, an axis of size 0 counting as one: numpy counts bytes in 63 bits."""
 _LARGEST_DIVISOR = 2**31 - 1
@@ -320,6 +322,11 @@ def _inlined(
         key = (domain_of(node.domain), node.op_type)
         if key in calls:
             raise ModelError(f"function '{node.op_type}' calls itself, and would never end")
+        if len(calls) > _MOST_NESTED:
+            raise ModelError(
+                f"the calls of local functions are nested more than {_MOST_NESTED} deep, as in "
+                f"'{calls[0][1]}': inline some of them"
+            )
         if key in functions and key not in counts:
             counts[key] = _inlined(functions[key].node, functions, counts, (*calls, key))
         total += counts.get(key, 1)

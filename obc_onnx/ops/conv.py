@@ -7,7 +7,7 @@ Layouts: Conv W is [out, in / group, *kernel]; ConvTranspose W is [in, out / gro
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Conv(Rule):
     """Convolution: writes the blocks x channels of W's axis 0, reads its axis 1 in every block."""
 
     op_types = ("Conv",)
+    ranks: ClassVar = {_BIAS: 1}
     bias_slot = _BIAS
 
     def couple(self, context: CoupleContext) -> list[Value]:
@@ -79,6 +80,7 @@ class ConvTranspose(Rule):
     """Transposed convolution: reads W's axis 0, writes its axis 1 in every block."""
 
     op_types = ("ConvTranspose",)
+    ranks: ClassVar = {_BIAS: 1}
     bias_slot = _BIAS
 
     def couple(self, context: CoupleContext) -> list[Value]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from obc_onnx.axes.expressions import join
+from obc_onnx.axes.expressions import MOST_REPEATED, is_repetitive, join
 from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
@@ -37,7 +37,11 @@ class Concat(FreeOfMacs):
                 if i != axis:
                     context.unify(inputs[0].axes[i], value.axes[i])
         axes = list(inputs[0].axes)
-        axes[axis] = join([value.axes[axis] for value in inputs])
+        joined = join([value.axes[axis] for value in inputs])
+        if is_repetitive(joined):
+            context.freeze([joined], f"a concatenation of more than {MOST_REPEATED} parts")
+            joined = context.fixed(joined.size, "a long concatenation")
+        axes[axis] = joined
         numbers = apply(lambda *n: np.concatenate(n, axis), *(value.numbers for value in inputs))
         return [Value(tuple(axes), numbers)]
 

@@ -28,6 +28,7 @@ class Gemm(Rule):
     """Y = alpha A' B' + beta C, with A and B transposed as the node says."""
 
     op_types = ("Gemm",)
+    ranks: ClassVar = {0: 2, 1: 2}
     bias_slot = 2
 
     def couple(self, context: CoupleContext) -> list[Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from obc_onnx.axes.expressions import product
 from obc_onnx.errors import UnsupportedOperatorError
@@ -87,6 +87,7 @@ class DeformConv(Rule):
     """
 
     op_types = ("DeformConv",)
+    ranks: ClassVar = {3: 1}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie channels as Conv does; freeze the blocks that share offsets, and all offsets."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from obc_onnx.axes.expressions import join, take
+from obc_onnx.axes.expressions import join
 from obc_onnx.axes.sizes import axes_of
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.base.effect import Effect
@@ -187,7 +187,7 @@ def _couple_stride(
 ) -> tuple[Expr, Wanted, Wanted]:
     """Take every so many positions of an axis, or all of them backwards."""
     if span == range(axis.size)[::-1]:
-        return take(axis, tuple(span)), bound.start, bound.end
+        return context.taken(axis, span), bound.start, bound.end
     if bound.step > 1 and axis.size % bound.step == 0 and span.start < bound.step:
         outer, inner = context.factored(axis, axis.size // bound.step, bound.step)
         if len(span) == outer.size:

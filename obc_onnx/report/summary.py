@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes.expressions import describe
+from obc_onnx.axes.expressions import BEGINNING, describe, is_long, leaves
 from obc_onnx.planning.scope import BLOCKS
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.axes.expressions import Dim, Expr
     from obc_onnx.coupling.explain import AxisExplanation
-    from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
+    from obc_onnx.ops.base.context import Role
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.training.course import Epoch
@@ -38,7 +41,9 @@ class GroupSummary:
     Attributes:
         kept: How many units stay.
         inexact: Why removing units does more than masking them, or None.
-        members: One line for each role, as `Conv 'c': c.weight axis 0 writes = c.weight:0(64)`.
+        members: One line for each role, as `Conv 'c': c.weight axis 0 writes = c.weight:0(64)`. One
+            of an axis on which many groups lie is with the first of them alone.
+        n_members: How many roles there are.
     """
 
     name: str
@@ -46,6 +51,7 @@ class GroupSummary:
     kept: int
     inexact: str | None
     members: list[str]
+    n_members: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class Inspection:
     Attributes:
         macs: Multiply-accumulates of one sample.
         params: Elements of float initializers.
+        axes: What those axes of weights are made of, as `c.weight axis 1`, of which members tell
+            only how it begins.
         batch: Where the samples are, if not on the first axis of every input.
         explained: What an axis is tied to, where that was asked for.
         salient: The units that matter least and most, where scores were given.
@@ -76,6 +84,7 @@ class Inspection:
     macs: int
     params: int
     groups: list[GroupSummary]
+    axes: dict[str, str]
     frozen: list[dict[str, Any]]
     unknown: list[str]
     batch: list[str]
@@ -172,17 +181,57 @@ def _quality(accuracy: Change) -> list[str]:
 
 def summarise_groups(coupling: Coupling, keep: Keep) -> list[GroupSummary]:
     """Describe every group."""
-    names = {group.dim: group.name for group in coupling.groups}
+    lines = _members(coupling)
     return [
         GroupSummary(
             name=group.name,
             size=group.size,
             kept=int(keep[group.dim].sum()) if group.dim in keep else group.size,
             inexact=group.inexact,
-            members=_members(coupling, group, names),
+            members=lines.get(group.dim, []),
+            n_members=len(group.members),
         )
         for group in coupling.groups
     ]
+
+
+def _members(coupling: Coupling) -> dict[Dim, list[str]]:
+    """Describe what weights do, by the groups that they do it to.
+
+    An axis may hold all that was before it, as in a dense block. To describe each such axis with
+    each of its groups would take the cube of the network: it is with the first of them alone.
+    """
+    names = _names(coupling)
+    found: dict[Dim, list[str]] = {}
+    for role in coupling.roles:
+        expr = _axis_of(coupling, role)
+        groups = (dim for dim in leaves(expr) if dim in names)
+        shown = dict.fromkeys(islice(groups, BEGINNING if is_long(expr) else None))
+        line = f"{role.node.label}: {_place(role)} {role.kind} = {describe(expr, names)}"
+        for dim in shown:
+            found.setdefault(dim, []).append(line)
+    return found
+
+
+def summarise_axes(coupling: Coupling) -> dict[str, str]:
+    """Write out those axes of weights that hold many dims."""
+    names = _names(coupling)
+    long = {_place(role): _axis_of(coupling, role) for role in coupling.roles}
+    return {
+        place: describe(expr, names, whole=True) for place, expr in long.items() if is_long(expr)
+    }
+
+
+def _names(coupling: Coupling) -> dict[Dim, str]:
+    return {group.dim: group.name for group in coupling.groups}
+
+
+def _place(role: Role) -> str:
+    return f"{role.node.inputs[role.slot]} axis {role.axis}"
+
+
+def _axis_of(coupling: Coupling, role: Role) -> Expr:
+    return coupling.axes[role.node.inputs[role.slot]][role.axis]
 
 
 def summarise_frozen(coupling: Coupling) -> list[dict[str, Any]]:
@@ -235,15 +284,6 @@ def notes_on_inexact(coupling: Coupling, keep: Keep) -> list[str]:
         share = f"{n_inexact} of {n_units} units stand under a norm or a mean"
         return [f"{share}: they are pruned with `Scope.allow_inexact` only"]
     return []
-
-
-def _members(coupling: Coupling, group: Group, names: dict[Any, str]) -> list[str]:
-    lines = []
-    for role in group.members:
-        operand = role.node.inputs[role.slot]
-        expr = describe(coupling.axes[operand][role.axis], names)
-        lines.append(f"{role.node.label}: {operand} axis {role.axis} {role.kind} = {expr}")
-    return lines
 
 
 def summarise_scores(groups: Mapping[str, NDArray[np.float64]]) -> list[Extremes]:

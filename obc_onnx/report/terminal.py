@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from obc_onnx.axes.expressions import LONG
 from obc_onnx.planning.sensitivity import N_SHARES
 from obc_onnx.report.summary import Change
 from obc_onnx.stripping.find import Reason
@@ -27,29 +28,30 @@ _WIDTH = 100
 
 
 def inspection_text(inspection: Inspection) -> str:
-    """Render an inspection."""
-    console = _console()
-    console.print(f"{inspection.model}: {_si(inspection.macs)}MACs, {_si(inspection.params)}params")
-    for note in inspection.batch:
-        console.print(f"  {note}")
+    """Render an inspection; it is lines alone, of which there may be many, and no tables."""
+    lines = [f"{inspection.model}: {_si(inspection.macs)}MACs, {_si(inspection.params)}params"]
+    lines += (f"  {note}" for note in inspection.batch)
     n_units = sum(group.size for group in inspection.groups)
-    console.print(f"\n{len(inspection.groups)} groups, {n_units} units")
+    lines += ["", f"{len(inspection.groups)} groups, {n_units} units"]
     for group in inspection.groups:
-        note = f"   inexact: {group.inexact}" if group.inexact else ""
-        console.print(f"  {group.name}   {group.size} units{note}")
-        for member in group.members:
-            console.print(f"      {member}")
+        lines += _group_lines(group)
     for extremes in inspection.salient:
-        console.print(f"  {extremes.group}   least: {_units(extremes.least)}")
-        console.print(f"  {' ' * len(extremes.group)}   most:  {_units(extremes.most)}")
-    console.print(f"\n{len(inspection.frozen)} frozen dims of weights")
+        lines.append(f"  {extremes.group}   least: {_units(extremes.least)}")
+        lines.append(f"  {' ' * len(extremes.group)}   most:  {_units(extremes.most)}")
+    lines += ["", f"{len(inspection.frozen)} frozen dims of weights"]
     for frozen in inspection.frozen:
-        console.print(f"  {frozen['where']}({frozen['size']})   frozen: {frozen['reason']}")
-    _print_unknown(console, inspection.unknown)
-    for note in inspection.notes:
-        console.print(f"note: {note}")
-    console.print(_seconds(inspection.seconds))
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+        lines.append(f"  {frozen['where']}({frozen['size']})   frozen: {frozen['reason']}")
+    lines += _unknown_lines(inspection.unknown)
+    lines += (f"note: {note}" for note in inspection.notes)
+    return "\n".join([*lines, _seconds(inspection.seconds), ""])
+
+
+def _group_lines(group: GroupSummary) -> list[str]:
+    note = f"   inexact: {group.inexact}" if group.inexact else ""
+    more = group.n_members - len(group.members)
+    rest = [f"... ({more} more, on axes of more than {LONG} parts)"] if more else []
+    lines = (f"      {line}" for line in (*group.members, *rest))
+    return [f"  {group.name}   {group.size} units{note}", *lines]
 
 
 def _units(pairs: Sequence[tuple[int, float]]) -> str:
@@ -58,14 +60,13 @@ def _units(pairs: Sequence[tuple[int, float]]) -> str:
 
 def explanation_text(inspection: Inspection) -> str:
     """Render what axes are tied to, and by which nodes."""
-    console = _console()
+    lines = []
     for axis in inspection.explained:
-        console.print(f"{axis.place} = {axis.expression}")
+        lines.append(f"{axis.place} = {axis.expression}")
         for dim in axis.dims:
-            console.print(f"  {dim.name}, {dim.size} units: {dim.state}")
-            for step in dim.steps:
-                console.print(f"      {step.target}   by {step.node}, from {step.source}")
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+            lines.append(f"  {dim.name}, {dim.size} units: {dim.state}")
+            lines += (f"      {s.target}   by {s.node}, from {s.source}" for s in dim.steps)
+    return "\n".join([*lines, ""])
 
 
 def report_text(report: Report) -> str:
@@ -83,7 +84,8 @@ def report_text(report: Report) -> str:
     for output in report.outputs:
         console.print(_output_line(output))
     console.print(_group_table(report.groups))
-    _print_unknown(console, report.unknown)
+    for line in _unknown_lines(report.unknown):
+        console.print(line)
     console.print(check_table(report.verification))
     for fed in report.fed:
         console.print(_fed_text(fed))
@@ -253,14 +255,15 @@ def _row(table: Table, name: str, change: Change, digits: int = 0) -> None:
     table.add_row(name, f"{change.before:,.{digits}f}", f"{change.after:,.{digits}f}", ratio)
 
 
-def _print_unknown(console: Console, unknown: Sequence[str]) -> None:
-    if unknown:
-        console.print(
-            f"\n{len(unknown)} nodes have no rule: they freeze what they touch, and their MACs are "
-            f"not counted:"
-        )
-        for label in unknown:
-            console.print(f"  {label}")
+def _unknown_lines(unknown: Sequence[str]) -> list[str]:
+    """Say which nodes are not known; nothing where all are."""
+    if not unknown:
+        return []
+    title = (
+        f"{len(unknown)} nodes have no rule: they freeze what they touch, and their MACs are not "
+        f"counted:"
+    )
+    return ["", title, *(f"  {label}" for label in unknown)]
 
 
 def _seconds(seconds: dict[str, float]) -> str:

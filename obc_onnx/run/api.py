@@ -20,6 +20,7 @@ from obc_onnx.planning.sensitivity import Sensitivity, measure_groups
 from obc_onnx.report.summary import (
     Inspection,
     notes_on_graph,
+    summarise_axes,
     summarise_frozen,
     summarise_groups,
     summarise_scores,
@@ -83,6 +84,7 @@ def inspect(
         macs=coupling.macs({}),
         params=graph.params,
         groups=summarise_groups(coupling, {}),
+        axes=summarise_axes(coupling),
         frozen=summarise_frozen(coupling),
         unknown=list(coupling.unknown),
         batch=coupling.graph.batch_axes.notes,

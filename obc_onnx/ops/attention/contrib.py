@@ -42,6 +42,7 @@ class ContribAttention(Rule):
     """Self-attention with its projections: X, weights, bias, mask, past, bias of the scores."""
 
     op_types = ("Attention",)
+    ranks: ClassVar = {1: 2, 2: 1}
     domains = ("com.microsoft",)
     names_sizes: ClassVar[bool] = True
     """Whether queries and keys may have another width than values."""
@@ -128,6 +129,7 @@ class MultiHeadAttention(Rule):
     """Attention: query, key, value, bias of all three, mask, bias of the scores, past."""
 
     op_types = ("MultiHeadAttention",)
+    ranks: ClassVar = {3: 1}
     domains = ("com.microsoft",)
 
     def couple(self, context: CoupleContext) -> list[Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from obc_onnx.axes.expressions import product
 from obc_onnx.errors import UnsupportedOperatorError
@@ -54,6 +54,7 @@ class CausalConvWithState(Rule):
     """Depthwise convolution of what came before: X, W, B, past state."""
 
     op_types = ("CausalConvWithState",)
+    ranks: ClassVar = {2: 1}
     domains = _EVERYWHERE
 
     def couple(self, context: CoupleContext) -> list[Value]:

@@ -8,17 +8,19 @@ that the node spells out are the sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from onnx import helper
 
-from obc_onnx.axes.expressions import join, product, take
+from obc_onnx.axes.expressions import product, take
+from obc_onnx.axes.ties import MOST_POSITIONS
 from obc_onnx.errors import ModelError
 from obc_onnx.ops.base.value import Renumbering, Spelling, Value, Wanted, concrete
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -97,6 +99,20 @@ class CoupleContext:
         """Return an input that may be left out."""
         return self.inputs[slot] if slot < len(self.inputs) else None
 
+    def check_ranks(self, ranks: Mapping[int, int]) -> None:
+        """Check that operands have as many axes as the operator wants, by input slot.
+
+        Raises:
+            ModelError: One has not; the message names it.
+        """
+        for slot, rank in ranks.items():
+            value = self.optional(slot)
+            if value is not None and len(value.axes) != rank:
+                raise ModelError(
+                    f"{self.node.label} takes {_axes(rank)} in its input {slot}, but "
+                    f"'{self.node.inputs[slot]}' of shape {value.shape} has {len(value.axes)}"
+                )
+
     def shape(self, slot: int = 0) -> Shape:
         """Return the concrete shape of an output."""
         shape = self.output_shapes[slot]
@@ -165,16 +181,17 @@ class CoupleContext:
 
     def cut(self, axis: Expr, ends: Sequence[int]) -> list[Expr]:
         """Cut an axis into consecutive parts that end at `ends`."""
-        starts = [0, *ends[:-1]]
-        parts: list[Expr] = [
-            self.system.dim(end - start) for start, end in zip(starts, ends, strict=True)
-        ]
-        if self.system.can_cut(axis, ends[:-1]):
-            self.unify(axis, join(parts))
-            return parts
-        return [
-            take(axis, tuple(range(start, end))) for start, end in zip(starts, ends, strict=True)
-        ]
+        parts = self.system.cut(axis, ends, self.node.label)
+        if parts is None:
+            return [self.taken(axis, range(start, end)) for start, end in pairwise([0, *ends])]
+        return parts
+
+    def taken(self, axis: Expr, positions: range) -> Expr:
+        """Take positions of an axis; so many that they would fill the memory are frozen instead."""
+        if len(positions) <= MOST_POSITIONS:
+            return take(axis, tuple(positions))
+        self.freeze([axis], f"a range of more than {MOST_POSITIONS} positions")
+        return self.fixed(len(positions), "a long range")
 
     def factored(self, axis: Expr, *sizes: int) -> tuple[Expr, ...]:
         """Write an axis as a product of new dims of these sizes, and return them."""
@@ -229,6 +246,10 @@ class CoupleContext:
     ) -> None:
         """Record that an operand acts position by position, and maybe a bias with it."""
         self.roles.append(Role(self.node, slot, axis, "scales", (), bias, tap))
+
+
+def _axes(count: int) -> str:
+    return "1 axis" if count == 1 else f"{count} axes"
 
 
 @dataclass(frozen=True)

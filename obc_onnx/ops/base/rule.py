@@ -112,6 +112,8 @@ class Rule(ABC):
     """Input slots that are never learned, such as statistics and bounds: buffers in the twin."""
     effects: ClassVar[Mapping[str, Effect]] = {}
     """What the operators do to single numbers, by operator; what is left out has no effect."""
+    ranks: ClassVar[Mapping[int, int]] = {}
+    """How many axes input slots have, where the operator leaves no choice."""
     bias_slot: ClassVar[int | None] = None
     """The slot of a bias that a node may lack; None where there is none to add."""
 

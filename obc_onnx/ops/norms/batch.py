@@ -5,7 +5,7 @@ Where statistics are taken over an axis, losing positions of it changes them: it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.base.context import Tap
@@ -95,6 +95,7 @@ class InstanceNormalization(FreeOfMacs):
     """Normalisation of every channel of every sample; inputs X, scale, B."""
 
     op_types = ("InstanceNormalization",)
+    ranks: ClassVar = {1: 1, 2: 1}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie scale and bias to axis 1 of X; the axes behind it may hold channels too."""
@@ -119,6 +120,7 @@ class GroupNormalization(FreeOfMacs):
     """
 
     op_types = ("GroupNormalization",)
+    ranks: ClassVar = {1: 1, 2: 1}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Write the channels as groups x channels of a group; tie scale and bias."""

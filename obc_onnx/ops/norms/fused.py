@@ -5,7 +5,7 @@ Source: ONNX Runtime's page of contributed operators.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from obc_onnx.errors import UnsupportedOperatorError
 from obc_onnx.ops.base.broadcast import broadcast_axes
@@ -40,6 +40,7 @@ class SkipLayerNormalization(FreeOfMacs):
     """
 
     op_types = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+    ranks: ClassVar = {2: 1, 3: 1, 4: 1}
     domains = (_DOMAIN,)
 
     def couple(self, context: CoupleContext) -> list[Value]:
@@ -86,6 +87,7 @@ class EmbedLayerNormalization(FreeOfMacs):
     """
 
     op_types = ("EmbedLayerNormalization",)
+    ranks: ClassVar = {2: 2, 3: 2, 4: 2, 5: 1, 6: 1}
     domains = (_DOMAIN,)
     _words, _segments = 2, 4
     _gamma, _beta = 5, 6

@@ -169,6 +169,7 @@ class QLinearConv(QuantizedProduct):
     """Convolution of x by w; inputs x, its scale and zero point, w's, y's, and a bias."""
 
     op_types = ("QLinearConv",)
+    ranks: ClassVar = {8: 1}
     domains = ("", "com.microsoft")
     held = (1, 4, 6)
     plain = Conv()

@@ -9,7 +9,7 @@ every state.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from obc_onnx.axes.expressions import product
 from obc_onnx.errors import UnsupportedOperatorError
@@ -72,6 +72,7 @@ class Recurrent(Rule):
     """
 
     op_types = tuple(_FORMS)
+    ranks: ClassVar = {0: 3, 1: 3, 2: 3, 3: 2, 4: 1, 5: 3, 6: 3, 7: 2}
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie the input axis to W, and the hidden axis of everything else; freeze the rest."""

@@ -1,0 +1,123 @@
+"""What dims stand for, since they were found to be the same as others, or made of others.
+
+Every node asks for every axis that it meets, and an axis may be a concatenation of thousands of
+parts. So whatever was found resolved is compared with what was bound since, and not looked through
+again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from obc_onnx.axes.expressions import (
+    Dim,
+    Joined,
+    Product,
+    Take,
+    join,
+    leaves,
+    occurs,
+    product,
+    stretch,
+    take,
+)
+
+if TYPE_CHECKING:
+    from obc_onnx.axes.expressions import Expr
+
+_FEW = 16
+"""So many dims are looked for one by one; of more, all that occur are looked up."""
+
+
+class Bindings:
+    """What dims stand for. A chain of slices is as deep as it is long: nothing here recurses."""
+
+    def __init__(self) -> None:
+        self._meant: dict[Dim, Expr] = {}
+        self._order: list[Dim] = []
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, dim: Dim) -> bool:
+        return dim in self._meant
+
+    def since(self, count: int) -> list[Dim]:
+        """List the dims that were bound after the first `count`, in that order."""
+        return self._order[count:]
+
+    def bind(self, dim: Dim, expr: Expr) -> None:
+        """Let a dim that stands for itself stand for an expression."""
+        self._meant[dim] = expr
+        self._order.append(dim)
+
+    def replace(self, dim: Dim, expr: Expr) -> None:
+        """Note what a dim stands for by now; it is the same as before, written with other dims."""
+        self._meant[dim] = expr
+
+    def resolve(self, expr: Expr) -> Expr:
+        """Replace every dim by what it stands for; the result is in normal form."""
+        if self._is_resolved(expr):
+            return expr
+        waiting = self._stale(expr)
+        while waiting:
+            dim = waiting[-1]
+            deeper = self._stale(self._meant[dim])
+            if deeper:
+                waiting += deeper
+            else:
+                self._meant[dim] = self._replaced(self._meant[dim])
+                waiting.pop()
+        return self._replaced(expr)
+
+    def _is_resolved(self, expr: Expr) -> bool:
+        """Say whether every dim of an expression stands for itself."""
+        if isinstance(expr, Dim):
+            return expr not in self._meant
+        if not isinstance(expr, Joined):
+            return self._meant.keys().isdisjoint(leaves(expr))
+        fresh = len(self._order) - expr.n_bound
+        if fresh <= _FEW:
+            found = not any(occurs(dim, expr) for dim in self._order[expr.n_bound :])
+        else:
+            found = self._meant.keys().isdisjoint(leaves(expr))
+        if found:
+            expr.note_resolved(len(self._order))
+        return found
+
+    def _stale(self, expr: Expr) -> list[Dim]:
+        """List the dims of an expression that stand for what is not resolved any more."""
+        bound = (dim for dim in leaves(expr) if dim in self._meant)
+        return [dim for dim in bound if not self._is_resolved(self._meant[dim])]
+
+    def _replaced(self, expr: Expr) -> Expr:
+        """Replace dims once; what they stand for is resolved."""
+        if isinstance(expr, Dim):
+            return self._meant.get(expr, expr)
+        if self._is_resolved(expr):
+            return expr  # as most are, and making one takes longer than finding that out
+        match expr:
+            case Take(base=base, index=index):
+                return take(self._replaced(base), index)
+            case Product(factors=factors):
+                return product([self._replaced(factor) for factor in factors])
+            case Joined(parts=parts):
+                return (
+                    self._replaced_parts(expr)
+                    if expr.is_plain
+                    else join(map(self._replaced, parts))
+                )
+
+    def _replaced_parts(self, joined: Joined) -> Expr:
+        """Replace dims of which a concatenation consists; those between them stay together."""
+        found: list[Expr] = []
+        start = 0
+        for place, dim in enumerate(leaves(joined)):
+            if dim in self._meant:
+                if place > start:
+                    found.append(stretch(joined, start, place))
+                found.append(self._meant[dim])
+                start = place + 1
+        if start < len(joined.parts):
+            found.append(stretch(joined, start, len(joined.parts)))
+        return join(found)

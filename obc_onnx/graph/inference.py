@@ -1,0 +1,150 @@
+"""onnx's shape inference, kept from following the numbers of long vectors.
+
+Where a shape is computed, its numbers have to be followed through the nodes, which onnx calls data
+propagation. It takes every vector for such numbers, and makes a message of each of its elements:
+2^31 of them, where a file of some bytes asks for a Range. So what can be inferred without comes
+first, and then nodes that follow numbers are left out where they read a vector that is long, or may
+be.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import defs
+
+from obc_onnx.graph.node import domain_of
+from obc_onnx.graph.operators import DROPS_AXES, MAKES_VECTORS
+from obc_onnx.graph.outline import KEPT_ELEMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    Shape = tuple[int, ...]
+    Shapes = dict[str, Shape]
+
+_MOST_ROUNDS = 8
+"""Vectors whose lengths follow from other vectors, and those from others: no further than this."""
+
+
+def infer_sizes(model: onnx.ModelProto) -> Shapes:
+    """Find the shapes of values that nodes compute, as far as onnx can tell.
+
+    Args:
+        model: With concrete inputs; its weights may be inputs.
+    Raises:
+        InferenceError: onnx finds the model inconsistent.
+    """
+    inferred = _inferred(model, follows=False)
+    known = _declared(model) | _shapes_in(inferred)
+    for _ in range(_MOST_ROUNDS):
+        unknown = _unknown(model, known)
+        if not unknown:
+            break
+        aside = _reads_long(model, known, _may_be_long(model, known))
+        found = _shapes_in(_inferred(_without(model, inferred, known, aside), follows=True))
+        if found.keys() <= known.keys():
+            break
+        known |= {name: shape for name, shape in found.items() if name not in known}
+    return known
+
+
+def _inferred(model: onnx.ModelProto, *, follows: bool) -> onnx.ModelProto:
+    return onnx.shape_inference.infer_shapes(
+        model, check_type=True, strict_mode=True, data_prop=follows
+    )
+
+
+def _shapes_in(inferred: onnx.ModelProto) -> Shapes:
+    """Read the shapes of which every size is known."""
+    return _concrete([*inferred.graph.value_info, *inferred.graph.output])
+
+
+def _declared(model: onnx.ModelProto) -> Shapes:
+    held = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return _concrete(model.graph.input) | held
+
+
+def _concrete(ports: Iterable[onnx.ValueInfoProto]) -> Shapes:
+    kinds = ((port.name, port.type.tensor_type) for port in ports)
+    return {
+        name: tuple(dim.dim_value for dim in kind.shape.dim)
+        for name, kind in kinds
+        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
+    }
+
+
+def _unknown(model: onnx.ModelProto, known: Shapes) -> bool:
+    return any(name and name not in known for node in model.graph.node for name in node.output)
+
+
+def _may_be_long(model: onnx.ModelProto, known: Shapes) -> set[str]:
+    """Name values of unknown size that may be long vectors.
+
+    Such are those that a node makes of a length that is computed, and all that follows from them or
+    from a vector that is long.
+    """
+    found: set[str] = set()
+    for node in model.graph.node:
+        if _makes_vector(node, known) or any(n in found or _is_long(n, known) for n in node.input):
+            found.update(name for name in node.output if name not in known)
+    return found
+
+
+def _makes_vector(node: onnx.NodeProto, known: Shapes) -> bool:
+    """Say whether a node may give a vector that is longer than all that it reads."""
+    if domain_of(node.domain):
+        return False
+    slot = MAKES_VECTORS.get(node.op_type)
+    if slot is not None:
+        sizes = known.get(node.input[slot], (1,)) if slot < len(node.input) else (1,)
+        return sizes in {(), (1,)}
+    return node.op_type.startswith(DROPS_AXES)
+
+
+def _is_long(name: str, known: Shapes) -> bool:
+    shape = known.get(name, ())
+    return len(shape) == 1 and shape[0] > KEPT_ELEMENTS
+
+
+def _reads_long(model: onnx.ModelProto, known: Shapes, doubtful: set[str]) -> set[str]:
+    """Name the first outputs of nodes that would follow the numbers of a long vector."""
+    versions = {domain_of(entry.domain): entry.version for entry in model.opset_import}
+    return {
+        node.output[0]
+        for node in model.graph.node
+        if any(name in doubtful or _is_long(name, known) for name in node.input)
+        and _follows_numbers(node, versions)
+    }
+
+
+def _follows_numbers(node: onnx.NodeProto, versions: Mapping[str, int]) -> bool:
+    domain = domain_of(node.domain)
+    if not defs.has(node.op_type, domain):
+        return False
+    schema = defs.get_schema(node.op_type, versions.get(domain, 1), domain)
+    return bool(schema.has_data_propagation_function)
+
+
+def _without(
+    model: onnx.ModelProto, inferred: onnx.ModelProto, known: Shapes, aside: set[str]
+) -> onnx.ModelProto:
+    """Copy a model without some nodes: what they compute are inputs, of known size or not."""
+    if not aside:
+        return model
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    kinds = {port.name: port for port in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node in model.graph.node:
+        for name in node.output if node.output[0] in aside else ():
+            if name in kinds:
+                port = own.graph.input.add(name=name)
+                port.type.tensor_type.elem_type = kinds[name].type.tensor_type.elem_type
+                if name in known:
+                    sizes = [onnx.TensorShapeProto.Dimension(dim_value=n) for n in known[name]]
+                    port.type.tensor_type.shape.dim.extend(sizes)
+    kept = [node for node in own.graph.node if node.output[0] not in aside]
+    del own.graph.node[:]
+    own.graph.node.extend(kept)
+    return own

@@ -85,7 +85,7 @@ def analyse(
     Raises:
         ModelError: The model cannot be analysed, or is malformed.
     """
-    with faults_told(lambda: _why_not_run(graph, given)):
+    with told(graph, given):
         with clock("shapes"):
             graph = settled(graph, given, named or {}, rules)
             inputs = input_shapes(graph, given)
@@ -96,6 +96,20 @@ def analyse(
         with clock("shapes"):
             coupling = replace(coupling, single=_shapes_of_one(graph, inputs, feed))
     return coupling, inputs
+
+
+@contextmanager
+def told(graph: Graph, given: Mapping[str, Shape] | None) -> Iterator[None]:
+    """Turn faults of what works on a model into a sentence, where ONNX Runtime cannot run it.
+
+    Args:
+        graph: The model.
+        given: Sizes of dynamic inputs, by input name.
+    Raises:
+        ModelError: A fault came up, and the model is to blame.
+    """
+    with faults_told(lambda: _why_not_run(graph, given)):
+        yield
 
 
 def _why_not_run(graph: Graph, given: Mapping[str, Shape] | None) -> str | None:

@@ -162,6 +162,8 @@ def infer_shapes(
         return known
     check_room(graph, known)
     try:
+        if fault is not None:
+            Session(graph, optimize=False)  # with outputs as they are declared
         return known | _run_for_shapes(
             graph, missing, [feed] if feed else candidates(graph, shapes, seed=0)
         )
@@ -181,12 +183,19 @@ def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape
         )
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"shape inference fails for inputs {dict(shapes)}: {error}") from error
-    return {
+    found = {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in (*inferred.graph.value_info, *inferred.graph.output)
         if value.type.tensor_type.HasField("shape")
         and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
     }
+    for name, shape in found.items():
+        if min(shape, default=0) < 0:  # a window that is larger than what it slides over
+            raise ModelError(
+                f"for inputs {dict(shapes)} value '{name}' would have shape {shape}: give larger "
+                f"inputs"
+            )
+    return found
 
 
 class ElementTypes:

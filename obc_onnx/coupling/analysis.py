@@ -140,6 +140,7 @@ def settled(
         declared = graph.batch_axes
         likely = graph.with_batch(replace(declared, inputs={**declared.inputs, **named}))
         shapes = input_shapes(likely, given)
+        _check_samples(likely.batch_axes, shapes)
         found = follow_batch(likely, shapes, rules) or batch_of_shapes(likely, shapes, named)
         graph = graph.with_batch(found)
     batch = graph.batch_axes
@@ -151,6 +152,16 @@ def settled(
                 f"{batch.size}: {batch.note}"
             )
     return graph
+
+
+def _check_samples(batch: BatchAxes, shapes: Mapping[str, Shape]) -> None:
+    """Check that a model takes samples: ONNX Runtime may divide by how many there are."""
+    for name, axis in batch.inputs.items():
+        if axis is not None and shapes[name][axis] == 0:
+            raise ModelError(
+                f"input '{name}' is declared as {'x'.join(map(str, shapes[name]))}, which holds no "
+                f"sample: leave its axis {axis} open"
+            )
 
 
 def follow_batch(graph: Graph, inputs: Mapping[str, Shape], rules: RuleSet) -> BatchAxes | None:

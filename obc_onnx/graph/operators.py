@@ -14,6 +14,12 @@ QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 ON_QUANTISED = "QLinear"
 FUSED_NORMS = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
 """Norms that ONNX Runtime's optimizer writes into models of any opset."""
+READING_UNKNOWN = frozenset({
+    ("", "EyeLike"), ("", "RegexFullMatch"), ("ai.onnx.ml", "DictVectorizer"),
+    ("ai.onnx.ml", "LabelEncoder"), ("ai.onnx.ml", "TreeEnsemble"),
+})  # fmt: skip
+"""By domain. onnx's shape inference reads the type of their input, and where it has found none, as
+behind an operator of another domain, reads where nothing is and ends the process."""
 SHAPED_BY_INPUT = frozenset({"Expand", "Reshape"})
 """Their second input is the shape of the output, or what broadcasts to it."""
 REARRANGING = frozenset({

@@ -15,7 +15,7 @@ import onnx
 from obc_onnx.errors import ModelError, RequestError, ShapeError
 from obc_onnx.graph.batch_axes import is_anonymous
 from obc_onnx.graph.feeds import candidates, check_room, trials
-from obc_onnx.graph.foreign import without_foreign
+from obc_onnx.graph.foreign import inferable
 from obc_onnx.graph.session import Session
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def known_types(graph: Graph) -> dict[str, np.dtype[Any]]:
 
 def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
     """Export with concrete inputs, open outputs, and weights as inputs."""
-    model = without_foreign(graph.outline().declared())
+    model = inferable(graph.outline().declared())
     for port in model.graph.input:
         if port.name in shapes:
             del port.type.tensor_type.shape.dim[:]

@@ -86,6 +86,7 @@ def check_sound(model: onnx.ModelProto, folder: Path | None = None) -> None:
         _check_divisors(node)
         _check_choices(node)
         _check_axes(node)
+        _check_gives(node)
         _check_given(node, versions.get(domain_of(node.domain), 1))
     _check_functions(model)
 
@@ -285,6 +286,12 @@ def _check_axes(node: NodeProto) -> None:
                 raise ModelError(
                     f"{_named(node, '')} has {attribute.name} {axis}, which is no axis of a tensor"
                 )
+
+
+def _check_gives(node: NodeProto) -> None:
+    if not any(node.output):
+        read = ", ".join(f"'{name}'" for name in node.input) or "nothing"
+        raise ModelError(f"{_named(node, '')}, which reads {read}, gives no output")
 
 
 def _check_given(node: NodeProto, version: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -41,7 +42,8 @@ SAMPLED_SHARE = 0.1
 """How many of the models that are compressed are given samples, to be scored, repaired and run."""
 STRIPPED_SHARE = 0.1
 """How many of the models that can be inspected are stripped too."""
-N_SAMPLES = 20
+N_SAMPLES, MOST_DRAWN = 20, 2**20
+"""Samples of a model; elements of one."""
 MEMORY = Path("/proc/self/status")
 PEAK = Path("/proc/self/clear_refs")
 """What starts the peak of this process's memory from where it is now, on Linux."""
@@ -110,9 +112,13 @@ def strip_model(path: Path) -> None:
 
 
 def compress_with_samples(path: Path) -> None:
-    """Draw samples for a model, and compress it with them."""
-    data = path.with_suffix(".npz")
-    np.savez(data, **make_feed(Graph.load(path), np.random.default_rng(0), N_SAMPLES))
+    """Draw samples for a model, where they are small, and compress it with them."""
+    graph, data = Graph.load(path), path.with_suffix(".npz")
+    sizes = [size for port in graph.inputs for size in port.shape or () if isinstance(size, int)]
+    if math.prod(sizes) > MOST_DRAWN:
+        compress_model(path)
+        return
+    np.savez(data, **make_feed(graph, np.random.default_rng(0), N_SAMPLES))
     compress_model(path, data)
 
 

@@ -467,6 +467,34 @@ def test_a_sparse_constant_that_is_huge_when_dense_is_named(tmp_path: Path) -> N
     assert_refused(invoke("inspect", path), "'w'", "(4, 17179869184)")
 
 
+def test_eye_like_behind_an_operator_of_another_domain_is_followed(tmp_path: Path) -> None:
+    model = build(
+        "net (float[2,4] x) => (float[a,b] y) <float[4,6] w>"
+        "{ r = com.microsoft.Gelu(x) q = EyeLike<dtype=1>(r) z = Add(q, x) y = MatMul(z, w) }"
+    )
+    path, target = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    onnx.save(model, path)
+    for command in (("inspect", path), ("compress", path, "-o", target)):
+        line = [sys.executable, "-m", "obc_onnx", *command]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) in {(0, ""), (1, done.stderr)}, done
+        assert "ended the process" not in done.stderr
+
+
+def test_a_model_of_no_samples_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, PRODUCT.replace("N,4] x", "0,4] x"))
+    assert_refused(invoke("inspect", path), "'x' is declared as 0x4, which holds no sample")
+
+
+def test_a_node_that_gives_nothing_is_named(tmp_path: Path) -> None:
+    model = build(PRODUCT)
+    model.graph.node.append(helper.make_node("FusedMatMul", ["x", "w"], [""], "n", None, "own"))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    assert_refused(invoke("inspect", path), "FusedMatMul 'n'", "reads 'x', 'w', gives no output")
+
+
 def test_eye_like_behind_an_unknown_rank_does_not_end_the_process(tmp_path: Path) -> None:
     model = build(
         "net (float[2,4] x, int64[k] s) => (float[a,b] y)"

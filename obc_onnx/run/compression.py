@@ -122,6 +122,8 @@ class Compression:
         request, original = self.request, opened.original
         graph = original.graph
         folder = self._folder(graph)
+        if folder is not None and folder.note is not None:
+            self.notes.append(folder.note)
         coupling, sparse_epochs = self._sparsify(original, opened.samples, folder)
         opened = opened._replace(coupling=coupling)
         _, inputs, samples, held, _ = opened

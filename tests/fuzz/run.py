@@ -29,7 +29,7 @@ KINDS = (
     *("plan", "limits", "archive", "scores", "tar", "picture", "checkpoint"),
 )
 """In the order in which they are tried, again and again."""
-HANGS_AFTER, STARTS_WITHIN = 180.0, 600.0
+HANGS_AFTER, STARTS_WITHIN = 600.0, 600.0
 """Seconds by the clock. A process that computes all the time ends itself sooner, see `worker`."""
 READY = "ready"
 """What the process says once, before it is given any case."""

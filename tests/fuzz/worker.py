@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from fuzz import file_mutations
-from fuzz.model_mutations import mutated_model
+from fuzz.model_mutations import BESIDE, mutated_model
 from fuzz.run import FAULT, READY
 from helpers import make_feed
 
@@ -42,6 +42,7 @@ SAMPLED_SHARE = 0.1
 """How many of the models that are compressed are given samples, to be scored, repaired and run."""
 STRIPPED_SHARE = 0.1
 """How many of the models that can be inspected are stripped too."""
+BESIDE_BYTES = 192
 N_SAMPLES, MOST_DRAWN = 20, 2**20
 """Samples of a model; elements of one."""
 MEMORY = Path("/proc/self/status")
@@ -180,6 +181,7 @@ def main() -> None:
     """Answer every line."""
     answers = sys.stdout
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        (Path(folder) / BESIDE).write_bytes(bytes(range(BESIDE_BYTES)))
         answers.write(f"{READY}\n")
         answers.flush()
         for line in sys.stdin:

@@ -1,5 +1,5 @@
 """Run the command line as `python -m obc_onnx`, which `torchrun -m obc_onnx` needs."""
 
-from obc_onnx.cli.main import cli
+from obc_onnx.cli.main import main
 
-cli(prog_name="obc-onnx")
+main()

@@ -25,6 +25,7 @@ from obc_onnx.cli.shared import (
     files_read,
     load_scores,
     reports_errors,
+    resumed_run,
 )
 from obc_onnx.cli.train_options import training_of, training_options
 from obc_onnx.samples.options import EVAL_SAMPLES
@@ -65,7 +66,8 @@ def compress(
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
-    check_model_targets(model, output, plan_out, files_read(options), force=force)
+    run, read = resumed_run(options), files_read(options)
+    check_model_targets(model, output, plan_out, read, force=force, resumed=run)
     compress_and_write(
         (model, output, plan_out),
         options,
@@ -155,9 +157,10 @@ def finetune(
     """
     from obc_onnx.planning.plan import PruningPlan
 
-    read = files_read(options)
-    check_model_targets(model, output, None, [*read, plan], force=force)
-    check_model_targets(model, output, plan_out, read, force=force)  # which may be the old plan
+    run, read = resumed_run(options), files_read(options)
+    check_model_targets(model, output, None, [*read, plan], force=force, resumed=run)
+    # which may be the old plan
+    check_model_targets(model, output, plan_out, read, force=force, resumed=run)
     compress_and_write(
         (model, output, plan_out),
         options,

@@ -11,6 +11,7 @@ from obc_onnx.cli.score import score
 from obc_onnx.cli.strip import strip
 from obc_onnx.cli.twin import twin
 from obc_onnx.cli.verify import verify
+from obc_onnx.cli.watch import watched
 from obc_onnx.version import __version__
 
 
@@ -22,3 +23,9 @@ def cli() -> None:
 
 for command in (inspect, compress, score, plan, apply, finetune, sensitivity, strip, verify, twin):
     cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line, and let its death by a signal be told."""
+    with watched():
+        cli(prog_name="obc-onnx")

@@ -159,15 +159,32 @@ def files_read(options: dict[str, Any]) -> list[Path]:
 
 
 def check_model_targets(
-    model: Path, output: Path, plan_out: Path | None, read: Sequence[Path], *, force: bool
+    model: Path,
+    output: Path,
+    plan_out: Path | None,
+    read: Sequence[Path],
+    *,
+    force: bool,
+    resumed: Path | None = None,
 ) -> None:
     """Check where a compressed model and its plan go, see `check_targets`."""
     plans = [] if plan_out is None else [plan_out]
-    check_targets([output, *plans], model, read, force=force)
+    check_targets([output, *plans], model, read, force=force, resumed=resumed)
+
+
+def resumed_run(options: Mapping[str, Any]) -> Path | None:
+    """Return the folder of the run that goes on, where one does."""
+    folder: Path | None = options["run_dir"] if options["resume"] else None
+    return folder
 
 
 def check_targets(
-    targets: Sequence[Path], model: Path, read: Sequence[Path], *, force: bool
+    targets: Sequence[Path],
+    model: Path,
+    read: Sequence[Path],
+    *,
+    force: bool,
+    resumed: Path | None = None,
 ) -> None:
     """Check before long work that files can be written, and that nothing is lost by it.
 
@@ -176,13 +193,18 @@ def check_targets(
         model: What is read, with the files that hold its weights.
         read: What else is read; of a folder all that lies in it.
         force: Whether files that exist may be replaced; those that are read may not.
+        resumed: The folder of a run that goes on; what it has written elsewhere it may replace.
     Raises:
         RequestError: A target exists, or is one of the others, by whatever links.
         ModelError: A target cannot be written.
     """
+    from filecmp import cmp
+
     from obc_onnx.files import check_writable, holds
     from obc_onnx.graph.external import files_of
+    from obc_onnx.run.folder import results_in
 
+    made = [] if resumed is None else results_in(resumed)
     for place, target in enumerate(targets):
         check_writable(target)
         if any(holds(other, target) for other in targets[:place]):
@@ -195,5 +217,5 @@ def check_targets(
                 f"'{target}' cannot be written: '{source}' is read, and would be destroyed; name "
                 f"another file"
             )
-        if not force:
+        if not force and not any(cmp(file, target, shallow=False) for file in made):
             raise RequestError(f"'{target}' exists: name another file, or replace it by --force")

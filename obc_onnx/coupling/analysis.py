@@ -87,7 +87,7 @@ def analyse(
     Raises:
         ModelError: The model cannot be analysed, or is malformed.
     """
-    with faults_told(lambda: _why_not_run(graph, given)):
+    with told(graph, given):
         with clock("shapes"):
             graph = settled(graph, given, named or {}, rules)
             inputs = input_shapes(graph, given)
@@ -98,6 +98,20 @@ def analyse(
         with clock("shapes"):
             coupling = replace(coupling, single=_shapes_of_one(graph, inputs, feed))
     return coupling, inputs
+
+
+@contextmanager
+def told(graph: Graph, given: Mapping[str, Shape] | None) -> Iterator[None]:
+    """Turn faults of what works on a model into a sentence, where ONNX Runtime cannot run it.
+
+    Args:
+        graph: The model.
+        given: Sizes of dynamic inputs, by input name.
+    Raises:
+        ModelError: A fault came up, and the model is to blame.
+    """
+    with faults_told(lambda: _why_not_run(graph, given)):
+        yield
 
 
 def _why_not_run(graph: Graph, given: Mapping[str, Shape] | None) -> str | None:
@@ -128,6 +142,7 @@ def settled(
         declared = graph.batch_axes
         likely = graph.with_batch(replace(declared, inputs={**declared.inputs, **named}))
         shapes = input_shapes(likely, given)
+        _check_samples(likely.batch_axes, shapes)
         found = follow_batch(likely, shapes, rules) or batch_of_shapes(likely, shapes, named)
         graph = graph.with_batch(found)
     batch = graph.batch_axes
@@ -139,6 +154,16 @@ def settled(
                 f"{batch.size}: {batch.note}"
             )
     return graph
+
+
+def _check_samples(batch: BatchAxes, shapes: Mapping[str, Shape]) -> None:
+    """Check that a model takes samples: ONNX Runtime may divide by how many there are."""
+    for name, axis in batch.inputs.items():
+        if axis is not None and shapes[name][axis] == 0:
+            raise ModelError(
+                f"input '{name}' is declared as {'x'.join(map(str, shapes[name]))}, which holds no "
+                f"sample: leave its axis {axis} open"
+            )
 
 
 def follow_batch(graph: Graph, inputs: Mapping[str, Shape], rules: RuleSet) -> BatchAxes | None:

@@ -14,6 +14,12 @@ QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 ON_QUANTISED = "QLinear"
 FUSED_NORMS = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
 """Norms that ONNX Runtime's optimizer writes into models of any opset."""
+READING_UNKNOWN = frozenset({
+    ("", "EyeLike"), ("", "RegexFullMatch"), ("ai.onnx.ml", "DictVectorizer"),
+    ("ai.onnx.ml", "LabelEncoder"), ("ai.onnx.ml", "TreeEnsemble"),
+})  # fmt: skip
+"""By domain. onnx's shape inference reads the type of their input, and where it has found none, as
+behind an operator of another domain, reads where nothing is and ends the process."""
 SHAPED_BY_INPUT = frozenset({"Expand", "Reshape"})
 """Their second input is the shape of the output, or what broadcasts to it."""
 REARRANGING = frozenset({
@@ -53,3 +59,44 @@ DIVIDING = {
     "MultiHeadAttention": ("num_heads",), "SpaceToDepth": ("blocksize",),
 }  # fmt: skip
 """Attributes that ONNX Runtime divides by, unchecked: a zero would end the process."""
+_Texts = dict[str, tuple[str, ...]]
+_DIRECTIONS: _Texts = {"direction": ("forward", "reverse", "bidirectional")}
+_JOINS: _Texts = {"reduction": ("none", "add", "mul", "max", "min")}
+_MEANS: _Texts = {"reduction": ("none", "sum", "mean")}
+_ORDERS: _Texts = {"mode": ("DCR", "CRD")}
+_PADS: _Texts = {"auto_pad": ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")}
+CHOICES: dict[str, _Texts] = {
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _DIRECTIONS),
+    **dict.fromkeys(("ScatterElements", "ScatterND"), _JOINS),
+    **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), _MEANS),
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _ORDERS),
+    **dict.fromkeys((
+        "AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "QLinearConv",
+    ), _PADS),
+    "BitShift": {"direction": ("LEFT", "RIGHT")},
+    "CausalConvWithState": {"activation": ("none", "silu", "swish")},
+    "Gelu": {"approximate": ("none", "tanh")},
+    "GridSample": {
+        "mode": ("linear", "nearest", "cubic", "bilinear", "bicubic"),
+        "padding_mode": ("zeros", "border", "reflection"),
+    },
+    "LinearAttention": {"update_rule": ("linear", "gated", "delta", "gated_delta")},
+    "Pad": {"mode": ("constant", "reflect", "edge", "wrap")},
+    "Resize": {
+        "mode": ("nearest", "linear", "cubic"),
+        "coordinate_transformation_mode": (
+            "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
+            "asymmetric", "tf_crop_and_resize", "tf_half_pixel_for_nn",
+        ),
+        "nearest_mode": ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"),
+        "keep_aspect_ratio_policy": ("stretch", "not_larger", "not_smaller"),
+    },
+    "RoiAlign": {
+        "mode": ("avg", "max"),
+        "coordinate_transformation_mode": ("half_pixel", "output_half_pixel"),
+    },
+    "TensorScatter": {"mode": ("linear", "circular")},
+    "Upsample": {"mode": ("nearest", "linear", "cubic")},
+}  # fmt: skip
+"""What texts of attributes of the standard domain may say. ONNX Runtime takes some others for one
+of them; which one, no standard tells. Source: the operator pages of ONNX."""

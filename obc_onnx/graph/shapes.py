@@ -15,7 +15,7 @@ import onnx
 from obc_onnx.errors import ModelError, RequestError, ShapeError
 from obc_onnx.graph.batch_axes import is_anonymous
 from obc_onnx.graph.feeds import candidates, check_room, trials
-from obc_onnx.graph.foreign import without_foreign
+from obc_onnx.graph.foreign import inferable
 from obc_onnx.graph.inference import infer_sizes
 from obc_onnx.graph.session import Session
 
@@ -163,6 +163,8 @@ def infer_shapes(
         return known
     check_room(graph, known)
     try:
+        if fault is not None:
+            Session(graph, optimize=False)  # with outputs as they are declared
         return known | _run_for_shapes(
             graph, missing, [feed] if feed else candidates(graph, shapes, seed=0)
         )
@@ -180,7 +182,14 @@ def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape
         found = infer_sizes(_with_inputs(graph, shapes))
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"shape inference fails for inputs {dict(shapes)}: {error}") from error
-    return {name: found[name] for node in graph.nodes for name in node.outputs if name in found}
+    sizes = {name: found[name] for node in graph.nodes for name in node.outputs if name in found}
+    for name, shape in sizes.items():
+        if min(shape, default=0) < 0:  # a window that is larger than what it slides over
+            raise ModelError(
+                f"for inputs {dict(shapes)} value '{name}' would have shape {shape}: give larger "
+                f"inputs"
+            )
+    return sizes
 
 
 class ElementTypes:
@@ -217,7 +226,7 @@ def known_types(graph: Graph) -> dict[str, np.dtype[Any]]:
 
 def _with_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
     """Export with concrete inputs, open outputs, and weights as inputs."""
-    model = without_foreign(graph.outline().declared())
+    model = inferable(graph.outline().declared())
     for port in model.graph.input:
         if port.name in shapes:
             del port.type.tensor_type.shape.dim[:]

@@ -29,7 +29,7 @@ from onnx.external_data_helper import uses_external_data
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.foreign import all_nodes
 from obc_onnx.graph.node import domain_of
-from obc_onnx.graph.operators import DIVIDING
+from obc_onnx.graph.operators import CHOICES, DIVIDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -86,7 +86,9 @@ def check_sound(model: onnx.ModelProto, folder: Path | None = None) -> None:
     versions = {domain_of(entry.domain): entry.version for entry in model.opset_import}
     for node in all_nodes(model.graph):
         _check_divisors(node)
+        _check_choices(node)
         _check_axes(node)
+        _check_gives(node)
         _check_given(node, versions.get(domain_of(node.domain), 1))
     _check_functions(model)
 
@@ -266,6 +268,17 @@ def _check_divisors(node: NodeProto) -> None:
             )
 
 
+def _check_choices(node: NodeProto) -> None:
+    choices = {} if domain_of(node.domain) else CHOICES.get(node.op_type, {})
+    for attribute in node.attribute:
+        known = choices.get(attribute.name)
+        if known is not None and attribute.s.decode() not in known:
+            raise ModelError(
+                f"{_named(node, '')} has {attribute.name} '{attribute.s.decode()}': it is one of "
+                f"{', '.join(known)}"
+            )
+
+
 def _check_axes(node: NodeProto) -> None:
     for attribute in node.attribute:
         if attribute.name not in {"axis", "axes"} and not attribute.name.endswith("_axis"):
@@ -275,6 +288,12 @@ def _check_axes(node: NodeProto) -> None:
                 raise ModelError(
                     f"{_named(node, '')} has {attribute.name} {axis}, which is no axis of a tensor"
                 )
+
+
+def _check_gives(node: NodeProto) -> None:
+    if not any(node.output):
+        read = ", ".join(f"'{name}'" for name in node.input) or "nothing"
+        raise ModelError(f"{_named(node, '')}, which reads {read}, gives no output")
 
 
 def _check_given(node: NodeProto, version: int) -> None:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 from obc_onnx.axes.expressions import product
-from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.errors import DataError, UnsupportedOperatorError
 from obc_onnx.ops.base.context import Tap
 from obc_onnx.ops.base.padding import explicit_pads
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
@@ -23,6 +23,8 @@ _PLANE = 4
 """Rank of a batch of images."""
 _HALF_PIXEL_SINCE = 16
 """Before, RoiAlign did not shift its regions by half a position."""
+_MOST_SAMPLES = 2**12
+"""Along each side of a cell."""
 
 
 class _Regions(FreeOfMacs):
@@ -168,10 +170,24 @@ def roi_align(
         return _average_regions(x[index], start, extent, size, [n_samples, n_samples])
     parts = [x.new_zeros(0, x.shape[1], *size)]
     for i, image in enumerate(index.tolist()):
-        counts = [math.ceil(extent[i, side].item() / size[side]) for side in (0, 1)]
+        counts = [_count_samples(extent[i, side].item(), size[side]) for side in (0, 1)]
         one = slice(i, i + 1)
         parts.append(_average_regions(x[image, None], start[one], extent[one], size, counts))
     return torch.cat(parts)
+
+
+def _count_samples(extent: float, n_cells: int) -> int:
+    """Say how many samples each cell along a side of a region gets: one for each position.
+
+    Raises:
+        DataError: The region is larger than any image.
+    """
+    if not extent / n_cells <= _MOST_SAMPLES:  # which nothing holds for that is no number
+        raise DataError(
+            f"RoiAlign: a region is {extent:g} positions long; the twin takes {_MOST_SAMPLES} for "
+            f"each of its {n_cells} cells at most"
+        )
+    return math.ceil(extent / n_cells)
 
 
 def _average_regions(

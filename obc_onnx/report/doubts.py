@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from obc_onnx.files import destination
+from obc_onnx.graph.external import files_of
 from obc_onnx.planning.costs import units_left
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.measuring.error import OutputError
@@ -22,6 +25,21 @@ _FALL = 0.05
 _FAR = 0.2
 """Error of an output up to which a result is close. A ResNet-20 for Fashion-MNIST that was cut and
 not repaired lost 3.3 points of accuracy at an error of 0.10, and 27.5 at 0.45."""
+
+
+def doubts_of_place(path: Path) -> list[str]:
+    """Warn where a result that was written does not open under the name that was given.
+
+    Programs look for weights in the folder of the name that they open, and follow no link there.
+
+    Args:
+        path: What was given; the result has been written.
+    """
+    real = destination(path)
+    if real.parent.resolve() == path.parent.resolve() or len(files_of(real)) == 1:
+        return []
+    said = "it is a link into another folder, where the weights lie in a file of their own"
+    return [f"'{path}' does not open: {said}; open '{real}'"]
 
 
 def doubts_of_quality(outputs: Sequence[OutputError], *, given: bool) -> list[str]:

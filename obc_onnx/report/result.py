@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from obc_onnx.report.doubts import doubts_of_place
+
 if TYPE_CHECKING:
     import onnx
 
@@ -41,3 +43,4 @@ class Result:
         """
         plans = [] if plan is None else [(Path(plan), self.plan.to_json())]
         self.graph.save(path, *plans)
+        self.report.warnings.extend(doubts_of_place(Path(path)))

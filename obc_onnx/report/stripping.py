@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from obc_onnx.report.doubts import doubts_of_place
+
 if TYPE_CHECKING:
     import onnx
 
@@ -85,3 +87,4 @@ class Stripping:
         """
         reports = [] if report is None else [(Path(report), self.report.to_json() + "\n")]
         self.graph.save(path, *reports)
+        self.report.warnings.extend(doubts_of_place(Path(path)))

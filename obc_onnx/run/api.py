@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_name
+from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_name, told
 from obc_onnx.coupling.explain import explain
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.feeds import random_feed
@@ -363,13 +363,14 @@ def score(
     samples, _ = open_samples(DataOptions.of(data), graph, batch_axes)
     graph = known_by(graph, samples)
     shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
-    if samples is not None:
-        (samples,) = with_padding(coupling, samples)
+    coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
     how = scoring or Scoring()
-    chosen = choose_criterion(criterion, samples, how)
-    scene = make_scene(coupling, samples, how, seed, device)
-    found = chosen.score(scene, {})
+    with told(coupling.graph, inputs):
+        if samples is not None:
+            (samples,) = with_padding(coupling, samples)
+        chosen = choose_criterion(criterion, samples, how)
+        scene = make_scene(coupling, samples, how, seed, device)
+        found = chosen.score(scene, {})
     return Scores(graph.sha256, chosen.name, seed, used_of(chosen, how), found)
 
 
@@ -412,14 +413,15 @@ def measure_sensitivity(
     graph = known_by(graph, samples)
     held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
     shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, _ = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
-    samples, held = with_padding(coupling, samples, held)
+    coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
     how = scoring or Scoring()
-    chosen = choose_criterion(criterion, samples, how)
-    saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})
-    groups = [room.group for room in rooms_of(coupling, scope or Scope())]
-    found = measure_groups(coupling, groups, saliency, held)
-    before = accuracy(graph, held)
+    with told(coupling.graph, inputs):
+        samples, held = with_padding(coupling, samples, held)
+        chosen = choose_criterion(criterion, samples, how)
+        saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})
+        groups = [room.group for room in rooms_of(coupling, scope or Scope())]
+        found = measure_groups(coupling, groups, saliency, held)
+        before = accuracy(graph, held)
     return Sensitivity(model_name(model), chosen.name, len(held), before, found)
 
 

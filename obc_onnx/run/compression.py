@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model
+from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, told
 from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
 from obc_onnx.installation import require_torch, require_transport
@@ -112,11 +112,17 @@ class Compression:
 
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
-        request = self.request
         self._check_installed(repairs=True)
         opened = self._open(model)
-        original, graph = opened.original, opened.original.graph
+        with told(opened.original.graph, opened.inputs):
+            return self._result(opened)
+
+    def _result(self, opened: Opened) -> Result:
+        request, original = self.request, opened.original
+        graph = original.graph
         folder = self._folder(graph)
+        if folder is not None and folder.note is not None:
+            self.notes.append(folder.note)
         coupling, sparse_epochs = self._sparsify(original, opened.samples, folder)
         opened = opened._replace(coupling=coupling)
         _, inputs, samples, held, _ = opened
@@ -163,7 +169,9 @@ class Compression:
     def decide(self, model: Model) -> PruningPlan:
         """Go through the stages up to the plan."""
         self._check_installed(repairs=self.request.goal.max_drop is not None)
-        return self._plan(self._open(model), None)
+        opened = self._open(model)
+        with told(opened.original.graph, opened.inputs):
+            return self._plan(opened, None)
 
     def _check_installed(self, *, repairs: bool) -> None:
         """Check before long work that what was asked for is installed.

@@ -58,6 +58,11 @@ def facts_of_code(sources: Iterable[str | None]) -> dict[str, str]:
     return {str(path): file_sha256(path) for path in sorted(files) if path.is_file()}
 
 
+def results_in(path: Path) -> list[Path]:
+    """List the results that a run has written into its folder: its model and plan."""
+    return [file for file in (path / _RESULT, path / _FINAL_PLAN) if file.is_file()]
+
+
 class RunFolder:
     """Where a run lies.
 
@@ -112,6 +117,16 @@ class RunFolder:
                 f"the run in '{self.path}' was asked for another {', '.join(other)}: resume with "
                 f"what it was started with, or name another `run_dir`"
             )
+
+    @property
+    def note(self) -> str | None:
+        """What to say of a run that is gone on with though it had ended."""
+        if not (self.resume and (self.path / _REPORT).exists()):
+            return None
+        return (
+            f"the run in '{self.path}' had ended: its result is the same again, as '{_RESULT}' and "
+            f"'{_FINAL_PLAN}' there hold it"
+        )
 
     def checkpoint(self, stage: str) -> Path:
         """Say where states of a stage of training are kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from obc_onnx.coupling.analysis import Clock, Model, load_model, model_name, settled
+from obc_onnx.coupling.analysis import Clock, Model, load_model, model_name, settled, told
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.feeds import random_feed
 from obc_onnx.graph.model import Graph
@@ -73,13 +73,14 @@ def strip(
     clock = Clock()
     with clock("load"):
         graph = load_model(model)
-    with clock("strip"):
-        graph = settled(graph, input_shape, batch_axes or {}, rules)
-        stripped = strip_graph(graph, input_shape, rules, seed, below)
-    with clock("verify"):
-        feeds = _feeds(stripped, seed + 1)
-        checks = _check(stripped, graph, feeds)
-        require(checks)
+    with told(graph, input_shape):
+        with clock("strip"):
+            graph = settled(graph, input_shape, batch_axes or {}, rules)
+            stripped = strip_graph(graph, input_shape, rules, seed, below)
+        with clock("verify"):
+            feeds = _feeds(stripped, seed + 1)
+            checks = _check(stripped, graph, feeds)
+            require(checks)
     errors = _errors(graph, stripped.graph, feeds[0])
     report = StripReport(
         model=model_name(model),

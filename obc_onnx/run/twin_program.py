@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from obc_onnx.coupling.analysis import Model, load_model, settled
+from obc_onnx.coupling.analysis import Model, load_model, settled, told
 from obc_onnx.errors import ModelError
 from obc_onnx.files import replacing
 from obc_onnx.graph.feeds import random_feed
@@ -67,11 +67,13 @@ class TwinProgram:
             UnsupportedOperatorError: Operators that torch cannot compute, all in one message.
             VerificationError: The twin computes something else than ONNX Runtime.
         """
-        graph = settled(load_model(model), input_shape, batch_axes or {})
-        shapes = input_shapes(graph, input_shape)
-        twin = build_twin(graph, infer_shapes(graph, shapes), rules)
-        feed = random_feed(graph, shapes, 0)
-        check = compare_twin(twin, graph, feed)
+        graph = load_model(model)
+        with told(graph, input_shape):
+            graph = settled(graph, input_shape, batch_axes or {})
+            shapes = input_shapes(graph, input_shape)
+            twin = build_twin(graph, infer_shapes(graph, shapes), rules)
+            feed = random_feed(graph, shapes, 0)
+            check = compare_twin(twin, graph, feed)
         require([check])
         return cls(graph, twin, feed, check.doubt)
 

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
+from obc_onnx.graph.foreign import inferable
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.operators import CONSTANT
 from obc_onnx.graph.shapes import infer_shapes
@@ -91,7 +92,7 @@ def _shapes(graph: Graph, shapes: dict[str, Shape]) -> dict[str, Shape]:
     try:
         return infer_shapes(graph, shapes)
     except ModelError:
-        inferred = onnx.shape_inference.infer_shapes(graph.outline().declared()).graph
+        inferred = onnx.shape_inference.infer_shapes(inferable(graph.outline().declared())).graph
     known = {name: array.shape for name, array in graph.initializers.items()} | shapes
     for value in (*inferred.value_info, *inferred.output):
         kind = value.type.tensor_type
@@ -137,7 +138,7 @@ def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:
     outputs = [value.name for value in model.graph.output]
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    found = onnx.shape_inference.infer_shapes(model).graph.output
+    found = onnx.shape_inference.infer_shapes(inferable(model)).graph.output
     for value, inferred in zip(model.graph.output, found, strict=True):
         value.type.tensor_type.elem_type = inferred.type.tensor_type.elem_type
     return model

@@ -11,7 +11,7 @@ import onnx
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError, VerificationError
 from obc_onnx.graph.feeds import random_feed
-from obc_onnx.graph.foreign import without_foreign
+from obc_onnx.graph.foreign import inferable
 from obc_onnx.graph.node import holds_weights
 from obc_onnx.graph.precision import relative_error
 from obc_onnx.graph.session import Session, run_file
@@ -198,7 +198,7 @@ def check_format(
 
 
 def _run_checker(graph: Graph) -> None:
-    onnx.checker.check_model(without_foreign(graph.outline().declared()), full_check=True)
+    onnx.checker.check_model(inferable(graph.outline().declared()), full_check=True)
 
 
 def _compare_faults(

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 from graphs import BLOCKS, HEADS, build_net
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from small import chain
+
+from obc_onnx.graph.node import domain_of
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +24,13 @@ if TYPE_CHECKING:
 
 SIZES = (-(2**63), -1, 0, 1, 2, 3, 7, 1024, 2**31, 2**33, 2**62, 2**63 - 1)
 """What sizes and integers are changed to."""
+BESIDE, OFFSETS = "w.bin", ("0", "4", "-1", "one", "9" * 30)
+"""The file beside a model that weights are said to lie in; where in it."""
 NUMBERS = (0.0, -1.0, 1e-38, 1e38, float("inf"), float("nan"))
-ROWS_SHARE, MOST_EDITS = 0.7, 3
-"""How many of the models have one operator in one form; how many edits one gets at most."""
+ROWS_SHARE, BYTES_SHARE = 0.7, 0.08
+"""How many of the models have one operator in one form; of how many bytes are changed too."""
+EDITS_SHARES = (0.6, 0.25, 0.15)
+"""How many models get one edit, two and three: most edits leave nothing to analyse."""
 
 
 @cache
@@ -55,10 +62,10 @@ def draw_model(rng: np.random.Generator) -> onnx.ModelProto:
 def mutated_model(rng: np.random.Generator) -> bytes:
     """Draw a model, and change it in a few places."""
     model = draw_model(rng)
-    for _ in range(rng.integers(1, MOST_EDITS + 1)):
+    for _ in range(1 + int(rng.choice(len(EDITS_SHARES), p=EDITS_SHARES))):
         EDITS[rng.integers(len(EDITS))](model, rng)
     message = model.SerializeToString()
-    return mutated_bytes(message, rng) if rng.random() < 0.15 else message
+    return mutated_bytes(message, rng) if rng.random() < BYTES_SHARE else message
 
 
 def mutated_bytes(content: bytes, rng: np.random.Generator) -> bytes:
@@ -140,9 +147,43 @@ def _output(model: onnx.ModelProto, rng: np.random.Generator) -> None:
 
 
 def _operator(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Take any operator that has a rule, those that no row can hold too."""
     node = model.graph.node[rng.integers(len(model.graph.node))]
-    others = [case.op_type for case in rows()]
-    node.op_type = others[rng.integers(len(others))]
+    others = DEFAULT_RULES.operators
+    node.domain, node.op_type = others[rng.integers(len(others))]
+    if all(domain_of(entry.domain) != node.domain for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(node.domain, 1))
+
+
+def _function(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Let a node call a local function that holds it, or one that is not there."""
+    node = model.graph.node[rng.integers(len(model.graph.node))]
+    held = onnx.NodeProto()
+    held.CopyFrom(node)
+    slots = [list(filter(None, dict.fromkeys(names))) for names in (held.input, held.output)]
+    function = helper.make_function("own", "f", *slots, [held], model.opset_import)
+    if rng.random() < 0.9:
+        model.functions.append(function)
+    node.CopyFrom(helper.make_node("f", *slots, domain="own"))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+
+
+def _sparse(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Store a weight by some of its numbers and their places, which may lie outside."""
+    tensors = [
+        t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and t.raw_data
+    ]
+    if not tensors:
+        return
+    tensor = tensors[rng.integers(len(tensors))]
+    size = max(math.prod(tensor.dims), 1)
+    places = np.sort(rng.integers(-1 if rng.random() < 0.1 else 0, size + 1, 3))
+    numbers = rng.standard_normal(3).astype(np.float32)
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(numbers, tensor.name), numpy_helper.from_array(places), tensor.dims
+    )
+    model.graph.sparse_initializer.append(sparse)
+    model.graph.initializer.remove(tensor)
 
 
 def _nodes(model: onnx.ModelProto, rng: np.random.Generator) -> None:
@@ -161,7 +202,7 @@ def _tensor(model: onnx.ModelProto, rng: np.random.Generator) -> None:
 
 
 def _change_tensor(tensor: TensorProto, rng: np.random.Generator) -> None:
-    match rng.integers(6):
+    match rng.integers(9):
         case 0:
             _change_list(tensor.dims, rng, _size)
         case 1:
@@ -170,9 +211,11 @@ def _change_tensor(tensor: TensorProto, rng: np.random.Generator) -> None:
             tensor.raw_data = tensor.raw_data[: int(rng.integers(len(tensor.raw_data) + 1))]
         case 3:
             tensor.data_location = TensorProto.EXTERNAL
-            tensor.external_data.add(
-                key="location", value=("w.bin", "", "../w", "a\0b")[rng.integers(4)]
-            )
+            place = (BESIDE, BESIDE, BESIDE, "gone", "", "../w", "a\0b")[rng.integers(7)]
+            tensor.external_data.add(key="location", value=place)
+            if rng.random() < 0.5:
+                key, value = ("offset", "length")[rng.integers(2)], OFFSETS[rng.integers(5)]
+                tensor.external_data.add(key=key, value=value)
         case _:
             _change_numbers(tensor, rng)
 
@@ -256,6 +299,7 @@ def _change_list(
 
 
 EDITS = (
+    *(_function, _sparse),
     *(_attribute, _attribute, _no_attribute, _input, _input, _output, _operator, _nodes),
     *(_tensor, _tensor, _tensor, _port, _version, _text),
 )

@@ -29,8 +29,10 @@ KINDS = (
     *("plan", "limits", "archive", "scores", "tar", "picture", "checkpoint"),
 )
 """In the order in which they are tried, again and again."""
-HANGS_AFTER = 60.0
-"""Seconds."""
+HANGS_AFTER, STARTS_WITHIN = 600.0, 600.0
+"""Seconds by the clock. A process that computes all the time ends itself sooner, see `worker`."""
+READY = "ready"
+"""What the process says once, before it is given any case."""
 FAULT = "FAULT"
 COMMAND = ("-m", "fuzz.worker")
 """What runs cases, as Python's options."""
@@ -57,17 +59,15 @@ class Worker:
         """Try a case."""
         process = self._process or self._start()
         assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(f"{kind} {case}\n")
         process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], HANGS_AFTER)
-        line = process.stdout.readline() if ready else ""
+        line = self._line(process, HANGS_AFTER)
         if line:
             found: dict[str, str] = json.loads(line)
             return found
         self.end()
-        said = "hangs" if not ready else f"ended the process with {process.returncode}"
-        return {"class": FAULT, "said": said}
+        said = "hangs" if line is None else f"ended the process with {process.returncode}"
+        return {"reached": FAULT, "said": said}
 
     def end(self) -> None:
         """End the process, where there is one."""
@@ -86,7 +86,18 @@ class Worker:
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         )
+        said = self._line(self._process, STARTS_WITHIN)
+        if said is None or said.strip() != READY:
+            self.end()
+            raise RuntimeError(f"the process that tries cases did not start: {COMMAND}")
         return self._process
+
+    @staticmethod
+    def _line(process: subprocess.Popen[str], seconds: float) -> str | None:
+        """Read a line; empty where the process has ended, None where it says nothing."""
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], seconds)
+        return process.stdout.readline() if ready else None
 
 
 def fuzz(
@@ -109,8 +120,8 @@ def fuzz(
             if time.monotonic() > end:
                 break
             found = worker.attempt(kind, case)
-            counts[kind, found["class"]] += 1
-            if found["class"] == FAULT:
+            counts[kind, found["reached"]] += 1
+            if found["reached"] == FAULT:
                 faults.append(f"{kind} {case}: {found['said']}")
     finally:
         worker.end()

@@ -11,6 +11,16 @@ MOST = 6_000
 """Cases: those that a faster machine would get to beside these are for `make fuzz`."""
 
 
+ENDLESS = """
+from fuzz import worker
+worker.CPU_SECONDS = 0.2
+def attempt(*_):
+    while True: pass
+worker.attempt = attempt
+worker.main()
+"""
+
+
 @pytest.mark.timeout(300)
 def test_nothing_that_arrives_crashes_hangs_or_fills_the_memory() -> None:
     counts, faults = fuzz(SECONDS, first=0, most=MOST)
@@ -25,7 +35,7 @@ def test_equal_numbers_give_equal_cases() -> None:
     first, again = Worker(), Worker()
     try:
         for kind, case in (("model", "3"), ("plan", "9"), ("tar", "4")):
-            assert first.attempt(kind, case)["class"] == again.attempt(kind, case)["class"]
+            assert first.attempt(kind, case)["reached"] == again.attempt(kind, case)["reached"]
     finally:
         first.end()
         again.end()
@@ -33,13 +43,14 @@ def test_equal_numbers_give_equal_cases() -> None:
 
 def test_a_crash_and_a_hang_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     for code, said in (
-        ("import os; os.abort()", "ended the process"),
-        ("input(); input()", "hangs"),
+        ("print('ready', flush=True); input(); import os; os.abort()", "ended the process with -6"),
+        ("print('ready', flush=True); input(); input()", "hangs"),
+        (ENDLESS, "ended the process with -27"),
     ):
         monkeypatch.setattr(run, "COMMAND", ("-c", code))
-        monkeypatch.setattr(run, "HANGS_AFTER", 3.0)
+        monkeypatch.setattr(run, "HANGS_AFTER", 20.0 if code == ENDLESS else 3.0)
         found = Worker().attempt("model", "1")
-        assert found["class"] == FAULT
+        assert found["reached"] == FAULT
         assert said in found["said"]
 
 

@@ -14,12 +14,13 @@ import onnx
 import pytest
 from helpers import analyse, build
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
-from small import CHAIN, assert_refused, chain, invoke, saved
+from small import CHAIN, archive, assert_refused, chain, invoke, saved
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.folding import fold
 from obc_onnx.graph.malformed import faults_told
 from obc_onnx.graph.model import Graph
+from obc_onnx.graph.operators import CHOICES
 from obc_onnx.graph.session import Session
 from obc_onnx.graph.soundness import check_sound
 from obc_onnx.run.api import inspect
@@ -282,6 +283,56 @@ def test_a_head_count_of_zero_is_refused_before_it_is_divided_by() -> None:
         check_sound(model)
 
 
+def test_a_text_that_an_operator_does_not_know_is_refused(tmp_path: Path) -> None:
+    text = (
+        "net (float[4,4] x) => (float[4,4] y) <float[1,4] w>"
+        '{ y = ScatterND<reduction="">(x, i, w) }'
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(build(text, {"i": [[0]]}), path)
+    assert_refused(invoke("inspect", path), "ScatterND 'y' has reduction ''", "one of none, add")
+
+
+def test_the_choices_that_are_known_are_of_the_standard() -> None:
+    for operator, choices in CHOICES.items():
+        schema = onnx.defs.get_schema(operator)
+        for name, known in choices.items():
+            default = schema.attributes[name].default_value.s.decode()
+            assert not default or default in known, (operator, name)
+
+
+def test_a_window_that_is_larger_than_its_input_is_named(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path,
+        "net (float[N,3,8,1] x) => (float[N,4,A,B] y) <float[4,3,3,3] w> { y = Conv(x, w) }",
+    )
+    for command in (("inspect", path), ("compress", path, "-o", tmp_path / "a.onnx")):
+        assert_refused(invoke(*command), "value 'y' would have shape (2, 4, 6, -1)")
+
+
+def test_an_output_that_is_declared_as_another_type_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, PRODUCT.replace("float[N,4] y", "float16[N,4] y"))
+    assert_refused(invoke("inspect", path), "type")
+
+
+def test_a_bias_of_another_rank_is_told_when_samples_are_scored(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path,
+        "net (float[N,4,3,3] x) => (float[N,4,A,B] y)"
+        " <float[4,4,1,1] w, float[4,4,1,1] v> { a = Conv(x, w) y = Conv(a, v, v) }",
+    )
+    data = archive(tmp_path, x=np.ones((20, 4, 3, 3), np.float32))
+    for command in (
+        ("compress", path, "-o", tmp_path / "a.onnx"),
+        ("plan", path, "-o", tmp_path / "a.json"),
+        ("score", path, "-o", tmp_path / "a.npz"),
+        ("sensitivity", path),
+    ):
+        assert_refused(invoke(*command, "--data", data), "bias must be a 1D tensor")
+    assert_refused(invoke("twin", path, "-o", tmp_path / "a.pt2"), "bias must be a 1D tensor")
+    assert_refused(invoke("strip", path, "-o", tmp_path / "a.onnx"), "bias must be a 1D tensor")
+
+
 def test_sizes_that_are_added_to_a_thousand_times_are_followed() -> None:
     steps = " ".join(f"n{i + 1} = Add(n{i}, one)" for i in range(1000))
     text = (
@@ -414,6 +465,34 @@ def test_a_sparse_constant_that_is_huge_when_dense_is_named(tmp_path: Path) -> N
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
     assert_refused(invoke("inspect", path), "'w'", "(4, 17179869184)")
+
+
+def test_eye_like_behind_an_operator_of_another_domain_is_followed(tmp_path: Path) -> None:
+    model = build(
+        "net (float[2,4] x) => (float[a,b] y) <float[4,6] w>"
+        "{ r = com.microsoft.Gelu(x) q = EyeLike<dtype=1>(r) z = Add(q, x) y = MatMul(z, w) }"
+    )
+    path, target = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    onnx.save(model, path)
+    for command in (("inspect", path), ("compress", path, "-o", target)):
+        line = [sys.executable, "-m", "obc_onnx", *command]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) in {(0, ""), (1, done.stderr)}, done
+        assert "ended the process" not in done.stderr
+
+
+def test_a_model_of_no_samples_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, PRODUCT.replace("N,4] x", "0,4] x"))
+    assert_refused(invoke("inspect", path), "'x' is declared as 0x4, which holds no sample")
+
+
+def test_a_node_that_gives_nothing_is_named(tmp_path: Path) -> None:
+    model = build(PRODUCT)
+    model.graph.node.append(helper.make_node("FusedMatMul", ["x", "w"], [""], "n", None, "own"))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    assert_refused(invoke("inspect", path), "FusedMatMul 'n'", "reads 'x', 'w', gives no output")
 
 
 def test_eye_like_behind_an_unknown_rank_does_not_end_the_process(tmp_path: Path) -> None:

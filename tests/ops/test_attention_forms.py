@@ -231,6 +231,18 @@ def test_a_form_without_a_rule_is_frozen_and_has_no_twin(form: str) -> None:
         build_twin(graph, shapes, DEFAULT_RULES)
 
 
+def test_scores_that_grouped_attention_gives_have_no_twin() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(cases_grouped_attention.CASES[0].model)
+    (node,) = (node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    graph, shapes, _ = analyse(model)
+    assert build_twin(graph, shapes, DEFAULT_RULES)
+    node.output[:] = [node.output[0], "keys", "values", "scores"]
+    graph, shapes, _ = analyse(model)
+    with pytest.raises(UnsupportedOperatorError, match="GroupQueryAttention"):
+        build_twin(graph, shapes, DEFAULT_RULES)
+
+
 UNSEEN = {
     "computed_weights",
     "mask_of_weights",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import analyse, assert_close, build, run_onnx, run_twin
 
-from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.errors import DataError, UnsupportedOperatorError
 from obc_onnx.graph.model import Graph
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.twin.build import build_twin
@@ -151,6 +151,17 @@ def test_a_form_gives_what_onnx_runtime_gives(form: str) -> None:
 def twin_of(model: onnx.ModelProto) -> TorchTwin:
     graph, shapes, _ = analyse(model)
     return build_twin(graph, shapes, DEFAULT_RULES)
+
+
+def test_a_region_that_no_image_has_room_for_is_refused() -> None:
+    for size in (1e38, np.inf):
+        model = build(
+            "net (float[1,2,8,7] x) => (float[A,B,C,D] y) { y = RoiAlign(x, r, i) }",
+            {"r": np.float32([[0, 0, size, 4]]), "i": [0]},
+        )
+        graph, shapes, _ = analyse(model)
+        with pytest.raises(DataError, match="positions long"):
+            run_twin(graph, shapes, {"x": drawn(1, 2, 8, 7)})
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,24 @@ def test_a_run_is_gone_on_with_only_if_it_is_the_same(
     assert "give its --run-dir" in alone.output
 
 
+def test_a_run_that_has_ended_is_gone_on_with_to_the_same_files(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    small, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
+    arguments = command(files, small, "--run-dir", tmp_path / "run", "--plan-out", plan)
+    invoke(arguments)
+    before = small.read_bytes(), plan.read_bytes()
+    again = CliRunner().invoke(cli, [*arguments, "--resume"])
+    assert again.exit_code == 0, again.output
+    assert "had ended: its result is the same again" in again.output
+    assert (small.read_bytes(), plan.read_bytes()) == before
+    plan.write_text("mine")
+    other = CliRunner().invoke(cli, [*arguments, "--resume"])
+    assert other.exit_code == 1
+    assert f"'{plan}' exists: name another file, or replace it by --force" in other.output
+    assert plan.read_text() == "mine"
+
+
 TWO = """
 import sys
 from torch import multiprocessing

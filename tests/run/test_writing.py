@@ -307,6 +307,29 @@ def test_weights_lie_beside_what_a_link_points_at(tmp_path: Path) -> None:
     assert Graph.load(real).initializers.keys() == graph.initializers.keys()
 
 
+@pytest.mark.parametrize("folder", ["far", "."])
+@pytest.mark.parametrize("command", ["compress", "strip"])
+@pytest.mark.usefixtures("apart")
+def test_a_link_under_which_a_result_does_not_open_is_told(
+    tmp_path: Path, folder: str, command: str
+) -> None:
+    real, link = tmp_path / folder / "real.onnx", tmp_path / "link.onnx"
+    real.parent.mkdir(exist_ok=True)
+    link.symlink_to(real)
+    result = invoke(command, saved(tmp_path, WIDE), "-o", link)
+    assert result.exit_code == 0, result.output
+    assert len(files_of(real)) == 2
+    onnx.checker.check_model(real)
+    said = f"'{link}' does not open: it is a link into another folder"
+    if folder == ".":
+        onnx.checker.check_model(link)
+        assert "does not open" not in result.output
+    else:
+        with pytest.raises(onnx.checker.ValidationError):
+            onnx.checker.check_model(link)
+        assert said in result.output.replace("\n", " ")
+
+
 def test_a_link_in_a_circle_is_refused(tmp_path: Path) -> None:
     link = tmp_path / "a.onnx"
     link.symlink_to(link)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from helpers import build
-from PIL import Image
+from PIL import ExifTags, Image
 from sample_files import arrays, in_memory
 from small import CHAIN, OPEN, TWO_INPUTS, assert_refused, invoke, saved
 
@@ -529,6 +529,17 @@ def test_only_a_few_formats_are_opened_whatever_the_name_says(kind: str, folder:
     (folder / "dog" / "1.PNG").write_bytes(saved_as(kind, picture(0, 0, 16)))
     with pytest.raises(DataError, match=r"dog/1\.PNG' cannot be read as BMP, JPEG, PNG or WebP"):
         load_samples(folder, GRAPH)
+
+
+def test_the_orientation_that_a_camera_notes_is_not_applied(folder: Path) -> None:
+    pixels, held = picture(0, 0, 8), io.BytesIO()
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(held, "png", exif=orientation)
+    (folder / "dog" / "1.PNG").write_bytes(saved_as("png", pixels))
+    plain = load_samples(folder, GRAPH).feed(slice(None))["x"]
+    (folder / "dog" / "1.PNG").write_bytes(held.getvalue())
+    np.testing.assert_array_equal(load_samples(folder, GRAPH).feed(slice(None))["x"], plain)
 
 
 def test_pictures_of_more_than_8_bits_are_refused(folder: Path) -> None:

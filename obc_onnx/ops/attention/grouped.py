@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _QUANTISED = 12
 """The first slot of what only other forms have: scales of caches, and norms."""
+_OUTPUTS = 3
+"""The result, keys and values; those of a fourth are scores."""
 
 
 class GroupQueryAttention(Rule):
@@ -71,7 +73,8 @@ class GroupQueryAttention(Rule):
     def forward(self, context: ForwardContext) -> Call:
         """Rotate, put keys and values into the cache, and attend."""
         node = context.node
-        if not self._is_plain(node) or node.integer("qk_output", 0):
+        scores = node.integer("qk_output", 0) or len(node.outputs) > _OUTPUTS
+        if scores or not self._is_plain(node):
             raise UnsupportedOperatorError(f"{node.label}: the twin knows no such form")
         constants = {
             "n_heads": (node.integer("num_heads", 1), node.integer("kv_num_heads", 1)),

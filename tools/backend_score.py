@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import torch
+from given import given
 from tqdm import tqdm
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
@@ -36,12 +37,13 @@ from obc_onnx.ops.frozen import Frozen
 from obc_onnx.twin.build import build_twin, run_module
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from onnx.backend.test.case.test_case import TestCase
 
-    Feed = dict[str, NDArray[Any]]
+    Values = dict[str, Any]
+    """By name: arrays, and lists of what is in them where a value is a sequence."""
 
 CRASHES = (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What torch raises where a twin calls it in a way that it does not take."""
@@ -71,7 +73,7 @@ def score(tests: Sequence[TestCase]) -> Iterator[Row]:
     """Run tests."""
     torch.set_num_threads(1)
     for test in tests:
-        operator = test.model.graph.node[0].op_type
+        operator = model_of(test).graph.node[0].op_type
         operator += " spelled out" if "_expanded" in test.name else ""
         yield Row(test.name, operator, passes_runtime(test), *run_twin(test))
 
@@ -86,10 +88,15 @@ def load_tests(only: Sequence[str] = ()) -> list[TestCase]:
     return [test for test in tests if not only or any(text in test.name for text in only)]
 
 
+def model_of(test: TestCase) -> onnx.ModelProto:
+    """Return the model of a test."""
+    return given(test.model, f"a model for {test.name}")
+
+
 def passes_runtime(test: TestCase) -> bool:
     """Say whether ONNX Runtime gives what is expected."""
     try:
-        session = Session(Graph.from_model(test.model), optimize=False)
+        session = Session(Graph.from_model(model_of(test)), optimize=False)
         return not any(
             difference(session.run(feed), expected, test) for feed, expected in samples(test)
         )
@@ -99,7 +106,7 @@ def passes_runtime(test: TestCase) -> bool:
 
 def run_twin(test: TestCase) -> tuple[str, str]:
     """Return what came of the twin, and why it did not pass."""
-    graph = Graph.from_model(test.model)
+    graph = Graph.from_model(model_of(test))
     why = reason_to_exclude(graph)
     if why:
         return "excluded", why
@@ -134,18 +141,19 @@ def reason_to_exclude(graph: Graph) -> str:
     return ""
 
 
-def samples(test: TestCase) -> Iterator[tuple[Feed, Feed]]:
+def samples(test: TestCase) -> Iterator[tuple[Values, Values]]:
     """Yield inputs and expected outputs by name; what is left out is in neither."""
-    graph = test.model.graph
-    for inputs, outputs in test.data_sets:
-        yield tuple(
-            {
-                port.name: _array(value)
-                for port, value in zip(ports, values, strict=False)
-                if value is not None
-            }
-            for ports, values in ((graph.input, inputs), (graph.output, outputs))
-        )
+    graph = model_of(test).graph
+    for inputs, outputs in given(test.data_sets, f"inputs for {test.name}"):
+        yield _by_name(graph.input, inputs), _by_name(graph.output, outputs)
+
+
+def _by_name(ports: Iterable[onnx.ValueInfoProto], values: Iterable[Any]) -> Values:
+    return {
+        port.name: _array(value)
+        for port, value in zip(ports, values, strict=False)
+        if value is not None
+    }
 
 
 def _array(value: Any) -> Any:
@@ -154,7 +162,7 @@ def _array(value: Any) -> Any:
     return value if isinstance(value, list) else np.asarray(value)
 
 
-def difference(found: Feed, expected: Feed, test: TestCase) -> str:
+def difference(found: Values, expected: Values, test: TestCase) -> str:
     """Say how outputs differ from what is expected; empty where they do not."""
     for name, due in expected.items():
         if isinstance(due, list):
@@ -179,7 +187,7 @@ def _is_close(own: NDArray[Any], due: NDArray[Any], test: TestCase) -> bool:
     wide = np.complex128 if due.dtype.kind == "c" else np.float64
     own_wide, due_wide = own.astype(wide), due.astype(wide)
     finite = np.abs(due_wide[np.isfinite(due_wide)])
-    step = float(ml_dtypes.finfo(due.dtype).eps)
+    step = float(ml_dtypes.finfo(due.dtype).eps)  # type: ignore[no-untyped-call]
     atol = max(test.atol, ROUNDINGS * step * float(finite.max(initial=0)))
     return bool(np.allclose(own_wide, due_wide, test.rtol, atol, equal_nan=True))
 

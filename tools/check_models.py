@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from given import given
 from tqdm import tqdm
 
 from obc_onnx import compress
@@ -175,7 +176,10 @@ def _twin_error(coupling: Coupling) -> float:
 
 def _feed(graph: Graph, rng: np.random.Generator, batch: int | None) -> dict[str, NDArray[Any]]:
     shapes = {
-        port.name: [batch if isinstance(size, str) else size for size in port.shape or ()]
+        port.name: [
+            given(batch, "a batch size") if isinstance(size, str) else size
+            for size in port.shape or ()
+        ]
         for port in graph.inputs
     }
     return {

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from csv_rows import add_files, answer, append, read
+from given import labels_of
 from tqdm import tqdm
 
 from obc_onnx.coupling.analysis import Clock, analyse
@@ -39,7 +40,7 @@ from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.saliency.criteria import CRITERIA, make_criterion
-from obc_onnx.saliency.options import Scoring
+from obc_onnx.saliency.options import RANKINGS, Scoring
 from obc_onnx.saliency.scores import make_scene
 from obc_onnx.samples.read import load_samples
 from obc_onnx.surgery.cut import remove_units
@@ -47,6 +48,7 @@ from obc_onnx.surgery.cut import remove_units
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from obc_onnx.saliency.options import Ranking
     from obc_onnx.samples.samples import Samples
 
 SHARES = tuple(np.round(np.arange(0.9, 0.09, -0.1), 2).tolist())
@@ -88,7 +90,7 @@ class Setting:
     samples: Samples
     held: Samples
     steps: tuple[float, ...]
-    ranking: str
+    ranking: Ranking
 
 
 def parse_variant(text: str, base: Scoring) -> tuple[str, Scoring]:
@@ -138,7 +140,7 @@ def evaluate(graph: Graph, samples: Samples) -> tuple[float, float]:
     correct = total = 0.0
     for part in samples.batches(EVAL_BATCH):
         logits = session.run(samples.feed(part))[name].astype(np.float64)
-        labels = samples.labels[part]
+        labels = labels_of(samples)[part]
         shifted = logits - logits.max(1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
         correct += float((logits.argmax(1) == labels).sum())
@@ -223,7 +225,7 @@ def main() -> None:
     command.set_defaults(function=run)
     add_files(command)
     command.add_argument("--variant", action="append", help="May be repeated; all by default.")
-    command.add_argument("--ranking", default="global")
+    command.add_argument("--ranking", choices=RANKINGS, default="global")
     command.add_argument("--batches", type=int, default=50)
     command.add_argument("--batch-size", type=int, default=128)
     command.add_argument("--repeats", type=int, default=1)

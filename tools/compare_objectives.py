@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from compare_criteria import parse_variant
 from csv_rows import add_files, answer, append, cell, read
+from given import accuracy
 from tqdm import tqdm
 
 from obc_onnx.coupling.analysis import Clock, analyse
 from obc_onnx.graph.model import Graph
 from obc_onnx.measuring.error import output_error
-from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import STEPS, Budget
 from obc_onnx.planning.search import search_plan

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from csv_rows import add_files, answer, append, cell, read
+from given import accuracy
 from tqdm import tqdm
 
 from obc_onnx.coupling.analysis import Clock, analyse
 from obc_onnx.graph.model import Graph
-from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope

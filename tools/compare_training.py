@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from csv_rows import add_files, answer, append, cell, read
+from given import given
 from tqdm import tqdm
 
 from obc_onnx import compress, make_plan
@@ -42,6 +43,8 @@ from obc_onnx.samples.read import load_samples
 from obc_onnx.training.options import PRECISIONS, TrainingOptions, parse_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
 
@@ -53,7 +56,7 @@ STARTS: dict[str, dict[str, Any]] = {
 LOSSES = ("ce", "kd", "ce:0.5+kd:0.5")
 TARGETS = (1 / 2, 1 / 3, 1 / 6)
 CROP = 2
-READERS = {"int": int, "float": float, "bool": "yes".__eq__}
+READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": "yes".__eq__}
 """By the type of a field; words stay words."""
 
 
@@ -131,17 +134,23 @@ def run(options: argparse.Namespace) -> None:
             budget = Budget(target, scope=Scope(round_to=1, min_channels=1))
             plans[repeat, target] = make_plan(graph, data=data, budget=budget, seed=repeat)
         training, recover = parse_variant(variant, base)
-        asked = {"plan": plans[repeat, target], "training": training, "recover": recover}
-        report = compress(graph, data=data, seed=repeat, **asked).report
+        report = compress(
+            graph,
+            data=data,
+            seed=repeat,
+            plan=plans[repeat, target],
+            training=training,
+            recover=recover,
+        ).report
         found = Row(
             name,
             variant,
             target,
             options.epochs,
             repeat,
-            report.macs.after / report.macs.before,
-            report.accuracy.before,
-            report.accuracy.after,
+            given(report.macs.after, "MACs") / given(report.macs.before, "MACs"),
+            given(report.accuracy.before, "labels"),
+            given(report.accuracy.after, "labels"),
             report.seconds["fine-tune"],
         )
         append(options.csv, [found])

@@ -91,7 +91,8 @@ class SentenceEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, bias)
         total = (x * real[:, :, None]).sum(1)
-        return total / real.sum(1, keepdim=True).clamp_min(1e-9)
+        mean: Tensor = total / real.sum(1, keepdim=True).clamp_min(1e-9)
+        return mean
 
 
 NAMES = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -53,7 +53,7 @@ class Decoder:
 
     def model(self) -> onnx.ModelProto:
         """Return the model without its weights."""
-        open_axes = ["batch", "sequence"]
+        open_axes: list[str | int | None] = ["batch", "sequence"]
         tokens = helper.make_tensor_value_info("tokens", TensorProto.INT64, open_axes)
         sizes = [*open_axes, self.vocabulary]
         logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, sizes)
@@ -62,7 +62,7 @@ class Decoder:
         opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
-    def _add(self, op_type: str, *inputs: str, to: str = "", **attributes: object) -> str:
+    def _add(self, op_type: str, *inputs: str, to: str = "", **attributes: Any) -> str:
         output = to or f"{op_type}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, inputs, [output], output, **attributes))
         return output

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -70,7 +70,8 @@ def spearman(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
         ranks.append((np.cumsum(counts) - (counts + 1) / 2)[inverse])
     if any(np.ptp(rank) == 0 for rank in ranks):
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    left_ranks, right_ranks = ranks
+    return float(np.corrcoef(left_ranks, right_ranks)[0, 1])
 
 
 def main() -> None:
@@ -94,7 +95,8 @@ def main() -> None:
     else:
         changes = loss_changes(coupling, held)
         if options.cache:
-            np.savez(options.cache, **changes)
+            arrays: dict[str, Any] = {**changes}
+            np.savez(options.cache, **arrays)
     print("| variant | all units | within groups | all units, absolute | within, absolute |")
     print("|---|---:|---:|---:|---:|")
     for variant in tqdm(options.variant or VARIANTS):

@@ -16,10 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from given import given, labels_of
 from torch.nn.functional import cross_entropy
 from turns import FLAG, best, take_turns
 from turns import measure as measure_run
@@ -55,7 +56,7 @@ def twin_of(coupling: Coupling) -> fx.GraphModule:
 
 def batches(samples: Samples, name: str, size: int) -> list[tuple[Tensor, Tensor]]:
     """Cut samples into batches of tensors."""
-    labels = torch.from_numpy(samples.labels)
+    labels = torch.from_numpy(labels_of(samples))
     return [
         (torch.from_numpy(samples.feed(part)[name]), labels[part]) for part in samples.batches(size)
     ]
@@ -66,7 +67,11 @@ def score(coupling: Coupling, samples: Samples, size: int) -> Callable[[], None]
     scoring = Scoring(rows="sample", samples=len(samples), batch_size=size)
     scene = Scene(coupling, samples, scoring=scoring)
     criterion = make_criterion("jacobian")
-    return lambda: criterion.score(scene, {}) and None
+
+    def run() -> None:
+        criterion.score(scene, {})
+
+    return run
 
 
 def step(coupling: Coupling, samples: Samples, size: int) -> Callable[[], None]:
@@ -76,7 +81,7 @@ def step(coupling: Coupling, samples: Samples, size: int) -> Callable[[], None]:
     def run() -> None:
         for x, labels in batches(samples, name, size):
             twin.zero_grad(set_to_none=True)
-            cross_entropy(twin(x)[0], labels).backward()
+            torch.autograd.backward(cross_entropy(twin(x)[0], labels))
 
     return run
 
@@ -90,9 +95,9 @@ def stored(coupling: Coupling, samples: Samples, _size: int) -> Callable[[], Non
         rows: dict[str, list[Tensor]] = {key: [] for key, _ in twin.named_parameters()}
         for x, labels in batches(few, name, 1):
             twin.zero_grad(set_to_none=True)
-            cross_entropy(twin(x)[0], labels).backward()
+            torch.autograd.backward(cross_entropy(twin(x)[0], labels))
             for key, parameter in twin.named_parameters():
-                rows[key].append(parameter.grad.clone())
+                rows[key].append(given(parameter.grad, f"a gradient of '{key}'").clone())
         for key, parameter in twin.named_parameters():
             products = torch.stack(rows.pop(key)) * parameter.detach()
             products.flatten(2).sum(2).square().sum(0) if parameter.ndim > 1 else products.square()
@@ -117,8 +122,11 @@ def write_pictures(path: Path, graph: Graph, count: int) -> None:
     """Write random pictures, for a network without data."""
     rng = np.random.default_rng(0)
     port = graph.inputs[0]
-    inputs = rng.standard_normal((count, *port.shape[1:])).astype(port.dtype)
-    np.savez(path, **{port.name: inputs}, labels=rng.integers(0, N_CLASSES, count))
+    sizes = [int(size) for size in given(port.shape, f"a shape of '{port.name}'")[1:]]
+    inputs = rng.standard_normal((count, *sizes)).astype(port.dtype)
+    labels = rng.integers(0, N_CLASSES, count)
+    arrays: dict[str, Any] = {port.name: inputs, "labels": labels}
+    np.savez(path, **arrays)
 
 
 def main() -> None:

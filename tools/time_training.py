@@ -21,15 +21,14 @@ torch counts them: they depend neither on the machine nor on its load.
 from __future__ import annotations
 
 import argparse
-import io
 import json
+import tempfile
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
@@ -124,11 +123,12 @@ def coupling_of(net: str, size: int) -> Coupling:
     """Export a net with random weights as it is deployed, norms kept, and analyse it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)  # noqa: TID251 - layers draw their first weights globally
-        module, stream = NETS[net]().eval(), io.BytesIO()
-    with warnings.catch_warnings():  # of the exporter, about itself
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, (torch.zeros(2, 3, size, size),), stream, **EXPORT_OPTIONS)
-    graph = Graph.from_model(onnx.load_from_string(stream.getvalue()))
+        module = NETS[net]().eval()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(module, (torch.zeros(2, 3, size, size),), path, **EXPORT_OPTIONS)
+        graph = Graph.load(path)
     return analyse(graph, None, DEFAULT_RULES, Clock())[0]
 
 
@@ -224,7 +224,7 @@ def check_equal(coupling: Coupling, keep: Keep, size: int) -> None:
     x, labels = batch(8, size)
     for module in (ours, other):
         module.double().train()
-        functional.cross_entropy(module(x.double())[0], labels).backward()
+        torch.autograd.backward(functional.cross_entropy(module(x.double())[0], labels))
     layers = {n: m for n, m in other.named_modules() if isinstance(m, Explicit)}
     for name, layer in layers.items():
         own = ours.full[int(name.removeprefix("explicit_"))].grad
@@ -254,7 +254,8 @@ def run_steps(
         optimizer.zero_grad()
         with module.hold_weights() if isinstance(module, EquivalentTwin) else nullcontext():
             for _ in range(accumulate):
-                (functional.cross_entropy(module(x)[0], labels) / accumulate).backward()
+                loss = functional.cross_entropy(module(x)[0], labels)
+                torch.autograd.backward(loss / accumulate)
         optimizer.step()
 
 

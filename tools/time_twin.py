@@ -52,7 +52,8 @@ class Block(nn.Module):
         y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
         if self.added:
             x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.added, self.added))
-        return (x + y).relu()
+        added: Tensor = (x + y).relu()
+        return added
 
 
 class ResNet20(nn.Module):
@@ -67,7 +68,8 @@ class ResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images."""
-        return self.head(self.body(self.stem(x).relu()).mean((2, 3)))
+        logits: Tensor = self.head(self.body(self.stem(x).relu()).mean((2, 3)))
+        return logits
 
 
 class Layer(nn.Module):
@@ -89,7 +91,8 @@ class Layer(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         shares = (q @ k.transpose(2, 3) * (width // self.n_heads) ** -0.5).softmax(-1)
         x = x + self.out((shares @ v).transpose(1, 2).reshape(n, t, width))
-        return x + self.mlp(self.norm2(x))
+        mixed: Tensor = x + self.mlp(self.norm2(x))
+        return mixed
 
 
 class ViT(nn.Module):
@@ -105,7 +108,8 @@ class ViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Classify images."""
         tokens = self.patch(x).flatten(2).transpose(1, 2) + self.position
-        return self.head(self.norm(self.layers(tokens)).mean(1))
+        logits: Tensor = self.head(self.norm(self.layers(tokens)).mean(1))
+        return logits
 
 
 def twin_of(network: nn.Module, sample: Tensor) -> tuple[nn.Module, Graph]:

@@ -78,7 +78,7 @@ def pictures(n_samples: int, height: int, width: int) -> Draw:
 
     def draw(_: Port, rng: np.random.Generator) -> NDArray[Any]:
         drawn = []
-        for _ in range(n_samples):
+        for _sample in range(n_samples):
             picture = Image.new("RGB", (width, height), tuple(rng.integers(180, 256, 3).tolist()))
             size = int(rng.integers(12, 24))
             for top in range(int(rng.integers(0, size)), height, 2 * size):
@@ -193,7 +193,8 @@ def tried(name: str, path: Path, target: float, limit: float) -> Row:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
-        np.savez(data, **feed(Graph.load(path), trial))
+        arrays: dict[str, Any] = feed(Graph.load(path), trial)
+        np.savez(data, **arrays)
         command = [sys.executable, "-m", "obc_onnx", "compress", str(path), "--json"]
         command += ["-o", f"{folder}/small.onnx", "--data", str(data), "--target-macs", str(target)]
         try:

@@ -77,7 +77,12 @@ _HOW = combined(
         type=click.Choice(list(PRESETS)),
         help="Numbers of the paper's scripts, which the options below may change.",
     ),
-    _number("--batch-size", "batch_size", click.IntRange(2), "Samples per step."),
+    _number(
+        "--batch-size",
+        "batch_size",
+        click.IntRange(2),
+        "Samples per step. [64; down to 16 where they are few and trials find the rate]",
+    ),
     _number("--accumulate", "accumulate", click.IntRange(1), "Passes that make up a step."),
     _number("--lr", "lr", _ABOVE_ZERO, "Largest learning rate. [found by trials]"),
     _number(

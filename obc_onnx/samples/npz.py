@@ -14,6 +14,7 @@ from numpy.lib import format as npy
 from obc_onnx.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -48,16 +49,17 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) 
     if not member.filename.endswith(_ENDING):
         raise DataError(f"data '{path}' holds '{member.filename}', which is not an array")
     with archive.open(member) as content:
-        return read_array(content, member.file_size, f"'{member.filename}' of data '{path}'")
+        where = f"'{member.filename}' of data '{path}'"
+        return read_array(content, member.file_size, lambda: where)
 
 
-def read_array(content: IO[bytes], length: int, where: str) -> NDArray[Any]:
+def read_array(content: IO[bytes], length: int, where: Callable[[], str]) -> NDArray[Any]:
     """Read one array.
 
     Args:
         content: As an `.npy` file has it, at its start; it can seek.
         length: How many bytes it has.
-        where: How messages call it.
+        where: Says how messages call it; to find that out may take long.
     Raises:
         DataError: It claims to be larger than the bytes that there are.
         ValueError: It is no array of numbers or texts.
@@ -68,8 +70,8 @@ def read_array(content: IO[bytes], length: int, where: str) -> NDArray[Any]:
     held = length - content.tell()
     if claimed > held and not dtype.hasobject:
         raise DataError(
-            f"{where} is not an .npy file that numpy can read: it claims to hold {claimed} bytes, "
-            f"of shape {shape} and type {dtype}, but holds {held}"
+            f"{where()} is not an .npy file that numpy can read: it claims to hold {claimed} "
+            f"bytes, of shape {shape} and type {dtype}, but holds {held}"
         )
     content.seek(0)
     return np.asarray(npy.read_array(content, allow_pickle=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import DataError
@@ -89,13 +89,14 @@ def _from_shards(
                 f"data '{what}' holds no samples: members have to be called KEY.jpg or KEY.png, or "
                 f"KEY.NAME.npy with NAME one of {listed(names)}"
             )
-        return Stored(shards.arrays, shards.labels)
+        return Stored(shards.arrays, shards.labels, lengths=shards.lengths)
     if len(without) > 1:
         raise DataError(
             f"data '{what}' holds pictures, but inputs {listed(port.name for port in without)} "
             f"have no arrays: give all but one of them as KEY.NAME.npy"
         )
-    return _with_pictures(without[0], shards.pictures, images, shards.labels, shards.arrays)
+    stored = _with_pictures(without[0], shards.pictures, images, shards.labels, shards.arrays)
+    return replace(stored, lengths=shards.lengths)
 
 
 def _from_images(path: Path, ports: Sequence[Port], images: ImageOptions) -> Stored:

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import DataError
+from obc_onnx.samples.lazy import LazyArray
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from obc_onnx.graph.model import Graph
@@ -100,13 +103,27 @@ def _positions_of(mask: Port, samples: Samples, graph: Graph) -> int:
 
 def _sizes_of(mask: Port, axis: int, samples: Samples, graph: Graph) -> set[int]:
     """Return the sizes that other inputs have along axes of the name of one of the mask."""
-    wanted = (mask.shape or ())[axis]
-    if not isinstance(wanted, str):
+    names = mask.shape or ()
+    if not isinstance(names[axis], str):
         return set()
     return {
-        int(samples.inputs[port.name].shape[place])
+        size
         for port in graph.inputs
         if port.name in samples.inputs
-        for place, name in enumerate(port.shape or ())
-        if name == wanted and samples.inputs[port.name].ndim == len(port.shape or ())
+        for name, size in _named_sizes(port, samples.inputs[port.name], names[0])
+        if name == names[axis]
     }
+
+
+def _named_sizes(
+    port: Port, array: NDArray[Any] | LazyArray, batch: int | str
+) -> Iterator[tuple[int | str, int]]:
+    """Yield what each axis of an input is called, and how long it is; nothing of another rank.
+
+    Samples that lie apart come first, wherever the input has them: on the axis of the batch.
+    """
+    names = list(port.shape or ())
+    if isinstance(array, LazyArray) and array.source.apart and batch in names:
+        names.insert(0, names.pop(names.index(batch)))
+    if array.ndim == len(names):
+        yield from zip(names, map(int, array.shape), strict=True)

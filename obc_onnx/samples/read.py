@@ -4,7 +4,8 @@ A source is one of these; `labels` are optional everywhere:
 
 - an `.npz` with one array per model input, and `labels` or `lengths`;
 - a folder with one `.npy` per model input, and `labels.npy` or `lengths.npy`;
-- a `.tar` or a folder of them, laid out as WebDataset does: `samples.shards` says how;
+- a `.tar` or a folder of them, laid out as WebDataset does, with lengths too: `samples.shards` says
+  how;
 - a folder of images, in class subfolders or, without labels, straight in it.
 
 Arrays lie as the model takes them, with as many samples on the batch axis as there are. An input

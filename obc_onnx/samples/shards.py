@@ -1,8 +1,9 @@
 """Samples in `.tar` files, laid out as WebDataset does: members that share a key are one sample.
 
 `KEY.cls` holds the class index as text, `KEY.jpg` or another kind of picture the picture, and
-`KEY.NAME.npy` the array for input NAME. The key ends at the first dot of the file name; members of
-any other kind are left alone. Samples keep the order of members, and files that of their names.
+`KEY.NAME.npy` the array for input NAME; `KEY.lengths.npy`, where no input has that name, the number
+of positions that are real. The key ends at the first dot of the file name; members of any other
+kind are left alone. Samples keep the order of members, and files that of their names.
 
 Each file is read through once, for the places of its members; samples are then read at random. The
 `webdataset` package reads in order only: that gives no split, no random order over all samples, and
@@ -24,9 +25,10 @@ from obc_onnx.progress import track
 from obc_onnx.samples.lazy import LazyArray, Source
 from obc_onnx.samples.npz import UNREADABLE, read_array
 from obc_onnx.samples.pictures import SUFFIXES
+from obc_onnx.samples.ragged import LENGTHS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -95,11 +97,13 @@ class Shards:
         arrays: For each input that has one, its array.
         pictures: The pictures, where there are some.
         labels: Class indices, where there are some.
+        lengths: How many positions are real, where that is said.
     """
 
     arrays: Mapping[str, LazyArray]
     pictures: Members | None
     labels: NDArray[np.int64] | None
+    lengths: NDArray[np.int64] | None
 
 
 def open_shards(paths: Sequence[Path], names: Sequence[str]) -> Shards:
@@ -110,7 +114,7 @@ def open_shards(paths: Sequence[Path], names: Sequence[str]) -> Shards:
         names: Of the model's inputs; one with a slash cannot be part of a member's file name.
     Raises:
         DataError: A file is damaged, compressed or no `.tar`; a sample lacks what others have; a
-            class index is no number. The message names file and member.
+            class index or a length is no number. The message names file and member.
     """
     index = _Index(names)
     for number, path in enumerate(track(paths, "indexing")):
@@ -120,9 +124,12 @@ def open_shards(paths: Sequence[Path], names: Sequence[str]) -> Shards:
         what: Members(paths, *(np.concatenate([part[i] for part in parts]) for i in range(3)))
         for what, parts in index.columns.items()
     }
-    labels = np.array(index.labels, np.int64) if _LABEL in held else None
+    labels, lengths = (
+        np.array(index.numbers[what], np.int64) if what in held and what not in names else None
+        for what in (_LABEL, LENGTHS)
+    )
     arrays = {name: LazyArray(_ArrayMembers(columns[name])) for name in names if name in held}
-    return Shards(arrays, columns.get(_PICTURE), labels)
+    return Shards(arrays, columns.get(_PICTURE), labels, lengths)
 
 
 class _Index:
@@ -131,15 +138,16 @@ class _Index:
     Attributes:
         held: What every sample holds; nothing before the first.
         columns: For each of those, by file: the file's number, starts and lengths.
-        labels: In order.
+        numbers: Labels and lengths, in order; they are read at once.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names = frozenset(names)
+        self._names = frozenset([*names, LENGTHS])
+        self._readers = {what: read for what, read in _READERS.items() if what not in names}
         self.held: frozenset[str] = frozenset()
         self._first = ""
         self.columns: dict[str, list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]] = {}
-        self.labels: list[int] = []
+        self.numbers: dict[str, list[int]] = {what: [] for what in self._readers}
 
     def add(self, number: int, path: Path) -> None:
         """Take up one more file."""
@@ -150,9 +158,12 @@ class _Index:
                 for member in _members(file):
                     self._sort_in(samples, member, path)
                 self._check(samples, path)
-                if _LABEL in self.held:
-                    for key, places in samples.items():
-                        self.labels.append(_label(file, places[_LABEL], f"'{key}.cls' of '{path}'"))
+                for what in self.held & self._readers.keys():
+                    ending, read = self._readers[what]
+                    self.numbers[what] += [
+                        read(file, places[what], f"'{key}{ending}' of '{path}'")
+                        for key, places in samples.items()
+                    ]
         except (tarfile.TarError, ValueError, OSError, EOFError) as error:
             raise DataError(
                 f"data '{path}' is not a .tar file that can be read: damaged, or compressed?"
@@ -229,13 +240,7 @@ class _ArrayMembers(Source):
         return self._members.where(place)
 
     def _load(self, place: int) -> NDArray[Any]:
-        try:
-            content = self._members.read(place)
-            return read_array(io.BytesIO(content), len(content), self.where(place))
-        except UNREADABLE as error:
-            raise DataError(
-                f"{self.where(place)} is not an .npy file that numpy can read"
-            ) from error
+        return _array_in(self._members.read(place), lambda: self.where(place))
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -262,3 +267,29 @@ def _label(file: BinaryIO, place: Place, where: str) -> int:
     if not text.isdigit() or len(text) > _LABEL_DIGITS:
         raise DataError(f"{where} holds '{text.decode(errors='replace')}', not a class index")
     return int(text)
+
+
+def _length(file: BinaryIO, place: Place, where: str) -> int:
+    start, length = place
+    file.seek(start)
+    found = _array_in(file.read(length), lambda: where)
+    if found.size != 1 or not np.issubdtype(found.dtype, np.integer):
+        raise DataError(
+            f"{where} must be one integer, found shape {list(found.shape)}, {found.dtype}"
+        )
+    return int(found.item())
+
+
+def _array_in(content: bytes, where: Callable[[], str]) -> NDArray[Any]:
+    """Read what an `.npy` member holds."""
+    try:
+        return read_array(io.BytesIO(content), len(content), where)
+    except UNREADABLE as error:
+        raise DataError(f"{where()} is not an .npy file that numpy can read") from error
+
+
+_READERS: Mapping[str, tuple[str, Callable[[BinaryIO, Place, str], int]]] = {
+    _LABEL: (_LABEL, _label),
+    LENGTHS: (f".{LENGTHS}.npy", _length),
+}
+"""What is one number of a sample: how such members end, and what reads one."""

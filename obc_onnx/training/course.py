@@ -42,11 +42,13 @@ class Course:
         epochs: One entry per epoch.
         trials: What the learning rate and the mode of norms were chosen by; empty where the rate
             was given.
+        step: How many samples each step took.
         diverged: What broke it off, at a rate that trials have found; empty where nothing did.
     """
 
     epochs: list[Epoch]
     trials: list[Trial]
+    step: int
     diverged: str = ""
 
     @property
@@ -69,7 +71,7 @@ def notes_on(course: Course) -> list[str]:
     """Say which epoch is the result, and how the learning rate was found."""
     notes = []
     if course.trials:
-        notes.append(_note_on(course.trials))
+        notes.append(_note_on(course.trials, course.step))
     kept, last = course.kept, course.epochs[-1]
     if kept.validation is not None:
         notes.append(
@@ -79,10 +81,11 @@ def notes_on(course: Course) -> list[str]:
     return notes
 
 
-def _note_on(trials: Sequence[Trial]) -> str:
+def _note_on(trials: Sequence[Trial], step: int) -> str:
     """Say what trials have found; of norms only where several modes were tried."""
     taken, modes = taken_of(trials), {trial.norms for trial in trials}
-    what, others = f"learning rate {taken.lr:g}", "`TrainingOptions.lr` sets another"
+    what = f"learning rate {taken.lr:g} for steps of {step} samples"
+    others = "`TrainingOptions.lr` sets another"
     tried = [f"{trial.error:.4g} at {trial.lr:g}" for trial in trials]
     if len(modes) > 1:
         what += f", with {taken.norms} statistics of norms,"

@@ -162,7 +162,7 @@ class _Training:
         _check_weights(self._was_finite, self.student.finite(), self.history[-1].lr)
         kept = best_of(self.history) if self._best is not None else self.history[-1]
         epochs = [replace(epoch, kept=epoch is kept) for epoch in self.history]
-        return Course(epochs, self._trials, diverged)
+        return Course(epochs, self._trials, self._order.size * self.options.accumulate, diverged)
 
     def _go_on(self, total: int, progress: Progress) -> str:
         """Go through the epochs that are left; say what went wrong at a rate that trials found."""

@@ -26,7 +26,9 @@ STARTS: tuple[StartName, ...] = get_args(StartName)
 SPARSE: tuple[SparseName, ...] = get_args(SparseName)
 NORMS: tuple[NormsName, ...] = get_args(NormsName)
 
-BATCH_SIZE = 64
+BATCH_SIZE, LEAST_BATCH_SIZE = 64, 16
+_STEPS = 32
+"""Steps of a pass that are worth smaller batches."""
 LEARNING_RATE = 0.01
 """Of sparse learning; that of fine-tuning is found by trials."""
 VALIDATION = 0.1
@@ -53,7 +55,8 @@ class TrainingOptions:
 
     Attributes:
         epochs: Passes over the samples; 0 only where there is sparse learning.
-        batch_size: Samples per step, of all processes together.
+        batch_size: Samples per step, of all processes together; None is what `samples_per_step`
+            says.
         accumulate: Passes that make up one step; a step then sees as many times the batch size.
         lr: Largest learning rate; None finds one by short trials (`trial`), and is
             `LEARNING_RATE` in sparse learning.
@@ -95,7 +98,7 @@ class TrainingOptions:
     """
 
     epochs: int
-    batch_size: int = BATCH_SIZE
+    batch_size: int | None = None
     accumulate: int = 1
     lr: float | None = None
     norms: NormsName | None = None
@@ -170,6 +173,23 @@ class TrainingOptions:
             )
         if self.start != "select" and self.equivalent is False:
             raise RequestError("decompressors start from something only where there are any")
+
+    def samples_per_step(self, n_samples: int) -> int:
+        """Return the batch size: what was asked for, or `BATCH_SIZE`, or fewer of few samples.
+
+        A pass over few samples has few steps, and those decide how far training comes: batches are
+        halved as long as a pass has fewer than `_STEPS`, down to `LEAST_BATCH_SIZE`. That takes
+        another learning rate, so it is only where the rate is found too.
+
+        Args:
+            n_samples: That train.
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        size = BATCH_SIZE
+        while self.lr is None and size > LEAST_BATCH_SIZE and n_samples < _STEPS * size:
+            size //= 2
+        return size
 
     @property
     def recombines(self) -> bool:

@@ -29,19 +29,25 @@ class Order:
     Args:
         n_samples: How many there are.
         own: The batch that the model takes, None where it is dynamic.
-        training: How many samples make a batch otherwise, and the seed.
+        training: Says how many samples make a batch otherwise, and the seed.
         n_processes: Each of which takes an equal share of every batch.
+
+    Attributes:
+        size: How many samples make a batch.
+        starts: Where batches begin in the order of an epoch.
     """
 
     def __init__(
         self, n_samples: int, own: int | None, training: Training, n_processes: int
     ) -> None:
-        size = training.options.batch_size if own is None else own * n_processes
+        self.size = (
+            training.options.samples_per_step(n_samples) if own is None else own * n_processes
+        )
         self._n_samples, self._seed = n_samples, training.seed
-        self.starts = list(range(0, n_samples, size))
+        self.starts = list(range(0, n_samples, self.size))
         if own is not None:
-            self._n_samples = n_samples // size * size
-            self.starts = self.starts[: self._n_samples // size]
+            self._n_samples = n_samples // self.size * self.size
+            self.starts = self.starts[: self._n_samples // self.size]
         elif len(self.starts) > 1 and n_samples - self.starts[-1] < _LEAST * n_processes:
             self.starts.pop()
         if not self.starts or n_samples < n_processes:

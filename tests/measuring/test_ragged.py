@@ -9,11 +9,14 @@ import pytest
 from click.testing import CliRunner
 from helpers import build
 from measuring.test_padding import coupling_of, encoder, padded
+from sample_files import npy, tar
 
 from obc_onnx.cli.main import cli
 from obc_onnx.errors import DataError, ObcError, RequestError
+from obc_onnx.graph.model import Graph
 from obc_onnx.run.api import score
 from obc_onnx.samples.options import DataOptions
+from obc_onnx.samples.read import load_samples
 from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
@@ -36,7 +39,23 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert found[name] == pytest.approx(scores, rel=1e-5), name
 
 
-@pytest.mark.parametrize("kind", ["npz", "folder"])
+def in_shards(folder: Path, arrays: dict[str, Any], axes: dict[str, int] | None = None) -> Path:
+    """Write two `.tar` files; samples lie on axis 0 of arrays, or on that which is named."""
+    by_sample = {
+        name: np.moveaxis(array, (axes or {}).get(name, 0), 0) for name, array in arrays.items()
+    }
+    (n_samples,) = {len(array) for array in by_sample.values()}
+    for file, numbers in (("a", range(n_samples // 3)), ("b", range(n_samples // 3, n_samples))):
+        members = {
+            f"{number:03}.{name}.npy": npy(array[number])
+            for number in numbers
+            for name, array in by_sample.items()
+        }
+        tar(folder / "shards" / f"{file}.tar", members)
+    return folder / "shards"
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder", "shards"])
 def test_a_mask_is_made_of_lengths(tmp_path: Path, kind: str) -> None:
     whole = padded(coupling_of(encoder()), 40)
     arrays = {name: np.asarray(array) for name, array in whole.inputs.items()}
@@ -44,11 +63,36 @@ def test_a_mask_is_made_of_lengths(tmp_path: Path, kind: str) -> None:
     if kind == "npz":
         source = tmp_path / "data.npz"
         np.savez(source, **arrays)
-    else:
+    elif kind == "folder":
         source = tmp_path
         for name, array in arrays.items():
             np.save(tmp_path / f"{name}.npy", array)
+    else:
+        source = in_shards(tmp_path, arrays)
     assert_same(groups(encoder(), source), groups(encoder(), whole))
+
+
+STATEFUL = (
+    "net (float[T,N,3] x, float[N,T] mask, float[2,N,3] state) => (float[T,N,4] y)"
+    "<float[3,6] w, float[6,4] v>"
+    "{ p = Transpose<perm=[1,0]>(mask) q = Unsqueeze(p, two) m = Mul(x, q)"
+    "  s = ReduceMean<axes=[0], keepdims=0>(state) c = Add(m, s)"
+    "  h = MatMul(c, w) r = Relu(h) y = MatMul(r, v) }"
+)
+
+
+def test_a_mask_is_made_of_shards_wherever_inputs_have_the_samples(tmp_path: Path) -> None:
+    """A sample of a `.tar` lies without the batch axis, which is no first one here."""
+    model = build(STATEFUL, {"two": [2]})
+    rng = np.random.default_rng(0)
+    x, state = rng.standard_normal((9, 20, 3)), rng.standard_normal((2, 20, 3))
+    inputs = {"x": x.astype(np.float32), "state": state.astype(np.float32)}
+    lengths = rng.integers(2, 10, 20)
+    mask = (np.arange(9) < lengths[:, None]).astype(np.float32)
+    source = in_shards(tmp_path, {**inputs, "lengths": lengths}, {"x": 1, "state": 1})
+    found = load_samples(source, Graph.from_model(model))
+    np.testing.assert_array_equal(found.inputs["mask"], mask)
+    np.testing.assert_array_equal(found.feed(slice(0, 20))["state"], inputs["state"])
 
 
 def test_without_a_mask_what_is_beyond_lengths_counts_nowhere() -> None:
@@ -66,7 +110,8 @@ def test_without_a_mask_what_is_beyond_lengths_counts_nowhere() -> None:
     assert_same(*found)
 
 
-def test_lengths_that_are_an_input_are_that() -> None:
+@pytest.mark.parametrize("kind", ["memory", "shards"])
+def test_lengths_that_are_an_input_are_that(tmp_path: Path, kind: str) -> None:
     text = SOUND.replace("[N,T,3] x)", "[N,T,3] x, int64[N] lengths)")
     rng = np.random.default_rng(0)
     inputs = {
@@ -74,7 +119,8 @@ def test_lengths_that_are_an_input_are_that() -> None:
         "lengths": rng.integers(2, 10, 20),
     }
     model = build(text.replace("y = MatMul(r, v) }", "y = MatMul(r, v) u = Neg(lengths) }"))
-    assert groups(model, Samples(inputs, None, {}))
+    given = Samples(inputs, None, {}) if kind == "memory" else in_shards(tmp_path, inputs)
+    assert_same(groups(model, given), groups(model, Samples(inputs, None, {})))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import runpy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-TOOLS = sorted(path.stem for path in ROOT.glob("tools/*.py"))
+TOOLS = sorted(ROOT.glob("tools/*.py"))
+COMMANDS = [path for path in TOOLS if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +36,26 @@ def setting(compare: ModuleType) -> object:
     return compare.Setting(graph, samples, held, (0.8, 0.6), "global")
 
 
-@pytest.mark.parametrize("name", TOOLS)
-def test_every_tool_loads(name: str) -> None:
-    assert importlib.import_module(name).__doc__
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
+def test_every_tool_loads(tool: Path) -> None:
+    assert importlib.import_module(tool.stem).__doc__
+
+
+@pytest.mark.parametrize("tool", COMMANDS, ids=lambda path: path.stem)
+def test_every_tool_answers_help(
+    tool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [str(tool), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(tool), run_name="__main__")
+    assert ended.value.code in {0, None}
+    assert capsys.readouterr().out.lower().startswith(f"usage: {tool.name}")
+
+
+def test_what_a_tool_needs_and_lacks_is_named(compare: ModuleType) -> None:
+    graph = analyse(model_of("dense")).graph
+    with pytest.raises(SystemExit, match="needs labels: an array `labels`"):
+        compare.evaluate(graph, draw_samples(graph, 4))
 
 
 @pytest.mark.parametrize(

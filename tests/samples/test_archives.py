@@ -18,6 +18,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.samples import pictures
 from obc_onnx.samples.image_options import ImageOptions
 from obc_onnx.samples.read import load_samples
+from obc_onnx.samples.shards import Members
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,6 +170,23 @@ REFUSED: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {
     "a negative class": ({"a.png": png(0), "a.cls": b"-1"}, ("'a.cls' of", "holds '-1'")),
     "a huge class": ({"a.png": png(0), "a.cls": b"9" * 30}, ("'a.cls' of", "holds '99")),
     "a large class": ({"a.png": png(0), "a.cls": b"4"}, ("4 to 4", "4 classes")),
+    "a fraction for a length": (
+        {"a.x.npy": npy(images()[0]), "a.lengths.npy": npy(2.0)},
+        ("'a.lengths.npy' of", "a.tar'", "one integer", "float64"),
+    ),
+    "several lengths": (
+        {"a.x.npy": npy(images()[0]), "a.lengths.npy": npy([2, 3])},
+        ("'a.lengths.npy' of", "one integer", "[2]"),
+    ),
+    "no length inside": (
+        {"a.x.npy": npy(images()[0]), "a.lengths.npy": b"no"},
+        ("'a.lengths.npy' of", "a.tar'", "not an .npy"),
+    ),
+    "a length for some": (
+        {"a.x.npy": npy(images()[0]), "a.lengths.npy": npy(2), "b.x.npy": npy(images()[1])},
+        ("sample 'b' of", "no member 'lengths'"),
+    ),
+    "lengths alone": ({"a.lengths.npy": npy(2)}, ("no samples", "'x'")),
     "no picture inside": ({"a.png": png(0), "b.png": b"no"}, ("image 'b.png' of", "a.tar'")),
     "no array inside": ({"a.x.npy": b"no"}, ("'a.x.npy' of", "a.tar'", "not an .npy")),
     "a short array": ({"a.x.npy": npy(images()[0])[:-9]}, ("'a.x.npy' of", "not an .npy")),
@@ -196,6 +214,17 @@ def test_members_that_do_not_fit_are_named(
     data = tar(tmp_path / "a.tar", members)
     result = invoke("compress", saved(tmp_path), "-o", tmp_path / "s.onnx", "--data", data)
     assert_refused(result, *parts)
+
+
+def test_a_file_is_not_searched_for_the_name_of_what_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are not kept, so that one costs a pass over the whole file."""
+    members = {f"{i}.x.npy": npy(images()[i]) for i in range(3)}
+    data = tar(tmp_path / "a.tar", members)
+    monkeypatch.delattr(Members, "where")
+    found = load_samples(data, GRAPH).feed(slice(None))["x"]
+    np.testing.assert_array_equal(found, images()[:3])
 
 
 def test_pictures_for_one_of_several_inputs_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from obc_onnx.training import engine
 from obc_onnx.training.course import Course, Epoch, doubts_on, notes_on
 from obc_onnx.training.evaluation import Judge, parts_of
 from obc_onnx.training.loss import TrainingLoss
-from obc_onnx.training.options import LABELS_AND_TEACHER, NORMS, TrainingOptions
+from obc_onnx.training.options import LABELS_AND_TEACHER, NORMS, Training, TrainingOptions
+from obc_onnx.training.order import Order
 from obc_onnx.training.trial import RATES, Trial, run_trials, taken_of, trial_steps
 
 if TYPE_CHECKING:
@@ -89,6 +90,46 @@ def test_trials_grow_with_the_training_up_to_a_pass(
     per_epoch: int, total: int, expected: int
 ) -> None:
     assert trial_steps(per_epoch, total) == expected
+
+
+# How many samples a step takes.
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "changes", "expected"),
+    [
+        (10_000, {}, 64),
+        (2048, {}, 64),
+        (2047, {}, 32),
+        (1023, {}, 16),
+        (30, {}, 16),
+        (30, {"lr": 0.01}, 64),
+        (30, {"batch_size": 20}, 20),
+        (10_000, {"batch_size": 20, "lr": 0.01}, 20),
+    ],
+)
+def test_few_samples_are_taken_in_small_steps_where_the_rate_is_found_for_them(
+    n_samples: int, changes: dict[str, Any], expected: int
+) -> None:
+    options = TrainingOptions(epochs=1, **changes)
+    assert options.samples_per_step(n_samples) == expected
+    assert Order(n_samples, None, Training(options, 0, "cpu"), 1).size == expected
+    assert Order(60, 3, Training(options, 0, "cpu"), 2).size == 6
+
+
+@pytest.mark.parametrize(
+    ("lr", "accumulate", "expected"), [(None, 1, 16), (None, 2, 32), (0.01, 1, 64)]
+)
+def test_steps_are_of_as_many_samples_as_the_note_says(
+    lr: float | None, accumulate: int, expected: int
+) -> None:
+    task = Task("norm", 80)
+    seen: list[int] = []
+    task.student.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    course = task.course(lr=lr, batch_size=None, accumulate=accumulate, epochs=1)
+    assert max(seen) * accumulate == course.step == expected
+    if lr is None:
+        assert f"for steps of {expected} samples" in notes_on(course)[0]
 
 
 # What trials leave behind.
@@ -291,7 +332,9 @@ def test_training_that_helps_is_a_note_with_its_epoch_and_rate() -> None:
 def test_the_note_on_trials_tells_each_and_what_sets_another() -> None:
     trials = [Trial(0.03, "stored", math.inf), Trial(0.03, "batch", 0.25, taken=True)]
     epochs = [Epoch(0, None, 0.0, 0.5, kept=True)]
-    note = notes_on(Course(epochs, trials))[0]
-    assert note.startswith("learning rate 0.03, with batch statistics of norms, was found")
+    note = notes_on(Course(epochs, trials, 16))[0]
+    assert note.startswith(
+        "learning rate 0.03 for steps of 16 samples, with batch statistics of norms, was found"
+    )
     assert "inf at 0.03 (stored), 0.25 at 0.03 (batch); " in note
     assert note.endswith("`TrainingOptions.lr` and `TrainingOptions.norms` set others")

@@ -19,9 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from given import given
 
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
@@ -65,18 +66,20 @@ class Cost(NamedTuple):
         return f"| {model} | {code} | {figures} | {named} |"
 
 
-def draw(graph: Graph, n_samples: int) -> dict[str, NDArray[np.floating]]:
+def draw(graph: Graph, n_samples: int) -> dict[str, NDArray[Any]]:
     """Draw inputs by chance: the first axis holds the samples, and no other may be open."""
-    rng, drawn = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    drawn: dict[str, Any] = {}
     for port in graph.inputs:
-        sizes = port.shape[1:]
-        if not all(isinstance(size, int) for size in sizes):
+        shape = given(port.shape, f"the rank of '{port.name}'")
+        sizes = [size for size in shape[1:] if isinstance(size, int)]
+        if len(sizes) < len(shape) - 1:
             raise SystemExit(f"input '{port.name}' has the shape {port.shape}: give --data")
         drawn[port.name] = rng.standard_normal((n_samples, *sizes)).astype(port.dtype)
     return drawn
 
 
-def seconds_of_pass(graph: Graph, inputs: dict[str, NDArray[np.floating]]) -> float:
+def seconds_of_pass(graph: Graph, inputs: dict[str, NDArray[Any]]) -> float:
     """Run all samples once, and return the CPU seconds of that."""
     session, names = Session(graph), [port.name for port in graph.inputs]
     size = graph.batch or BATCH
@@ -121,7 +124,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = asked.data or Path(folder) / "samples.npz"
             if asked.data is None:
-                np.savez(data, **draw(graph, asked.samples))
+                np.savez(data, allow_pickle=False, **draw(graph, asked.samples))
             with np.load(data) as archive:
                 a_pass = seconds_of_pass(graph, dict(archive))
             for code in asked.code or [ROOT]:

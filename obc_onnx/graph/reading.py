@@ -12,6 +12,7 @@ from obc_onnx.errors import ModelError
 from obc_onnx.files import check_name
 from obc_onnx.graph.external import files_named, parsed
 from obc_onnx.graph.foreign import without_foreign
+from obc_onnx.graph.ordering import sort_nodes
 from obc_onnx.graph.outline import outlined
 from obc_onnx.graph.soundness import check_sound
 
@@ -40,8 +41,9 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
         check_sound(model, path.parent)
     except ModelError as error:
         raise ModelError(f"'{path}' is malformed: {error}") from error
+    sorts = sort_nodes(model)
     try:
-        _check(path, model)
+        _check(path, model, as_written=not sorts)
         files = files_named(path, model)
         load_external_data_for_model(model, str(path.parent))
     except onnx.checker.ValidationError as error:
@@ -51,10 +53,16 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     return model, files
 
 
-def _check(path: Path, parsed_model: onnx.ModelProto) -> None:
-    """Run the checker on a file, and where operators are foreign to it, on what it would see."""
+def _check(path: Path, parsed_model: onnx.ModelProto, *, as_written: bool) -> None:
+    """Run the checker on a file, and where operators are foreign to it, on what it would see.
+
+    Args:
+        path: The file.
+        parsed_model: What it holds, with nodes in order.
+        as_written: Whether the file has them in that order; else what it holds is checked.
+    """
     try:
-        onnx.checker.check_model(path)
+        onnx.checker.check_model(path if as_written else outlined(parsed_model))
     except onnx.checker.ValidationError:
         model = outlined(parsed_model)
         known = without_foreign(model)

@@ -315,7 +315,7 @@ def test_an_output_that_is_declared_as_another_type_is_refused(tmp_path: Path) -
     assert_refused(invoke("inspect", path), "type")
 
 
-def test_a_bias_of_another_rank_is_told_when_samples_are_scored(tmp_path: Path) -> None:
+def test_a_bias_of_another_rank_is_told_by_every_command(tmp_path: Path) -> None:
     path = saved(
         tmp_path,
         "net (float[N,4,3,3] x) => (float[N,4,A,B] y)"
@@ -328,9 +328,9 @@ def test_a_bias_of_another_rank_is_told_when_samples_are_scored(tmp_path: Path) 
         ("score", path, "-o", tmp_path / "a.npz"),
         ("sensitivity", path),
     ):
-        assert_refused(invoke(*command, "--data", data), "bias must be a 1D tensor")
-    assert_refused(invoke("twin", path, "-o", tmp_path / "a.pt2"), "bias must be a 1D tensor")
-    assert_refused(invoke("strip", path, "-o", tmp_path / "a.onnx"), "bias must be a 1D tensor")
+        assert_refused(invoke(*command, "--data", data), "takes 1 axis in its input 2")
+    assert_refused(invoke("twin", path, "-o", tmp_path / "a.pt2"), "takes 1 axis in its input 2")
+    assert_refused(invoke("strip", path, "-o", tmp_path / "a.onnx"), "takes 1 axis in its input 2")
 
 
 def test_sizes_that_are_added_to_a_thousand_times_are_followed() -> None:

@@ -32,6 +32,8 @@ def batch_size_of(graph: Graph, wanted: int = BATCH_SIZE) -> int:
 class Outputs:
     """What a model gives for samples, for all who ask: each run is done once, if there is room.
 
+    A session lasts as long as there is something to run: it holds another copy of large weights.
+
     Args:
         graph: The model.
         samples: To run it on.
@@ -42,24 +44,27 @@ class Outputs:
 
     def __init__(self, graph: Graph, samples: Samples) -> None:
         self.graph, self.samples, self.size = graph, samples, batch_size_of(graph)
-        self._session, self._room = Session(graph), _ROOM
         self._known: dict[int, dict[str, NDArray[Any]]] = {}
+        self._room = _ROOM
 
     def runs(self) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
         """Yield the samples of each run, and each output by name."""
+        session: Session | None = None
         for part in self.samples.batches(self.size):
-            yield part, self._of(part)
+            found = self._known.get(part.start)
+            if found is None:
+                session = session or Session(self.graph)
+                found = session.run(self.samples.feed(part))
+                self._keep(part.start, found)
+            yield part, found
 
-    def _of(self, part: slice) -> dict[str, NDArray[Any]]:
-        if part.start in self._known:
-            return self._known[part.start]
-        found = self._session.run(self.samples.feed(part))
+    def _keep(self, start: int, found: dict[str, NDArray[Any]]) -> None:
+        """Remember what a run gave, if it is tensors that there is room for."""
         tensors = [value for value in found.values() if isinstance(value, np.ndarray)]
         n_bytes = sum(value.nbytes for value in tensors)
         if len(tensors) == len(found) and n_bytes <= self._room:
-            self._known[part.start] = found
+            self._known[start] = found
             self._room -= n_bytes
-        return found
 
     def accuracy(self) -> float | None:
         """Return the share of samples whose label is the largest of the first output.

@@ -297,13 +297,18 @@ def _sums(products: Products) -> _Sums:
 
 
 def _moments(parts: Sequence[_Sums]) -> Moments:
-    """Add the chunks up; the products of all pairs are made once."""
-    left, right = (torch.cat([p[i] for p in parts]).double() for i in (0, 1))
-    crossed, square = sum(p.crossed for p in parts), sum(p.square for p in parts)
-    many = left.shape[-1]
+    """Add the chunks up; the products of all pairs are made once.
+
+    Both factors are symmetric in their units, so that a half of each tells the rest.
+    """
+    many = parts[0].left.shape[-1]
     units = math.isqrt(many)
+    places = torch.arange(many).reshape(units, units)
+    upper, half = torch.unique(torch.minimum(places, places.T), return_inverse=True)
+    left, right = (torch.cat([p[i][:, upper] for p in parts]).double() for i in (0, 1))
+    crossed, square = sum(p.crossed for p in parts), sum(p.square for p in parts)
     found = Moments(1, 1, many)
-    pairs = (left.T @ right).reshape(units, units, units, units).transpose(1, 2)
+    pairs = (left.T @ right)[half[:, None, :, None], half[None, :, None, :]]
     found.add_sums(
         pairs.reshape(1, many, many),
         torch.as_tensor(crossed).reshape(1, many, 1),

@@ -135,6 +135,7 @@ def recover(
         steps.append(Recovery(_NAMES[name], before, after, after < before, step.layers))
         if after < before:
             cut, before = cut.holding(step.graph), after
+        del step  # what was not kept makes room for the next one
     return Recovered(cut.pruned, steps, notes, warnings)
 
 

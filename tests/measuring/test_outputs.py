@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,25 @@ def test_all_who_ask_share_the_runs(counts: list[int]) -> None:
     logits = Session(coupling.graph).run(samples.feed(slice(0, 300)))["y"]
     assert samples.labels is not None
     assert before.accuracy() == np.mean(logits.argmax(1) == samples.labels)
+
+
+def test_no_session_stays_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = weakref.WeakSet[Session]()
+    init = Session.__init__
+
+    def counted(session: Session, *args: Any, **options: Any) -> None:
+        alive.add(session)
+        init(session, *args, **options)
+
+    monkeypatch.setattr(Session, "__init__", counted)
+    coupling, samples = setting(300)
+    before, after = (Outputs(coupling.graph, samples) for _ in range(2))
+    distance = Distance(coupling, samples, before)
+    assert len(alive) == 0
+    for _ in after.runs():
+        assert len(alive) == 1
+    distance.errors(after)
+    assert len(alive) == 0
 
 
 def test_what_there_is_no_room_for_is_run_again(

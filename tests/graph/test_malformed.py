@@ -443,8 +443,11 @@ def test_a_long_message_is_cut_in_its_middle(tmp_path: Path) -> None:
     shape = ",".join("1" for _ in range(400))
     path = saved(tmp_path, CHAIN)
     result = invoke("inspect", path, "--input-shape", f"x:{'x'.join(['1'] * 400)}")
-    assert_refused(result, "[...]")
+    assert_refused(result, "[...]", "-v")
     assert len(result.stderr) < 400 < len(shape)
+    whole = invoke("inspect", path, "--input-shape", f"x:{'x'.join(['1'] * 400)}", "-v")
+    assert_refused(whole, "x".join(["1"] * 400))
+    assert "[...]" not in whole.stderr
 
 
 def test_a_size_of_minus_one_is_open(tmp_path: Path) -> None:

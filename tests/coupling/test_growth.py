@@ -92,7 +92,9 @@ def test_every_role_is_said_or_counted() -> None:
     text = inspection_text(found)
     missing = sum(group.n_members - len(group.members) for group in found.groups)
     assert missing > 0
-    counted = [int(line.split("(")[1].split()[0]) for line in text.splitlines() if "on axes" in line]
+    counted = [
+        int(line.split("(")[1].split()[0]) for line in text.splitlines() if "on axes" in line
+    ]
     assert sum(counted) == missing
 
 

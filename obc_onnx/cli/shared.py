@@ -26,7 +26,8 @@ _TARGETS = ("output", "plan_out", "plot", "report_out")
 """Parameters of commands that say where a result goes."""
 _LONGEST = 320
 """Characters of a message."""
-_GAP = " [...] "
+_GAP, _REST = " [...] ", " (-v shows all)"
+_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Messages in full.")
 
 
 class Failure(click.ClickException):
@@ -38,30 +39,34 @@ class Failure(click.ClickException):
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn what users can act on into a one-line message and exit code; let bugs traceback."""
+    """Turn what users can act on into a one-line message and exit code; let bugs traceback.
+
+    The command also takes --verbose, which shows all of a message.
+    """
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         from obc_onnx.files import recording
         from obc_onnx.interruption import Terminated, terminable
 
+        longest = None if kwargs.pop("verbose") else _LONGEST
         with recording() as written:
             try:
                 with terminable():
                     command(*args, **kwargs)
             except ObcError as error:
                 text = in_options(str(error))
-                most = None if isinstance(error, VerificationError) else _LONGEST
+                most = None if isinstance(error, VerificationError) else longest
                 raise Failure(in_a_line(text, most), error.exit_code) from error
             except MemoryError as error:
-                said = in_a_line(str(error), _LONGEST) or "an allocation failed"
+                said = in_a_line(str(error), longest) or "an allocation failed"
                 raise Failure(f"not enough memory: {said}", 1) from error
             except Terminated as error:
                 raise Failure(_ended("terminated", kwargs, written), _TERMINATED) from error
             except KeyboardInterrupt as error:
                 raise Failure(_ended("interrupted", kwargs, written), _INTERRUPTED) from error
 
-    return wrapper
+    return _verbose_option(wrapper)
 
 
 def in_a_line(text: str, most: int | None) -> str:
@@ -77,8 +82,8 @@ def in_a_line(text: str, most: int | None) -> str:
     line = " ".join(text.split())
     if most is None or len(line) <= most:
         return line
-    half = (most - len(_GAP)) // 2
-    return f"{line[:half]}{_GAP}{line[-half:]}"
+    half = (most - len(_GAP) - len(_REST)) // 2
+    return f"{line[:half]}{_GAP}{line[-half:]}{_REST}"
 
 
 def _ended(how: str, options: Mapping[str, Any], written: Sequence[Path]) -> str:

@@ -401,3 +401,75 @@ def test_a_factor_inside_of_crossing_boundaries_stays_free(late: bool) -> None:
     system.settle()
     assert_free(system, inner)
     assert not system.is_free(wide)
+
+
+# Long axes: what is done with each part, and how deep one stands for another.
+
+
+def test_an_axis_is_cut_at_all_boundaries_at_once() -> None:
+    system = AxisSystem()
+    first, second = system.dim(6), system.dim(4)
+    axis = system.dim(10)
+    system.unify(axis, join([first, second]), "Concat")
+    parts = system.cut(axis, [0, 2, 6, 9, 10], "Split")
+    assert parts is not None
+    assert [part.size for part in parts] == [0, 2, 4, 3, 1]
+    assert system.resolve(axis) == join([system.resolve(part) for part in parts])
+    assert system.resolve(first) == join([system.resolve(part) for part in parts[1:3]])
+    assert system.resolve(second) == join([system.resolve(part) for part in parts[3:]])
+
+
+def test_a_dim_that_occurs_twice_is_cut_alike_in_both_places() -> None:
+    system = AxisSystem()
+    twice = system.dim(4)
+    parts = system.cut(join([twice, twice]), [1, 6, 8], "Split")
+    assert parts is not None
+    a, b, c = leaves(system.resolve(twice))
+    assert [dim.size for dim in (a, b, c)] == [1, 1, 2]
+    assert [system.resolve(part) for part in parts] == [a, join([b, c, a, b]), c]
+
+
+def test_a_product_is_cut_along_its_outer_factor() -> None:
+    system = AxisSystem()
+    heads, width = system.dim(6), system.dim(5)
+    parts = system.cut(product([heads, width]), [10, 30], "Split")
+    assert parts is not None
+    few, rest = leaves(system.resolve(heads))
+    assert [system.resolve(part) for part in parts] == [
+        product([few, width]), product([rest, width])
+    ]  # fmt: skip
+    assert system.cut(product([system.dim(6), width]), [7, 30], "Split") is None
+
+
+def test_what_was_resolved_once_follows_what_is_bound_later() -> None:
+    system = AxisSystem()
+    dims = [system.dim(2) for _ in range(40)]
+    whole = join(dims)
+    assert system.resolve(whole) is whole
+    for dim in dims[::3]:
+        system.unify(dim, join([system.dim(1), system.dim(1)]), "cut")
+        expected = join([part for d in dims for part in leaves(system.resolve(d))])
+        assert system.resolve(whole) == expected
+    halves = [system.dim(40), system.dim(40)]
+    system.unify(whole, join(halves), "halves")
+    assert join([system.resolve(half) for half in halves]) == system.resolve(whole)
+
+
+def test_a_chain_of_slices_is_as_deep_as_it_is_long() -> None:
+    system, depth = AxisSystem(), 2000
+    whole = last = system.dim(depth + 1)
+    for _ in range(depth):
+        parts = system.cut(last, [1, last.size], "Slice")
+        assert parts is not None
+        last = parts[1]
+    assert len(leaves(system.resolve(whole))) == depth + 1
+
+
+def test_positions_of_axes_beyond_all_memory_are_not_tied() -> None:
+    system = AxisSystem()
+    left = product([system.dim(2**20), system.dim(2**20 + 1, "fixed")])
+    right = join([system.dim(2**39), system.dim(2**40 + 2**20 - 2**39)])
+    system.unify(left, right, "cut")
+    system.settle()
+    assert not system.is_free(left)
+    assert not system.is_free(right)

@@ -123,6 +123,20 @@ FORMS: dict[str, tuple[str, dict, Feed, int]] = {
         {"x": drawn(0, 3, 4)},
         17,
     ),
+    "interleaved_by_3": (
+        ("net (float[N,3,8] x) => (float[N,3,8] y) {"
+        " y = RotaryEmbedding<num_heads=2, interleaved=3>(x, c, s, p) }"),
+        {"c": drawn(5, 2), "s": drawn(5, 2), "p": np.tile(np.arange(3), (2, 1))},
+        {"x": drawn(2, 3, 8)},
+        23,
+    ),
+    "causal_by_3": (
+        ("net (float[N,3,8] x) => (float[N,3,8] y) {"
+        " y = Attention<q_num_heads=2, kv_num_heads=2, is_causal=3>(x, x, x) }"),
+        {},
+        {"x": drawn(2, 3, 8)},
+        23,
+    ),
     "no_samples_in_blocks": (
         ("net (float[N,8,3,4] x) => (float[N,8,3,4] y) {"
         " d = DepthToSpace<blocksize=2>(x) y = SpaceToDepth<blocksize=2>(d) }"),

@@ -36,7 +36,8 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork"),
 ]
-MOMENTS = 300
+MOMENTS, RUN_MOMENTS = 300, 60
+"""How often a write or a command is ended; a run, each of which takes seconds."""
 MIB = 2**20
 WRITES = {"open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
 """What Python tells of each call that changes a file system, besides writes into open files."""
@@ -202,7 +203,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     expected = (whole / "small.onnx").read_bytes()
     rng = np.random.default_rng(0)
     kills, ends = 0, 0
-    while kills < MOMENTS:
+    while kills < RUN_MOMENTS:
         folder = tmp_path / f"part{ends}"
         folder.mkdir()
         code = killed_at(work(*command(folder)), rng.uniform(0, length))

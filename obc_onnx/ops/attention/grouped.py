@@ -84,7 +84,7 @@ class GroupQueryAttention(Rule):
                 max(node.integer("local_window_size", -1) - 1, -1),
                 0 if node.integer("causal", 1) else -1,
             ),
-            "interleaved": bool(node.integer("rotary_interleaved", 0)),
+            "interleaved": node.flag("rotary_interleaved", default=False),
             "smooth": bool(node.integer("smooth_softmax", 0)),
             "n_outputs": len(node.outputs),
         }

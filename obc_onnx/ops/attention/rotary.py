@@ -51,13 +51,13 @@ class RotaryEmbedding(FreeOfMacs):
         node = context.node
         constants = {
             "n_heads": node.integer("num_heads", 0),
-            "interleaved": bool(node.integer("interleaved", 0)),
+            "interleaved": node.flag("interleaved", default=False),
         }
         return Call(rotary_embedding, constants, context.given(0, 1, 2, 3))
 
     @staticmethod
     def _rotated(context: CoupleContext, half: Expr) -> Expr:
-        if context.node.integer("interleaved", 0):
+        if context.node.flag("interleaved", default=False):
             return product([half, context.fixed(2, "a pair")])
         return join([half, half])
 

@@ -201,7 +201,9 @@ class Attention(Rule):
     @staticmethod
     def _reach(node: Node) -> tuple[int, int]:
         """Return how many keys before and behind its place a query may use, -1 for all."""
-        after = 0 if node.integer("is_causal", 0) else node.integer("right_window_size", -1)
+        after = (
+            0 if node.flag("is_causal", default=False) else node.integer("right_window_size", -1)
+        )
         return node.integer("left_window_size", -1), after
 
 

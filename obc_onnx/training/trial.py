@@ -30,8 +30,6 @@ _SHARE = 1 / 25
 """Of the steps of the training, for each trial; four or five of them usually tell."""
 _LEAST = 64
 """Steps of a trial, or a pass: in fewer, what single samples stir up outweighs what is learned."""
-
-
 _TELLS = 0.02
 """Share of the error that a trial has to gain to say more than chance does."""
 _SETTLES = 0.15

@@ -91,7 +91,12 @@ _HOW = combined(
         click.Choice(NORMS),
         "Statistics that norms train with. [found by trials; batch with --lr]",
     ),
-    _number("--optimizer", "optimizer", click.Choice(OPTIMIZERS), "What steps."),
+    _number(
+        "--optimizer",
+        "optimizer",
+        click.Choice(OPTIMIZERS),
+        "What steps. [adamw where the original alone teaches and trials find the rate, else sgd]",
+    ),
     _number("--schedule", "schedule", click.Choice(SCHEDULES), "How the rate falls."),
     _number("--warmup", "warmup", _SHARE, "Share of the steps over which the rate rises."),
     _number("--momentum", "momentum", _SHARE, "Of SGD; the first beta of AdamW."),

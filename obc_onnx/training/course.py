@@ -11,6 +11,7 @@ from obc_onnx.training.trial import taken_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from obc_onnx.training.options import OptimizerName
     from obc_onnx.training.trial import Trial
 
 
@@ -42,13 +43,15 @@ class Course:
         epochs: One entry per epoch.
         trials: What the learning rate and the mode of norms were chosen by; empty where the rate
             was given.
-        step: How many samples each step took.
+        optimizer: What stepped.
+        size: How many samples each step took.
         diverged: What broke it off, at a rate that trials have found; empty where nothing did.
     """
 
     epochs: list[Epoch]
     trials: list[Trial]
-    step: int
+    optimizer: OptimizerName
+    size: int
     diverged: str = ""
 
     @property
@@ -71,7 +74,7 @@ def notes_on(course: Course) -> list[str]:
     """Say which epoch is the result, and how the learning rate was found."""
     notes = []
     if course.trials:
-        notes.append(_note_on(course.trials, course.step))
+        notes.append(_note_on(course))
     kept, last = course.kept, course.epochs[-1]
     if kept.validation is not None:
         notes.append(
@@ -81,19 +84,19 @@ def notes_on(course: Course) -> list[str]:
     return notes
 
 
-def _note_on(trials: Sequence[Trial], step: int) -> str:
+def _note_on(course: Course) -> str:
     """Say what trials have found; of norms only where several modes were tried."""
+    trials = course.trials
     taken, modes = taken_of(trials), {trial.norms for trial in trials}
-    what = f"learning rate {taken.lr:g} for steps of {step} samples"
+    what = f"learning rate {taken.lr:g}, for {course.optimizer} in steps of {course.size} samples"
     others = "`TrainingOptions.lr` sets another"
     tried = [f"{trial.error:.4g} at {trial.lr:g}" for trial in trials]
     if len(modes) > 1:
-        what += f", with {taken.norms} statistics of norms,"
+        what += f" with {taken.norms} statistics of norms"
         others = "`TrainingOptions.lr` and `TrainingOptions.norms` set others"
         tried = [f"{text} ({trial.norms})" for text, trial in zip(tried, trials, strict=True)]
-    return (
-        f"{what} was found by short trials, which ended with errors of {', '.join(tried)}; {others}"
-    )
+    ended = ", ".join(tried)
+    return f"{what}, was found by short trials, which ended with errors of {ended}; {others}"
 
 
 def doubts_on(course: Course, n_samples: int) -> list[str]:

@@ -123,8 +123,9 @@ class _Training:
         self._norms.use(options.norms or "batch")
         if self._fabric.device.type == "cpu" or options.precision != "float32":
             lay_channels_last(self.student)
+        self._steps_by = options.optimizer_for(distils=not self._loss.replaces_distance)
         self._net, self._optimizer = self._fabric.setup(
-            self.student, make_optimizer(self.student, options)
+            self.student, make_optimizer(self.student, options, self._steps_by)
         )
         self._average = None if options.ema is None else Average(self.student, options.ema)
         self.history: list[Epoch] = []
@@ -162,7 +163,8 @@ class _Training:
         _check_weights(self._was_finite, self.student.finite(), self.history[-1].lr)
         kept = best_of(self.history) if self._best is not None else self.history[-1]
         epochs = [replace(epoch, kept=epoch is kept) for epoch in self.history]
-        return Course(epochs, self._trials, self._order.size * self.options.accumulate, diverged)
+        size = self._order.size * self.options.accumulate
+        return Course(epochs, self._trials, self._steps_by, size, diverged)
 
     def _go_on(self, total: int, progress: Progress) -> str:
         """Go through the epochs that are left; say what went wrong at a rate that trials found."""
@@ -185,7 +187,7 @@ class _Training:
         start = copy_of(self.student.state_dict())
         precision = self._fabric.strategy.precision
         fresh = deepcopy((self._optimizer.state_dict(), precision.state_dict()))
-        rates = RATES[self.options.optimizer]
+        rates = RATES[self._steps_by]
         modes = (
             (self.options.norms,) if self.options.norms else NORMS if self._norms else ("batch",)
         )

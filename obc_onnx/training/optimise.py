@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from obc_onnx.equivalent.network import EquivalentTwin
-    from obc_onnx.training.options import TrainingOptions
+    from obc_onnx.training.options import OptimizerName, TrainingOptions
 
 _SECOND_BETA = 0.999
 
 
-def make_optimizer(student: EquivalentTwin, options: TrainingOptions) -> torch.optim.Optimizer:
+def make_optimizer(
+    student: EquivalentTwin, options: TrainingOptions, name: OptimizerName
+) -> torch.optim.Optimizer:
     """Group parameters: weights that decay, those that do not, compressors and decompressors.
 
     The rate is that of no step: `set_rate` comes first.
@@ -37,7 +39,7 @@ def make_optimizer(student: EquivalentTwin, options: TrainingOptions) -> torch.o
         },
     ]
     momentum = options.momentum
-    if options.optimizer == "adamw":
+    if name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, _SECOND_BETA))
     return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
 

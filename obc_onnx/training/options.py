@@ -63,7 +63,7 @@ class TrainingOptions:
         norms: Which statistics batch norms train with: those that they store, which then stay, or
             those of each batch. None is found by the same trials, and is "batch" where the rate is
             given.
-        optimizer: "sgd" has Nesterov's correction.
+        optimizer: "sgd" has Nesterov's correction; None is what `optimizer_for` says.
         schedule: How the rate falls: half a cosine to zero, to a tenth at each of `milestones`, or
             not at all.
         warmup: Share of the steps over which it rises linearly.
@@ -102,7 +102,7 @@ class TrainingOptions:
     accumulate: int = 1
     lr: float | None = None
     norms: NormsName | None = None
-    optimizer: OptimizerName = "sgd"
+    optimizer: OptimizerName | None = None
     schedule: ScheduleName = "cosine"
     warmup: float = 0.05
     milestones: tuple[float, ...] = (0.6, 0.8)
@@ -135,13 +135,12 @@ class TrainingOptions:
         Raises:
             RequestError: One is not known or out of range.
         """
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("start", self.start, STARTS)
         _one_of("sparse_by", self.sparse_by, SPARSE)
-        if self.norms is not None:
-            _one_of("norms", self.norms, NORMS)
+        _one_of("optimizer", self.optimizer, (None, *OPTIMIZERS))
+        _one_of("norms", self.norms, (None, *NORMS))
         for name, _ in self.loss:
             if ".py:" not in name:
                 _one_of("loss", name, LOSSES)
@@ -190,6 +189,17 @@ class TrainingOptions:
         while self.lr is None and size > LEAST_BATCH_SIZE and n_samples < _STEPS * size:
             size //= 2
         return size
+
+    def optimizer_for(self, *, distils: bool) -> OptimizerName:
+        """Return what steps: what was asked for, or "adamw" where it gains, or "sgd".
+
+        It gains where the original's outputs alone teach, as `docs/training.md` shows. Rates of the
+        two are far apart, so a rate that is given is one of "sgd", as ever.
+
+        Args:
+            distils: Whether the original's outputs alone teach.
+        """
+        return self.optimizer or ("adamw" if distils and self.lr is None else "sgd")
 
     @property
     def recombines(self) -> bool:
@@ -281,9 +291,10 @@ def training_options(training: TrainingOptions | int) -> TrainingOptions | None:
 FIELDS = tuple(field.name for field in fields(TrainingOptions))
 
 
-def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+def _one_of(what: str, value: str | None, known: Sequence[str | None]) -> None:
     if value not in known:
-        raise RequestError(f"{_named(what)} '{value}' is not known: choose from {', '.join(known)}")
+        listed = ", ".join(name for name in known if name is not None)
+        raise RequestError(f"{_named(what)} '{value}' is not known: choose from {listed}")
 
 
 def _at_least(what: str, value: float | None, least: int) -> None:

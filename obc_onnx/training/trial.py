@@ -5,7 +5,9 @@ They also decide whether batch norms keep the statistics that they store.
 A short training favours small rates: they do no harm, and what a large one stirs up has no time to
 settle. So what did best in a trial is best in the training only where that is as short. The longer
 it is, the more it counts that a rate helps at all: with more steps to fall in it helps more, and a
-large one goes farther.
+large one goes farther. Where samples are few, no rate may help in a trial by more than chance, and
+the least rate would look best, at which nothing is learned. Then the largest is taken that does no
+more harm than settles; `docs/training.md` has figures.
 """
 
 from __future__ import annotations
@@ -26,8 +28,12 @@ RATES: dict[OptimizerName, tuple[float, ...]] = {
 """What is tried, the largest first."""
 _SHARE = 1 / 25
 """Of the steps of the training, for each trial; four or five of them usually tell."""
-_LEAST = 16
-"""Steps of a trial: momentum takes about ten of them to build up."""
+_LEAST = 64
+"""Steps of a trial, or a pass: in fewer, what single samples stir up outweighs what is learned."""
+_TELLS = 0.02
+"""Share of the error that a trial has to gain to say more than chance does."""
+_SETTLES = 0.15
+"""Share of the error by which a trial may end worse: more harm than that is no chance."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ def run_trials(
     """Try falling rates until one helps, and a smaller one only where it helps far more.
 
     Every mode of norms is tried at each rate, as that of a batch bears larger ones; below a rate
-    that helps, only the mode that did. Where none helps, the least harm is taken.
+    that helps, only the mode that did. Where one neither helps nor harms, nor does the next one
+    help, trials do not tell, and the larger one is taken. Where all harm, the least harm is.
 
     Args:
         measure: Trains a little at a rate, in a mode, and judges; always from the same start.
@@ -76,18 +83,25 @@ def run_trials(
     """
     trials: list[Trial] = []
     found: Trial | None = None
+    mute: Trial | None = None
+    chance = 1 - share  # a trial as long as the training tells all
     for lr in rates:
         tried = [Trial(lr, mode, _finite(measure(lr, mode))) for mode in modes]
         trials += tried
         best = min(tried, key=_error)
         if found is None:
-            if best.error < before:
+            if best.error < (1 - _TELLS * chance) * before:
                 found, modes = best, (best.norms,)
+            elif mute is not None:
+                break
+            elif best.error < (1 + _SETTLES * chance) * before:
+                mute = best
         elif share * (before - best.error) > before - found.error:
             found = best
         else:
             break
-    chosen = found or min(reversed(trials), key=_error)  # of equals that at the smallest rate
+    least = min(reversed(trials), key=_error)  # of equals that at the smallest rate
+    chosen = found or mute or least
     return [replace(trial, taken=trial is chosen) for trial in trials]
 
 

@@ -270,7 +270,7 @@ def test_the_learning_rate_rises_and_falls_over_the_steps_that_are_made(
 def test_matrices_learn_at_their_own_rate_without_decay() -> None:
     task = Task("dense")
     options = TrainingOptions(epochs=1, matrix_lr=0.25, weight_decay=0.01)
-    optimizer = make_optimizer(task.student, options)
+    optimizer = make_optimizer(task.student, options, "sgd")
     set_rate(optimizer, 0.1)
     groups = optimizer.param_groups
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}

@@ -49,11 +49,22 @@ FIRST = 0.03
         ([2.0, 0.8, 0.6], 0.05, 3, 0.01),
         ([math.nan, math.inf, 0.9, 0.95], 0.05, 4, 0.003),
         ([5.0, 4.0, 4.5, 3.0, 2.0, 1.5], 0.05, 6, 1e-4),
-        ([1.0] * 6, 0.05, 6, 1e-4),
+        ([1.0] * 6, 0.05, 2, 0.03),  # trials do not tell
+        ([1.0] * 6, 1.0, 6, 1e-4),
+        ([4.4, 1.06, 1.07, 0.5], 1 / 3, 3, 0.01),
+        (
+            [4.4, 1.06, 1.07, 1.01, 0.995, 0.999],
+            1.0,
+            6,
+            3e-4,
+        ),  # as short as the training: the best one
+        ([1.06, 0.92, 0.96], 1 / 3, 3, 0.01),
+        ([4.4, 1.12, 1.07, 1.03, 1.0], 1 / 3, 4, 0.003),  # 1.12 is more harm than settles
+        ([1.2, 1.2, 1.2, 1.2, 1.2, 1.19], 0.05, 6, 1e-4),
         ([math.nan] * 6, 0.05, 6, 1e-4),
     ],
 )
-def test_rates_fall_until_one_helps_and_a_smaller_one_has_to_help_far_more(
+def test_rates_fall_until_one_helps_or_two_do_not_tell_and_a_smaller_one_has_to_help_far_more(
     errors: list[float], share: float, n_tried: int, taken: float
 ) -> None:
     tried: list[float] = []
@@ -84,7 +95,7 @@ def test_all_modes_of_norms_are_tried_until_one_helps(better: str) -> None:
 
 @pytest.mark.parametrize(
     ("per_epoch", "total", "expected"),
-    [(6, 18, 6), (14, 168, 14), (113, 339, 16), (113, 1130, 45), (500, 15000, 500)],
+    [(6, 18, 6), (57, 855, 57), (113, 339, 64), (113, 2260, 90), (500, 15000, 500)],
 )
 def test_trials_grow_with_the_training_up_to_a_pass(
     per_epoch: int, total: int, expected: int
@@ -92,7 +103,30 @@ def test_trials_grow_with_the_training_up_to_a_pass(
     assert trial_steps(per_epoch, total) == expected
 
 
-# How many samples a step takes.
+# What steps, and over how many samples.
+
+
+@pytest.mark.parametrize(
+    ("distils", "changes", "expected"),
+    [
+        (True, {}, "adamw"),
+        (False, {}, "sgd"),
+        (True, {"lr": 0.01}, "sgd"),
+        (True, {"optimizer": "sgd"}, "sgd"),
+        (False, {"optimizer": "adamw", "lr": 0.01}, "adamw"),
+    ],
+)
+def test_adamw_steps_where_the_original_alone_teaches_at_a_rate_that_is_found(
+    *, distils: bool, changes: dict[str, Any], expected: str
+) -> None:
+    assert TrainingOptions(epochs=1, **changes).optimizer_for(distils=distils) == expected
+
+
+@pytest.mark.parametrize(("labelled", "expected"), [(True, "sgd"), (False, "adamw")])
+def test_trials_are_of_the_rates_of_what_steps(*, labelled: bool, expected: str) -> None:
+    course = Task("dense", 60, labelled=labelled).course(lr=None, validation=0.3, epochs=1)
+    assert course.optimizer == expected
+    assert course.trials[0].lr == RATES[course.optimizer][0]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +161,9 @@ def test_steps_are_of_as_many_samples_as_the_note_says(
     seen: list[int] = []
     task.student.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     course = task.course(lr=lr, batch_size=None, accumulate=accumulate, epochs=1)
-    assert max(seen) * accumulate == course.step == expected
+    assert max(seen) * accumulate == course.size == expected
     if lr is None:
-        assert f"for steps of {expected} samples" in notes_on(course)[0]
+        assert f"in steps of {expected} samples" in notes_on(course)[0]
 
 
 # What trials leave behind.
@@ -169,8 +203,9 @@ def test_a_training_that_is_long_does_not_creep() -> None:
     """At the rate that is found less of the error is left than at a small one."""
     how: dict[str, Any] = {"validation": 0.2, "epochs": 30, "loss": (("mse", 1.0),)}
     found = Task("dense", 100).course(lr=None, **how)
-    slow = Task("dense", 100).course(lr=RATES["sgd"][-1], **how)
-    assert taken_of(found.trials).lr >= 0.01
+    rates = RATES[found.optimizer]
+    slow = Task("dense", 100).course(lr=rates[-1], optimizer=found.optimizer, **how)
+    assert taken_of(found.trials).lr in rates[:2]
     assert found.kept.validation is not None
     assert slow.kept.validation is not None
     assert found.kept.validation < 0.9 * slow.kept.validation
@@ -332,9 +367,9 @@ def test_training_that_helps_is_a_note_with_its_epoch_and_rate() -> None:
 def test_the_note_on_trials_tells_each_and_what_sets_another() -> None:
     trials = [Trial(0.03, "stored", math.inf), Trial(0.03, "batch", 0.25, taken=True)]
     epochs = [Epoch(0, None, 0.0, 0.5, kept=True)]
-    note = notes_on(Course(epochs, trials, 16))[0]
+    note = notes_on(Course(epochs, trials, "sgd", 16))[0]
     assert note.startswith(
-        "learning rate 0.03 for steps of 16 samples, with batch statistics of norms, was found"
+        "learning rate 0.03, for sgd in steps of 16 samples with batch statistics of norms, was "
     )
     assert "inf at 0.03 (stored), 0.25 at 0.03 (batch); " in note
     assert note.endswith("`TrainingOptions.lr` and `TrainingOptions.norms` set others")

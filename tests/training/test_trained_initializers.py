@@ -88,7 +88,7 @@ def test_only_operands_of_contractions_decay() -> None:
     student = Task(build(CONSTANTS)).student
     names = {id(p): initializer_name(key) for key, p in student.twin.named_parameters()}
     names |= {id(student.full[i]): initializer_name(t) for t, i, _ in student._targets}
-    groups = make_optimizer(student, TrainingOptions(epochs=1)).param_groups
+    groups = make_optimizer(student, TrainingOptions(epochs=1), "sgd").param_groups
     decayed = {names[id(p)] for g in groups for p in g["params"] if g["weight_decay"]}
     assert decayed == {"w", "fc"}
     listed = [id(p) for g in groups for p in g["params"]]

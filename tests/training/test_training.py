@@ -131,7 +131,8 @@ def test_groups_have_rates_and_decays_of_their_own(optimizer: str) -> None:
     task = Task("dense")
     made = make_optimizer(
         task.student,
-        options(optimizer=optimizer, matrix_lr=0.5, matrix_decay=0.25, weight_decay=0.125),
+        options(matrix_lr=0.5, matrix_decay=0.25, weight_decay=0.125),
+        optimizer,
     )
     set_rate(made, 0.2)
     found = {id(p): (g["lr"], g["weight_decay"]) for g in made.param_groups for p in g["params"]}

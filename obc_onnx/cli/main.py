@@ -8,6 +8,7 @@ from obc_onnx.cli.compress import apply, compress, finetune
 from obc_onnx.cli.inspect import inspect
 from obc_onnx.cli.plan import plan, sensitivity
 from obc_onnx.cli.score import score
+from obc_onnx.cli.sections import HELP
 from obc_onnx.cli.strip import strip
 from obc_onnx.cli.twin import twin
 from obc_onnx.cli.verify import verify
@@ -15,7 +16,7 @@ from obc_onnx.cli.watch import watched
 from obc_onnx.version import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=HELP)
 @click.version_option(__version__, prog_name="obc-onnx")
 def cli() -> None:
     """Make a deployed ONNX model smaller and faster, and prove the result."""

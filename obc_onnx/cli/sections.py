@@ -36,6 +36,8 @@ COMMON = (
     *("epochs", "lr", "run_dir", "resume", "latency", "device", "input_shape", "batch_axes"),
 )
 """Patterns of the names of parameters that plain help shows."""
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Settings of the program and of each of its commands."""
 _FEW = 16
 """Options of a command whose help is one list."""
 
@@ -61,7 +63,7 @@ class SectionedCommand(click.Command):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, context_settings=HELP, **kwargs)
         self._is_long = sum(isinstance(own, click.Option) for own in self.params) > _FEW
         if self._is_long:
             text = "Show all options and exit."

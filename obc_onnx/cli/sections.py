@@ -63,7 +63,8 @@ class SectionedCommand(click.Command):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, context_settings=HELP, **kwargs)
+        super().__init__(*args, **kwargs)
+        self.context_settings = {**HELP, **self.context_settings}
         self._is_long = sum(isinstance(own, click.Option) for own in self.params) > _FEW
         if self._is_long:
             text = "Show all options and exit."

@@ -125,7 +125,8 @@ def recover(
     for name in _STEPS[method]:
         if name == "refine" and not minutes:
             continue
-        step = _try(name, cut, means)
+        solved = any(step.kept and step.step == _NAMES["refit"] for step in steps)
+        step = _try(name, cut, means, solved=solved)
         notes.extend(step.notes)
         warnings.extend(step.warnings)
         if step.reason:
@@ -139,8 +140,15 @@ def recover(
     return Recovered(cut.pruned, steps, notes, warnings)
 
 
-def _try(name: str, cut: Cut, means: _Means) -> _Step:
-    """Take one step; say why where there is nothing to take it on."""
+def _try(name: str, cut: Cut, means: _Means, *, solved: bool) -> _Step:
+    """Take one step; say why where there is nothing to take it on.
+
+    Args:
+        name: Of the step.
+        cut: The cut graph.
+        means: To take it with.
+        solved: Whether weights are what least squares gave.
+    """
     if name == "refit":
         found, layers = refit(cut, means.used, means.seed, device=means.device)
         nothing = "no layer was refit: none has an input that changed"
@@ -151,16 +159,23 @@ def _try(name: str, cut: Cut, means: _Means) -> _Step:
         return _Step(refined.graph, [], refined.reason, refined.notes, refined.warnings)
     if name == "fuse":
         return _Step(fuse(cut), [])
-    return _statistics(cut, means)
+    return _statistics(cut, means, solved=solved)
 
 
-def _statistics(cut: Cut, means: _Means) -> _Step:
-    """Measure norms anew, or where there are none, match the layers' own statistics."""
+def _statistics(cut: Cut, means: _Means, *, solved: bool) -> _Step:
+    """Measure norms anew, or where there are none, match the layers' own statistics.
+
+    What least squares leave of an output has no part that goes with what is given, so that every
+    factor would add to it.
+    """
     reason = why_no_norms(cut, means.used)
     if not reason:
         return _Step(reestimate_norms(cut, means.used, means.seed, means.device), [])
     if find_norms(cut):
         return _Step(cut.pruned, [], f"norms stay as they are: {reason}")
+    if solved:
+        reason = "statistics of layers stay as they are: least squares leave nothing for a factor"
+        return _Step(cut.pruned, [], reason)
     found, layers = match(cut, means.used, means.seed, means.device)
     return _Step(found, layers, "" if layers else "no layer has statistics to match")
 

@@ -11,7 +11,10 @@ from helpers import analyse, build
 from nets import HEAD, IMAGE, draw_samples
 
 from obc_onnx.graph.session import Session
+from obc_onnx.recover import stage
 from obc_onnx.recover.match import Statistics, match
+from obc_onnx.recover.methods import LayerFit
+from obc_onnx.recover.stage import recover
 from obc_onnx.surgery.cut import Cut, remove_units
 
 if TYPE_CHECKING:
@@ -128,3 +131,19 @@ def test_an_output_at_rest_and_one_that_hardly_moves_are_not_blown_up() -> None:
     factor, shift = Statistics.of(*map(torch.from_numpy, (own, wanted, np.ones((50, 1))))).match()
     assert factor.tolist() == [1.0, 3.0]
     np.testing.assert_allclose(shift, wanted.mean(0) - own.mean(0) * [1.0, 3.0], rtol=1e-9)
+
+
+def test_behind_least_squares_that_helped_nothing_is_matched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A layer of least squares comes no nearer by a factor; where they did not help it may."""
+    graph, _, coupling = analyse(build(PLAIN))
+    keep = {coupling.by_name["w1:0"].dim: np.arange(6) < 4}
+    cut, samples = Cut(coupling, keep, remove_units(coupling, keep)), draw_samples(graph, 300)
+    helped = recover(cut, samples, "auto", 0)
+    assert [(step.step, step.kept) for step in helped.steps] == [("least-squares refit", True)]
+    assert any("leave nothing for a factor" in note for note in helped.notes)
+    monkeypatch.setattr(stage, "refit", lambda *_, **__: (cut.pruned, [LayerFit("w2", 1.0, 1.0)]))
+    without = recover(cut, samples, "auto", 0)
+    assert [step.step for step in without.steps] == ["least-squares refit", "statistics"]
+    assert not without.steps[0].kept

@@ -21,9 +21,11 @@ from obc_onnx.graph.outline import KEPT_ELEMENTS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    Shape = tuple[int, ...]
-    Shapes = dict[str, Shape]
+    Shapes = dict[str, tuple[int, ...]]
+    Ports = dict[str, onnx.ValueInfoProto]
 
+_SEVERAL = 2
+"""A value of as many axes is no vector, whose numbers would be followed."""
 _MOST_ROUNDS = 8
 """Vectors whose lengths follow from other vectors, and those from others: no further than this."""
 
@@ -36,29 +38,42 @@ def infer_sizes(model: onnx.ModelProto) -> Shapes:
     Raises:
         InferenceError: onnx finds the model inconsistent.
     """
-    inferred = _inferred(model, follows=False)
-    known = _declared(model) | _shapes_in(inferred)
+    kinds = _inferred(model, follows=False)
+    known = _declared(model) | _concrete(kinds.values())
     for _ in range(_MOST_ROUNDS):
-        unknown = _unknown(model, known)
-        if not unknown:
+        if not _unknown(model, known):
             break
-        aside = _reads_long(model, known, _may_be_long(model, known))
-        found = _shapes_in(_inferred(_without(model, inferred, known, aside), follows=True))
-        if found.keys() <= known.keys():
+        aside = _reads_long(model, known, _may_be_long(model, kinds, known))
+        found = _inferred(_without(model, kinds, aside), follows=True)
+        better = {
+            n: p for n, p in found.items() if n not in kinds or _detail(p) > _detail(kinds[n])
+        }
+        if not better:
             break
-        known |= {name: shape for name, shape in found.items() if name not in known}
+        kinds |= better
+        known |= _concrete(better.values())
     return known
 
 
-def _inferred(model: onnx.ModelProto, *, follows: bool) -> onnx.ModelProto:
-    return onnx.shape_inference.infer_shapes(
+def _inferred(model: onnx.ModelProto, *, follows: bool) -> Ports:
+    """Infer what can be said of values that nodes compute; `follows` says whether numbers are."""
+    graph = onnx.shape_inference.infer_shapes(
         model, check_type=True, strict_mode=True, data_prop=follows
-    )
+    ).graph
+    return {port.name: port for port in (*graph.value_info, *graph.output)}
 
 
-def _shapes_in(inferred: onnx.ModelProto) -> Shapes:
-    """Read the shapes of which every size is known."""
-    return _concrete([*inferred.graph.value_info, *inferred.graph.output])
+def _detail(port: onnx.ValueInfoProto) -> int:
+    """Count what is known of a shape: nothing, or its rank and so many sizes."""
+    kind = port.type.tensor_type
+    known = sum(size.HasField("dim_value") for size in kind.shape.dim)
+    return 1 + known if kind.HasField("shape") else 0
+
+
+def _rank(port: onnx.ValueInfoProto) -> int:
+    """Return the number of axes; 1 where it is not known."""
+    kind = port.type.tensor_type
+    return len(kind.shape.dim) if kind.HasField("shape") else 1
 
 
 def _declared(model: onnx.ModelProto) -> Shapes:
@@ -79,7 +94,7 @@ def _unknown(model: onnx.ModelProto, known: Shapes) -> bool:
     return any(name and name not in known for node in model.graph.node for name in node.output)
 
 
-def _may_be_long(model: onnx.ModelProto, known: Shapes) -> set[str]:
+def _may_be_long(model: onnx.ModelProto, kinds: Ports, known: Shapes) -> set[str]:
     """Name values of unknown size that may be long vectors.
 
     Such are those that a node makes of a length that is computed, and all that follows from them or
@@ -89,7 +104,7 @@ def _may_be_long(model: onnx.ModelProto, known: Shapes) -> set[str]:
     for node in model.graph.node:
         if _makes_vector(node, known) or any(n in found or _is_long(n, known) for n in node.input):
             found.update(name for name in node.output if name not in known)
-    return found
+    return {name for name in found if name not in kinds or _rank(kinds[name]) < _SEVERAL}
 
 
 def _makes_vector(node: onnx.NodeProto, known: Shapes) -> bool:
@@ -127,23 +142,15 @@ def _follows_numbers(node: onnx.NodeProto, versions: Mapping[str, int]) -> bool:
     return bool(schema.has_data_propagation_function)
 
 
-def _without(
-    model: onnx.ModelProto, inferred: onnx.ModelProto, known: Shapes, aside: set[str]
-) -> onnx.ModelProto:
-    """Copy a model without some nodes: what they compute are inputs, of known size or not."""
+def _without(model: onnx.ModelProto, kinds: Ports, aside: set[str]) -> onnx.ModelProto:
+    """Copy a model without some nodes: what they compute are inputs, as far as it is known."""
     if not aside:
         return model
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    kinds = {port.name: port for port in (*inferred.graph.value_info, *inferred.graph.output)}
-    for node in model.graph.node:
-        for name in node.output if node.output[0] in aside else ():
-            if name in kinds:
-                port = own.graph.input.add(name=name)
-                port.type.tensor_type.elem_type = kinds[name].type.tensor_type.elem_type
-                if name in known:
-                    sizes = [onnx.TensorShapeProto.Dimension(dim_value=n) for n in known[name]]
-                    port.type.tensor_type.shape.dim.extend(sizes)
+    nodes = [node for node in model.graph.node if node.output[0] in aside]
+    names = (name for node in nodes for name in node.output)
+    own.graph.input.extend(kinds[name] for name in names if name in kinds)
     kept = [node for node in own.graph.node if node.output[0] not in aside]
     del own.graph.node[:]
     own.graph.node.extend(kept)

@@ -101,7 +101,7 @@ class Worker:
 
 
 def fuzz(
-    seconds: float, first: int, most: int | None = None
+    seconds: float, first: int, most: int | None = None, least: int = 0
 ) -> tuple[Counter[tuple[str, str]], list[str]]:
     """Try cases for some time.
 
@@ -109,6 +109,7 @@ def fuzz(
         seconds: How long.
         first: The number of the first case.
         most: How many, at most.
+        least: How many, however long they take.
     Returns:
         How many there were of each kind and class, and a line for each that failed.
     """
@@ -116,8 +117,8 @@ def fuzz(
     faults: list[str] = []
     worker, end = Worker(), time.monotonic() + seconds
     try:
-        for kind, case in islice(cases(first), most):
-            if time.monotonic() > end:
+        for done, (kind, case) in enumerate(islice(cases(first), most)):
+            if done >= least and time.monotonic() > end:
                 break
             found = worker.attempt(kind, case)
             counts[kind, found["reached"]] += 1

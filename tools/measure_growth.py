@@ -113,16 +113,21 @@ def page(sizes: list[int], lines: list[str]) -> str:
     """Write the page."""
     shown = ", ".join(f"{size:,}" for size in sizes)
     docs = (f"- `{name}`: {(made.__doc__ or '').strip()}" for name, made in FAMILIES.items())
-    return "\n".join([HEAD.format(sizes=shown), *lines, "", "## Families", "", *docs, ""])
+    asked = " ".join(map(str, sizes))
+    return "\n".join(
+        [HEAD.format(sizes=shown, asked=asked), *lines, "", "## Families", "", *docs, ""]
+    )
 
 
 HEAD = """# Growth
 
-Written by `python tools/measure_growth.py --write`: do not edit it by hand.
+Written by `python tools/measure_growth.py --nodes {asked} --write`: do not edit it by hand.
 
 What `obc-onnx inspect` takes for graphs that stretch one thing each, at {sizes} nodes, on one core.
 Figures are those of the largest; an exponent of 1 is linear, in nodes or in bytes of the file.
-Memory is the most above what imports take.
+Memory is the most above what imports take. The file of a dense block grows with the square of its
+nodes. Slices of one value, each of which keeps what lies before it, slices of slices and subgraphs
+that lie in each other grow faster than linearly.
 
 | family | load, s | analyse, s | format, s | all, s | exponent, nodes | exponent, bytes \
 | exponent of JSON | MiB | file, kB | text, kB | JSON, kB |

@@ -124,9 +124,8 @@ class _Training:
         if self._fabric.device.type == "cpu" or options.precision != "float32":
             lay_channels_last(self.student)
         self._steps_by = options.optimizer_for(distils=not self._loss.replaces_distance)
-        self._net, self._optimizer = self._fabric.setup(
-            self.student, make_optimizer(self.student, options, self._steps_by)
-        )
+        optimizer = make_optimizer(self.student, options, self._steps_by)
+        self._net, self._optimizer = self._fabric.setup(self.student, optimizer)
         self._average = None if options.ema is None else Average(self.student, options.ema)
         self.history: list[Epoch] = []
         self._trials: list[Trial] = []

@@ -6,8 +6,8 @@ A short training favours small rates: they do no harm, and what a large one stir
 settle. So what did best in a trial is best in the training only where that is as short. The longer
 it is, the more it counts that a rate helps at all: with more steps to fall in it helps more, and a
 large one goes farther. Where samples are few, no rate may help in a trial by more than chance, and
-the least rate would look best, at which nothing is learned. Then the largest is taken that does no
-more harm than settles; `docs/training.md` has figures.
+the least rate would look best, at which nothing is learned. Then one of the largest two is taken
+that do no more harm than settles; `docs/training.md` has figures.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run_trials(
 
     Every mode of norms is tried at each rate, as that of a batch bears larger ones; below a rate
     that helps, only the mode that did. Where one neither helps nor harms, nor does the next one
-    help, trials do not tell, and the larger one is taken. Where all harm, the least harm is.
+    help, trials do not tell, and the better of the two is taken. Where all harm, the least harm is.
 
     Args:
         measure: Trains a little at a rate, in a mode, and judges; always from the same start.
@@ -93,6 +93,7 @@ def run_trials(
             if best.error < (1 - _TELLS * chance) * before:
                 found, modes = best, (best.norms,)
             elif mute is not None:
+                mute = min(mute, best, key=_error)
                 break
             elif best.error < (1 + _SETTLES * chance) * before:
                 mute = best

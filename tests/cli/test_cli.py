@@ -54,6 +54,12 @@ def test_every_command_explains_itself(command: str) -> None:
     assert command in invoke("--help").stdout
 
 
+def test_programs_find_all_commands_in_one_place() -> None:
+    from obc_onnx.cli import cli
+
+    assert set(COMMANDS) < set(cli.commands)
+
+
 def test_the_version_is_that_of_the_package() -> None:
     assert invoke("--version").stdout == f"obc-onnx, version {__version__}\n"
 

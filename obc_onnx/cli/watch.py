@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _GOOD_END = b"."
 _CAUSE = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
+_CURRENT = "Current thread"
+"""Where the thread that died begins: others may come before."""
 _CALLER = re.compile(r'^  File "(?:.*site-packages/)?(.+)", line \d+ in (\S+)$', re.MULTILINE)
 """The innermost function of Python, and its file, without the folder of packages."""
 _LEFT = "what was to be written is whole or not there"
@@ -71,7 +73,7 @@ def sentence(stack: str) -> str:
     Args:
         stack: What `faulthandler` has written; nothing, where the signal was none of a fault.
     """
-    cause, caller = _CAUSE.search(stack), _CALLER.search(stack)
+    cause, caller = _CAUSE.search(stack), _CALLER.search(stack, max(stack.find(_CURRENT), 0))
     if cause is None or caller is None:
         return f"the process was killed, by hand or since memory ran out; {_LEFT}"
     file, function = caller.groups()

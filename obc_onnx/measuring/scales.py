@@ -11,6 +11,7 @@ that a Softmax makes are one quantity: all of them are one channel.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _LEAST = 1e-6
 """Of the largest deviation of an output: a channel that moves less is at rest."""
+_MOST_NUMBERS = 2**27
+"""Of an output: three sums of each are held, which take 3 GiB; of more all count as one."""
 _ROUNDING = 1e-12
 """Of a mean square: a variance below it is rounding."""
 
@@ -224,10 +227,12 @@ class _Sums:
     def __init__(self, coupling: Coupling, port: Port) -> None:
         self._name = port.name
         self._batch_axis = _batch_axis_of(coupling, port.name)
-        self._along = _channels_along(coupling, port, self._batch_axis)
+        known = self._batch_axis is not None and port.name in coupling.axes
+        sizes = [max(expr.size, 1) for expr in coupling.axes.get(port.name, ())]
+        self._fits = known and math.prod(sizes) <= _MOST_NUMBERS
+        self._along = _channels_along(coupling, port, self._batch_axis) if self._fits else []
         self._shape = tuple(len(own) for own in self._along)
         self._each, self._all = np.zeros((3, *self._shape)), np.zeros(3)
-        self._fits = self._batch_axis is not None and port.name in coupling.axes
         self._n_samples = 0
 
     def add(self, value: NDArray[Any], real: NDArray[np.bool_] | None, n_samples: int) -> None:

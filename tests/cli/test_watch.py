@@ -83,3 +83,13 @@ def test_the_innermost_function_is_named() -> None:
     )
     assert "run in onnxruntime/capi/inference.py has called" in sentence(stack)
     assert "(Aborted)" in sentence(stack)
+
+
+def test_the_thread_that_died_is_named_and_not_one_that_waits() -> None:
+    stack = (
+        "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n"
+        '  File "/usr/lib/python3.11/threading.py", line 324 in wait\n\n'
+        "Current thread 0x2 (most recent call first):\n"
+        '  File "/env/site-packages/onnx/checker.py", line 9 in check_model\n'
+    )
+    assert "that check_model in onnx/checker.py has called" in sentence(stack)

@@ -11,7 +11,9 @@ from helpers import analyse, build, random_keep
 from nets import draw_samples
 
 from obc_onnx.graph.session import Session
+from obc_onnx.measuring import scales
 from obc_onnx.measuring.error import Distance, output_error
+from obc_onnx.measuring.scales import scales_of
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
 from obc_onnx.report.doubts import doubts_of_outputs
@@ -269,3 +271,17 @@ def test_a_channel_that_few_samples_move_is_not_called_lost(n_active: int) -> No
     assert errors["[0]"] > 1
     assert found.n_lost == (n_active > 2)
     assert bool(doubts_of_outputs([found])) == (n_active > 2)
+
+
+def test_an_output_of_very_many_numbers_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, _, coupling = analyse(
+        build("net (float[N,4] x) => (float[N,5] y) <float[4,5] w> { y = MatMul(x, w) }")
+    )
+    samples = draw_samples(graph, 8)
+    ports, run = graph.outputs, Session(graph).run
+    (each,) = scales_of(coupling, ports, samples, run, 4)
+    monkeypatch.setattr(scales, "_MOST_NUMBERS", 9)
+    (together,) = scales_of(coupling, ports, samples, run, 4)
+    assert (len(each.variance), len(together.variance)) == (5, 1)
+    values = run(samples.feed(slice(0, 8)))["y"]
+    np.testing.assert_allclose(together.variance, values.var(ddof=1), rtol=1e-4)

@@ -26,7 +26,7 @@ from obc_onnx.recover.least_squares import Halves
 from obc_onnx.recover.targets import Target, at_batch, target_of
 from obc_onnx.twin.build import derived_twin
 from obc_onnx.twin.lockstep import Lockstep, affordable
-from obc_onnx.twin.tensors import as_inputs, wide
+from obc_onnx.twin.tensors import as_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -196,19 +196,12 @@ class Pair:
 
     def wanted(self, layer: Layer, target: Target) -> Callable[[int], Tensor]:
         """Return what gives the outputs that a layer should have for a chunk."""
-        given = self._given(target)
-        return lambda i: target.outputs(layer, *given(i))
+        return lambda i: target.outputs(layer, *self.values_of(target, i))
 
-    def limits(self, layer: Layer, target: Target) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """Return what gives the outputs of a chunk beyond which nothing changes, see `Target`."""
-        given = self._given(target)
-        return lambda i: target.limits(layer, *given(i))
-
-    def _given(self, target: Target) -> Callable[[int], tuple[Tensor, Tensor | None]]:
-        """Return what gives the values of a chunk that make a target."""
-        values = self.dense.values(target.value)
-        others = None if target.other is None else self.cut.values(target.other)
-        return lambda i: (wide(values[i]), None if others is None else wide(others[i]))
+    def values_of(self, target: Target, i: int) -> tuple[Tensor, Tensor | None]:
+        """Return the values of a chunk that make a target: the original's, and what is added."""
+        value = self.dense.values(target.value)[i]
+        return value, None if target.other is None else self.cut.values(target.other)[i]
 
     def usual_size(self, layer: Layer, outputs: Callable[[int], Tensor]) -> float:
         """Return up to which sum of squares a row of wanted outputs counts whole.
@@ -222,11 +215,20 @@ class Pair:
             size = outputs(i).square().sum(-1)
             own = self.counted(layer, i, size.shape)
             sizes.append(size.flatten() if own is None else size[own])
-        found = torch.cat(sizes)
-        if not len(found):
-            return math.inf
-        median = float(found.median())
-        return _USUAL * (median or float(found.mean())) or math.inf
+        return usual_of(sizes)
+
+
+def usual_of(sizes: Sequence[Tensor]) -> float:
+    """Return up to which sum of squares a row counts whole.
+
+    Args:
+        sizes: Sums of squares of rows, of each chunk.
+    """
+    found = torch.cat(list(sizes))
+    if not len(found):
+        return math.inf
+    median = float(found.median())
+    return _USUAL * (median or float(found.mean())) or math.inf
 
 
 def factors_of(y: Tensor, usual: float) -> Tensor:

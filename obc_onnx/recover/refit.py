@@ -161,8 +161,8 @@ def _move_targets(
         moved = halves.of_same_inputs()
         for rows in seen:
             for i in range(len(rows)):
-                x, _ = rows.of(i)
-                moved.of(i).add(x, rows.nearest(i, x @ matrix.to(x).mT))
+                x, _, near = rows.nearest(i, matrix)
+                moved.of(i).add(x, near)
         matrix, _, error = solve(moved.used, moved.judge, matrix, biased=biased)
     return matrix, error
 
@@ -173,9 +173,8 @@ def _error(seen: Sequence[Rows], judges: Sequence[bool], matrix: Tensor) -> floa
     for rows in seen:
         for i in range(len(rows)):
             if judges[i] or not any(judges):
-                x, _ = rows.of(i)
-                given = x @ matrix.to(x).mT
-                total += float((given - rows.nearest(i, given)).double().square().sum())
+                _, given, near = rows.nearest(i, matrix)
+                total += float((given - near).double().square().sum())
     return total
 
 

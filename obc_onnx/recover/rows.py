@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from obc_onnx.recover.pair import factors_of
+from obc_onnx.recover.pair import factors_of, usual_of
 from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
@@ -26,21 +26,25 @@ class _Drawn(NamedTuple):
     """The rows of a chunk that are looked at.
 
     Attributes:
-        where: An index of samples and positions.
+        shape: Samples and positions that there are.
+        where: An index of those that are taken.
         n_rows: How many it takes.
         real: Which of them are no padding, shape [n_rows]; None where all are.
+        values: What makes the target, see `Target`.
     """
 
+    shape: list[int]
     where: tuple[Any, ...]
     n_rows: int
     real: Tensor | None
+    values: tuple[Tensor, Tensor | None]
 
 
 class Rows:
     """The inputs of a layer and its wanted outputs, at real positions drawn by chance.
 
     They are laid out for each pass anew: the inputs of a filter take many times the memory of what
-    they are made of.
+    they are made of. Rows are picked first, and all else is done to those.
 
     Args:
         pair: Both networks, run as far as the layer.
@@ -53,12 +57,12 @@ class Rows:
     def __init__(
         self, pair: Pair, layer: Layer, target: Target, rng: np.random.Generator, *, biased: bool
     ) -> None:
-        self._pair, self._layer, self._biased = pair, layer, biased
+        self._pair, self._layer, self._target, self._biased = pair, layer, target, biased
         self._call = pair.cut.call(layer.node.key)
         self._arguments = pair.cut.arguments(layer.node.key)
-        self._wanted, self._limits = pair.wanted(layer, target), pair.limits(layer, target)
-        self._usual = pair.usual_size(layer, self._outputs)
         self._drawn = [self._draw(i, rng) for i in range(len(self))]
+        outputs = (self._outputs(i) for i in range(len(self)))
+        self._usual = usual_of([y.square().sum((0, 2)) for y in outputs])
 
     def __len__(self) -> int:
         """Count the chunks."""
@@ -66,29 +70,51 @@ class Rows:
 
     def of(self, i: int) -> tuple[Tensor, Tensor]:
         """Return inputs [blocks, rows, inputs] and outputs [blocks, rows, outputs] of a chunk."""
-        y = self._laid_out(i, self._outputs(i))
+        y = self._outputs(i)
         factor = factors_of(y, self._usual)
         return self._inputs(i) * factor, y * factor
 
-    def nearest(self, i: int, given: Tensor) -> Tensor:
-        """Return of the outputs that do as well as the wanted ones those nearest to given ones.
+    def nearest(self, i: int, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a matrix gives, and what it should give to be as good with least change.
 
         Args:
             i: Of the chunk.
-            given: Shape [blocks, rows, outputs].
+            matrix: Shape [blocks, outputs, inputs].
+        Returns:
+            Inputs, the outputs that the matrix makes of them, and of the outputs that do as well as
+            the wanted ones those nearest to these.
         """
-        y = self._laid_out(i, self._outputs(i))
+        y = self._outputs(i)
         factor = factors_of(y, self._usual)
-        low, high = (
-            self._laid_out(i, self._without_added(i, limit)) * factor for limit in self._limits(i)
-        )
-        y = y * factor
-        above = torch.where(y >= high, torch.maximum(given, high), y)
-        return torch.where(y <= low, torch.minimum(given, low), above)
+        x, y = self._inputs(i) * factor, y * factor
+        given = x @ matrix.to(x).mT
+        low, high = (None if limit is None else limit * factor for limit in self._limits(i))
+        near = y
+        if high is not None:
+            near = torch.where(y >= high, torch.maximum(given, high), near)
+        if low is not None:
+            near = torch.where(y <= low, torch.minimum(given, low), near)
+        return x, given, near
 
     def _outputs(self, i: int) -> Tensor:
-        """Return what the product of a chunk should be, shape [samples, *positions, outputs]."""
-        return self._without_added(i, self._wanted(i))
+        """Return wanted outputs of a chunk's product, shape [blocks, rows, outputs]."""
+        drawn = self._drawn[i]
+        return self._laid_out(i, self._target.outputs(self._layer, *drawn.values, drawn.where))
+
+    def _limits(self, i: int) -> list[Tensor | None]:
+        """Return the outputs beyond which nothing changes, each of their shape or None."""
+        drawn = self._drawn[i]
+        limits = self._target.limits(self._layer, *drawn.values, drawn.where)
+        return [None if limit is None else self._laid_out(i, limit) for limit in limits]
+
+    def _laid_out(self, i: int, outputs: Tensor) -> Tensor:
+        """Bring picked outputs of the layer, or ones for all rows, into rows of its product."""
+        drawn, width = self._drawn[i], self._layer.width
+        rows = outputs.reshape(-1, width).expand(drawn.n_rows, width)
+        added = self._layer.added(self._call, self._arguments[i])
+        if added is not None:
+            rows = rows - wide(added.expand(*drawn.shape, width)[drawn.where]).reshape(-1, width)
+        return self._in_blocks(drawn, rows)
 
     def _inputs(self, i: int) -> Tensor:
         """Bring inputs of a chunk into rows, shape [blocks, rows, inputs]."""
@@ -97,22 +123,16 @@ class Rows:
         x = self._in_blocks(drawn, torch.cat([wide(part[drawn.where]) for part in parts]))
         return torch.cat([x, x.new_ones(*x.shape[:2], 1)], -1) if self._biased else x
 
-    def _laid_out(self, i: int, outputs: Tensor) -> Tensor:
-        """Bring outputs of a chunk into rows, shape [blocks, rows, outputs]."""
-        return self._in_blocks(self._drawn[i], outputs[self._drawn[i].where])
-
     def _in_blocks(self, drawn: _Drawn, values: Tensor) -> Tensor:
         rows = values.reshape(drawn.n_rows, self._layer.blocks, -1).transpose(0, 1)
         return rows if drawn.real is None else rows[:, drawn.real]
 
-    def _without_added(self, i: int, outputs: Tensor) -> Tensor:
-        added = self._layer.added(self._call, self._arguments[i])
-        return outputs if added is None else outputs - wide(added)
-
     def _draw(self, i: int, rng: np.random.Generator) -> _Drawn:
         """Draw positions of a chunk, the same ones of all its samples."""
-        outputs = self._outputs(i)
-        where = self._pair.draw(outputs.shape[:-1], rng)
-        real = self._pair.counted(self._layer, i, outputs.shape[:-1])
+        values = self._pair.values_of(self._target, i)
+        shape = self._target.shape(self._layer, values[0])
+        where = self._pair.draw(shape, rng)
+        n_rows = shape[0] * (len(where[1]) if len(where) > 1 else math.prod(shape[1:]))
+        real = self._pair.counted(self._layer, i, shape)
         own = None if real is None else real[where].reshape(-1)
-        return _Drawn(where, math.prod(outputs[where].shape[:-1]), own)
+        return _Drawn(shape, where, n_rows, own, values)

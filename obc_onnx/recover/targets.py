@@ -22,6 +22,7 @@ from obc_onnx.axes.expressions import leaves, mask
 from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.rule import EVERYWHERE
 from obc_onnx.ops.norms.batch import affine_of
+from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,35 +75,73 @@ class Target:
         """Whether outputs may differ from those that are wanted, and nothing behind differs."""
         return self.changing != EVERYWHERE
 
-    def outputs(self, layer: Layer, wanted: Tensor, other: Tensor | None) -> Tensor:
+    def outputs(
+        self, layer: Layer, wanted: Tensor, other: Tensor | None, some: tuple[Any, ...] = ()
+    ) -> Tensor:
         """Return what the layer should give, shape [samples, *positions, outputs].
 
         Args:
             layer: Whose target it is.
             wanted: The original's value.
             other: What the cut network adds.
+            some: Picks rows, as an index of samples and positions; all by default.
         """
-        wanted = select_kept(wanted, self.kept)
-        return self._before(layer, wanted if other is None else wanted - self.sign * other)
+        rest = self._rows(layer, wanted, some)
+        if other is not None:
+            rest = rest - self.sign * self._rows_of_other(layer, wanted, other, some)
+        return self._before(rest)
 
-    def limits(self, layer: Layer, wanted: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor]:
+    def limits(
+        self, layer: Layer, wanted: Tensor, other: Tensor | None, some: tuple[Any, ...] = ()
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return the outputs that make the value what `changing` says, lower and higher ones.
 
         Args:
             layer: Whose target it is.
             wanted: The original's value.
             other: What the cut network adds.
+            some: Picks rows, as an index of samples and positions; all by default.
         Returns:
-            Of the shape of outputs, infinite where nothing is beyond.
+            What broadcasts to the shape of outputs; None where nothing is beyond.
         """
-        wanted = select_kept(wanted, self.kept)
-        rests = [torch.full_like(wanted, bound) for bound in self.changing]
+        added = torch.zeros(())
         if other is not None:
-            rests = [rest - self.sign * other for rest in rests]
-        low, high = (self._before(layer, rest) for rest in rests)
+            added = self.sign * self._rows_of_other(layer, wanted, other, some)
+        low, high = (
+            None if math.isinf(bound) else self._before(bound - added) for bound in self.changing
+        )
         falls, dead = (torch.from_numpy(own) for own in (self.factor < 0, ~self._alive))
-        low, high = torch.where(falls, high, low), torch.where(falls, low, high)
-        return low.masked_fill(dead, -math.inf), high.masked_fill(dead, math.inf)
+        if falls.any():
+            low, high = _chosen(falls, high, low, -math.inf), _chosen(falls, low, high, math.inf)
+        return (
+            None if low is None else low.masked_fill(dead, -math.inf),
+            None if high is None else high.masked_fill(dead, math.inf),
+        )
+
+    def shape(self, layer: Layer, wanted: Tensor) -> list[int]:
+        """Return samples and positions of the outputs, without computing any."""
+        shape = self._kept_shape(wanted)
+        del shape[layer.writes]
+        return shape
+
+    def _kept_shape(self, wanted: Tensor) -> list[int]:
+        return [
+            len(self.kept[axis]) if axis in self.kept else size
+            for axis, size in enumerate(wanted.shape)
+        ]
+
+    def _rows(self, layer: Layer, wanted: Tensor, some: tuple[Any, ...]) -> Tensor:
+        """Pick rows of the original's value, and only then its outputs: those are many copies."""
+        aside = {axis: own for axis, own in self.kept.items() if axis != layer.writes}
+        rows = layer.outputs(select_kept(wanted, aside))[some]
+        if layer.writes in self.kept:
+            rows = select_kept(rows, {rows.ndim - 1: self.kept[layer.writes]})
+        return wide(rows)
+
+    def _rows_of_other(
+        self, layer: Layer, wanted: Tensor, other: Tensor, some: tuple[Any, ...]
+    ) -> Tensor:
+        return wide(layer.outputs(other.expand(self._kept_shape(wanted)))[some])
 
     @property
     def _alive(self) -> NDArray[np.bool_]:
@@ -110,11 +149,21 @@ class Target:
         alive: NDArray[np.bool_] = size > _DEAD * size.max()
         return alive
 
-    def _before(self, layer: Layer, value: Tensor) -> Tensor:
-        """Return the outputs that become a value, shape [samples, *positions, outputs]."""
+    def _before(self, value: Tensor) -> Tensor:
+        """Return the outputs that become a value; the last axis is theirs."""
         inverse = np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=self._alive)
         factor, shift = (torch.from_numpy(v).to(value) for v in (inverse, self.shift))
-        return (layer.outputs(value) - shift) * factor
+        return (value - shift) * factor
+
+
+def _chosen(
+    where: Tensor, first: Tensor | None, second: Tensor | None, none: float
+) -> Tensor | None:
+    """Choose between limits that may be missing."""
+    if first is None and second is None:
+        return None
+    some = torch.full(where.shape, none)
+    return torch.where(where, some if first is None else first, some if second is None else second)
 
 
 def target_of(layer: Layer, cut: Cut, run: Lockstep) -> Target:

@@ -85,7 +85,12 @@ def test_limits_are_the_outputs_that_meet_the_bounds(case: str) -> None:
         return
     wanted = run.values(target.value)[0]
     other = None if target.other is None else run.values(target.other)[0]
-    low, high = target.limits(layer, wanted, other)
+    limits = target.limits(layer, wanted, other)
+    shape = layer.outputs(wanted).shape
+    low, high = (
+        torch.full(shape, infinite) if limit is None else limit.expand(shape)
+        for limit, infinite in zip(limits, (-np.inf, np.inf), strict=True)
+    )
     rises = torch.from_numpy(target.factor > 0)
     bounded, unbounded = torch.where(rises, low, high), torch.where(rises, high, low)
     factor, shift = (torch.from_numpy(v).float() for v in (target.factor, target.shift))
@@ -96,6 +101,29 @@ def test_limits_are_the_outputs_that_meet_the_bounds(case: str) -> None:
     torch.testing.assert_close(there[..., alive], torch.zeros_like(there[..., alive]))
     assert torch.isinf(unbounded).all()
     assert torch.isinf(bounded[..., ~alive]).all()
+
+
+def test_picked_rows_are_those_of_all() -> None:
+    for behind, _, saturates in BEHIND.values():
+        layer, target, run = _target_of(behind)
+        wanted = run.values(target.value)[0]
+        other = None if target.other is None else run.values(target.other)[0]
+        some = (slice(None), torch.tensor([0, 2, 3]), torch.tensor([4, 1, 1]))
+        whole = target.outputs(layer, wanted, other)
+        assert target.shape(layer, wanted) == list(whole.shape[:-1])
+        assert torch.equal(target.outputs(layer, wanted, other, some), whole[some])
+        if saturates:
+            pairs = zip(
+                target.limits(layer, wanted, other, some),
+                target.limits(layer, wanted, other),
+                strict=True,
+            )
+            for picked, limit in pairs:
+                assert (picked is None) == (limit is None)
+                if picked is not None and limit is not None:
+                    assert torch.equal(
+                        picked.expand(whole[some].shape), limit.expand(whole.shape)[some]
+                    )
 
 
 def _target_of(behind: str) -> tuple[Layer, Target, Lockstep]:

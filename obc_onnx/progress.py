@@ -44,21 +44,14 @@ class Progress:
     """
 
     def __init__(self, what: str, total: int) -> None:
-        if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=total, desc=what, delay=_QUIET_SECONDS, leave=False, file=sys.stderr
-            )
-        else:
-            self._bar = tqdm(
-                total=total,
-                desc=what,
-                delay=_QUIET_SECONDS_UNWATCHED,
-                leave=False,
-                file=_Lines(),
-                mininterval=_SECONDS_BETWEEN_LINES,
-                miniters=1,
-                bar_format=_LINE,
-            )
+        in_a_log = {
+            "file": _Lines(),
+            "mininterval": _SECONDS_BETWEEN_LINES,
+            "miniters": 1,
+            "bar_format": _LINE,
+        }
+        shown = {"file": sys.stderr} if sys.stderr.isatty() else in_a_log
+        self._bar = tqdm(total=total, desc=what, delay=_quiet_seconds(), leave=False, **shown)
 
     def __enter__(self) -> Self:
         return self
@@ -96,11 +89,15 @@ def stage(what: str) -> Iterator[None]:
     Args:
         what: The stage, which may show bars of its own.
     """
-    seconds = _QUIET_SECONDS if sys.stderr.isatty() else _QUIET_SECONDS_UNWATCHED
-    timer = threading.Timer(seconds, tqdm.write, [f"{what} ..."], {"file": sys.stderr})
+    timer = threading.Timer(_quiet_seconds(), tqdm.write, [f"{what} ..."], {"file": sys.stderr})
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _quiet_seconds() -> float:
+    """Return how long something takes before it shows itself."""
+    return _QUIET_SECONDS if sys.stderr.isatty() else _QUIET_SECONDS_UNWATCHED

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from obc_onnx.graph.nested import subgraphs
 from obc_onnx.graph.node import domain_of, holds_weights
 from obc_onnx.graph.operators import CONSTANT
 from obc_onnx.graph.outline import element_type, without_weights
@@ -150,7 +151,7 @@ def kept_aside(model: onnx.ModelProto, held: Collection[str]) -> list[onnx.Tenso
 def inner_weights(node: onnx.NodeProto) -> int:
     """Count the elements of the weights that the subgraphs of a node hold, single numbers aside."""
     total = 0
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         held = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
         for inner in graph.node:
             if inner.op_type == CONSTANT:
@@ -168,7 +169,7 @@ def is_weight(tensor: onnx.TensorProto) -> bool:
 
 def used_inside(graph: onnx.GraphProto) -> set[str]:
     """Name what subgraphs use, their own values included."""
-    return {n for node in graph.node for own in _subgraphs(node) for n in _used(own)}
+    return {n for node in graph.node for own in subgraphs(node) for n in _used(own)}
 
 
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
@@ -182,16 +183,9 @@ def _used(graph: onnx.GraphProto) -> Iterator[str]:
     """Yield the names that nodes and outputs use, in subgraphs too."""
     for node in graph.node:
         yield from node.input
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             yield from _used(subgraph)
     yield from (port.name for port in graph.output)
-
-
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _encode(surgeon: gs.Graph) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from obc_onnx.graph.nested import all_nodes
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.operators import FUSED_NORMS, READING_UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _DOMAIN = "ai.onnxruntime"
 """Where they are put for onnx, which does not look into domains that it does not know."""
@@ -59,12 +60,3 @@ def _is_foreign(node: onnx.NodeProto, opset: int) -> bool:
     return (
         not onnx.defs.has(node.op_type) or opset < onnx.defs.get_schema(node.op_type).since_version
     )
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of its subgraphs."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from all_nodes(attribute.g)

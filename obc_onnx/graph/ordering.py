@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 import onnx
+
+from obc_onnx.graph.nested import names_read, subgraphs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +32,8 @@ def sort_nodes(model: onnx.ModelProto) -> bool:
 def _sort(nodes: Any) -> bool:
     """Sort a repeated field of a message in place."""
     changed = False
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                changed = _sort(attribute.g.node) or changed
+    for subgraph in (own for node in nodes for own in subgraphs(node)):
+        changed = _sort(subgraph.node) or changed
     order = _order(nodes)
     if order == sorted(order):
         return changed
@@ -49,32 +50,17 @@ def _sort(nodes: Any) -> bool:
 def _order(nodes: Sequence[onnx.NodeProto]) -> list[int]:
     """Number nodes so that each comes behind all that it reads, the first ones first."""
     makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    waits = [{makers[name] for name in _reads(node) if name in makers} for node in nodes]
-    readers: dict[int, list[int]] = {}
-    for i, own in enumerate(waits):
-        for maker in own:
-            readers.setdefault(maker, []).append(i)
-    missing = [len(own) for own in waits]
-    ready = [i for i, count in enumerate(missing) if not count]
-    order = []
-    while ready:
-        number = heapq.heappop(ready)
-        order.append(number)
-        for reader in readers.get(number, ()):
-            missing[reader] -= 1
-            if not missing[reader]:
-                heapq.heappush(ready, reader)
-    return order if len(order) == len(nodes) else list(range(len(nodes)))
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Name what a node reads, and what its subgraphs read from outside."""
-    found = set(node.input)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            inside = attribute.g
-            own = {port.name for port in (*inside.input, *inside.initializer)}
-            own |= {name for inner in inside.node for name in inner.output}
-            reads = {name for inner in inside.node for name in _reads(inner)}
-            found |= (reads | {port.name for port in inside.output}) - own
-    return found
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    for i, node in enumerate(nodes):
+        sorter.add(i, *{makers[name] for name in names_read(node) if name in makers})
+    try:
+        sorter.prepare()
+    except CycleError:
+        return list(range(len(nodes)))
+    ready, order = list[int](), list[int]()
+    while sorter.is_active():
+        for number in sorter.get_ready():
+            heapq.heappush(ready, number)
+        order.append(heapq.heappop(ready))
+        sorter.done(order[-1])
+    return order

@@ -27,7 +27,7 @@ from onnx import (
 from onnx.external_data_helper import uses_external_data
 
 from obc_onnx.errors import ModelError
-from obc_onnx.graph.foreign import all_nodes
+from obc_onnx.graph.nested import all_nodes
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.operators import CHOICES, DIVIDING
 

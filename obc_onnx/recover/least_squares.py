@@ -91,7 +91,7 @@ class Moments:
             self._sums = xx, torch.zeros(blocks, inputs, outputs, dtype=DOUBLE)
         for x, y in self._rows:
             if not self._knows_inputs:
-                self._sums[0].add_((squared(x)).cpu())
+                self._sums[0].add_(squared(x).cpu())
             self._sums[1].add_((x.mT @ y).cpu())
         self._rows.clear()
         return self._sums
@@ -127,13 +127,13 @@ class Halves:
     """
 
     def __init__(self, judges: Sequence[bool], shape: tuple[int, int, int]) -> None:
-        self.judges = judges
+        self._judges = judges
         self.used = Moments(*shape)
         self.judge = Moments(*shape) if any(judges) else self.used
 
     def of(self, i: int) -> Moments:
         """Return where the rows of a chunk belong."""
-        return self.judge if self.judges[i] else self.used
+        return self.judge if self._judges[i] else self.used
 
     def of_same_inputs(self) -> Halves:
         """Return those of the same inputs with other outputs, which have to be added for each."""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from obc_onnx.surgery.cut import Cut
 
 _TURNS = 2
-"""Of moving targets: a third one brings half of what the second does, see docs/recovery.md."""
+"""Of moving targets: further ones bring less, see docs/recovery.md."""
 _LARGEST = 6144
 """Inputs times kernel of a layer, at most: the time to solve grows with the third power."""
 
@@ -130,7 +130,7 @@ def _solve(pair: Pair, uses: list[Use], rng: np.random.Generator) -> LayerFit | 
         return None
     found, fit = better
     if any(target.saturates for _, target in uses):
-        before, linear = (_error(seen, pair.judges, tried) for tried in (matrix, found))
+        before, linear = _errors(seen, pair.judges, (matrix, found))
         start = found if linear < before else matrix
         found, after = _move_targets(seen, halves, start, biased=biased)
         fit = LayerFit(layer.weight, before / total, after / total)
@@ -161,21 +161,25 @@ def _move_targets(
         moved = halves.of_same_inputs()
         for rows in seen:
             for i in range(len(rows)):
-                x, _, near = rows.nearest(i, matrix)
-                moved.of(i).add(x, near)
+                own = rows.limited(i)
+                moved.of(i).add(own.x, own.nearest(matrix)[1])
         matrix, _, error = solve(moved.used, moved.judge, matrix, biased=biased)
     return matrix, error
 
 
-def _error(seen: Sequence[Rows], judges: Sequence[bool], matrix: Tensor) -> float:
-    """Return the squared error of a matrix, as far as it changes what follows, on judging rows."""
-    total = 0.0
+def _errors(
+    seen: Sequence[Rows], judges: Sequence[bool], matrices: Sequence[Tensor]
+) -> list[float]:
+    """Return the squared error of each matrix on judging rows, as far as something changes."""
+    totals = [0.0] * len(matrices)
     for rows in seen:
         for i in range(len(rows)):
             if judges[i] or not any(judges):
-                _, given, near = rows.nearest(i, matrix)
-                total += float((given - near).double().square().sum())
-    return total
+                own = rows.limited(i)
+                for number, matrix in enumerate(matrices):
+                    given, near = own.nearest(matrix)
+                    totals[number] += float((given - near).double().square().sum())
+    return totals
 
 
 def _shift(pair: Pair, uses: list[Use]) -> LayerFit | None:

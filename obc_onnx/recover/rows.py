@@ -40,6 +40,35 @@ class _Drawn(NamedTuple):
     values: tuple[Tensor, Tensor | None]
 
 
+class Limited(NamedTuple):
+    """Rows whose outputs need not be what is wanted, each of shape [blocks, rows, outputs].
+
+    Attributes:
+        x: Inputs, shape [blocks, rows, inputs].
+        wanted: What the original gives.
+        low: Below it outputs are as good as at it; None where there is no such bound.
+        high: The same above.
+    """
+
+    x: Tensor
+    wanted: Tensor
+    low: Tensor | None
+    high: Tensor | None
+
+    def nearest(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a matrix gives, and the outputs nearest to it that do as well as wanted ones.
+
+        Args:
+            matrix: Shape [blocks, outputs, inputs].
+        """
+        given, near = self.x @ matrix.to(self.x).mT, self.wanted
+        if self.high is not None:
+            near = torch.where(self.wanted >= self.high, torch.maximum(given, self.high), near)
+        if self.low is not None:
+            near = torch.where(self.wanted <= self.low, torch.minimum(given, self.low), near)
+        return given, near
+
+
 class Rows:
     """The inputs of a layer and its wanted outputs, at real positions drawn by chance.
 
@@ -74,27 +103,12 @@ class Rows:
         factor = factors_of(y, self._usual)
         return self._inputs(i) * factor, y * factor
 
-    def nearest(self, i: int, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what a matrix gives, and what it should give to be as good with least change.
-
-        Args:
-            i: Of the chunk.
-            matrix: Shape [blocks, outputs, inputs].
-        Returns:
-            Inputs, the outputs that the matrix makes of them, and of the outputs that do as well as
-            the wanted ones those nearest to these.
-        """
+    def limited(self, i: int) -> Limited:
+        """Return the same of a chunk, with the outputs beyond which nothing changes."""
         y = self._outputs(i)
         factor = factors_of(y, self._usual)
-        x, y = self._inputs(i) * factor, y * factor
-        given = x @ matrix.to(x).mT
         low, high = (None if limit is None else limit * factor for limit in self._limits(i))
-        near = y
-        if high is not None:
-            near = torch.where(y >= high, torch.maximum(given, high), near)
-        if low is not None:
-            near = torch.where(y <= low, torch.minimum(given, low), near)
-        return x, given, near
+        return Limited(self._inputs(i) * factor, y * factor, low, high)
 
     def _outputs(self, i: int) -> Tensor:
         """Return wanted outputs of a chunk's product, shape [blocks, rows, outputs]."""

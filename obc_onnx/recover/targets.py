@@ -104,14 +104,15 @@ class Target:
         Returns:
             What broadcasts to the shape of outputs; None where nothing is beyond.
         """
-        added = torch.zeros(())
+        added = torch.zeros((), device=wanted.device)
         if other is not None:
             added = self.sign * self._rows_of_other(layer, wanted, other, some)
         low, high = (
             None if math.isinf(bound) else self._before(bound - added) for bound in self.changing
         )
-        falls, dead = (torch.from_numpy(own) for own in (self.factor < 0, ~self._alive))
-        if falls.any():
+        dead = torch.from_numpy(~self._alive).to(wanted.device)
+        if (self.factor < 0).any():
+            falls = torch.from_numpy(self.factor < 0).to(wanted.device)
             low, high = _chosen(falls, high, low, -math.inf), _chosen(falls, low, high, math.inf)
         return (
             None if low is None else low.masked_fill(dead, -math.inf),
@@ -162,7 +163,7 @@ def _chosen(
     """Choose between limits that may be missing."""
     if first is None and second is None:
         return None
-    some = torch.full(where.shape, none)
+    some = torch.full(where.shape, none, device=where.device)
     return torch.where(where, some if first is None else first, some if second is None else second)
 
 

@@ -10,11 +10,12 @@ from onnx import TensorProto, helper
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
 from obc_onnx.graph.foreign import inferable
 from obc_onnx.graph.model import Graph
+from obc_onnx.graph.nested import outer_names
 from obc_onnx.graph.operators import CONSTANT
 from obc_onnx.graph.shapes import infer_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from torch import nn
@@ -120,7 +121,7 @@ def _body_of(
     node = next(node for node in model.graph.node if key in node.output)
     body = onnx.GraphProto()
     body.CopyFrom(next(entry.g for entry in node.attribute if entry.name == attribute))
-    outer = set(_outer(body))
+    outer = set(outer_names(body))
     body.initializer.extend(aside[name] for name in sorted(outer & aside.keys()))
     used = tuple(sorted(outer - aside.keys()))
     ports = [(v.name, *kind) for v, kind in zip(body.input, formal, strict=True)]
@@ -142,19 +143,6 @@ def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:
     for value, inferred in zip(model.graph.output, found, strict=True):
         value.type.tensor_type.elem_type = inferred.type.tensor_type.elem_type
     return model
-
-
-def _outer(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the names that a subgraph uses and does not make, however deep."""
-    made = {value.name for value in graph.input} | {t.name for t in graph.initializer}
-    made |= {name for node in graph.node for name in node.output}
-    for node in graph.node:
-        used = [name for name in node.input if name]
-        for entry in node.attribute:
-            if entry.type == onnx.AttributeProto.GRAPH:
-                used += _outer(entry.g)
-        yield from (name for name in used if name not in made)
-    yield from (value.name for value in graph.output if value.name not in made)
 
 
 def _let_outputs_be_computed(graph: onnx.GraphProto) -> None:

@@ -103,6 +103,15 @@ def test_limits_are_the_outputs_that_meet_the_bounds(case: str) -> None:
     assert torch.isinf(bounded[..., ~alive]).all()
 
 
+def test_limits_are_where_the_values_are() -> None:
+    for case in ("an activation", "a sum", "a norm"):
+        layer, target, run = _target_of(BEHIND[case][0])
+        wanted = run.values(target.value)[0].to("meta")
+        other = None if target.other is None else run.values(target.other)[0].to("meta")
+        limits = [own for own in target.limits(layer, wanted, other) if own is not None]
+        assert {own.device.type for own in limits} == {"meta"}
+
+
 def test_picked_rows_are_those_of_all() -> None:
     for behind, _, saturates in BEHIND.values():
         layer, target, run = _target_of(behind)

@@ -28,8 +28,8 @@ from given import given
 from tqdm import tqdm
 
 from obc_onnx.errors import ModelError, UnsupportedOperatorError
-from obc_onnx.graph.nested import all_nodes
 from obc_onnx.graph.model import Graph
+from obc_onnx.graph.nested import all_nodes
 from obc_onnx.graph.session import Session
 from obc_onnx.graph.shapes import infer_shapes
 from obc_onnx.ops.catalogue import DEFAULT_RULES

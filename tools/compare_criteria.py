@@ -16,7 +16,6 @@ skipped, so that a run can be continued. Repeats differ in the samples that are 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections import defaultdict
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from csv_rows import add_files, answer, append, read
+from csv_rows import answer, append, begin, read
 from given import labels_of
 from tqdm import tqdm
 
@@ -46,6 +45,7 @@ from obc_onnx.samples.read import load_samples
 from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
     from obc_onnx.saliency.options import Ranking
@@ -219,11 +219,7 @@ def table(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("run")
-    command.set_defaults(function=run)
-    add_files(command)
+    parser, commands, command = begin(__doc__, run)
     command.add_argument("--variant", action="append", help="May be repeated; all by default.")
     command.add_argument("--ranking", choices=RANKINGS, default="global")
     command.add_argument("--batches", type=int, default=50)

@@ -14,7 +14,6 @@ as they come and those that are there already are skipped.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -24,12 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from compare_criteria import parse_variant
-from csv_rows import add_files, answer, append, cell, read
+from csv_rows import answer, append, begin, cell, opened, read
 from given import accuracy
 from tqdm import tqdm
 
 from obc_onnx.coupling.analysis import Clock, analyse
-from obc_onnx.graph.model import Graph
 from obc_onnx.measuring.error import output_error
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import STEPS, Budget
@@ -37,10 +35,11 @@ from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import choose_criterion, make_scene
-from obc_onnx.samples.read import load_samples
 from obc_onnx.surgery.cut import Cut
 
 if TYPE_CHECKING:
+    import argparse
+
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Keep
@@ -111,9 +110,7 @@ class Scorer:
 def run(options: argparse.Namespace) -> None:
     """Measure every variant that the file lacks."""
     torch.set_num_threads(options.threads)
-    graph = Graph.load(options.model)
-    samples = load_samples(options.data, graph)
-    held = load_samples(options.eval_data, graph).part(slice(0, options.eval_limit))
+    graph, samples, held = opened(options)
     repaired = replace(samples.part(slice(0, options.repaired)), labels=None)
     coupling, _ = analyse(graph, None, DEFAULT_RULES, Clock())
     name, before = options.model.stem, accuracy(graph, held)
@@ -169,11 +166,7 @@ def table(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("run")
-    command.set_defaults(function=run)
-    add_files(command)
+    parser, commands, command = begin(__doc__, run)
     command.add_argument("--variant", action="append", help="May be repeated.")
     command.add_argument("--target", action="append", type=float, help="May be repeated.")
     command.add_argument("--steps", type=int, default=STEPS)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from csv_rows import add_files, answer, append, cell, read
+from csv_rows import add_run, answer, append, cell, opened, read
 from given import accuracy
 from tqdm import tqdm
 
@@ -44,7 +44,6 @@ from obc_onnx.recover.methods import MINUTES
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import choose_criterion, make_scene
-from obc_onnx.samples.read import load_samples
 from obc_onnx.surgery.cut import Cut
 
 if TYPE_CHECKING:
@@ -105,9 +104,7 @@ class Row:
 def run(options: argparse.Namespace) -> None:
     """Repair in every way that the file lacks."""
     torch.set_num_threads(options.threads)
-    graph = Graph.load(options.model)
-    everything = load_samples(options.data, graph)
-    held = load_samples(options.eval_data, graph).part(slice(0, options.eval_limit))
+    graph, everything, held = opened(options)
     coupling, _ = analyse(graph, None, DEFAULT_RULES, Clock())
     name, before = options.model.stem, accuracy(graph, held)
     done = {(r.model, r.criterion, r.target, r.method, r.repeat) for r in read(options.csv, Row)}
@@ -176,9 +173,7 @@ def prune_by_peer(
 
 def run_peer(options: argparse.Namespace) -> None:
     """Prune with onnxsim to every target that the file lacks."""
-    graph = Graph.load(options.model)
-    everything = load_samples(options.data, graph)
-    held = load_samples(options.eval_data, graph).part(slice(0, options.eval_limit))
+    graph, everything, held = opened(options)
     full = analyse(graph, None, DEFAULT_RULES, Clock())[0].macs({})
     samples = everything.part(slice(0, options.samples))
     name, before = options.model.stem, accuracy(graph, held)
@@ -218,9 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     for name, function in (("run", run), ("peer", run_peer)):
-        command = commands.add_parser(name)
-        command.set_defaults(function=function)
-        add_files(command)
+        command = add_run(commands, name, function)
         command.add_argument("--target", action="append", type=float, help="May be repeated.")
         command.add_argument("--samples", type=int, default=1000)
         command.add_argument("--eval-limit", type=int, default=10000)

@@ -22,13 +22,12 @@ can be continued.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from csv_rows import add_files, answer, append, cell, read
+from csv_rows import answer, append, begin, cell, read
 from given import given
 from tqdm import tqdm
 
@@ -43,6 +42,7 @@ from obc_onnx.samples.read import load_samples
 from obc_onnx.training.options import PRECISIONS, TrainingOptions, parse_loss
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from obc_onnx.planning.plan import PruningPlan
@@ -177,11 +177,7 @@ def table(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("run")
-    command.set_defaults(function=run)
-    add_files(command)
+    parser, commands, command = begin(__doc__, run)
     command.add_argument("--variant", action="append", help="May be repeated; all by default.")
     command.add_argument("--target", action="append", type=float, help="May be repeated.")
     command.add_argument("--epochs", type=int, default=2)

@@ -11,7 +11,6 @@ after that. Rows are added to the CSV as they come and those that are there alre
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -19,17 +18,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from csv_rows import add_files, answer, append, cell, read
+from csv_rows import answer, append, begin, cell, opened, read
 from tqdm import tqdm
 
-from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.methods import MINUTES
 from obc_onnx.run.api import apply, make_plan
 from obc_onnx.samples.options import DataOptions
-from obc_onnx.samples.read import load_samples
 
 if TYPE_CHECKING:
+    import argparse
     from typing import Any
 
 TARGETS = (0.85, 0.7, 0.5)
@@ -67,9 +65,7 @@ class Row:
 def run(options: argparse.Namespace) -> None:
     """Measure every result that the file lacks."""
     torch.set_num_threads(options.threads)
-    graph = Graph.load(options.model)
-    everything = load_samples(options.data, graph)
-    held = load_samples(options.eval_data, graph).part(slice(0, options.eval_limit))
+    _, everything, held = opened(options)
     done = {(row.model, row.target, row.step, row.draw) for row in read(options.csv, Row)}
     name, targets = options.model.stem, options.target or TARGETS
     for draw, target in tqdm([(d, t) for d in range(options.draws) for t in targets]):
@@ -133,11 +129,7 @@ def _order(entry: tuple[tuple[str, float, str], list[Row]]) -> tuple[str, float,
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("run")
-    command.set_defaults(function=run)
-    add_files(command)
+    parser, commands, command = begin(__doc__, run)
     command.add_argument("--target", action="append", type=float, help="May be repeated.")
     command.add_argument("--draws", type=int, default=3)
     command.add_argument("--samples", type=int, default=1000)

@@ -28,7 +28,6 @@ from obc_onnx.cli.shared import (
     resumed_run,
 )
 from obc_onnx.cli.train_options import training_of, training_options
-from obc_onnx.samples.options import EVAL_SAMPLES
 from obc_onnx.training.options import FINETUNE_EPOCHS
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 @latency_option
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
-@eval_samples_option(EVAL_SAMPLES)
+@eval_samples_option()
 @scoring_options(alone=False)
 @plan_options
 @recover_option
@@ -90,7 +89,7 @@ def compress(
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
 @latency_option
 @data_options
-@eval_samples_option(EVAL_SAMPLES)
+@eval_samples_option()
 @recover_option
 @run_options
 @json_option
@@ -132,7 +131,7 @@ def apply(
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
 @latency_option
 @data_options
-@eval_samples_option(EVAL_SAMPLES)
+@eval_samples_option()
 @recover_option
 @training_options(epochs=FINETUNE_EPOCHS)
 @run_options

@@ -334,7 +334,7 @@ recover_option = combined(_method_option, _minutes_option)
 """What says how to repair."""
 
 
-def eval_samples_option(default: int) -> Callable[[Any], Any]:
+def eval_samples_option(default: int = EVAL_SAMPLES) -> Callable[[Any], Any]:
     """Return the option of how many samples are measured on."""
     return click.option(
         "--eval-samples",

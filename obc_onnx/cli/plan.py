@@ -29,7 +29,6 @@ from obc_onnx.cli.shared import (
     writer,
 )
 from obc_onnx.planning.budget import MEASURED_SAMPLES
-from obc_onnx.samples.options import EVAL_SAMPLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the plan, as JSON.")
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
-@eval_samples_option(EVAL_SAMPLES)
+@eval_samples_option()
 @scoring_options(alone=False)
 @plan_options
 @recover_option

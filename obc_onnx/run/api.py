@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -369,8 +370,7 @@ def score(
         if samples is not None:
             (samples,) = with_padding(coupling, samples)
         chosen = choose_criterion(criterion, samples, how)
-        scene = make_scene(coupling, samples, how, seed, device)
-        found = chosen.score(scene, {})
+        found = chosen.score(make_scene(coupling, samples, how, seed, device), {})
     return Scores(graph.sha256, chosen.name, seed, used_of(chosen, how), found)
 
 
@@ -407,11 +407,11 @@ def measure_sensitivity(
     """
     _check_device(device)
     graph = load_model(model)
-    samples, held = open_samples(DataOptions.of(data), graph, batch_axes)
+    options = replace(DataOptions.of(data), eval_samples=n_samples)
+    samples, held = open_samples(options, graph, batch_axes)
     if samples is None or held is None:
         raise RequestError("sensitivity is measured on samples: give `data`")
     graph = known_by(graph, samples)
-    held = held.part(slice(0, max(n_samples // (graph.batch or 1), 1) * (graph.batch or 1)))
     shapes = {**shapes_of(samples), **(input_shape or {})}
     coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
     how = scoring or Scoring()

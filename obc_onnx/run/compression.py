@@ -203,9 +203,10 @@ class Compression:
         )
         self.notes.extend(coupling.graph.batch_axes.notes)
         if samples is not None and held is not None:
-            if len(held) == request.data.eval_samples:
+            most = request.data.eval_samples
+            if len(held) > most - (graph.batch or 1):
                 self.notes.append(
-                    f"no more than {len(held):,} samples are measured on: "
+                    f"no more than {most:,} samples are measured on: "
                     f"`DataOptions.eval_samples` sets how many"
                 )
             samples, held = with_padding(coupling, samples, held)

@@ -128,8 +128,9 @@ def open_samples(
         used, held = (samples.mixed() for samples in opened)
     if options.eval_samples < 1:
         raise DataError(f"`DataOptions.eval_samples` must be above 0, found {options.eval_samples}")
-    held = held.part(slice(0, options.eval_samples))
-    return _whole_batches(used, "work with"), _whole_batches(held, "measure on")
+    return _whole_batches(used, "work with"), _whole_batches(
+        held, "measure on", options.eval_samples
+    )
 
 
 def _opened(
@@ -162,19 +163,20 @@ def _check_use(images: ImageOptions, opened: Sequence[Samples]) -> None:
         )
 
 
-def _whole_batches(samples: Samples, use: str) -> Samples:
+def _whole_batches(samples: Samples, use: str, most: int | None = None) -> Samples:
     """Leave out what does not fill a batch, where the number of samples in a run is not free.
 
     Args:
         samples: All.
         use: What they are for, as messages say it.
+        most: How many are left, or one batch where that is more.
     Raises:
         DataError: They fill none.
     """
     size = None if samples.batch_axes is None else samples.batch_axes.size
     if size is None:
-        return samples
-    n_whole = len(samples) // size * size
+        return samples.part(slice(0, most))
+    n_whole = min(len(samples), max(most or len(samples), size)) // size * size
     if n_whole == 0:
         raise DataError(
             f"the model takes batches of {size}, but there are {len(samples)} samples to {use}: "

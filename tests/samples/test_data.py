@@ -306,6 +306,18 @@ def test_no_more_samples_are_measured_on_than_are_asked_for(tmp_path: Path, most
     assert {x.tobytes() for x in held.inputs["x"]} <= everything
 
 
+@pytest.mark.parametrize(("most", "left"), [(1, 2), (2, 2), (5, 4), (9, 6)])
+def test_whole_batches_are_measured_on(tmp_path: Path, most: int, left: int) -> None:
+    graph = Graph.from_model(
+        build("net (float[2,3] x) => (float[2,4] y) <float[3,4] w> { y = MatMul(x, w) }")
+    )
+    x = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
+    data = archive(tmp_path, x=x)
+    _, held = open_samples(DataOptions(data, evaluation=data, eval_samples=most), graph)
+    assert held is not None
+    assert len(held) == left
+
+
 def test_a_report_says_that_fewer_samples_were_measured_on_than_there_are(tmp_path: Path) -> None:
     data = archive(tmp_path, x=images())
     options = ("--data", data, "--eval-samples", "2", "--target-macs", "0.9")

@@ -30,6 +30,7 @@ if _typing.TYPE_CHECKING:
     from obc_onnx.report.result import Result
     from obc_onnx.report.stripping import Stripping, StripReport
     from obc_onnx.report.summary import Inspection, Report
+    from obc_onnx.report.sweep import Sweep
     from obc_onnx.run.api import (
         apply,
         compress,
@@ -41,6 +42,7 @@ if _typing.TYPE_CHECKING:
         verify,
     )
     from obc_onnx.run.strip import strip
+    from obc_onnx.run.sweep import Swept, sweep
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
     from obc_onnx.samples.augmentation import Augmentation
@@ -79,6 +81,8 @@ _DEFINED_IN = {
     "ShapeError": "errors",
     "StripReport": "report.stripping",
     "Stripping": "report.stripping",
+    "Sweep": "report.sweep",
+    "Swept": "run.sweep",
     "TrainingOptions": "training.options",
     "UnsupportedOperatorError": "errors",
     "VerificationError": "errors",
@@ -90,6 +94,7 @@ _DEFINED_IN = {
     "measure_sensitivity": "run.api",
     "score": "run.api",
     "strip": "run.strip",
+    "sweep": "run.sweep",
     "verify": "run.api",
 }
 
@@ -134,6 +139,8 @@ __all__ = [
     "ShapeError",
     "StripReport",
     "Stripping",
+    "Sweep",
+    "Swept",
     "TrainingOptions",
     "UnsupportedOperatorError",
     "VerificationError",
@@ -146,5 +153,6 @@ __all__ = [
     "measure_sensitivity",
     "score",
     "strip",
+    "sweep",
     "verify",
 ]

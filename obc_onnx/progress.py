@@ -49,6 +49,7 @@ class Progress:
             "mininterval": _SECONDS_BETWEEN_LINES,
             "miniters": 1,
             "bar_format": _LINE,
+            "position": 0,  # a log has no line above to go back to
         }
         shown = {"file": sys.stderr} if sys.stderr.isatty() else in_a_log
         self._bar = tqdm(total=total, desc=what, delay=_quiet_seconds(), leave=False, **shown)

@@ -45,6 +45,7 @@ METHODS = {
     "RuleSet": ("extended", "operators"),
     "Scores": ("load", "save"),
     "Sensitivity": ("to_json",),
+    "Sweep": ("front", "knee", "to_json"),
 }
 """What is offered of each class besides its fields; other methods are for the package."""
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises):$", re.MULTILINE)

@@ -10,6 +10,7 @@ from obc_onnx.cli.plan import plan, sensitivity
 from obc_onnx.cli.score import score
 from obc_onnx.cli.sections import HELP
 from obc_onnx.cli.strip import strip
+from obc_onnx.cli.sweep import sweep
 from obc_onnx.cli.twin import twin
 from obc_onnx.cli.verify import verify
 from obc_onnx.cli.watch import watched
@@ -22,7 +23,10 @@ def cli() -> None:
     """Make a deployed ONNX model smaller and faster, and prove the result."""
 
 
-for command in (inspect, compress, score, plan, apply, finetune, sensitivity, strip, verify, twin):
+COMMANDS = (
+    *(inspect, compress, score, plan, apply, finetune, sweep, sensitivity, strip, verify, twin),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

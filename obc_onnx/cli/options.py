@@ -270,28 +270,27 @@ target_options = combined(
         for field in Budget.target_fields()
     )
 )
-plan_options = combined(
-    target_options,
-    click.option(
-        "--max-drop",
-        type=click.FloatRange(min=0),
-        help="In place of targets: cut as far as the held-out accuracy drops by no more than this, "
-        "such as 0.01. Without labels agreement with the original stands for it, and for models "
-        "without classes the error of the outputs.",
-    ),
+max_drop_option = click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    help="In place of targets: cut as far as the held-out accuracy drops by no more than this, "
+    "such as 0.01. Without labels agreement with the original stands for it, and for models "
+    "without classes the error of the outputs.",
+)
+steps_option = click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=STEPS,
+    show_default=True,
+    help="Cut in this many steps, and score again before each.",
+)
+width_options = combined(
     click.option(
         "--ranking",
         type=click.Choice([*RANKINGS, *FORMER_RANKINGS]),
         help="How to compare units of different groups: as they are, per what they save, by the "
         "same share of each group, or of each set of equal ones; per-cost, once called per-mac, "
         "for jacobian and global for other criteria, by default.",
-    ),
-    click.option(
-        "--steps",
-        type=click.IntRange(1),
-        default=STEPS,
-        show_default=True,
-        help="Cut in this many steps, and score again before each.",
     ),
     click.option(
         "--round-to",
@@ -313,7 +312,9 @@ plan_options = combined(
         help="A TOML file with a table for each pattern of names: min, max, round_to, keep.",
     ),
 )
-_method_option = click.option(
+"""What says how a plan is made, apart from its targets."""
+plan_options = combined(target_options, max_drop_option, steps_option, width_options)
+method_option = click.option(
     "--recover",
     type=click.Choice(METHODS),
     default="auto",
@@ -330,7 +331,7 @@ _minutes_option = click.option(
 )
 
 
-recover_option = combined(_method_option, _minutes_option)
+recover_option = combined(method_option, _minutes_option)
 """What says how to repair."""
 
 
@@ -374,10 +375,10 @@ def budget_of(options: dict[str, Any]) -> Budget:
     limits = {} if options["config"] is None else load_limits(options["config"])
     widths = {name: options[name] for name in ("round_to", "min_channels")}
     return Budget(
-        **{field.name: options[field.name] for field in Budget.target_fields()},
-        max_drop=options["max_drop"],
+        **{field.name: options.get(field.name) for field in Budget.target_fields()},
+        max_drop=options.get("max_drop"),
         ranking=options["ranking"],
-        steps=options["steps"],
+        steps=options.get("steps", STEPS),
         scope=replace(scope_of(options), limits=limits, **widths),
     )
 

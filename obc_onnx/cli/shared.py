@@ -91,7 +91,8 @@ def _ended(how: str, options: Mapping[str, Any], written: Sequence[Path]) -> str
     from obc_onnx.files import destination
 
     targets = [options[name] for name in _TARGETS if options.get(name) is not None]
-    there = [f"'{path}'" for path in targets if destination(path) in written]
+    holders = {holder for path in written for holder in (path, *path.parents)}
+    there = [f"'{path}'" for path in targets if destination(path) in holders]
     return f"{how}; {' and '.join(there) or 'no result'} {_were(there)} written"
 
 

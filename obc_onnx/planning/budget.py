@@ -6,7 +6,7 @@ Loads nothing heavy.
 from __future__ import annotations
 
 import math
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.errors import RequestError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TARGET_MACS = 0.5
 """Where no other target is given."""
+SWEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Targets of a sweep, where none are given."""
 STEPS = 4
 MEASURED_SAMPLES = 512
 """Held-out samples that the sensitivity of groups is measured on."""
@@ -66,6 +68,16 @@ class Budget:
     def target_fields(cls) -> list[Field[Any]]:
         """The fields of targets; the metadata of each has its help, and whether it is in bytes."""
         return [field for field in fields(cls) if field.name.startswith(_TARGET)]
+
+    @classmethod
+    def costs(cls) -> list[str]:
+        """The names of the costs that a target may limit."""
+        return [field.name.removeprefix(_TARGET) for field in cls.target_fields()]
+
+    def at(self, cost: str, target: float) -> Budget:
+        """Return this budget with a target of one cost."""
+        aim: dict[str, Any] = {f"{_TARGET}{cost}": target}
+        return replace(self, **aim)
 
     @property
     def targets(self) -> dict[str, float]:

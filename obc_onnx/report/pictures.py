@@ -31,15 +31,15 @@ def sensitivity_svg(sensitivity: Sensitivity) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>',
         f'<rect {size} fill="white"/>',
         f"<title>{escape(title)}</title>",
-        _text(_MARGIN, _MARGIN + 11, f"output error, {sensitivity.n_samples} held-out samples"),
-        _text(_MARGIN, _MARGIN + 11 + _ROW, f"least salient first, by {sensitivity.criterion}"),
+        text(_MARGIN, _MARGIN + 11, f"output error, {sensitivity.n_samples} held-out samples"),
+        text(_MARGIN, _MARGIN + 11 + _ROW, f"least salient first, by {sensitivity.criterion}"),
     ]
     for column in range(1, N_SHARES):
         x = left + (column - 0.5) * _CELL
-        lines.append(_text(x, top - 7, f"{column}/{N_SHARES}", anchor="middle"))
+        lines.append(text(x, top - 7, f"{column}/{N_SHARES}", anchor="middle"))
     for row, group in enumerate(sensitivity.groups):
         y = top + row * _ROW
-        lines.append(_text(left - 8, y + 15, group.name, anchor="end"))
+        lines.append(text(left - 8, y + 15, group.name, anchor="end"))
         for point in group.points:
             x = left + (round(point.share * N_SHARES) - 1) * _CELL
             lines += _cell(x, y, point, f"{group.name}: {point.removed} of {group.size} units")
@@ -55,10 +55,11 @@ def _cell(x: float, y: float, point: Point, what: str) -> list[str]:
     ink = "white" if shade > _DARK else "black"
     return [
         f'<g><title>{escape(title)}</title><rect {place} fill="{colour}"/>',
-        _text(x + _CELL / 2, y + 15, f"{point.error:.2g}", anchor="middle", fill=ink),
+        text(x + _CELL / 2, y + 15, f"{point.error:.2g}", anchor="middle", fill=ink),
         "</g>",
     ]
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", fill: str = "black") -> str:
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{fill}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, anchor: str = "start", fill: str = "black") -> str:
+    """Return the element that shows words at a place, in pixels."""
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{fill}">{escape(words)}</text>'

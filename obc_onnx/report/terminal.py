@@ -29,7 +29,7 @@ _WIDTH = 100
 
 def inspection_text(inspection: Inspection) -> str:
     """Render an inspection; it is lines alone, of which there may be many, and no tables."""
-    lines = [f"{inspection.model}: {_si(inspection.macs)}MACs, {_si(inspection.params)}params"]
+    lines = [f"{inspection.model}: {in_si(inspection.macs)}MACs, {in_si(inspection.params)}params"]
     lines += (f"  {note}" for note in inspection.batch)
     n_units = sum(group.size for group in inspection.groups)
     lines += ["", f"{len(inspection.groups)} groups, {n_units} units"]
@@ -71,7 +71,7 @@ def explanation_text(inspection: Inspection) -> str:
 
 def report_text(report: Report) -> str:
     """Render a report: before and after, groups, checks."""
-    console = _console()
+    console = open_console()
     table = _change_table(report.model, report.macs, report.params)
     _row(table, "file bytes", report.file_bytes)
     if report.latency_ms.before is not None:
@@ -142,7 +142,7 @@ def _output_line(output: OutputError) -> str:
 
 def plan_text(plan: PruningPlan, model: str) -> str:
     """Render a plan: what would be left, in all and of each group."""
-    console = _console()
+    console = open_console()
     console.print(_change_table(model, Change(*plan.macs), Change(*plan.params)))
     widths = Table("group", "units", "kept")
     for name, entry in plan.groups.items():
@@ -157,7 +157,7 @@ def plan_text(plan: PruningPlan, model: str) -> str:
 def sensitivity_text(sensitivity: Sensitivity) -> str:
     """Render what each share of each group is worth."""
     longest = max((len(group.name) for group in sensitivity.groups), default=0)
-    console = _console(_WIDTH + longest)  # names are what one goes on with: none is cut off
+    console = open_console(_WIDTH + longest)  # names are what one goes on with: none is cut off
     console.print(
         f"{sensitivity.model}: each group cut alone, least salient units by "
         f"'{sensitivity.criterion}' first, on {sensitivity.n_samples} held-out samples\n"
@@ -171,7 +171,7 @@ def sensitivity_text(sensitivity: Sensitivity) -> str:
 
 def strip_text(report: StripReport) -> str:
     """Render what went out of a model and why: before and after, groups, checks."""
-    console = _console()
+    console = open_console()
     table = _change_table(report.model, report.macs, report.params)
     _row(table, "file bytes", report.file_bytes)
     console.print(table)
@@ -212,7 +212,7 @@ def _share_table(sensitivity: Sensitivity, title: str, show: Callable[[Point], s
 
 def checks_text(checks: Sequence[Check]) -> str:
     """Render the outcome of checks."""
-    console = _console()
+    console = open_console()
     console.print(check_table(checks))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
@@ -270,14 +270,16 @@ def _seconds(seconds: dict[str, float]) -> str:
     return "\nseconds: " + ", ".join(f"{stage} {value:.3g}" for stage, value in seconds.items())
 
 
-def _si(number: float) -> str:
+def in_si(number: float) -> str:
+    """Write a number with a prefix, and a blank in front of its unit."""
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= factor:
             return f"{number / factor:.4g} {unit} "
     return f"{number:g} "
 
 
-def _console(width: int = _WIDTH) -> Console:
+def open_console(width: int = _WIDTH) -> Console:
+    """Return a console that keeps what it prints as text."""
     import io
 
     return Console(file=io.StringIO(), width=width, highlight=False, markup=False, soft_wrap=True)

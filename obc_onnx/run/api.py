@@ -10,7 +10,6 @@ from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_
 from obc_onnx.coupling.explain import explain
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.feeds import random_feed
-from obc_onnx.installation import require_torch
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
@@ -27,9 +26,9 @@ from obc_onnx.report.summary import (
     summarise_scores,
 )
 from obc_onnx.run.compression import Compression
-from obc_onnx.run.request import Request
+from obc_onnx.run.request import Request, check_device
 from obc_onnx.saliency.options import Scoring
-from obc_onnx.saliency.scores import Scores, choose_criterion, make_scene, used_of
+from obc_onnx.saliency.scores import Scores, score_units
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
 from obc_onnx.samples.read import open_samples
@@ -169,7 +168,7 @@ def compress(
         latency=latency,
         rules=rules,
     )
-    _check_device(device)
+    check_device(device)
     return Compression(request).execute(model)
 
 
@@ -224,7 +223,7 @@ def make_plan(
         device=device,
         rules=rules,
     )
-    _check_device(device)
+    check_device(device)
     return Compression(request).decide(model)
 
 
@@ -359,19 +358,16 @@ def score(
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
-    _check_device(device)
+    check_device(device)
     graph = load_model(model)
     samples, _ = open_samples(DataOptions.of(data), graph, batch_axes)
     graph = known_by(graph, samples)
     shapes = {**shapes_of(samples), **(input_shape or {})}
     coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
-    how = scoring or Scoring()
     with told(coupling.graph, inputs):
         if samples is not None:
             (samples,) = with_padding(coupling, samples)
-        chosen = choose_criterion(criterion, samples, how)
-        found = chosen.score(make_scene(coupling, samples, how, seed, device), {})
-    return Scores(graph.sha256, chosen.name, seed, used_of(chosen, how), found)
+        return score_units(coupling, samples, criterion, scoring or Scoring(), seed, device)
 
 
 def measure_sensitivity(
@@ -405,7 +401,7 @@ def measure_sensitivity(
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
-    _check_device(device)
+    check_device(device)
     graph = load_model(model)
     options = replace(DataOptions.of(data), eval_samples=n_samples)
     samples, held = open_samples(options, graph, batch_axes)
@@ -414,15 +410,13 @@ def measure_sensitivity(
     graph = known_by(graph, samples)
     shapes = {**shapes_of(samples), **(input_shape or {})}
     coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
-    how = scoring or Scoring()
     with told(coupling.graph, inputs):
         samples, held = with_padding(coupling, samples, held)
-        chosen = choose_criterion(criterion, samples, how)
-        saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})
+        scores = score_units(coupling, samples, criterion, scoring or Scoring(), seed, device)
         groups = [room.group for room in rooms_of(coupling, scope or Scope())]
-        found = measure_groups(coupling, groups, saliency, held)
+        found = measure_groups(coupling, groups, scores.groups, held)
         before = accuracy(graph, held)
-    return Sensitivity(model_name(model), chosen.name, len(held), before, found)
+    return Sensitivity(model_name(model), scores.criterion, len(held), before, found)
 
 
 def verify(
@@ -469,12 +463,3 @@ def verify(
     if isinstance(compressed, (str, Path)) and all(check.passed for check in checks):
         checks.append(check_file(Path(compressed), after, feed))
     return checks
-
-
-def _check_device(device: str) -> None:
-    """Check a device before long work; the CPU is always there."""
-    if device != "cpu":
-        require_torch(f"device '{device}'")
-        from obc_onnx.twin.build import check_device
-
-        check_device(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, told
@@ -83,6 +83,7 @@ class Opened(NamedTuple):
         samples: To score, repair and train on.
         held: To measure on.
         original: The model as it came.
+        before: What that gives for the samples to measure on.
     """
 
     coupling: Coupling
@@ -90,6 +91,7 @@ class Opened(NamedTuple):
     samples: Samples | None
     held: Samples | None
     original: Coupling
+    before: Outputs | None
 
 
 class Measured(NamedTuple):
@@ -113,11 +115,12 @@ class Compression:
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
         self._check_installed(repairs=True)
-        opened = self._open(model)
+        opened = self.open(model)
         with told(opened.original.graph, opened.inputs):
-            return self._result(opened)
+            return self.result_of(opened)
 
-    def _result(self, opened: Opened) -> Result:
+    def result_of(self, opened: Opened) -> Result:
+        """Go through the stages that follow on reading; several compressions may share that."""
         request, original = self.request, opened.original
         graph = original.graph
         folder = self._folder(graph)
@@ -125,7 +128,7 @@ class Compression:
             self.notes.append(folder.note)
         coupling, sparse_epochs = self._sparsify(original, opened.samples, folder)
         opened = opened._replace(coupling=coupling)
-        _, inputs, samples, held, _ = opened
+        inputs, samples, held = opened.inputs, opened.samples, opened.held
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
@@ -147,7 +150,7 @@ class Compression:
             checks += [*folded, *check_result(final, written, self.clock)]
             require(checks)
             self.warnings.extend(doubts(checks))
-        report = self._report(final, (samples, held), checks, (sparse_epochs, epochs), recovery)
+        report = self._report(final, opened, checks, (sparse_epochs, epochs), recovery)
         found = Result(result, plan, report)
         if folder is not None:
             folder.keep_result(found)
@@ -169,7 +172,7 @@ class Compression:
     def decide(self, model: Model) -> PruningPlan:
         """Go through the stages up to the plan."""
         self._check_installed(repairs=self.request.goal.max_drop is not None)
-        opened = self._open(model)
+        opened = self.open(model)
         with told(opened.original.graph, opened.inputs):
             return self._plan(opened, None)
 
@@ -187,7 +190,7 @@ class Compression:
         if repairs and request.data.source is not None and request.recover != "none":
             require_torch("repair with samples, which `recover='none'` leaves out,")
 
-    def _open(self, model: Model) -> Opened:
+    def open(self, model: Model) -> Opened:
         """Load and analyse, and check what the request asks for against the samples."""
         request = self.request
         with self.clock("load"):
@@ -212,7 +215,8 @@ class Compression:
             samples, held = with_padding(coupling, samples, held)
             if samples.padding is not None:
                 self.notes.append(describe_padding(samples.padding))
-        return Opened(coupling, inputs, samples, held, coupling)
+        before = None if held is None else Outputs(coupling.graph, held)
+        return Opened(coupling, inputs, samples, held, coupling, before)
 
     def _folder(self, graph: Graph) -> RunFolder | None:
         """Open the folder of the run, which has to have been asked for the same."""
@@ -311,7 +315,8 @@ class Compression:
                 f"no data was given, so units are scored by '{criterion.name}', which needs none"
             )
         scene = make_scene(coupling, samples, request.look, request.seed, request.device)
-        return criterion.name, lambda keep: criterion.score(scene, keep)
+        whole = cache(partial(criterion.score, scene, {}))  # several plans begin there
+        return criterion.name, lambda keep: criterion.score(scene, keep) if keep else whole()
 
     def _recover(
         self, made: Candidate, samples: Samples | None
@@ -367,14 +372,14 @@ class Compression:
     def _report(
         self,
         final: Candidate,
-        samples: tuple[Samples | None, Samples | None],
+        opened: Opened,
         checks: list[Check],
         epochs: tuple[list[Epoch], list[Epoch]],
         recovery: list[Recovery],
     ) -> Report:
         graph, plan, cut = final.original.graph, final.plan, final.cut
         with self.clock("measure"):
-            measured = self._measure(final, samples, trained=bool(epochs[1]))
+            measured = self._measure(final, opened, trained=bool(epochs[1]))
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
@@ -382,7 +387,7 @@ class Compression:
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), cut.pruned.size_bytes()),
-            held_out=0 if samples[1] is None else len(samples[1]),
+            held_out=0 if opened.held is None else len(opened.held),
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),
             unknown=list(cut.coupling.unknown),
@@ -396,20 +401,14 @@ class Compression:
             **measured._asdict(),
         )
 
-    def _measure(
-        self,
-        final: Candidate,
-        samples: tuple[Samples | None, Samples | None],
-        *,
-        trained: bool,
-    ) -> Measured:
+    def _measure(self, final: Candidate, opened: Opened, *, trained: bool) -> Measured:
         """Hold the result against the original, and note what speaks against it."""
-        graph, held, result = final.original.graph, samples[1], final.cut.pruned
+        graph, held, before = final.original.graph, opened.held, opened.before
         baseline, outputs, change = Baseline(), list[OutputError](), Change(None, None)
-        if samples[0] is not None and held is not None:
+        if opened.samples is not None and held is not None and before is not None:
             apart = self.request.data.evaluation is not None
-            before, after = Outputs(graph, held), Outputs(result, held)
-            baseline = examine(before, samples[0], apart=apart)
+            after = Outputs(final.cut.pruned, held)
+            baseline = examine(before, opened.samples, apart=apart)
             outputs = Distance(final.original, held, before).errors(after)
             change = Change(baseline.accuracy, after.accuracy())
         times = self._race(final, held)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import RequestError
+from obc_onnx.installation import require_torch
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.methods import NEED_DATA, minutes_of
 from obc_onnx.saliency.options import Scoring
@@ -117,3 +118,17 @@ class Request:
         augmentation = None if training is None else training.augmentation
         transform = None if augmentation is None else augmentation.transform
         return [self.look.loss, transform, *losses]
+
+
+def check_device(device: str) -> None:
+    """Check a device before long work; the CPU is always there.
+
+    Raises:
+        InstallationError: torch is missing.
+        RequestError: torch knows no such device, or it is not there.
+    """
+    if device != "cpu":
+        require_torch(f"device '{device}'")
+        from obc_onnx.twin.build import check_device as check_that_torch_has
+
+        check_that_torch_has(device)

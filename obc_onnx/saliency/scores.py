@@ -125,6 +125,20 @@ def choose_criterion(name: str | None, samples: Samples | None, scoring: Scoring
 _COUPLES = f"`Scoring(reduction='{COUPLED}')`"
 
 
+def score_units(
+    coupling: Coupling,
+    samples: Samples | None,
+    criterion: str | None,
+    scoring: Scoring,
+    seed: int,
+    device: str,
+) -> Scores:
+    """Score every unit of a whole model; `choose_criterion` says what is refused."""
+    chosen = choose_criterion(criterion, samples, scoring)
+    found = chosen.score(make_scene(coupling, samples, scoring, seed, device), {})
+    return Scores(coupling.graph.sha256, chosen.name, seed, used_of(chosen, scoring), dict(found))
+
+
 def asked_of(scoring: Scoring) -> list[str]:
     """List the fields that differ from the defaults; "coupled" stands for that reduction."""
     usual = Scoring()

@@ -72,3 +72,16 @@ def test_a_stage_without_a_bar_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         raise ZeroDivisionError
     time.sleep(0.2)
     assert written.getvalue() == "measuring ...\n"
+
+
+@pytest.mark.usefixtures("hasty")
+def test_bars_within_bars_are_lines_of_a_log_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    with progress.Progress("outer", 2) as outer:
+        for _ in range(2):
+            _work(0.5)
+            outer.advance()
+    lines = written.getvalue().splitlines()
+    assert {line.partition(":")[0] for line in lines} == {"outer", "counting"}
+    assert "\x1b" not in written.getvalue()

@@ -33,14 +33,13 @@ class Dim:
 
     size: int
     index: int
+    facts: Facts = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", Facts(self.index, self.index))
 
     def __repr__(self) -> str:
         return f"d{self.index}({self.size})"
-
-    @property
-    def facts(self) -> Facts:
-        """What is asked of every expression."""
-        return Facts(self.index, self.index)
 
 
 LONG, BEGINNING = 8, 2
@@ -86,6 +85,11 @@ class Joined(Rope["Expr"]):
     def parts(self) -> tuple[Expr, ...]:
         """All parts; of a long concatenation, `stretch` and `find` are cheaper."""
         return self.items
+
+    @property
+    def are_dims(self) -> bool:
+        """Whether every part is a dim."""
+        return self.facts.n_leaves == self.count and not self.facts.takes
 
     def note_resolved(self, n_bound: int) -> None:
         """Note that none of its dims is among the first that were bound."""
@@ -166,9 +170,11 @@ def around_part(joined: Joined, place: int) -> tuple[list[Expr], list[Expr]]:
 
 def with_part_cut(joined: Joined, place: int, pieces: Sequence[Expr]) -> Joined:
     """Return a concatenation with new pieces of one of its parts in place of that part."""
-    before, after = around_part(joined, place)
-    cut = cast("Joined", join([*before, *pieces, *after]))
-    if joined.facts.distinct and all(isinstance(piece, Dim) for piece in pieces):
+    if not all(isinstance(piece, Dim) for piece in pieces):
+        before, after = around_part(joined, place)
+        return cast("Joined", join([*before, *pieces, *after]))
+    cut = joined.with_item(place, tuple(pieces))
+    if joined.facts.distinct:
         cut.note_distinct()
     return cut
 
@@ -191,6 +197,8 @@ def each_leaf(expr: Expr) -> Iterator[Dim]:
         case Product(factors=factors):
             for factor in factors:
                 yield from each_leaf(factor)
+        case Joined(are_dims=True):
+            yield from cast("Iterable[Dim]", expr)
         case Joined():
             for part in expr:
                 yield from each_leaf(part)
@@ -203,6 +211,8 @@ def leaves(expr: Expr) -> tuple[Dim, ...]:
             return (expr,)
         case Take(base=base):
             return leaves(base)
+        case Joined(are_dims=True):
+            return cast("tuple[Dim, ...]", expr.parts)
         case Product() | Joined():
             if not expr.known_leaves:
                 object.__setattr__(expr, "known_leaves", tuple(each_leaf(expr)))

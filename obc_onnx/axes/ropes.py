@@ -11,6 +11,7 @@ Source: Blelloch, Ferizovic, Sun, "Just Join for Parallel Ordered Sets", 2016, w
 from __future__ import annotations
 
 from functools import reduce
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ class Facts(NamedTuple):
 
     def beside(self, other: Facts) -> Facts:
         """Return the facts of two expressions, put together."""
-        apart = self.newest < other.oldest or other.newest < self.oldest
+        first, last = (self, other) if self.oldest <= other.oldest else (other, self)
         return Facts(
-            oldest=min(self.oldest, other.oldest),
-            newest=max(self.newest, other.newest),
-            takes=self.takes or other.takes,
-            distinct=apart and self.distinct and other.distinct,
-            n_leaves=self.n_leaves + other.n_leaves,
+            first.oldest,
+            max(first.newest, last.newest),
+            self.takes or other.takes,
+            self.distinct and other.distinct and first.newest < last.oldest,
+            self.n_leaves + other.n_leaves,
         )
 
 
@@ -119,11 +120,14 @@ class Rope(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """Go through the items."""
+        return chain.from_iterable(self._pieces())
+
+    def _pieces(self) -> Iterator[tuple[T, ...]]:
         waiting = [self]
         while waiting:
             top = waiting.pop()
             if top.halves is None or top.piece:
-                yield from top.piece
+                yield top.piece
             else:
                 waiting += reversed(top.halves)
 
@@ -181,6 +185,15 @@ class Rope(Generic[T]):
         if first >= middle:
             return right.between(first - middle, last - middle)
         return left.between(first, middle).followed_by(right.between(0, last - middle))
+
+    def with_item(self, place: int, items: tuple[T, ...]) -> Self:
+        """Return a rope with others, at least one, in place of an item."""
+        if self.halves is None:
+            return type(self)((*self.piece[:place], *items, *self.piece[place + 1 :]))
+        left, right = self.halves
+        if place < left.count:
+            return left.with_item(place, items).followed_by(right)
+        return left.followed_by(right.with_item(place - left.count, items))
 
     def followed_by(self, other: Self) -> Self:
         """Return the items of both."""

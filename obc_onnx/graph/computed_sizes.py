@@ -19,7 +19,7 @@ from onnx.shape_inference import infer_node_outputs
 from obc_onnx.graph.folding import computed
 from obc_onnx.graph.nested import subgraphs
 from obc_onnx.graph.node import domain_of
-from obc_onnx.graph.operators import OF_NUMBERS
+from obc_onnx.graph.operators import COUNTING, OF_NUMBERS, SIZE
 from obc_onnx.graph.outline import KEPT_ELEMENTS
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     Shape = tuple[int, ...]
     Numbers = NDArray[Any]
-
-_COUNTING = {"Shape", "Size"}
-"""They tell sizes of what they read, whose own numbers do not matter."""
 
 
 def completed(
@@ -130,7 +127,7 @@ class _Sizes:
 
     def _computed(self, node: onnx.NodeProto, name: str) -> Numbers | None:
         """Compute an output of a node, where all that it reads is known."""
-        if node.op_type in _COUNTING:
+        if node.op_type in COUNTING:
             shape = self.known.get(node.input[0])
             return None if shape is None else _counted(node, shape)
         inputs = {source: self._numbers[source] for source in _operands(node)}
@@ -143,14 +140,14 @@ class _Sizes:
 
 def _operands(node: onnx.NodeProto | None) -> list[str]:
     """List the values whose numbers a node computes with."""
-    if node is None or node.op_type in _COUNTING:
+    if node is None or node.op_type in COUNTING:
         return []
     return [name for name in node.input if name]
 
 
 def _counted(node: onnx.NodeProto, shape: Shape) -> Numbers:
     """Return what a Shape or a Size gives."""
-    if node.op_type == "Size":
+    if node.op_type == SIZE:
         return np.array(math.prod(shape), np.int64)
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
     return np.array(shape[bounds.get("start", 0) : bounds.get("end")], np.int64)

@@ -72,7 +72,9 @@ class Bindings:
 
     def _is_resolved(self, expr: Expr) -> bool:
         """Say whether every dim of an expression stands for itself."""
-        if isinstance(expr, Dim) or expr.facts.n_leaves <= MOST_LOOKED_FOR:
+        if isinstance(expr, Dim):
+            return expr not in self._meant
+        if expr.facts.n_leaves <= MOST_LOOKED_FOR:
             return self._meant.keys().isdisjoint(leaves(expr))
         if not isinstance(expr, Joined):
             return all(map(self._is_resolved, children(expr)))

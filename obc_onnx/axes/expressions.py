@@ -206,17 +206,15 @@ def each_leaf(expr: Expr) -> Iterator[Dim]:
 
 def leaves(expr: Expr) -> tuple[Dim, ...]:
     """List every dim that occurs in `expr`, left to right, repetitions included."""
-    match expr:
-        case Dim():
-            return (expr,)
-        case Take(base=base):
-            return leaves(base)
-        case Joined(are_dims=True):
-            return cast("tuple[Dim, ...]", expr.parts)
-        case Product() | Joined():
-            if not expr.known_leaves:
-                object.__setattr__(expr, "known_leaves", tuple(each_leaf(expr)))
-            return expr.known_leaves
+    if isinstance(expr, Dim):
+        return (expr,)
+    if isinstance(expr, Take):
+        return leaves(expr.base)
+    if isinstance(expr, Joined) and expr.are_dims:
+        return cast("tuple[Dim, ...]", expr.parts)
+    if not expr.known_leaves:
+        object.__setattr__(expr, "known_leaves", tuple(each_leaf(expr)))
+    return expr.known_leaves
 
 
 def takes(expr: Expr) -> bool:

@@ -10,8 +10,8 @@ Source: Blelloch, Ferizovic, Sun, "Just Join for Parallel Ordered Sets", 2016, w
 
 from __future__ import annotations
 
-from functools import reduce
 from itertools import chain
+from operator import gt, lt
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -66,8 +66,10 @@ T = TypeVar("T", bound=Item)
 
 
 def facts_of(items: Iterable[Item]) -> Facts:
-    """Return the facts of at least one item."""
-    return reduce(Facts.beside, (item.facts for item in items))
+    """Return the facts of at least one item; as `Facts.beside` does, but at once."""
+    oldest, newest, takes, distinct, n_leaves = zip(*[item.facts for item in items], strict=True)
+    apart = all(map(lt, newest, oldest[1:])) or all(map(gt, oldest, newest[1:]))
+    return Facts(min(oldest), max(newest), any(takes), apart and all(distinct), sum(n_leaves))
 
 
 class Rope(Generic[T]):

@@ -10,23 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes.expressions import (
+    MOST_LOOKED_FOR,
     Dim,
     Joined,
     Product,
     Take,
+    children,
     join,
     leaves,
     occurs,
     product,
-    stretch,
     take,
 )
 
 if TYPE_CHECKING:
-    from obc_onnx.axes.expressions import Expr
+    from collections.abc import Iterator
 
-_FEW = 16
-"""So many dims are looked for one by one; of more, all that occur are looked up."""
+    from obc_onnx.axes.expressions import Expr
 
 
 class Bindings:
@@ -74,50 +74,43 @@ class Bindings:
         """Say whether every dim of an expression stands for itself."""
         if isinstance(expr, Dim):
             return expr not in self._meant
-        if not isinstance(expr, Joined):
+        if expr.facts.n_leaves <= MOST_LOOKED_FOR:
             return self._meant.keys().isdisjoint(leaves(expr))
+        if not isinstance(expr, Joined):
+            return all(map(self._is_resolved, children(expr)))
         fresh = len(self._order) - expr.n_bound
-        if fresh <= _FEW:
+        if fresh <= MOST_LOOKED_FOR:
             found = not any(occurs(dim, expr) for dim in self._order[expr.n_bound :])
         else:
-            found = self._meant.keys().isdisjoint(leaves(expr))
+            found = all(map(self._is_resolved, children(expr)))
         if found:
             expr.note_resolved(len(self._order))
         return found
 
     def _stale(self, expr: Expr) -> list[Dim]:
         """List the dims of an expression that stand for what is not resolved any more."""
-        bound = (dim for dim in leaves(expr) if dim in self._meant)
-        return [dim for dim in bound if not self._is_resolved(self._meant[dim])]
+        return [dim for dim in self._bound_in(expr) if not self._is_resolved(self._meant[dim])]
+
+    def _bound_in(self, expr: Expr) -> Iterator[Dim]:
+        """Yield the dims of an expression that stand for something else."""
+        if self._is_resolved(expr):
+            return
+        if isinstance(expr, Dim):
+            yield expr
+            return
+        for child in children(expr):
+            yield from self._bound_in(child)
 
     def _replaced(self, expr: Expr) -> Expr:
         """Replace dims once; what they stand for is resolved."""
-        if isinstance(expr, Dim):
-            return self._meant.get(expr, expr)
         if self._is_resolved(expr):
             return expr  # as most are, and making one takes longer than finding that out
         match expr:
+            case Dim():
+                return self._meant[expr]
             case Take(base=base, index=index):
                 return take(self._replaced(base), index)
             case Product(factors=factors):
-                return product([self._replaced(factor) for factor in factors])
-            case Joined(parts=parts):
-                return (
-                    self._replaced_parts(expr)
-                    if expr.is_plain
-                    else join(map(self._replaced, parts))
-                )
-
-    def _replaced_parts(self, joined: Joined) -> Expr:
-        """Replace dims of which a concatenation consists; those between them stay together."""
-        found: list[Expr] = []
-        start = 0
-        for place, dim in enumerate(leaves(joined)):
-            if dim in self._meant:
-                if place > start:
-                    found.append(stretch(joined, start, place))
-                found.append(self._meant[dim])
-                start = place + 1
-        if start < len(joined.parts):
-            found.append(stretch(joined, start, len(joined.parts)))
-        return join(found)
+                return product(map(self._replaced, factors))
+            case Joined():
+                return join(map(self._replaced, children(expr)))

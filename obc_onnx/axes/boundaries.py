@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
@@ -52,10 +51,10 @@ def can_split(expr: Expr, at: int, *, fold: bool = False) -> bool:
             if at % inner.size or (isinstance(outer, Product) and not fold):
                 return False
             return isinstance(outer, Product) or can_split(outer, at // inner.size, fold=fold)
-        case Joined(parts=parts, ends=ends):
-            place = bisect_left(ends, at)
-            start = ends[place] - parts[place].size
-            return at == ends[place] or can_split(parts[place], at - start, fold=fold)
+        case Joined():
+            place, start = expr.find(at)
+            part = expr.item(place)
+            return at == start + part.size or can_split(part, at - start, fold=fold)
     return True
 
 

@@ -10,17 +10,19 @@ This module knows nothing of ONNX, tensors or operators.
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING, NamedTuple, cast
+from functools import reduce
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from obc_onnx.axes.ropes import Facts, Rope, facts_of
 from obc_onnx.errors import InvariantError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
@@ -31,37 +33,21 @@ class Dim:
 
     size: int
     index: int
+    facts: Facts = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", Facts(self.index, self.index))
 
     def __repr__(self) -> str:
         return f"d{self.index}({self.size})"
-
-
-class Facts(NamedTuple):
-    """What is asked of an expression again and again; found once, when it is made.
-
-    An axis may be a concatenation of thousands of parts, and every node that it passes asks.
-
-    Attributes:
-        leaves: Every dim that occurs, left to right, repetitions included.
-        oldest: No dim among them has a smaller index.
-        newest: None has a larger one.
-        takes: Whether a `Take` is in it.
-        distinct: Whether it is known that no dim occurs twice.
-    """
-
-    leaves: tuple[Dim, ...]
-    oldest: int
-    newest: int
-    takes: bool = False
-    distinct: bool = False
 
 
 LONG, BEGINNING = 8, 2
 """Parts up to which a concatenation is written out, and those that begin a longer one."""
 MOST_REPEATED = 1024
 """Parts of a concatenation that names dims twice: joined to itself 40 times it would have 2^40."""
-NOT_FOUND = Facts((), 0, -1)
-"""Where facts are still to be found."""
+MOST_LOOKED_FOR = 16
+"""So many dims are looked for one by one in an expression of more; of others, all are looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +57,43 @@ class Product:
     factors: tuple[Expr, ...]
     size: int = field(compare=False)
     facts: Facts = field(init=False, compare=False, repr=False)
+    known_leaves: tuple[Dim, ...] = field(default=(), init=False, compare=False, repr=False)
+    """What `leaves` has found, empty until it was asked."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "facts", _facts_of(self.factors))
+        object.__setattr__(self, "facts", facts_of(self.factors))
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """Its parts, one after the other."""
+class Joined(Rope["Expr"]):
+    """Its parts, one after the other.
 
-    parts: tuple[Expr, ...]
-    size: int = field(compare=False)
-    facts: Facts = field(default=NOT_FOUND, compare=False, repr=False)
-    n_bound: int = field(default=0, init=False, compare=False, repr=False)
-    """So many dims had been bound when none of its own was, see `Bindings`."""
-    _ends: tuple[int, ...] = field(default=(), init=False, compare=False, repr=False)
+    Attributes:
+        n_bound: So many dims had been bound when none of its own was, see `Bindings`.
+        known_leaves: What `leaves` has found, empty until it was asked.
+    """
 
-    def __post_init__(self) -> None:
-        if self.facts is NOT_FOUND:
-            object.__setattr__(self, "facts", _facts_of(self.parts, self.parts))
+    __slots__ = ("known_leaves", "n_bound")
+
+    def __init__(
+        self, parts: tuple[Expr, ...], halves: tuple[Joined, Joined] | None = None
+    ) -> None:
+        super().__init__(parts, halves)
+        self.known_leaves: tuple[Dim, ...] = ()
+        self.n_bound = 0
+
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        """All parts; of a long concatenation, `stretch` and `find` are cheaper."""
+        return self.items
+
+    @property
+    def are_dims(self) -> bool:
+        """Whether every part is a dim."""
+        return self.facts.n_leaves == self.count and not self.facts.takes
 
     def note_resolved(self, n_bound: int) -> None:
         """Note that none of its dims is among the first that were bound."""
-        object.__setattr__(self, "n_bound", n_bound)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every part is a dim."""
-        return self.facts.leaves is self.parts
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """The position behind each part."""
-        if not self._ends:
-            sizes = map(operator.attrgetter("size"), self.parts)
-            object.__setattr__(self, "_ends", tuple(accumulate(sizes)))
-        return self._ends
+        self.n_bound = max(self.n_bound, n_bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +105,7 @@ class Take:
     facts: Facts = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "facts", _facts_of([self.base])._replace(takes=True))
+        object.__setattr__(self, "facts", self.base.facts._replace(takes=True))
 
     @property
     def size(self) -> int:
@@ -157,39 +144,38 @@ def join(parts: Iterable[Expr]) -> Expr:
     kept = [part for part in given if part.size != 0]
     if len(kept) < 2:  # noqa: PLR2004 - nothing to join
         return kept[0] if kept else given[-1]
-    own = (part.parts if isinstance(part, Joined) else (part,) for part in kept)
-    flat = tuple(chain.from_iterable(own))
-    return Joined(flat, sum(part.size for part in kept), _facts_of(kept, flat))
+    runs = groupby(kept, lambda part: isinstance(part, Joined))
+    pieces = (own if are_joined else [Joined(tuple(own))] for are_joined, own in runs)
+    flat = cast("Iterable[Joined]", chain.from_iterable(pieces))
+    return reduce(Joined.followed_by, flat)
 
 
 def stretch(joined: Joined, first: int, last: int) -> Expr:
     """Return parts `first` to `last` of a concatenation, the last one left out."""
-    parts = joined.parts[first:last]
-    if len(parts) == 1:
-        return parts[0]
-    if not joined.is_plain:
-        return join(parts)
-    size = joined.ends[last - 1] - (joined.ends[first - 1] if first else 0)
-    part = Joined(parts, size, joined.facts._replace(leaves=cast("tuple[Dim, ...]", parts)))
+    part = joined.between(first, last)
+    if part.count == 1:
+        return part.items[0]
     part.note_resolved(joined.n_bound)
+    if joined.facts.distinct:
+        part.note_distinct()
     return part
+
+
+def around_part(joined: Joined, place: int) -> tuple[list[Expr], list[Expr]]:
+    """Return what lies in front of a part and behind it, each nothing or one expression."""
+    before = [stretch(joined, 0, place)] if place else []
+    after = [stretch(joined, place + 1, joined.count)] if place + 1 < joined.count else []
+    return before, after
 
 
 def with_part_cut(joined: Joined, place: int, pieces: Sequence[Expr]) -> Joined:
     """Return a concatenation with new pieces of one of its parts in place of that part."""
-    before, after = joined.parts[:place], joined.parts[place + 1 :]
-    parts = (*before, *pieces, *after)
-    if not joined.is_plain or not all(isinstance(piece, Dim) for piece in pieces):
-        return cast("Joined", join(parts))
-    dims = cast("tuple[Dim, ...]", parts)
-    facts = joined.facts._replace(
-        leaves=dims, newest=max(joined.facts.newest, *map(newest, pieces))
-    )
-    cut = Joined(parts, joined.size, facts)
-    start = joined.ends[place - 1] if place else 0
-    inside = (start + end for end in accumulate(piece.size for piece in pieces))
-    ends = (*joined.ends[:place], *inside, *joined.ends[place + 1 :])
-    object.__setattr__(cut, "_ends", ends)  # to add all sizes up again takes longer than the rest
+    if not all(isinstance(piece, Dim) for piece in pieces):
+        before, after = around_part(joined, place)
+        return cast("Joined", join([*before, *pieces, *after]))
+    cut = joined.with_item(place, tuple(pieces))
+    if joined.facts.distinct:
+        cut.note_distinct()
     return cut
 
 
@@ -201,66 +187,90 @@ def take(base: Expr, index: tuple[int, ...]) -> Expr:
     return base if is_whole else Take(base, index)
 
 
+def each_leaf(expr: Expr) -> Iterator[Dim]:
+    """Yield every dim that occurs in `expr`, left to right, repetitions included."""
+    match expr:
+        case Dim():
+            yield expr
+        case Take(base=base):
+            yield from each_leaf(base)
+        case Product(factors=factors):
+            for factor in factors:
+                yield from each_leaf(factor)
+        case Joined(are_dims=True):
+            yield from cast("Iterable[Dim]", expr)
+        case Joined():
+            for part in expr:
+                yield from each_leaf(part)
+
+
 def leaves(expr: Expr) -> tuple[Dim, ...]:
     """List every dim that occurs in `expr`, left to right, repetitions included."""
-    return (expr,) if isinstance(expr, Dim) else expr.facts.leaves
+    if isinstance(expr, Dim):
+        return (expr,)
+    if isinstance(expr, Take):
+        return leaves(expr.base)
+    if isinstance(expr, Joined) and expr.are_dims:
+        return cast("tuple[Dim, ...]", expr.parts)
+    if not expr.known_leaves:
+        object.__setattr__(expr, "known_leaves", tuple(each_leaf(expr)))
+    return expr.known_leaves
 
 
 def takes(expr: Expr) -> bool:
     """Say whether a `Take` is in `expr`."""
-    return not isinstance(expr, Dim) and expr.facts.takes
+    return expr.facts.takes
 
 
-def oldest(expr: Expr) -> int:
-    """Return an index that no dim in `expr` falls below."""
-    return expr.index if isinstance(expr, Dim) else expr.facts.oldest
-
-
-def newest(expr: Expr) -> int:
-    """Return an index that no dim in `expr` exceeds."""
-    return expr.index if isinstance(expr, Dim) else expr.facts.newest
+def newer_leaves(expr: Expr, index: int) -> Iterator[Dim]:
+    """Yield the dims that occur in `expr` and have at least some index, left to right."""
+    if isinstance(expr, Dim):
+        if expr.index >= index:
+            yield expr
+    elif expr.facts.newest >= index:
+        for child in children(expr):
+            yield from newer_leaves(child, index)
 
 
 def occurs(dim: Dim, expr: Expr) -> bool:
     """Say whether a dim is in `expr`; most that are asked for are older or newer than all of it."""
-    return oldest(expr) <= dim.index <= newest(expr) and dim in leaves(expr)
+    if isinstance(expr, Dim):
+        return dim is expr
+    if not expr.facts.oldest <= dim.index <= expr.facts.newest:
+        return False
+    if expr.facts.n_leaves <= MOST_LOOKED_FOR:
+        return dim in leaves(expr)
+    return any(occurs(dim, child) for child in children(expr))
+
+
+def occur(dims: AbstractSet[Dim], expr: Expr) -> bool:
+    """Say whether any of some dims is in `expr`."""
+    if expr.facts.n_leaves > MOST_LOOKED_FOR >= len(dims):
+        return any(occurs(dim, expr) for dim in dims)
+    return not dims.isdisjoint(leaves(expr))
+
+
+def children(expr: Product | Joined | Take) -> tuple[Expr, ...]:
+    """Return what an expression is made of: of a long concatenation, its halves."""
+    match expr:
+        case Product(factors=factors):
+            return factors
+        case Take(base=base):
+            return (base,)
+        case Joined():
+            return expr.halves or expr.parts
 
 
 def is_repetitive(expr: Expr) -> bool:
     """Say whether dims occur in `expr` again and again, so that it may grow without end."""
-    dims = leaves(expr)
-    if len(dims) <= MOST_REPEATED or (not isinstance(expr, Dim) and expr.facts.distinct):
+    if expr.facts.n_leaves <= MOST_REPEATED or expr.facts.distinct:
         return False
-    return len(set(dims)) < len(dims)
+    return len(set(leaves(expr))) < expr.facts.n_leaves
 
 
 def is_long(expr: Expr) -> bool:
     """Say whether more dims are in `expr` than people are shown."""
-    return len(leaves(expr)) > LONG
-
-
-def _facts_of(parts: Sequence[Expr], flat: tuple[Expr, ...] = ()) -> Facts:
-    """Put facts together.
-
-    Args:
-        parts: What an expression is made of.
-        flat: What it holds in the end; where those are all dims, they are the leaves.
-    """
-    plain = bool(flat) and all(map(_is_plain, parts))
-    found = flat if plain else tuple(chain.from_iterable(map(leaves, parts)))
-    return Facts(
-        leaves=cast("tuple[Dim, ...]", found),
-        oldest=min(map(oldest, parts)),
-        newest=max(map(newest, parts)),
-        takes=any(map(takes, parts)),
-        distinct=all(newest(a) < oldest(b) for a, b in pairwise(parts))
-        and all(isinstance(part, Dim) or part.facts.distinct for part in parts),
-    )
-
-
-def _is_plain(expr: Expr) -> bool:
-    """Say whether an expression is a dim, or some one behind the other."""
-    return isinstance(expr, Dim) or (isinstance(expr, Joined) and expr.is_plain)
+    return expr.facts.n_leaves > LONG
 
 
 def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -273,7 +283,7 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
     Returns:
         Shape [expr.size], True where the position stays.
     """
-    if keep.keys().isdisjoint(leaves(expr)):
+    if not occur(keep.keys(), expr):
         return np.ones(expr.size, np.bool_)
     match expr:
         case Dim():
@@ -292,7 +302,7 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
 
 def count(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> int:
     """Count the positions of an axis that stay; equals `mask(expr, keep).sum()`."""
-    if keep.keys().isdisjoint(leaves(expr)):
+    if not occur(keep.keys(), expr):
         return expr.size
     match expr:
         case Dim():
@@ -414,9 +424,9 @@ def describe(expr: Expr, names: Mapping[Dim, str], *, whole: bool = False) -> st
         case Product(factors=factors):
             shown = ((f, describe(f, names, whole=whole)) for f in factors)
             return " x ".join(f"({text})" if isinstance(f, Joined) else text for f, text in shown)
-        case Joined(parts=parts):
-            rest = [] if whole or len(parts) <= LONG else [f"... ({len(parts) - BEGINNING} more)"]
-            shown_parts = parts[:BEGINNING] if rest else parts
+        case Joined(count=n_parts):
+            rest = [] if whole or n_parts <= LONG else [f"... ({n_parts - BEGINNING} more)"]
+            shown_parts = expr.between(0, BEGINNING if rest else n_parts)
             return " ++ ".join([*(describe(p, names, whole=whole) for p in shown_parts), *rest])
         case Take(base=base):
             return f"{expr.size} positions of ({describe(base, names, whole=whole)})"

@@ -11,20 +11,22 @@ This module knows nothing of ONNX, tensors or operators.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes.bindings import Bindings
 from obc_onnx.axes.boundaries import around, can_split, common_segments, parts_of, sizes_between
 from obc_onnx.axes.expressions import (
+    MOST_LOOKED_FOR,
     Dim,
     Joined,
     Product,
     Take,
+    around_part,
+    each_leaf,
     join,
     leaves,
-    newest,
+    newer_leaves,
     occurs,
     product,
     stretch,
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
 
     Equality = tuple[Expr, Expr]
     Deferred = tuple[Expr, Expr, str]
-
-_FEW = 16
-"""So many dims are looked for one by one; of more, all that occur are looked up."""
 
 
 class AxisSystem:
@@ -96,9 +95,7 @@ class AxisSystem:
     def later(self, expr: Expr, n_dims: int) -> Iterable[Dim]:
         """Return the dims of an axis that were made after the first `n_dims`."""
         resolved = self.resolve(expr)
-        if newest(resolved) < n_dims:
-            return ()
-        return (dim for dim in leaves(resolved) if dim.index >= n_dims)
+        return newer_leaves(resolved, n_dims)
 
     def resolve(self, expr: Expr) -> Expr:
         """Replace every dim by what it was unified with; the result is in normal form."""
@@ -121,7 +118,7 @@ class AxisSystem:
     def open_dims(self, expr: Expr) -> set[Dim]:
         """Return the dims of `expr` whose sizes are only known when the model runs."""
         resolved = self.resolve(expr)
-        if len(self._open) > _FEW:
+        if len(self._open) > MOST_LOOKED_FOR:
             return self._open.intersection(leaves(resolved))
         return {dim for dim in self._open if occurs(dim, resolved)}
 
@@ -131,7 +128,7 @@ class AxisSystem:
 
     def is_free(self, expr: Expr) -> bool:
         """Say whether any unit of any dim in `expr` may be removed."""
-        return any(self.reason(dim) is None for dim in leaves(self.resolve(expr)))
+        return any(self.reason(dim) is None for dim in each_leaf(self.resolve(expr)))
 
     def freeze(self, expr: Expr, reason: str) -> None:
         """Forbid the removal of any position of `expr`; the first reason given is kept."""
@@ -212,8 +209,8 @@ class AxisSystem:
                 whole = self._with_parts_cut(expr, cuts)
                 if isinstance(known_as, Dim):
                     self._bindings.replace(known_as, whole)
-                places = [bisect_left(whole.ends, at) + 1 for at in cuts]
-                spans = pairwise([0, *places, len(whole.parts)])
+                places = [whole.find(at)[0] + 1 for at in cuts]
+                spans = pairwise([0, *places, whole.count])
                 return [stretch(whole, first, last) for first, last in spans]
         raise InvariantError(f"cannot cut {expr} at {cuts}")
 
@@ -221,13 +218,12 @@ class AxisSystem:
         """Cut the parts of a concatenation that positions lie in."""
         within: dict[int, list[int]] = {}
         for at in cuts:
-            place = bisect_left(joined.ends, at)
-            if joined.ends[place] != at:
-                within.setdefault(place, []).append(at)
+            place, start = joined.find(at)
+            if at < start + joined.item(place).size:
+                within.setdefault(place, []).append(at - start)
         n_bound = self.n_bound
         for place, own in reversed(within.items()):
-            start = joined.ends[place - 1] if place else 0
-            pieces = self._pieces(joined.parts[place], [at - start for at in own])
+            pieces = self._pieces(joined.item(place), own)
             joined = with_part_cut(joined, place, pieces)
         if joined.facts.distinct and self.n_bound == n_bound + len(within):
             joined.note_resolved(self.n_bound)
@@ -412,13 +408,14 @@ class AxisSystem:
                     outer = folded
                 head, tail = self._split(outer, at // inner.size, where)
                 return product([head, inner]), product([tail, inner])
-            case Joined(parts=parts):
-                before = [end for end in accumulate(part.size for part in parts) if end <= at]
-                which, start = len(before), before[-1] if before else 0
-                if start == at:
-                    return join(parts[:which]), join(parts[which:])
-                head, tail = self._split(parts[which], at - start, where)
-                return join([*parts[:which], head]), join([tail, *parts[which + 1 :]])
+            case Joined():
+                place, start = expr.find(at)
+                before, after = around_part(expr, place)
+                part = expr.item(place)
+                if at == start + part.size:
+                    return join([*before, part]), join(after)
+                head, tail = self._split(part, at - start, where)
+                return join([*before, head]), join([tail, *after])
             case Take(base=base, index=index):
                 return take(base, index[:at]), take(base, index[at:])
         raise InvariantError(f"cannot split {expr} at {at}")

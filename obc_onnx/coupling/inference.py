@@ -7,6 +7,7 @@ every tensor, an expression over dims.
 from __future__ import annotations
 
 import gc
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -402,19 +403,22 @@ class _Finder:
         self, axes: Mapping[str, tuple[Expr, ...]]
     ) -> tuple[tuple[Group, ...], tuple[FrozenDim, ...]]:
         """Collect the free and the frozen dims that weights meet, in the order of the roles."""
-        members: dict[Dim, list[Role]] = {}
+        members: defaultdict[Dim, list[Role]] = defaultdict(list)
         names: dict[Dim, str] = {}
         for role in self.roles:
             operand = role.node.inputs[role.slot]
             own = dict.fromkeys(leaves(axes[operand][role.axis]))
             for dim in own:
-                members.setdefault(dim, []).append(role)
+                members[dim].append(role)
             for name, axis in self._weights(operand, role.axis):
+                unnamed = own.keys() - names.keys()
+                if not unnamed:
+                    break
                 dims = list(dict.fromkeys(leaves(axes[name][axis])))
                 for place, dim in enumerate(dims):
-                    if dim in own:
+                    if dim in unnamed:
                         suffix = f".{place}" if len(dims) > 1 else ""
-                        names.setdefault(dim, f"{name}:{axis}{suffix}")
+                        names[dim] = f"{name}:{axis}{suffix}"
         groups, frozen = [], []
         for dim, name in names.items():
             reason = self.system.reason(dim)

@@ -30,6 +30,7 @@ from obc_onnx.graph.constants import (
 )
 from obc_onnx.graph.copies import give_copies
 from obc_onnx.graph.export import FIRST_IR_WITH_DEFAULTS
+from obc_onnx.graph.importing import imported
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.node_lists import drop_detached
 from obc_onnx.graph.operators import CONSTANT
@@ -55,7 +56,7 @@ def canonical(model: onnx.ModelProto) -> tuple[gs.Graph, dict[str, str]]:
     Returns:
         The graph, and for each copy of a vector the initializer that it is a copy of.
     """
-    surgeon = gs.import_onnx(model)
+    surgeon = imported(model)
     _forget_types(surgeon)
     _lift_constants(surgeon)
     surgeon.toposort()

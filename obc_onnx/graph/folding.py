@@ -43,18 +43,28 @@ def fold(
     Returns:
         Its outputs by name; None where they are too large, of unknown size, or cannot be computed.
     """
-    model = _alone(message, inputs, opset)
-    size = _bytes_given(model)
-    if size is None or size > most_bytes:
-        return None
-    names = [port.name for port in model.graph.output]
+    size = _bytes_given(_alone(message, inputs, opset))
+    return None if size is None or size > most_bytes else computed(message, inputs, opset)
+
+
+def computed(message: onnx.NodeProto, inputs: Values, opset: int) -> dict[str, NDArray[Any]] | None:
+    """Compute a node of the standard domain that is known to give little.
+
+    Args:
+        message: The node.
+        inputs: What it reads, by name.
+        opset: Of the model.
+    Returns:
+        Its outputs by name; None where they cannot be computed.
+    """
+    names = [name for name in message.output if name]
     evaluator = {"": opset}
     values: Any
     try:
         with np.errstate(all="ignore"):
             values = ReferenceEvaluator(message, opsets=evaluator).run(names, dict(inputs))
     except FAULTS:  # what the evaluator cannot compute
-        values = _run(model, inputs)
+        values = _run(_alone(message, inputs, opset), inputs)
     if values is None or not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
         return None
     return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}

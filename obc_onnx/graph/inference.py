@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import defs
 
+from obc_onnx.graph.computed_sizes import completed
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.operators import DROPS_AXES, MAKES_VECTORS
 from obc_onnx.graph.outline import KEPT_ELEMENTS
@@ -52,7 +53,7 @@ def infer_sizes(model: onnx.ModelProto) -> Shapes:
             break
         kinds |= better
         known |= _concrete(better.values())
-    return known
+    return completed(model, kinds.values(), known) if _unknown(model, known) else known
 
 
 def _inferred(model: onnx.ModelProto, *, follows: bool) -> Ports:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +94,7 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return bool(np.issubdtype(dtype, np.floating)) or dtype.name == "bfloat16"
 
 
+@cache
 def holds_weights(dtype: np.dtype[Any]) -> bool:
     """Say whether a type is one of weights: floats, and what quantised weights are stored as."""
     return is_float(dtype) or dtype.name.startswith(_QUANTISED)

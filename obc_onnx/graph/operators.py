@@ -38,6 +38,15 @@ SHAPE_ARITHMETIC = REARRANGING | {
     "Range", "Shape", "Size", "Sub",
 }  # fmt: skip
 """What exporters compute shapes with; equal inputs give equal outputs."""
+OF_NUMBERS = SHAPE_ARITHMETIC | {
+    "And", "CumSum", "Equal", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Mod", "Not", "Or", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum",
+    "ScatterElements", "ScatterND", "Sign", "Trilu", "Where", "Xor",
+}  # fmt: skip
+"""What whole numbers are computed with that sizes follow from; what they give has one size."""
+SIZE = "Size"
+COUNTING = frozenset({"Shape", SIZE})
+"""They tell how large a value is, whatever it holds: each of its axes, or all of it."""
 ACROSS_POSITIONS = frozenset({
     "BatchNormalization", "Einsum", "Gemm", "GroupNormalization", "InstanceNormalization",
     "LayerNormalization", "LpNormalization", "MatMul", "MeanVarianceNormalization", "ReduceL1",

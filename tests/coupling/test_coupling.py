@@ -71,7 +71,7 @@ def test_a_tensor_joined_with_itself_is_one_group_read_twice() -> None:
     )
     assert sizes(coupling) == {"a:0": 5}
     dim = coupling.groups[0].dim
-    assert coupling.axes["b"][1] == Joined((dim, dim), 10)
+    assert coupling.axes["b"][1] == Joined((dim, dim))
 
 
 def test_squeeze_and_excite_ties_the_gate_to_the_map() -> None:
@@ -197,7 +197,7 @@ def test_the_padding_of_a_shortcut_is_prunable_on_its_own() -> None:
     assert sizes(coupling) == {"a:0": 4, "b:0.0": 2, "b:0.2": 3}
     before, after = coupling.by_name["b:0.0"].dim, coupling.by_name["b:0.2"].dim
     stream = coupling.by_name["a:0"].dim
-    assert coupling.axes["c"][1] == Joined((before, stream, after), 9)
+    assert coupling.axes["c"][1] == Joined((before, stream, after))
 
 
 def test_the_amounts_of_a_pad_follow_what_is_kept() -> None:

@@ -13,7 +13,7 @@ from graph_families import FAMILIES, PART, dense
 from helpers import build, coupling_of
 from onnx import numpy_helper
 
-from obc_onnx.axes.expressions import LONG, describe, join, leaves
+from obc_onnx.axes.expressions import LONG, Joined, describe, join, leaves
 from obc_onnx.axes.unification import AxisSystem
 from obc_onnx.coupling.analysis import Clock, analyse, load_model
 from obc_onnx.ops.catalogue import DEFAULT_RULES
@@ -23,6 +23,7 @@ from obc_onnx.run.api import inspect
 if TYPE_CHECKING:
     from types import FrameType
 
+    from obc_onnx.axes.expressions import Expr
     from obc_onnx.report.summary import Inspection
 
 LARGER_THAN_NODES = {"dense", "functions"}
@@ -53,6 +54,29 @@ def test_twice_the_nodes_take_twice_the_calls(family: str) -> None:
     inspect(FAMILIES[family](36))  # imports, and tables that are made once
     few, more, most = (calls(FAMILIES[family](n)) for n in (90, 180, 360))
     assert most - more < 2.3 * (more - few)
+
+
+@pytest.mark.parametrize("family", ["dense", "slices", "slices_of_slices", "split"])
+def test_twice_the_nodes_write_twice_the_parts(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls do not show how long a tuple is that one of them copies."""
+    written = 0
+    make = Joined.__init__
+
+    def count(joined: Joined, parts: tuple[Expr, ...], *halves: tuple[Joined, Joined]) -> None:
+        nonlocal written
+        written += len(parts) + len(halves)
+        make(joined, parts, *halves)
+
+    monkeypatch.setattr(Joined, "__init__", count)
+    counts = []
+    for n in (200, 400, 800):
+        written = 0
+        inspect(FAMILIES[family](n))
+        counts.append(written)
+    few, more, most = counts
+    assert most - more < 2.4 * (more - few)
 
 
 def test_what_is_said_of_a_dense_block_grows_as_it_does() -> None:

@@ -21,7 +21,7 @@ CONSTANTS: dict[str, Any] = {
     "zero": [0], "one": [1], "two": [2], "last": [-1], "end": [9999], "start": [-9999],
     "first": np.int64(0), "step": np.int64(1), "ones": np.float32([1]), "swapped": [1, 0],
     "pair": [0, 1], "rows": [-1, 4], "heads": [0, 2, 2], "halves": [2, -1, 4], "table": [2, 4],
-    "joined": [-1, 8], "back": [0, 4], "more": [1, 0, 0, 0],
+    "joined": [-1, 8], "back": [0, 4], "more": [1, 0, 0, 0], "seven": [7], "none": [0, 0, 0],
 }  # fmt: skip
 COUNT = "s = Shape(x) n = Gather(s, zero)"
 GRAM = "t = Transpose<perm = [1, 0]>(x) g = MatMul(x, t)"
@@ -63,6 +63,9 @@ TOUCHING = {
     "picked by the others": "i = ArgMax<axis = 1, keepdims = 0>(x) y = Gather<axis = 0>(x, i)",
     "twice": "y = Tile(x, table)",
     "one more": "y = Pad(x, more)",
+    "padded by its remainder": (
+        f"{COUNT} k = Mod(n, seven) q = Concat<axis = 0>(none, k) y = Pad(x, q)"
+    ),
     "squeezed where it is one": "u = Unsqueeze(x, one) y = Squeeze(u)",
     "its number": f"{COUNT} c = Cast<to = 1>(n) y = Mul(x, c)",
     "its remainder": f"{COUNT} k = Mod(n, two) c = Cast<to = 1>(k) y = Add(x, c)",
@@ -84,6 +87,10 @@ APART = {
     ),
     "a target with its number": f"{COUNT} q = Concat<axis = 0>(n, two, last) y = Reshape(x, q)",
     "zeros of its shape": "s = Shape(x) c = ConstantOfShape(s) y = Add(x, c)",
+    "padded by what its width lacks": (
+        "s = Shape(x) c = Gather(s, one) k = Mod(c, seven) l = Sub(seven, k)"
+        " q = Concat<axis = 0>(none, l) y = Pad(x, q)"
+    ),
     "last of several axes": "y = Transpose<perm = [1, 0]>(x)",
 }
 

@@ -48,7 +48,9 @@ LAYERS = (
 
 None imports one of its own layer or of one above, not even for types; "" is the package itself.
 """
-SURGEON = {"canonical", "copies", "export", "constants", "node", "node_lists", "structure"}
+SURGEON = {
+    "canonical", "copies", "export", "constants", "importing", "node", "node_lists", "structure",
+}  # fmt: skip
 """Modules of `graph`."""
 TORCH_ROOMS = {"equivalent", "ops", "recover", "saliency", "training", "twin"}
 """Packages that may know of torch; operator rules load it inside of functions."""

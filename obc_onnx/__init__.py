@@ -40,6 +40,7 @@ if _typing.TYPE_CHECKING:
         score,
         verify,
     )
+    from obc_onnx.run.export_trt import export_trt
     from obc_onnx.run.strip import strip
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
@@ -84,6 +85,7 @@ _DEFINED_IN = {
     "VerificationError": "errors",
     "apply": "run.api",
     "compress": "run.api",
+    "export_trt": "run.export_trt",
     "finetune": "run.api",
     "inspect": "run.api",
     "make_plan": "run.api",
@@ -140,6 +142,7 @@ __all__ = [
     "__version__",
     "apply",
     "compress",
+    "export_trt",
     "finetune",
     "inspect",
     "make_plan",

@@ -90,9 +90,7 @@ def test_a_model_that_fails_the_checker_is_refused(tmp_path: Path, refuse: Refus
     refuse(tmp_path / "broken.onnx", parts=("broken.onnx", "fails the ONNX checker", "nowhere"))
 
 
-def test_what_gives_a_value_of_unknown_shape_is_named(
-    tmp_path: Path, refuse: Refuse
-) -> None:
+def test_what_gives_a_value_of_unknown_shape_is_named(tmp_path: Path, refuse: Refuse) -> None:
     model = build(CHAIN)
     model.graph.node[1].op_type, model.graph.node[1].domain = "Magic", "my.domain"
     model.opset_import.add(domain="my.domain", version=1)

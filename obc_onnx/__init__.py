@@ -41,6 +41,7 @@ if _typing.TYPE_CHECKING:
         score,
         verify,
     )
+    from obc_onnx.run.export_trt import export_trt
     from obc_onnx.run.strip import strip
     from obc_onnx.run.sweep import Swept, sweep
     from obc_onnx.saliency.options import Scoring
@@ -88,6 +89,7 @@ _DEFINED_IN = {
     "VerificationError": "errors",
     "apply": "run.api",
     "compress": "run.api",
+    "export_trt": "run.export_trt",
     "finetune": "run.api",
     "inspect": "run.api",
     "make_plan": "run.api",
@@ -147,6 +149,7 @@ __all__ = [
     "__version__",
     "apply",
     "compress",
+    "export_trt",
     "finetune",
     "inspect",
     "make_plan",

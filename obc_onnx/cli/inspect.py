@@ -9,8 +9,8 @@ import click
 from obc_onnx.cli.options import (
     FILE,
     batch_axis_option,
-    input_shape_option,
     json_option,
+    model_options,
 )
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     help="Follow a tensor, or one axis of it as NAME:1, to all that it is tied to.",
 )
 @click.option("--scores", type=FILE, help="Show the units with the least and the most saliency.")
-@input_shape_option
+@model_options
 @batch_axis_option
 @json_option
 @reports_errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from obc_onnx.cli.compress import apply, compress, finetune
+from obc_onnx.cli.export_trt import export_trt
 from obc_onnx.cli.inspect import inspect
 from obc_onnx.cli.plan import plan, sensitivity
 from obc_onnx.cli.score import score
@@ -24,7 +25,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(inspect, compress, score, plan, apply, finetune, sweep, sensitivity, strip, verify, twin),
+    *(inspect, compress, score, plan, apply, finetune),
+    *(sweep, sensitivity, strip, verify, twin, export_trt),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import STEPS, Budget
 from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Scope, load_limits
 from obc_onnx.recover.methods import METHODS, MINUTES
@@ -46,6 +47,21 @@ def parse_shapes(
             raise click.BadParameter(f"'{value}' is not of the form NAME:1x3x224x224")
         shapes[name] = tuple(int(size) for size in sizes.split("x"))
     return shapes
+
+
+def load_custom_ops(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[Path, ...]
+) -> None:
+    """Let ONNX Runtime load `--custom-op-library` options; it is imported only for that."""
+    if not values:
+        return
+    from obc_onnx.graph.runtime import register_custom_ops
+
+    try:
+        for path in values:
+            register_custom_ops(path)
+    except RequestError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def parse_axes(
@@ -140,13 +156,26 @@ def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-input_shape_option = click.option(
+_input_shape_option = click.option(
     "--input-shape",
+    "--value-shape",
+    "input_shape",
     metavar="NAME:1x3x224x224",
     multiple=True,
     callback=parse_shapes,
-    help="Size of a dynamic input; may be given several times.",
+    help="Size of a dynamic input, or of a value that a node gives which ONNX Runtime does not "
+    "know; may be given several times.",
 )
+_custom_op_option = click.option(
+    "--custom-op-library",
+    type=FILE,
+    multiple=True,
+    expose_value=False,
+    callback=load_custom_ops,
+    help="Shared library of operators for ONNX Runtime; may be given several times.",
+)
+model_options = combined(_input_shape_option, _custom_op_option)
+"""What says how the model is read."""
 batch_axis_option = click.option(
     "--batch-axis",
     "batch_axes",
@@ -347,9 +376,7 @@ def eval_samples_option(default: int = EVAL_SAMPLES) -> Callable[[Any], Any]:
 
 
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
-run_options = combined(
-    force_option, device_option, input_shape_option, batch_axis_option, seed_option
-)
+run_options = combined(force_option, device_option, model_options, batch_axis_option, seed_option)
 """Of every command that scores, repairs or trains, and writes."""
 
 

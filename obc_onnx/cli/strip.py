@@ -10,8 +10,8 @@ from obc_onnx.cli.options import (
     FILE,
     batch_axis_option,
     force_option,
-    input_shape_option,
     json_option,
+    model_options,
     seed_option,
 )
 from obc_onnx.cli.sections import command
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--report-out", type=FILE, help="Where to write what went and why, as JSON.")
 @force_option
-@input_shape_option
+@model_options
 @batch_axis_option
 @seed_option
 @json_option

@@ -10,7 +10,7 @@ from obc_onnx.cli.options import (
     FILE,
     batch_axis_option,
     force_option,
-    input_shape_option,
+    model_options,
 )
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FILE, help="Where to write the program, as .pt2.")
 @click.option("--print-code", is_flag=True, help="Print the module's Python code.")
 @force_option
-@input_shape_option
+@model_options
 @batch_axis_option
 @reports_errors
 def twin(

@@ -10,8 +10,8 @@ import click
 from obc_onnx.cli.options import (
     FILE,
     batch_axis_option,
-    input_shape_option,
     json_option,
+    model_options,
     seed_option,
 )
 from obc_onnx.cli.sections import command
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.argument("original", type=FILE)
 @click.argument("compressed", type=FILE)
 @click.option("--plan", type=FILE, required=True, help="The plan that `compress` wrote.")
-@input_shape_option
+@model_options
 @batch_axis_option
 @seed_option
 @json_option

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 PARAMETERS = {
     "explained": "explain",
+    "folder": "output",
     "n_samples": "eval_samples",
     "training": "epochs",
     "DataOptions.source": "data",

@@ -189,7 +189,7 @@ class _Finder:
         self._follow()
         for port in self.graph.outputs:
             if port.name in self.values:
-                self._freeze(port.name, f"graph output '{port.name}'")
+                self._freeze(port.name, self.graph.opaque.output_called(port.name))
         self.system.settle()
         patches = find_patches(self.spellings, self.system, self.graph, self.values, self.rules)
         resolve = self.system.resolve
@@ -210,7 +210,7 @@ class _Finder:
             reasons=self.system.reasons,
             patches=patches,
             renumberings=tuple(replace(r, source=resolve(r.source)) for r in self.renumberings),
-            unknown=tuple(self.unknown),
+            unknown=(*self.graph.opaque.labels, *self.unknown),
             loses_batch=self.loses_batch,
             batch=None if self.batch is None else resolve(self.batch),
         )
@@ -235,9 +235,9 @@ class _Finder:
         """Return a new axis of an input, or the one of the same symbol: their sizes are equal."""
         key = symbol, size
         if not symbol:
-            return self.system.dim(size, f"graph input '{name}'")
+            return self.system.dim(size, self.graph.opaque.input_called(name))
         if key not in self.symbols:
-            self.symbols[key] = self.system.dim(size, f"graph input '{name}'")
+            self.symbols[key] = self.system.dim(size, self.graph.opaque.input_called(name))
         return self.symbols[key]
 
     def _batch_of(self, size: int) -> Dim:

@@ -84,6 +84,11 @@ def candidates(graph: Graph, shapes: Shapes, seed: int) -> Iterator[Feed]:
     return (dict(zip(names, drawn, strict=True)) for drawn in islice(product(*draws), _MOST_TRIALS))
 
 
+def draw_input(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    """Draw what an input holds, in the most telling way."""
+    return _draws(port, shape, rng)[0]
+
+
 def check_runs(graph: Graph, shapes: Shapes) -> None:
     """Check that ONNX Runtime runs a model on some random input.
 

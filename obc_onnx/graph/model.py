@@ -42,6 +42,7 @@ from obc_onnx.graph.external import (
 )
 from obc_onnx.graph.malformed import faults_told
 from obc_onnx.graph.node import Node, holds_weights
+from obc_onnx.graph.opaque import set_apart
 from obc_onnx.graph.operators import DEQUANTISING
 from obc_onnx.graph.outline import (
     MAX_PROTOBUF_BYTES,
@@ -75,6 +76,7 @@ class Graph:
         inputs: Graph inputs that a caller has to feed; initializers are not among them.
         outputs: Graph outputs.
         copies: For each copy of an initializer that canonical form made, the one in the file.
+        opaque: Nodes of the file that the graph is without, since ONNX Runtime does not know them.
         file_bytes: Size of that file with its external data, or None.
         batch_axes: Where the samples are; what the model declares until `with_batch` knows better.
     """
@@ -88,6 +90,7 @@ class Graph:
         batch_axes: BatchAxes | None = None,
     ) -> None:
         self._structure, self._original = structure, structure.original
+        self.opaque = structure.opaque
         self._sha256 = sha256
         self.copies = dict(copies or {})
         self.file_bytes: int | None = None
@@ -103,7 +106,7 @@ class Graph:
             ModelError: The file is missing, not an ONNX model, or fails the checker.
         """
         model, files = read_model(Path(path))
-        with faults_told(lambda: why_refused(outlined(model))):
+        with faults_told(lambda: why_refused(outlined(set_apart(inlined(model))[0]))):
             graph = cls.from_model(model, sha256_of(files))
         graph.file_bytes = bytes_of(files)
         return graph
@@ -113,24 +116,24 @@ class Graph:
         """Bring a model into canonical form; `model` itself is left as it is.
 
         Raises:
-            ModelError: The model holds no nodes.
+            ModelError: The model holds no nodes, or none that ONNX Runtime knows.
         """
         if not model.graph.node:
             raise ModelError("the model holds no nodes: it is not an ONNX model, or an empty one")
-        whole = inlined(model)
+        whole, opaque = set_apart(inlined(model))
         surgeon, copies = canonical(without_sparse(whole))
         listed = {port.name for port in whole.graph.input}
         inside = used_inside(whole.graph)  # which surgery may leave as their only use
         original = described(whole, surgeon.tensors().keys() - listed - inside)
         surgeon.import_domains = original.opset_import  # the old ones would keep `whole` alive
-        return cls(*Structure.taken_from(surgeon, original), sha256, copies)
+        return cls(*Structure.taken_from(surgeon, original, opaque), sha256, copies)
 
     @property
     def sha256(self) -> str:
         """Of the files that the model was read from; of all that it holds where there are none."""
         if self._sha256 is None:
             outline = self.outline()
-            digest = hashlib.sha256(serialised(outline.model))
+            digest = hashlib.sha256(serialised(self.opaque.rejoined(outline.model)))
             for name, array in outline.weights.items():
                 digest.update(f"{name}:{array.dtype.name}:{array.shape}".encode())
                 digest.update(array.tobytes())
@@ -277,7 +280,7 @@ class Graph:
         """Return this graph as it is read back: more of it may have turned out constant."""
         surgeon = self._structure.filled(self.initializers)
         copies = {**self.copies, **settle(surgeon, self._original)}
-        taken = Structure.taken_from(surgeon, self._original)
+        taken = Structure.taken_from(surgeon, self._original, self.opaque)
         return Graph(*taken, None, copies, self.batch_axes)
 
     def known_as(self, other: Graph) -> Graph:
@@ -314,14 +317,23 @@ class Graph:
         return Graph(structure, arrays, None, self.copies, self.batch_axes)
 
     def to_model(self) -> onnx.ModelProto:
-        """Export with the names, opsets, metadata and dynamic axes of the original model."""
+        """Export with the names, opsets, metadata and dynamic axes of the original model.
+
+        Nodes that ONNX Runtime does not know are left out, so that it runs.
+        """
         return self._export({})
 
     def written(self) -> onnx.ModelProto:
-        """Export as `save` writes it: equal copies are merged, sparse constants are so again."""
-        model = self._export(self.merged)
+        """Export as `save` writes it.
+
+        Equal copies are merged, sparse constants are so again, and nodes that were set apart are
+        there.
+        """
+        return self._as_written(self._export(self.merged))
+
+    def _as_written(self, model: onnx.ModelProto) -> onnx.ModelProto:
         make_sparse_again(model, self._original)
-        return model
+        return self.opaque.rejoined(model)
 
     def _export(self, merged: Mapping[str, str], left_out: Container[str] = ()) -> onnx.ModelProto:
         structure, arrays = self._structure, self.initializers
@@ -356,8 +368,7 @@ class Graph:
         outline = self._outline({} if apart else self.merged)
         model = outline.pointing(location, layout(outline.weights))
         restore_notes(model.graph.initializer, self._original, self.copies)
-        make_sparse_again(model, self._original)
-        return model, outline
+        return self._as_written(model), outline
 
     def _is_large(self, *, apart: bool = False) -> bool:
         """Whether the weights do not fit into one message with the rest."""
@@ -376,7 +387,7 @@ class Graph:
         if not self._is_large(apart=apart):
             outline = self._outline({} if apart else self.merged)
             if not apart:
-                make_sparse_again(outline.model, self._original)
+                self._as_written(outline.model)
             said = {name: self.notes.get(self.copies.get(name, name)) for name in outline.weights}
             return outline.bytes_with_weights(said)
         location = data_file(Path("model.onnx"), sha256="0" * 64).name

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from onnx import TensorProto
+
+from obc_onnx.errors import RequestError
 from obc_onnx.installation import no_onnx_runtime
 
 try:
@@ -21,10 +25,16 @@ __all__ = [
     "InferenceSession",
     "OrtValue",
     "SessionOptions",
+    "custom_op_libraries",
+    "data_type_of",
+    "is_taken",
     "load_refusals",
+    "output_types",
+    "register_custom_ops",
     "run_once",
     "run_refusals",
     "session_options",
+    "signatures",
     "why_refused",
 ]
 
@@ -42,6 +52,10 @@ _SPINNING = "session.intra_op.allow_spinning"
 """Whether threads wait for the next run by looking for it all the time."""
 _UNPACKED = "session.disable_prepacking"
 """Whether weights stay as they are; laid out for a kernel they are there twice."""
+_NOT_REGISTERED = "is not a registered function/op"
+"""What ONNX Runtime says of an operator outside of the standard that it does not know."""
+_LIBRARIES: list[str] = []
+"""Files with more operators: a process loads each of them once, and keeps it."""
 
 
 def session_options(*, optimize: bool, spins: bool = True, packs: bool = True) -> SessionOptions:
@@ -57,9 +71,79 @@ def session_options(*, optimize: bool, spins: bool = True, packs: bool = True) -
     options.add_session_config_entry(_SPINNING, str(int(spins)))
     options.add_session_config_entry(_UNPACKED, str(int(not packs)))
     options.enable_cpu_mem_arena = packs  # which takes up to twice of what a run needs
+    for library in _LIBRARIES:
+        options.register_custom_ops_library(library)
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options
+
+
+def register_custom_ops(path: str | Path) -> None:
+    """Let ONNX Runtime take the operators of a library, in all later sessions of this process.
+
+    Args:
+        path: A shared library that ONNX Runtime's `register_custom_ops_library` loads.
+    Raises:
+        RequestError: It does not load it.
+    """
+    library = str(path)
+    if library in _LIBRARIES:
+        return
+    try:
+        SessionOptions().register_custom_ops_library(library)
+    except load_refusals() as error:
+        raise RequestError(
+            f"ONNX Runtime cannot load '{library}' as a library of operators: {error}"
+        ) from error
+    _LIBRARIES.append(library)
+
+
+def custom_op_libraries() -> tuple[str, ...]:
+    """Return the libraries that are registered."""
+    return tuple(_LIBRARIES)
+
+
+@cache
+def signatures() -> frozenset[tuple[str, str]]:
+    """Return the operators that ONNX Runtime has a signature of, by domain and name.
+
+    Those of libraries are not among them.
+    """
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    return frozenset((schema.domain, schema.name) for schema in state.get_all_operator_schema())
+
+
+def is_taken(model: onnx.ModelProto) -> bool:
+    """Say whether ONNX Runtime knows all operators of a model, and has code for them.
+
+    What else may stop a model from being loaded does not count.
+    """
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    options = session_options(optimize=False)
+    try:
+        InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    except (state.NotImplemented, state.InvalidGraph):
+        return False
+    except load_refusals() as error:
+        return _NOT_REGISTERED not in str(error)
+    return True
+
+
+def output_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Return ONNX's numbers for the element types of outputs; `load_refusals` may come up.
+
+    Returns:
+        By name; 0 for what is no tensor.
+    """
+    options = session_options(optimize=False)
+    session = InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    return {output.name: data_type_of(output.type) for output in session.get_outputs()}
+
+
+def data_type_of(kind: str) -> int:
+    """Read ONNX Runtime's way to write a type, as in "tensor(float16)"; 0 for what is no tensor."""
+    name = kind.removeprefix("tensor(").removesuffix(")").upper()
+    return int(dict(TensorProto.DataType.items()).get(name, 0))
 
 
 def load_refusals() -> tuple[type[Exception], ...]:

@@ -14,6 +14,7 @@ from obc_onnx.graph.runtime import (
     InferenceSession,
     OrtValue,
     SessionOptions,
+    data_type_of,
     load_refusals,
     run_once,
     run_refusals,
@@ -210,7 +211,5 @@ def _reference(array: NDArray[Any]) -> OrtValue:
 
 
 def _element_type(kind: str) -> np.dtype[Any]:
-    """Read ONNX Runtime's way to write a type, as in "tensor(float16)"."""
-    name = kind.removeprefix("tensor(").removesuffix(")").upper()
-    number = dict(onnx.TensorProto.DataType.items()).get(name)
-    return np.dtype(object) if number is None else onnx.helper.tensor_dtype_to_np_dtype(number)
+    number = data_type_of(kind)
+    return onnx.helper.tensor_dtype_to_np_dtype(number) if number else np.dtype(object)

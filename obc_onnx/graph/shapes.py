@@ -58,34 +58,55 @@ def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict
                 f"input shape given for '{name}', but the model's inputs are: {', '.join(names)}"
             )
     for port in graph.inputs:
-        _check_given(port, given.get(port.name))
+        check_given(port, graph, given.get(port.name))
     bound = {
         symbol: size
         for port in graph.inputs
         for symbol, size in zip(port.shape or (), given.get(port.name, ()), strict=False)
         if not is_anonymous(symbol)
     }
-    return {
+    found = {
         port.name: given[port.name] if port.name in given else _shape_of(port, graph, bound)
         for port in graph.inputs
     }
+    return _as_many(graph, found)
 
 
-def _check_given(port: Port, given: Shape | None) -> None:
-    """Check a shape that was given, and that one was where the model has none."""
+def _as_many(graph: Graph, shapes: dict[str, Shape]) -> dict[str, Shape]:
+    """Give stand-ins as many samples as inputs have, where the batch is free.
+
+    Their sizes are given for any number of samples, since the data does not hold them.
+    """
+    batch, givers = graph.batch_axes, graph.opaque.givers
+    own = {name: shape for name, shape in shapes.items() if name not in givers}
+    if batch.size is not None or all(batch.inputs[name] is None for name in own):
+        return shapes
+    axes = {name: batch.inputs[name] for name in own}
+    count = next(own[name][axis] for name, axis in axes.items() if axis is not None)
+    stand_ins = {name: shapes[name] for name in shapes if name not in own}
+    return {**shapes, **batch.resized(stand_ins, count)}
+
+
+def check_given(port: Port, graph: Graph, given: Shape | None) -> None:
+    """Check a shape that was given, and that one was where the model has none.
+
+    Raises:
+        RequestError: It contradicts the declared one.
+        ModelError: The input is no tensor.
+        ShapeError: None is declared, and none given.
+    """
+    called = graph.opaque.port_called(port.name)
     if not all(1 <= size <= _LARGEST_SIZE for size in given or ()):
         raise RequestError(
-            f"input '{port.name}' cannot have the shape {'x'.join(map(str, given or ()))}: "
+            f"{called} cannot have the shape {'x'.join(map(str, given or ()))}: "
             f"sizes go from 1 to {_LARGEST_SIZE}"
         )
     if port.shape is None:
         if port.dtype == np.dtype(object):
-            raise ModelError(f"input '{port.name}' is no tensor of numbers")
+            raise ModelError(f"{called} is no tensor of numbers")
         if given is None:
             example = {port.name: (1, 3, 224, 224)}
-            raise ShapeError(
-                f"input '{port.name}' declares no shape: give one, as in `input_shape={example}`"
-            )
+            raise ShapeError(f"{called} declares no shape: give one, as in `input_shape={example}`")
     elif given is not None:
         fits = len(given) == len(port.shape) and all(
             size == wanted
@@ -94,7 +115,7 @@ def _check_given(port: Port, given: Shape | None) -> None:
         )
         if not fits:
             raise RequestError(
-                f"input '{port.name}' is declared as {_written(port)}, which "
+                f"{called} is declared as {_written(port)}, which "
                 f"{'x'.join(map(str, given))} does not fit"
             )
 
@@ -113,13 +134,19 @@ def _shape_of(port: Port, graph: Graph, bound: Mapping[int | str, int]) -> Shape
         elif axis in free:
             sizes.append(batch.size or ANALYSIS_BATCH)
         else:
-            why = f"; {batch.note}" if batch.note else ""
-            example = {port.name: tuple(s if isinstance(s, int) else 1 for s in shape)}
-            raise ShapeError(
-                f"input '{port.name}' has shape {_written(port)}, whose axis {axis} is dynamic: "
-                f"give its size, as in `input_shape={example}`{why}"
-            )
+            raise missing_size(port, graph, axis)
     return tuple(sizes)
+
+
+def missing_size(port: Port, graph: Graph, axis: int) -> ShapeError:
+    """Say that the size of an axis has to be given."""
+    note, shape = graph.batch_axes.note, port.shape or ()
+    why = f"; {note}" if note else ""
+    example = {port.name: tuple(size if isinstance(size, int) else 1 for size in shape)}
+    return ShapeError(
+        f"{graph.opaque.port_called(port.name)} has shape {_written(port)}, whose axis {axis} is "
+        f"dynamic: give its size, as in `input_shape={example}`{why}"
+    )
 
 
 def _likely(shape: tuple[int | str, ...]) -> set[int | None]:

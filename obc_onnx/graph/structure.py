@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.graph.opaque import Opaque
+
     Arrays = Mapping[str, NDArray[Any]]
     Place = tuple[str, int]
 
@@ -55,11 +57,12 @@ class Structure:
         inputs: Graph inputs that a caller has to feed; initializers are not among them.
         outputs: Graph outputs.
         original: The model that it was imported from, without the data of weights.
+        opaque: What was set apart from that model.
     """
 
-    def __init__(self, surgeon: gs.Graph, original: onnx.ModelProto) -> None:
+    def __init__(self, surgeon: gs.Graph, original: onnx.ModelProto, opaque: Opaque) -> None:
         self._surgeon = surgeon
-        self.original = original
+        self.original, self.opaque = original, opaque
         versions = {domain_of(entry.domain): entry.version for entry in original.opset_import}
         self.nodes = tuple(view_of(node, versions) for node in surgeon.nodes)
         self.constants = tuple(
@@ -71,19 +74,20 @@ class Structure:
 
     @classmethod
     def taken_from(
-        cls, surgeon: gs.Graph, original: onnx.ModelProto
+        cls, surgeon: gs.Graph, original: onnx.ModelProto, opaque: Opaque
     ) -> tuple[Structure, dict[str, NDArray[Any]]]:
         """Part an imported graph into its structure and what its initializers hold.
 
         Args:
             surgeon: It is left without numbers.
             original: What it was imported from, see `described`.
+            opaque: What was set apart from it.
         """
         arrays = {}
         for name, tensor in surgeon.tensors().items():
             if isinstance(tensor, gs.Constant):
                 arrays[name], tensor.values = tensor.values, _ELSEWHERE
-        return cls(surgeon, original), arrays
+        return cls(surgeon, original, opaque), arrays
 
     def filled(self, arrays: Arrays) -> gs.Graph:
         """Return a graph that holds the numbers too, to be changed freely."""
@@ -140,7 +144,7 @@ class Structure:
     @cached_property
     def names(self) -> set[str]:
         """Every name that is taken, in subgraphs too, and by what an export lists beside them."""
-        names = {port.name for port in self.original.graph.input}
+        names = {port.name for port in self.original.graph.input} | self.opaque.names
         for scope in (self._surgeon, *self._surgeon.subgraphs(recursive=True)):
             names.update(scope.tensors())
         return names
@@ -185,7 +189,7 @@ class Structure:
             released.append(slots[slot])
             slots[slot] = tensors[name]
         self._drop_unused(copy, released, dispensable)
-        return Structure(copy, self.original)
+        return Structure(copy, self.original, self.opaque)
 
     def _drop_unused(
         self, copy: gs.Graph, released: list[gs.Tensor], dispensable: Container[str]
@@ -222,4 +226,4 @@ class Structure:
             )
             node.inputs[slot] = result
         insert_in_front(copy, added)
-        return Structure(copy, self.original)
+        return Structure(copy, self.original, self.opaque)

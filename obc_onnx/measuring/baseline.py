@@ -31,6 +31,7 @@ FEW_SAMPLES = 100
 _SIGNIFICANCE = 0.01
 _OVERCONFIDENT = 0.25
 """Trained networks are more confident than right by up to 0.17: Guo et al., arXiv 1706.04599."""
+_DRAWN = "random numbers, since the data lacks them"
 _NAMED = 5
 """Classes that a message names."""
 _SUM_TOLERANCE = 1e-3
@@ -156,7 +157,7 @@ def _describe(graph: Graph, samples: Samples, which: str) -> list[Fed]:
             dtype=array.dtype.name,
             shape=[size for axis, size in enumerate(array.shape) if axis != axes[name]],
             **_joined(runs[name]),
-            preparation=str(some.prepared.get(name, "")),
+            preparation=_DRAWN if name in some.drawn else str(some.prepared.get(name, "")),
         )
         for name, array in feed.items()
     ]

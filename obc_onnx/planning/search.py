@@ -157,7 +157,7 @@ def _check_feasible(
     """Remove all that may be removed, and compare."""
     for target in targets:
         if not target.cost.full:
-            unknown = f"; {len(coupling.unknown)} nodes have no rule" if coupling.unknown else ""
+            unknown = f"; {len(coupling.unknown)} nodes are not known" if coupling.unknown else ""
             raise InfeasibleTargetError(
                 f"the model has no {target.cost.label} to save{unknown}{_enclosed(coupling)}"
             )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
     from obc_onnx.measuring.error import OutputError
     from obc_onnx.measuring.latency import Race
     from obc_onnx.report.summary import Change
@@ -56,6 +57,24 @@ def doubts_of_quality(outputs: Sequence[OutputError], *, given: bool) -> list[st
     return [
         f"quality was not measured: {cause}, and what was written may be worth nothing; {remedy}"
     ]
+
+
+def doubts_of_stand_ins(graph: Graph, drawn: Sequence[str]) -> list[str]:
+    """Warn where samples hold random numbers for what nodes give that were not run.
+
+    Args:
+        graph: The model.
+        drawn: Its inputs that are such.
+    """
+    if not drawn:
+        return []
+    givers = ", ".join(dict.fromkeys(graph.opaque.givers[name] for name in drawn))
+    names = ", ".join(f"'{name}'" for name in drawn)
+    found = (
+        f"what is behind {givers} was fed random numbers: ONNX Runtime does not know it, and the "
+        f"data lacks what it gives; record {names} where the model runs, and put that into the data"
+    )
+    return [found]
 
 
 def doubts_of_outputs(outputs: Sequence[OutputError]) -> list[str]:

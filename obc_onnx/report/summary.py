@@ -267,6 +267,12 @@ def notes_on_graph(graph: Graph) -> list[str]:
         f"{label} has {count:,} weights in subgraphs, which stay as they are and have no MACs here"
         for label, count in graph.enclosed.items()
     ]
+    if graph.opaque.labels:
+        notes.append(
+            f"ONNX Runtime does not know {', '.join(graph.opaque.labels)}: such nodes were not run "
+            f"and stay as they are; MACs, errors and times are those of the rest, which is "
+            f"{graph.opaque.coverage}"
+        )
     if graph.header.training_info:
         notes.append("its training_info stays as it is, and may not fit weights that are cut")
     return notes

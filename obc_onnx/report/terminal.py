@@ -260,7 +260,7 @@ def _unknown_lines(unknown: Sequence[str]) -> list[str]:
     if not unknown:
         return []
     title = (
-        f"{len(unknown)} nodes have no rule: they freeze what they touch, and their MACs are not "
+        f"{len(unknown)} nodes are not known: they freeze what they touch, and their MACs are not "
         f"counted:"
     )
     return ["", title, *(f"  {label}" for label in unknown)]

@@ -360,7 +360,7 @@ def score(
     """
     check_device(device)
     graph = load_model(model)
-    samples, _ = open_samples(DataOptions.of(data), graph, batch_axes)
+    samples, _ = open_samples(DataOptions.of(data), graph, batch_axes, input_shape)
     graph = known_by(graph, samples)
     shapes = {**shapes_of(samples), **(input_shape or {})}
     coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
@@ -404,7 +404,7 @@ def measure_sensitivity(
     check_device(device)
     graph = load_model(model)
     options = replace(DataOptions.of(data), eval_samples=n_samples)
-    samples, held = open_samples(options, graph, batch_axes)
+    samples, held = open_samples(options, graph, batch_axes, input_shape)
     if samples is None or held is None:
         raise RequestError("sensitivity is measured on samples: give `data`")
     graph = known_by(graph, samples)

@@ -23,6 +23,7 @@ from obc_onnx.report.doubts import (
     doubts_of_outputs,
     doubts_of_quality,
     doubts_of_speed,
+    doubts_of_stand_ins,
     doubts_of_widths,
 )
 from obc_onnx.report.result import Result
@@ -195,7 +196,9 @@ class Compression:
         request = self.request
         with self.clock("load"):
             graph = load_model(model)
-            samples, held = open_samples(request.data, graph, request.batch_axes)
+            samples, held = open_samples(
+                request.data, graph, request.batch_axes, request.input_shape
+            )
             graph = known_by(graph, samples)
         if request.training is not None and samples is not None:
             check_labels(request.training, labelled=samples.labels is not None)
@@ -415,6 +418,7 @@ class Compression:
         self.warnings.extend(
             [
                 *baseline.doubts,
+                *doubts_of_stand_ins(graph, () if held is None else held.drawn),
                 *doubts_of_quality(outputs, given=held is not None),
                 *doubts_of_outputs(outputs),
                 *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),

@@ -15,6 +15,7 @@ from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.report.stripping import Stripping, StripReport
 from obc_onnx.report.summary import Change, notes_on_graph
 from obc_onnx.stripping.strip import strip_graph
+from obc_onnx.verification.apart import checks_apart
 from obc_onnx.verification.checks import (
     Check,
     check_description,
@@ -118,6 +119,7 @@ def _check(stripped: Stripped, original: Graph, feeds: list[Feed]) -> list[Check
     checks = [
         check_description(original, written, copies),
         check_interface(original, written),
+        *checks_apart(original, written),
         *check_format(original, written, sizes),
         check_runs(written, feeds[0]),
     ]

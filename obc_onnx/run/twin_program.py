@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from obc_onnx.coupling.analysis import Model, load_model, settled, told
-from obc_onnx.errors import ModelError
+from obc_onnx.errors import ModelError, UnsupportedOperatorError
 from obc_onnx.files import replacing
 from obc_onnx.graph.feeds import random_feed
 from obc_onnx.graph.session import Session
@@ -68,6 +68,11 @@ class TwinProgram:
             VerificationError: The twin computes something else than ONNX Runtime.
         """
         graph = load_model(model)
+        if graph.opaque.labels:
+            raise UnsupportedOperatorError(
+                f"there is no program without {', '.join(graph.opaque.labels)}, of which ONNX "
+                f"Runtime and torch know nothing"
+            )
         with told(graph, input_shape):
             graph = settled(graph, input_shape, batch_axes or {})
             shapes = input_shapes(graph, input_shape)

@@ -106,6 +106,12 @@ def check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
     if len(labels) != n_samples:
         raise DataError(f"there are {len(labels)} labels for {n_samples} samples")
     output, n_classes = graph.outputs[0], classes_of(graph)
+    for first in graph.opaque.outputs[:1]:
+        if (giver := graph.opaque.unrun_outputs.get(first.name)) is not None:
+            raise DataError(
+                f"labels are given, but the model's first output '{first.name}' is what {giver} "
+                f"gives, which ONNX Runtime does not know; {_WITHOUT_LABELS}"
+            )
     if n_classes is None:
         raise DataError(
             f"labels are given, but the model's first output '{output.name}' is not of shape "

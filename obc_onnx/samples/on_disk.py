@@ -14,7 +14,7 @@ from obc_onnx.samples.ragged import LENGTHS
 from obc_onnx.samples.shards import open_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -43,7 +43,9 @@ class Stored:
     lengths: NDArray[Any] | None = None
 
 
-def open_stored(path: Path, ports: Sequence[Port], images: ImageOptions) -> Stored:
+def open_stored(
+    path: Path, ports: Sequence[Port], images: ImageOptions, spare: Container[str] = ()
+) -> Stored:
     """Find what is on disk.
 
     Args:
@@ -51,18 +53,20 @@ def open_stored(path: Path, ports: Sequence[Port], images: ImageOptions) -> Stor
             those, and any other images.
         ports: The inputs of the model.
         images: How pictures become an input.
+        spare: Names of inputs that pictures are never, and that need not be there.
     Raises:
         DataError: Something is damaged, missing or ambiguous.
     """
+    pictured = [port for port in ports if port.name not in spare]
     if not path.is_dir():
-        return _from_shards([path], ports, images, path)
+        return _from_shards([path], ports, pictured, images, path)
     arrays = find_arrays(path, [port.name for port in ports])
     shards = sorted(path.glob("*.tar"))
     if arrays and shards:
         raise DataError(f"data '{path}' holds both .npy and .tar files: move one kind elsewhere")
     if shards:
-        return _from_shards(shards, ports, images, path)
-    return _from_arrays(arrays, ports) if arrays else _from_images(path, ports, images)
+        return _from_shards(shards, ports, pictured, images, path)
+    return _from_arrays(arrays, ports) if arrays else _from_images(path, pictured, images)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -78,11 +82,15 @@ def _from_arrays(files: dict[str, Path], ports: Sequence[Port]) -> Stored:
 
 
 def _from_shards(
-    paths: Sequence[Path], ports: Sequence[Port], images: ImageOptions, what: Path
+    paths: Sequence[Path],
+    ports: Sequence[Port],
+    pictured: Sequence[Port],
+    images: ImageOptions,
+    what: Path,
 ) -> Stored:
     names = [port.name for port in ports]
     shards = open_shards(paths, names)
-    without = [port for port in ports if port.name not in shards.arrays]
+    without = [port for port in pictured if port.name not in shards.arrays]
     if shards.pictures is None or not without:
         if not shards.arrays:
             raise DataError(

@@ -33,12 +33,15 @@ from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import check, known_by, place
 from obc_onnx.samples.ragged import LENGTHS, check_lengths, with_made_mask
 from obc_onnx.samples.samples import Samples
+from obc_onnx.samples.stand_ins import with_stand_ins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.graph.model import Graph
+
+    Shape = tuple[int, ...]
 
 
 def load_samples(
@@ -57,13 +60,17 @@ def load_samples(
         DataError: Something does not fit; the message is one sentence.
     """
     images = images or ImageOptions()
-    samples = _opened(path, graph, DataOptions(images=images), named)
+    samples = _opened(path, graph, DataOptions(images=images), named, None)
     _check_use(images, [samples])
     return samples
 
 
 def check_samples(
-    samples: Samples, graph: Graph, what: str = "the data", named: Axes | None = None
+    samples: Samples,
+    graph: Graph,
+    what: str = "the data",
+    named: Axes | None = None,
+    given: Mapping[str, Shape] | None = None,
 ) -> Samples:
     """Check samples against a model, and find where it has them.
 
@@ -72,6 +79,7 @@ def check_samples(
         graph: The model that they are for.
         what: How messages call them.
         named: The batch axis of inputs, where it is named.
+        given: Shapes of inputs, where the model does not say them.
     Returns:
         The samples with inputs in the model's order, placed, and labels as int64.
     Raises:
@@ -79,10 +87,11 @@ def check_samples(
         RequestError: An axis is named that the model does not have.
     """
     samples = with_made_mask(samples, graph)
-    given = [*samples.inputs, *samples.fixed]
-    if set(given) != set(_names(graph)):
+    samples = with_stand_ins(samples, graph, named or {}, given or {})
+    held = [*samples.inputs, *samples.fixed]
+    if set(held) != set(_names(graph)):
         raise DataError(
-            f"{what} holds {listed(given)}, but the model's inputs are {listed(_names(graph))}"
+            f"{what} holds {listed(held)}, but the model's inputs are {listed(_names(graph))}"
         )
     ordered = {name: samples.inputs[name] for name in _names(graph) if name in samples.inputs}
     samples = replace(samples, inputs=ordered, dtypes=_dtypes(graph))
@@ -100,10 +109,18 @@ def check_samples(
 
 
 def open_samples(
-    options: DataOptions, graph: Graph, named: Axes | None = None
+    options: DataOptions,
+    graph: Graph,
+    named: Axes | None = None,
+    given: Mapping[str, Shape] | None = None,
 ) -> tuple[Samples | None, Samples | None]:
     """Read the samples to work with, and those to measure on.
 
+    Args:
+        options: Where they are.
+        graph: The model that they are for.
+        named: The batch axis of inputs, where it is named.
+        given: Shapes of inputs, where the model does not say them.
     Returns:
         Both in a random order, see `Samples.mixed`; None without data.
     Raises:
@@ -117,10 +134,10 @@ def open_samples(
         if options.mask_input is not None:
             raise DataError("`DataOptions.mask_input` is of samples: give `data` too")
         return None, None
-    opened = [_opened(options.source, graph, options, named)]
+    opened = [_opened(options.source, graph, options, named, given)]
     if options.evaluation is not None:
         placed = known_by(graph, opened[0])
-        opened.append(_opened(options.evaluation, placed, options, named))
+        opened.append(_opened(options.evaluation, placed, options, named, given))
     _check_use(options.images, opened)
     if options.evaluation is None:
         used, held = opened[0].split(options.holdout)
@@ -134,24 +151,28 @@ def open_samples(
 
 
 def _opened(
-    source: str | Path | Samples, graph: Graph, options: DataOptions, named: Axes | None
+    source: str | Path | Samples,
+    graph: Graph,
+    options: DataOptions,
+    named: Axes | None,
+    given: Mapping[str, Shape] | None,
 ) -> Samples:
     if isinstance(source, Samples):
         mask = options.mask_input or source.mask_input
-        return check_samples(replace(source, mask_input=mask), graph, named=named)
+        return check_samples(replace(source, mask_input=mask), graph, named=named, given=given)
     path = Path(source)
     if not path.exists():
         raise DataError(f"data '{path}' does not exist")
     if not path.is_dir() and not path.is_file():
         raise DataError(f"data '{path}' is neither a file nor a folder")
     if path.is_dir() or path.suffix == ".tar":
-        stored = open_stored(path, graph.inputs, options.images)
+        stored = open_stored(path, graph.inputs, options.images, graph.opaque.givers)
         samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.prepared)
         samples = replace(samples, lengths=stored.lengths)
     else:
         samples = _from_archive(path, graph)
     samples = replace(samples, mask_input=options.mask_input)
-    return check_samples(samples, graph, f"data '{path}'", named)
+    return check_samples(samples, graph, f"data '{path}'", named, given)
 
 
 def _check_use(images: ImageOptions, opened: Sequence[Samples]) -> None:

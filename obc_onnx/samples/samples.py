@@ -43,6 +43,7 @@ class Samples:
             mask says it, or all do.
         mask_input: The input that is known to be a mask, though nothing has shown it yet.
         padding: Which positions are no data, see `measuring.masks`; None where all are.
+        drawn: Inputs that are drawn at random, see `stand_ins`.
     """
 
     inputs: Mapping[str, NDArray[Any] | LazyArray]
@@ -54,6 +55,7 @@ class Samples:
     lengths: NDArray[np.int64] | None = None
     mask_input: str | None = None
     padding: Padding | None = None
+    drawn: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()), ()))

@@ -9,6 +9,7 @@ from obc_onnx.coupling.analysis import Clock, analyse
 from obc_onnx.graph.precision import is_quantised
 from obc_onnx.planning.costs import COSTS
 from obc_onnx.saliency.criteria import make_criterion
+from obc_onnx.verification.apart import checks_apart
 from obc_onnx.verification.checks import (
     Check,
     check_budget,
@@ -74,6 +75,7 @@ def check_result(candidate: Candidate, result: Graph, clock: Clock) -> list[Chec
         ),
         check_description(original, result, candidate.plan.copies),
         check_interface(original, result),
+        *checks_apart(original, result),
         *check_format(original, result, candidate.inputs),
         check_runs(result, candidate.feed),
     ]

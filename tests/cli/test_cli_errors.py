@@ -90,14 +90,20 @@ def test_a_model_that_fails_the_checker_is_refused(tmp_path: Path, refuse: Refus
     refuse(tmp_path / "broken.onnx", parts=("broken.onnx", "fails the ONNX checker", "nowhere"))
 
 
-def test_an_operator_that_onnx_runtime_does_not_know_is_named(
-    tmp_path: Path, refuse: Refuse
-) -> None:
+def test_what_gives_a_value_of_unknown_shape_is_named(tmp_path: Path, refuse: Refuse) -> None:
     model = build(CHAIN)
     model.graph.node[1].op_type, model.graph.node[1].domain = "Magic", "my.domain"
     model.opset_import.add(domain="my.domain", version=1)
     onnx.save(model, tmp_path / "custom.onnx")
-    refuse(tmp_path / "custom.onnx", parts=("ONNX Runtime cannot load", "my.domain:Magic"))
+    parts = ("value 'q', which Magic 'q' gives, declares no shape", "--input-shape q:1x3x224x224")
+    refuse(tmp_path / "custom.onnx", parts=parts)
+
+
+def test_a_library_that_is_none_is_refused(tmp_path: Path, refuse: Refuse) -> None:
+    path = saved(tmp_path, CHAIN)
+    (tmp_path / "ops.so").write_text("nothing")
+    args = ("--custom-op-library", tmp_path / "ops.so")
+    refuse(path, *args, parts=("cannot load", "ops.so", "library of operators"), code=2)
 
 
 def test_a_model_that_nothing_can_be_saved_in_is_refused(tmp_path: Path, refuse: Refuse) -> None:

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PACKAGE = Path(obc_onnx.__file__).parent
-LIBRARY = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "cli"]
+FOR_OTHER_PROGRAMS = {PACKAGE / "tensorrt" / f"{name}.py" for name in ("bundle", "flags", "texts")}
+"""Modules whose strings are commands and code for other programs, and no messages."""
+LIBRARY = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.parent.name != "cli" and path not in FOR_OTHER_PROGRAMS
+]
 FILLED = "FILLED"
 """What stands for a part of a message that is only known when it is written."""
 PUBLIC = {name: getattr(obc_onnx, name) for name in obc_onnx.__all__}
@@ -39,7 +45,7 @@ OPTIONS = (
 ARGUMENTS = {name for f in FUNCTIONS.values() for name in inspect.signature(f).parameters}
 FIELDS = {f"{name}.{field.name}" for name in OPTIONS for field in fields(PUBLIC[name])}
 WITHOUT_OPTION = {
-    *("model", "original", "compressed"),  # what commands take without an option
+    *("model", "original", "compressed", "result"),  # what commands take without an option
     *("rules", "budget", "scope"),
     *(
         "Budget.scope",
@@ -138,7 +144,7 @@ def test_every_argument_and_field_has_an_option_unless_it_is_known_to_have_none(
         for name in {*ARGUMENTS, *FIELDS}
         if name not in wording.GROUPS and wording.parameter_of(name) not in parameters
     }
-    assert without == WITHOUT_OPTION - {"model", "original", "compressed"}
+    assert without == WITHOUT_OPTION - {"model", "original", "compressed", "result"}
 
 
 @pytest.mark.parametrize("command", ["compress", "score", "finetune", "sensitivity", "inspect"])

@@ -38,7 +38,7 @@ LAYERS = (
     ("planning", "equivalent"),
     ("recover",),
     ("training", "verification"),
-    ("report",),
+    ("report", "tensorrt"),
     ("run",),
     ("",),
     ("cli",),

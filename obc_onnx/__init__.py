@@ -34,12 +34,12 @@ if _typing.TYPE_CHECKING:
         apply,
         compress,
         finetune,
-        inspect,
         make_plan,
         measure_sensitivity,
         score,
         verify,
     )
+    from obc_onnx.run.inspection import inspect
     from obc_onnx.run.strip import strip
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
@@ -85,7 +85,7 @@ _DEFINED_IN = {
     "apply": "run.api",
     "compress": "run.api",
     "finetune": "run.api",
-    "inspect": "run.api",
+    "inspect": "run.inspection",
     "make_plan": "run.api",
     "measure_sensitivity": "run.api",
     "score": "run.api",

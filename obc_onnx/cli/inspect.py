@@ -47,7 +47,7 @@ def inspect(
 ) -> None:
     """Show what can be pruned in MODEL, and what cannot and why."""
     from obc_onnx.report.terminal import explanation_text, inspection_text
-    from obc_onnx.run.api import inspect as inspect_model
+    from obc_onnx.run.inspection import inspect as inspect_model
 
     if scores is not None and explain is not None:
         raise RequestError("--explain shows no scores: give one of the two")

@@ -24,7 +24,7 @@ class Layer:
     """A node that multiplies, or along which weights act.
 
     Attributes:
-        node: Its label, as messages have it.
+        node: Its name, or that of its first output, as patterns of names take it.
         op_type: Its operator.
         macs: Multiply-accumulates of one sample.
         macs_left: The same once only the kept units are there.
@@ -90,7 +90,7 @@ def list_layers(coupling: Coupling, keep: Keep) -> list[Layer]:
         axis = acting.get(node.key)
         layers.append(
             Layer(
-                node=node.label,
+                node=node.name or node.key,
                 op_type=node.op_type,
                 macs=coupling.node_macs(node, {}) if node.key in costed else 0,
                 macs_left=coupling.node_macs(node, keep) if node.key in costed else 0,

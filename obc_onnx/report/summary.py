@@ -141,6 +141,14 @@ class Change:
     before: float | None
     after: float | None
 
+    @property
+    def ratio(self) -> str:
+        """How many times less the second number is, or more; empty where that has no sense."""
+        if not self.before or not self.after:
+            return ""
+        large, small = max(self.before, self.after), min(self.before, self.after)
+        return f"{large / small:.2f}x {'less' if self.before >= self.after else 'more'}"
+
 
 @dataclass(frozen=True)
 class Report:

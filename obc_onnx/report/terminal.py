@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
-    from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.planning.sensitivity import Point, Sensitivity
     from obc_onnx.report.stripping import StripReport
-    from obc_onnx.report.summary import GroupSummary, Inspection, Report
+    from obc_onnx.report.summary import GroupSummary, Inspection, Outlook, Report
     from obc_onnx.verification.checks import Check
 
 _WIDTH = 100
@@ -140,13 +139,13 @@ def _output_line(output: OutputError) -> str:
     )
 
 
-def plan_text(plan: PruningPlan, model: str) -> str:
+def plan_text(outlook: Outlook) -> str:
     """Render a plan: what would be left, in all and of each group."""
-    console = _console()
-    console.print(_change_table(model, Change(*plan.macs), Change(*plan.params)))
+    console, plan = _console(), outlook.plan
+    console.print(_change_table(outlook.model, Change(*plan.macs), Change(*plan.params)))
     widths = Table("group", "units", "kept")
-    for name, entry in plan.groups.items():
-        widths.add_row(name, str(entry["size"]), str(len(entry["kept"])))
+    for group in outlook.groups:
+        widths.add_row(group.name, str(group.size), str(group.kept))
     console.print(widths)
     console.print(
         f"units were scored by '{plan.criterion}' and compared by ranking '{plan.ranking}'"
@@ -249,10 +248,8 @@ def _group_table(groups: Sequence[GroupSummary]) -> Table:
 def _row(table: Table, name: str, change: Change, digits: int = 0) -> None:
     if change.before is None or change.after is None:
         return
-    less = change.before >= change.after
-    large, small = (change.before, change.after) if less else (change.after, change.before)
-    ratio = f"{large / small:.2f}x {'less' if less else 'more'}" if small else ""
-    table.add_row(name, f"{change.before:,.{digits}f}", f"{change.after:,.{digits}f}", ratio)
+    before, after = (f"{value:,.{digits}f}" for value in (change.before, change.after))
+    table.add_row(name, before, after, change.ratio)
 
 
 def _unknown_lines(unknown: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import RequestError
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.methods import NEED_DATA, minutes_of
 from obc_onnx.saliency.options import Scoring
@@ -36,13 +37,13 @@ class Request:
 
     name: str
     data: DataOptions
-    recover: Method
-    recover_minutes: float | None
     input_shape: Mapping[str, Shape]
     batch_axes: Axes
-    seed: int
     device: str
-    rules: RuleSet
+    recover: Method = "auto"
+    recover_minutes: float | None = None
+    seed: int = 0
+    rules: RuleSet = DEFAULT_RULES
     budget: Budget | None = None
     criterion: str | None = None
     scoring: Scoring | None = None

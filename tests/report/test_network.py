@@ -64,7 +64,7 @@ def test_what_depends_on_a_group_is_what_changes_where_one_unit_goes(name: str) 
 def test_a_layer_names_its_groups_and_what_is_frozen_and_why() -> None:
     first, second, last = list_layers(analyse(build(CHAIN)).coupling, {})
     assert (first.node, first.op_type, first.width, first.groups) == (
-        "Conv 'p'",
+        "p",
         "Conv",
         12,
         ["a:0"],

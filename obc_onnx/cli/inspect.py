@@ -17,6 +17,7 @@ from obc_onnx.cli.pages import page_option, write_page
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_targets,
+    is_verbose,
     load_scores,
     reports_errors,
 )
@@ -71,5 +72,9 @@ def inspect(
     )
     inspection = in_options(found)
     write_page(page, inspection_page, found)
-    text = inspection_text if explain is None else explanation_text
-    click.echo(inspection.to_json() if as_json else text(inspection))
+    if as_json:
+        click.echo(inspection.to_json())
+    elif explain is not None:
+        click.echo(explanation_text(inspection))
+    else:
+        click.echo(inspection_text(inspection, whole=is_verbose()))

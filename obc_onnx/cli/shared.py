@@ -28,7 +28,7 @@ _TARGETS = ("output", "plan_out", "plot", "report_out", "page")
 _LONGEST = 320
 """Characters of a message."""
 _GAP, _REST = " [...] ", " (-v shows all)"
-_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Messages in full.")
+_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Messages and lists in full.")
 
 
 class Failure(click.ClickException):
@@ -68,6 +68,11 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
                 raise Failure(_ended("interrupted", kwargs, written), _INTERRUPTED) from error
 
     return _verbose_option(wrapper)
+
+
+def is_verbose() -> bool:
+    """Say whether the command that runs was given --verbose."""
+    return bool(click.get_current_context().params["verbose"])
 
 
 def in_a_line(text: str, most: int | None) -> str:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 ANALYSIS_BATCH = 2
 """Size given to a batch that is free: with 1, a batch could not be told from a broadcast axis."""
 _LARGEST_SIZE = 2**31 - 1
+_USUAL_SIDE, _USUAL_LENGTH = 224, 128
+"""Of pictures, a multiple of 32, by which detectors divide, and of sequences: for examples."""
+_RANK_OF_PICTURES = 4
 
 
 def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
@@ -82,7 +85,7 @@ def _check_given(port: Port, given: Shape | None) -> None:
         if port.dtype == np.dtype(object):
             raise ModelError(f"input '{port.name}' is no tensor of numbers")
         if given is None:
-            example = {port.name: (1, 3, 224, 224)}
+            example = {port.name: (1, 3, _USUAL_SIDE, _USUAL_SIDE)}
             raise ShapeError(
                 f"input '{port.name}' declares no shape: give one, as in `input_shape={example}`"
             )
@@ -114,12 +117,21 @@ def _shape_of(port: Port, graph: Graph, bound: Mapping[int | str, int]) -> Shape
             sizes.append(batch.size or ANALYSIS_BATCH)
         else:
             why = f"; {batch.note}" if batch.note else ""
-            example = {port.name: tuple(s if isinstance(s, int) else 1 for s in shape)}
+            example = {port.name: _example(shape, free)}
             raise ShapeError(
                 f"input '{port.name}' has shape {_written(port)}, whose axis {axis} is dynamic: "
                 f"give its size, as in `input_shape={example}`{why}"
             )
     return tuple(sizes)
+
+
+def _example(shape: tuple[int | str, ...], free: set[int | None]) -> Shape:
+    """Return sizes that networks usually run at: those of a picture, or of a sequence."""
+    usual = _USUAL_SIDE if len(shape) >= _RANK_OF_PICTURES else _USUAL_LENGTH
+    return tuple(
+        size if isinstance(size, int) else 1 if axis in free else usual
+        for axis, size in enumerate(shape)
+    )
 
 
 def _likely(shape: tuple[int | str, ...]) -> set[int | None]:

@@ -41,7 +41,7 @@ def calls(model: onnx.ModelProto) -> int:
     sys.setprofile(note)
     try:
         found = inspect(model)
-        inspection_text(found)
+        inspection_text(found, whole=True)
         found.to_json()
     finally:
         sys.setprofile(before)
@@ -57,7 +57,7 @@ def test_twice_the_nodes_take_twice_the_calls(family: str) -> None:
 
 def test_what_is_said_of_a_dense_block_grows_as_it_does() -> None:
     found = {n: inspect(dense(n)) for n in (240, 480)}
-    sizes = {n: (len(inspection_text(f)), len(f.to_json())) for n, f in found.items()}
+    sizes = {n: (len(inspection_text(f, whole=True)), len(f.to_json())) for n, f in found.items()}
     assert sizes[480][0] < 2.2 * sizes[240][0]
     assert sizes[480][1] / sizes[240][1] < dense(480).ByteSize() / dense(240).ByteSize()
 
@@ -89,7 +89,7 @@ def test_every_role_is_said_or_counted() -> None:
             for group in coupling.groups)
         for role in coupling.roles
     )  # fmt: skip
-    text = inspection_text(found)
+    text = inspection_text(found, whole=True)
     missing = sum(group.n_members - len(group.members) for group in found.groups)
     assert missing > 0
     counted = [

@@ -35,13 +35,13 @@ if _typing.TYPE_CHECKING:
         apply,
         compress,
         finetune,
-        inspect,
         make_plan,
         measure_sensitivity,
         score,
         verify,
     )
     from obc_onnx.run.export_trt import export_trt
+    from obc_onnx.run.inspection import inspect
     from obc_onnx.run.strip import strip
     from obc_onnx.run.sweep import Swept, sweep
     from obc_onnx.saliency.options import Scoring
@@ -91,7 +91,7 @@ _DEFINED_IN = {
     "compress": "run.api",
     "export_trt": "run.export_trt",
     "finetune": "run.api",
-    "inspect": "run.api",
+    "inspect": "run.inspection",
     "make_plan": "run.api",
     "measure_sensitivity": "run.api",
     "score": "run.api",

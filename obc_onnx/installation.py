@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 
 from obc_onnx.errors import InstallationError
+from obc_onnx.version import __version__
 
 _RUNTIME_FILE = "onnxruntime/__init__.py"
 """Every package of ONNX Runtime installs this file, whatever its own name: they share a folder."""
+_PACKAGES = ("onnx", "onnxruntime", "onnxruntime-gpu", "torch", "numpy")
+"""Packages that a result depends on."""
 
 
 def no_onnx_runtime(error: ImportError) -> InstallationError:
@@ -62,6 +66,18 @@ def require_torch(what: str) -> None:
     reason = why_no_torch()
     if reason:
         raise InstallationError(f"{what} needs torch, but {reason}")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package and of what it computes with, as far as installed."""
+    from importlib.metadata import PackageNotFoundError, version
+    from platform import python_version
+
+    found = {"obc-onnx": __version__, "Python": python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _damaged_torch(error: Exception) -> str:

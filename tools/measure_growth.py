@@ -33,7 +33,7 @@ def measure(path: Path, limit: int) -> None:
     """Inspect one model stage by stage, and print seconds and sizes as JSON."""
     from obc_onnx.graph.model import Graph
     from obc_onnx.report.terminal import inspection_text
-    from obc_onnx.run.api import inspect
+    from obc_onnx.run.inspection import inspect
 
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
     before, times = peak_mib(), [time.process_time()]

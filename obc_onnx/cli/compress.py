@@ -17,10 +17,12 @@ from obc_onnx.cli.options import (
     recover_option,
     run_options,
 )
+from obc_onnx.cli.pages import page_option
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
-    check_model_targets,
+    Files,
+    check_targets,
     compress_and_write,
     files_read,
     load_scores,
@@ -48,12 +50,14 @@ if TYPE_CHECKING:
 @training_options(epochs=0)
 @run_options
 @json_option
+@page_option
 @reports_errors
 def compress(
     model: Path,
     output: Path,
     plan_out: Path | None,
     *,
+    page: Path | None,
     latency: bool | None,
     force: bool,
     seed: int,
@@ -66,9 +70,9 @@ def compress(
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
     run, read = resumed_run(options), files_read(options)
-    check_model_targets(model, output, plan_out, read, force=force, resumed=run)
+    check_targets([output, plan_out, page], model, read, force=force, resumed=run)
     compress_and_write(
-        (model, output, plan_out),
+        Files(model, output, plan_out, page),
         options,
         as_json=as_json,
         budget=budget_of(options),
@@ -93,6 +97,7 @@ def compress(
 @recover_option
 @run_options
 @json_option
+@page_option
 @reports_errors
 def apply(
     model: Path,
@@ -100,6 +105,7 @@ def apply(
     output: Path,
     plan_out: Path | None,
     *,
+    page: Path | None,
     latency: bool | None,
     force: bool,
     seed: int,
@@ -111,10 +117,11 @@ def apply(
     from obc_onnx.planning.plan import PruningPlan
 
     read = files_read(options)
-    check_model_targets(model, output, None, [*read, plan], force=force)
-    check_model_targets(model, output, plan_out, read, force=force)  # which may be the old plan
+    check_targets([output, page], model, [*read, plan], force=force)
+    # the plan may go where the old one is
+    check_targets([output, page, plan_out], model, read, force=force)
     compress_and_write(
-        (model, output, plan_out),
+        Files(model, output, plan_out, page),
         options,
         as_json=as_json,
         plan=PruningPlan.load(plan),
@@ -136,6 +143,7 @@ def apply(
 @training_options(epochs=FINETUNE_EPOCHS)
 @run_options
 @json_option
+@page_option
 @reports_errors
 def finetune(
     model: Path,
@@ -143,6 +151,7 @@ def finetune(
     output: Path,
     plan_out: Path | None,
     *,
+    page: Path | None,
     latency: bool | None,
     force: bool,
     seed: int,
@@ -157,11 +166,11 @@ def finetune(
     from obc_onnx.planning.plan import PruningPlan
 
     run, read = resumed_run(options), files_read(options)
-    check_model_targets(model, output, None, [*read, plan], force=force, resumed=run)
-    # which may be the old plan
-    check_model_targets(model, output, plan_out, read, force=force, resumed=run)
+    check_targets([output, page], model, [*read, plan], force=force, resumed=run)
+    # the plan may go where the old one is
+    check_targets([output, page, plan_out], model, read, force=force, resumed=run)
     compress_and_write(
-        (model, output, plan_out),
+        Files(model, output, plan_out, page),
         options,
         as_json=as_json,
         plan=PruningPlan.load(plan),

@@ -19,6 +19,7 @@ from obc_onnx.cli.options import (
     scope_of,
     scope_options,
 )
+from obc_onnx.cli.pages import page_option, write_page
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
@@ -45,11 +46,13 @@ if TYPE_CHECKING:
 @recover_option
 @run_options
 @json_option
+@page_option
 @reports_errors
 def plan(
     model: Path,
     output: Path,
     *,
+    page: Path | None,
     force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -61,12 +64,13 @@ def plan(
     The plan is a file to read and to edit. It is for this model alone.
     """
     from obc_onnx.files import replacing
+    from obc_onnx.report.page import outlook_page
     from obc_onnx.report.terminal import plan_text
-    from obc_onnx.run.api import make_plan
+    from obc_onnx.run.api import foresee
 
-    check_targets([output], model, files_read(options), force=force)
+    check_targets([output, page], model, files_read(options), force=force)
     with writer(options["device"]) as (device, writes):
-        plan = make_plan(
+        outlook = foresee(
             model,
             data=data_of(options),
             budget=budget_of(options),
@@ -82,8 +86,9 @@ def plan(
         )
         if writes:
             with replacing(output) as temporary:
-                temporary.write_text(plan.to_json(), encoding="utf-8")
-            click.echo(plan.to_json().rstrip() if as_json else plan_text(plan, str(model)))
+                temporary.write_text(outlook.plan.to_json(), encoding="utf-8")
+            write_page(page, outlook_page, outlook, seed)
+            click.echo(outlook.plan.to_json().rstrip() if as_json else plan_text(outlook))
 
 
 @command()
@@ -95,11 +100,13 @@ def plan(
 @scope_options
 @run_options
 @json_option
+@page_option
 @reports_errors
 def sensitivity(
     model: Path,
     plot: Path | None,
     *,
+    page: Path | None,
     force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -111,12 +118,12 @@ def sensitivity(
     Nothing is repaired, and no model is written.
     """
     from obc_onnx.files import replacing
+    from obc_onnx.report.page import sensitivity_page
     from obc_onnx.report.pictures import sensitivity_svg
     from obc_onnx.report.terminal import sensitivity_text
     from obc_onnx.run.api import measure_sensitivity
 
-    if plot is not None:
-        check_targets([plot], model, files_read(options), force=force)
+    check_targets([plot, page], model, files_read(options), force=force)
     sensitivity = measure_sensitivity(
         model,
         data=data_of(options),
@@ -132,4 +139,5 @@ def sensitivity(
     if plot is not None:
         with replacing(plot) as temporary:
             temporary.write_text(sensitivity_svg(sensitivity), encoding="utf-8")
+    write_page(page, sensitivity_page, sensitivity, seed)
     click.echo(sensitivity.to_json() if as_json else sensitivity_text(sensitivity))

@@ -11,7 +11,10 @@ import click
 from obc_onnx.training.options import FIELDS
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Files": ("output", "plan", "plan_out", "report_out", "plot", "scores", "force", "as_json"),
+    "Files": (
+        *("output", "plan", "plan_out", "page", "report_out", "plot", "scores", "force"),
+        "as_json",
+    ),
     "Samples": ("data", "eval_*", "holdout", "mask_input", "image_*"),
     "Budget": (
         *("target*", "cost", "pick", "max_drop", "round_to", "min_channels", "ranking", "steps"),
@@ -30,8 +33,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 """Patterns of parameter names; an option is in the first section that has one of its name."""
 COMMON = (
-    *("output", "plan", "plan_out", "force", "as_json", "data", "eval_data"),
-    *("image_scale", "image_mean", "image_std", "image_layout"),
+    *("output", "plan", "plan_out", "page", "force", "as_json", "data", "eval_data"),
+    *("image_scale", "image_mean", "image_std"),
     *("target*", "cost", "pick", "max_drop", "round_to", "exclude", "criterion"),
     *("recover", "recover_minutes"),
     *("epochs", "lr", "run_dir", "resume", "latency", "device", "input_shape", "batch_axes"),
@@ -39,6 +42,8 @@ COMMON = (
 """Patterns of the names of parameters that plain help shows."""
 HELP = {"help_option_names": ["-h", "--help"]}
 """Settings of the program and of each of its commands."""
+ARGUMENTS = f"{__name__}.arguments"
+"""Where a context keeps what the command was given."""
 _FEW = 16
 """Options of a command whose help is one list."""
 
@@ -79,6 +84,11 @@ class SectionedCommand(click.Command):
                     help=text,
                 )
             )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments as they were given, for reports that name the command."""
+        ctx.meta[ARGUMENTS] = [*args]
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import click
 
 from obc_onnx.cli.options import data_of
+from obc_onnx.cli.pages import write_page
 from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import ObcError, RequestError, VerificationError
 
@@ -22,12 +23,12 @@ P = ParamSpec("P")
 
 _INTERRUPTED, _TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the number of the signal."""
-_TARGETS = ("output", "plan_out", "plot", "report_out")
+_TARGETS = ("output", "plan_out", "plot", "report_out", "page")
 """Parameters of commands that say where a result goes."""
 _LONGEST = 320
 """Characters of a message."""
 _GAP, _REST = " [...] ", " (-v shows all)"
-_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Messages in full.")
+_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Messages and lists in full.")
 
 
 class Failure(click.ClickException):
@@ -69,6 +70,11 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return _verbose_option(wrapper)
 
 
+def is_verbose() -> bool:
+    """Say whether the command that runs was given --verbose."""
+    return bool(click.get_current_context().params["verbose"])
+
+
 def in_a_line(text: str, most: int | None) -> str:
     """Return a message in one line, without its middle where it is long.
 
@@ -107,24 +113,40 @@ def load_scores(path: Path | None) -> Scores | None:
     return None if path is None else Scores.load(path)
 
 
+class Files(NamedTuple):
+    """What a command reads and writes.
+
+    Attributes:
+        model: What is compressed.
+        output: Where it goes.
+        plan: Where its plan goes.
+        page: Where its report goes, as a page.
+    """
+
+    model: Path
+    output: Path
+    plan: Path | None
+    page: Path | None
+
+
 def compress_and_write(
-    files: tuple[Path, Path, Path | None], options: dict[str, Any], *, as_json: bool, **asked: Any
+    files: Files, options: dict[str, Any], *, as_json: bool, **asked: Any
 ) -> None:
     """Compress a model, write it and the plan, and print the report: the end of several commands.
 
     Args:
-        files: The model, where it goes, and where its plan goes.
+        files: The model, and where results go.
         options: Those that the command takes.
         as_json: Whether one object is printed.
         asked: What else `compress` is asked for.
     """
+    from obc_onnx.report.page import compression_page
     from obc_onnx.report.terminal import report_text
     from obc_onnx.run.api import compress as compress_model
 
-    model, output, plan_out = files
     with writer(options["device"]) as (device, writes):
         result = compress_model(
-            model,
+            files.model,
             data=data_of(options),
             run_dir=options.get("run_dir"),
             resume=options.get("resume", False),
@@ -135,7 +157,8 @@ def compress_and_write(
             **asked,
         )
         if writes:
-            result.save(output, plan_out)
+            result.save(files.output, files.plan)
+            write_page(files.page, compression_page, result.report, asked["seed"])
             report = in_options(result.report)
             click.echo(report.to_json() if as_json else report_text(report))
 
@@ -164,20 +187,6 @@ def files_read(options: dict[str, Any]) -> list[Path]:
     return [*files, *(path for path in named if path is not None)]
 
 
-def check_model_targets(
-    model: Path,
-    output: Path,
-    plan_out: Path | None,
-    read: Sequence[Path],
-    *,
-    force: bool,
-    resumed: Path | None = None,
-) -> None:
-    """Check where a compressed model and its plan go, see `check_targets`."""
-    plans = [] if plan_out is None else [plan_out]
-    check_targets([output, *plans], model, read, force=force, resumed=resumed)
-
-
 def resumed_run(options: Mapping[str, Any]) -> Path | None:
     """Return the folder of the run that goes on, where one does."""
     folder: Path | None = options["run_dir"] if options["resume"] else None
@@ -185,7 +194,7 @@ def resumed_run(options: Mapping[str, Any]) -> Path | None:
 
 
 def check_targets(
-    targets: Sequence[Path],
+    targets: Sequence[Path | None],
     model: Path,
     read: Sequence[Path],
     *,
@@ -195,7 +204,7 @@ def check_targets(
     """Check before long work that files can be written, and that nothing is lost by it.
 
     Args:
-        targets: What is to be written.
+        targets: What is to be written; None is not.
         model: What is read, with the files that hold its weights.
         read: What else is read; of a folder all that lies in it.
         force: Whether files that exist may be replaced; those that are read may not.
@@ -211,9 +220,10 @@ def check_targets(
     from obc_onnx.run.folder import results_in
 
     made = [] if resumed is None else results_in(resumed)
-    for place, target in enumerate(targets):
+    asked = [target for target in targets if target is not None]
+    for place, target in enumerate(asked):
         check_writable(target)
-        if any(holds(other, target) for other in targets[:place]):
+        if any(holds(other, target) for other in asked[:place]):
             raise RequestError(f"'{target}' is named twice: one file would overwrite the other")
         if not target.exists():
             continue

@@ -15,7 +15,7 @@ from obc_onnx.cli.options import (
     seed_option,
 )
 from obc_onnx.cli.sections import command
-from obc_onnx.cli.shared import check_model_targets, reports_errors
+from obc_onnx.cli.shared import check_targets, reports_errors
 from obc_onnx.cli.wording import in_options
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def strip(
     from obc_onnx.report.terminal import strip_text
     from obc_onnx.run.strip import strip as strip_model
 
-    check_model_targets(model, output, report_out, [], force=force)
+    check_targets([output, report_out], model, [], force=force)
     stripping = strip_model(
         model, below=below, input_shape=input_shape, batch_axes=batch_axes, seed=seed
     )

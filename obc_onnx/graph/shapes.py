@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 ANALYSIS_BATCH = 2
 """Size given to a batch that is free: with 1, a batch could not be told from a broadcast axis."""
 _LARGEST_SIZE = 2**31 - 1
+_USUAL_SIDE, _USUAL_LENGTH = 224, 128
+"""Of pictures, a multiple of 32, by which detectors divide, and of sequences: for examples."""
+_RANK_OF_PICTURES = 4
 
 
 def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
@@ -105,7 +108,7 @@ def check_given(port: Port, graph: Graph, given: Shape | None) -> None:
         if port.dtype == np.dtype(object):
             raise ModelError(f"{called} is no tensor of numbers")
         if given is None:
-            example = {port.name: (1, 3, 224, 224)}
+            example = {port.name: (1, 3, _USUAL_SIDE, _USUAL_SIDE)}
             raise ShapeError(f"{called} declares no shape: give one, as in `input_shape={example}`")
     elif given is not None:
         fits = len(given) == len(port.shape) and all(
@@ -124,7 +127,7 @@ def _shape_of(port: Port, graph: Graph, bound: Mapping[int | str, int]) -> Shape
     """Fill in the sizes that need not be given."""
     batch = graph.batch_axes
     shape = port.shape or ()
-    free = {batch.inputs.get(port.name)} | (set() if batch.proven else _likely(shape))
+    free = _free(port, graph)
     sizes: list[int] = []
     for axis, declared in enumerate(shape):
         if isinstance(declared, int):
@@ -142,11 +145,26 @@ def missing_size(port: Port, graph: Graph, axis: int) -> ShapeError:
     """Say that the size of an axis has to be given."""
     note, shape = graph.batch_axes.note, port.shape or ()
     why = f"; {note}" if note else ""
-    example = {port.name: tuple(size if isinstance(size, int) else 1 for size in shape)}
+    example = {port.name: _example(shape, _free(port, graph))}
     return ShapeError(
         f"{graph.opaque.port_called(port.name)} has shape {_written(port)}, whose axis {axis} is "
         f"dynamic: give its size, as in `input_shape={example}`{why}"
     )
+
+
+def _example(shape: tuple[int | str, ...], free: set[int | None]) -> Shape:
+    """Return sizes that networks usually run at: those of a picture, or of a sequence."""
+    usual = _USUAL_SIDE if len(shape) >= _RANK_OF_PICTURES else _USUAL_LENGTH
+    return tuple(
+        size if isinstance(size, int) else 1 if axis in free else usual
+        for axis, size in enumerate(shape)
+    )
+
+
+def _free(port: Port, graph: Graph) -> set[int | None]:
+    """Return the axes of an input whose size nobody has to give."""
+    batch = graph.batch_axes
+    return {batch.inputs.get(port.name)} | (set() if batch.proven else _likely(port.shape or ()))
 
 
 def _likely(shape: tuple[int | str, ...]) -> set[int | None]:

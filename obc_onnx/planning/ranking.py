@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes.expressions import units_of
+from obc_onnx.axes.expressions import leaves, units_of
 from obc_onnx.planning.costs import units_left
 
 if TYPE_CHECKING:
@@ -71,6 +71,22 @@ def ranked(
     return [cuts[number] for number in order], sum(due)
 
 
+def narrowest(coupling: Coupling, rooms: Sequence[Room]) -> dict[Dim, NDArray[np.bool_]]:
+    """Return what is left where everything goes that may."""
+    equal = {group.name: np.zeros(group.size) for group in coupling.groups}
+    protected = _protected(coupling, equal, {})
+    keep = {}
+    for room in rooms:
+        units = np.arange(room.group.size)
+        free = units[~np.isin(units, list(protected.get(room.group.dim, ())))]
+        kept = np.ones(room.group.size, np.bool_)
+        for cut in room.cuts(free, room.group.size):
+            kept[cut] = False
+        if not kept.all():
+            keep[room.group.dim] = kept
+    return keep
+
+
 def _per_cost(
     saliency: NDArray[np.float64], group: Group, keep: Keep, costs: Sequence[Cost]
 ) -> NDArray[np.float64]:
@@ -122,10 +138,12 @@ def _protected(coupling: Coupling, saliency: Saliency, keep: Keep) -> dict[Dim, 
     by_dim = {
         group.dim: saliency.get(group.name, np.zeros(group.size)) for group in coupling.groups
     }
+    place = {dim: number for number, dim in enumerate(by_dim)}
     protected: dict[Dim, set[int]] = {}
     for axis in coupling.tied_axes:
         best: tuple[float, Dim, int] | None = None
-        for dim, scores in by_dim.items():
+        for dim in sorted(by_dim.keys() & set(leaves(axis)), key=place.__getitem__):
+            scores = by_dim[dim]
             for unit in units_of(axis, dim):
                 if keep.get(dim) is not None and not keep[dim][unit]:
                     continue

@@ -112,6 +112,8 @@ def _units_of_block(coupling: Coupling, group: Group, channels: int) -> int:
 
     A head of 64 channels fills eight blocks of 8 alone.
     """
+    if channels == 1:  # no axis has to be looked at, of which many groups may lie on the same
+        return 1
     axes = {coupling.axes[r.node.inputs[r.slot]][r.axis] for r in group.members}
     runs = {run for axis in axes for run in runs_of(axis, group.dim)}
     return math.lcm(*(channels // math.gcd(channels, run) for run in runs or {1}))

@@ -11,7 +11,7 @@ import numpy as np
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.planning.costs import COSTS, Cost, share_of, units_left
 from obc_onnx.planning.plan import PruningPlan, slices_of
-from obc_onnx.planning.ranking import ranked
+from obc_onnx.planning.ranking import narrowest, ranked
 from obc_onnx.planning.rooms import rooms_of
 from obc_onnx.planning.scope import BLOCKS, Scope
 from obc_onnx.saliency.criteria import usual_ranking
@@ -161,9 +161,7 @@ def _check_feasible(
             raise InfeasibleTargetError(
                 f"the model has no {target.cost.label} to save{unknown}{_enclosed(coupling)}"
             )
-    equal = {group.name: np.zeros(group.size) for group in coupling.groups}
-    smallest = _without({}, ranked(coupling, rooms, equal, {}, "global", [])[0])
-    _check_met(coupling, rooms, targets, smallest, scope)
+    _check_met(coupling, rooms, targets, narrowest(coupling, rooms), scope)
 
 
 def _check_met(

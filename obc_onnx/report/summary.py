@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes.expressions import BEGINNING, describe, is_long, leaves
+from obc_onnx.planning.costs import units_left
 from obc_onnx.planning.scope import BLOCKS
+from obc_onnx.report.network import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,13 +21,14 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Dim, Expr
     from obc_onnx.coupling.explain import AxisExplanation
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling, Group, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
     from obc_onnx.ops.base.context import Role
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
+    from obc_onnx.report.network import Layer, OperatorCount
     from obc_onnx.training.course import Epoch
     from obc_onnx.verification.checks import Check
 
@@ -40,6 +43,11 @@ class GroupSummary:
 
     Attributes:
         kept: How many units stay.
+        node: The node that first writes its units, or else meets them, by the name that patterns
+            of names take.
+        macs: Multiply-accumulates of one sample that depend on its width; what several groups
+            share counts for each of them.
+        params: Elements of the weights that it lies on, in the same way.
         inexact: Why removing units does more than masking them, or None.
         members: One line for each role, as `Conv 'c': c.weight axis 0 writes = c.weight:0(64)`. One
             of an axis on which many groups lie is with the first of them alone.
@@ -49,6 +57,9 @@ class GroupSummary:
     name: str
     size: int
     kept: int
+    node: str
+    macs: int
+    params: int
     inexact: str | None
     members: list[str]
     n_members: int
@@ -64,12 +75,33 @@ class Extremes:
 
 
 @dataclass(frozen=True)
+class SaliencySummary:
+    """What the units of a group are worth, before any of them was removed.
+
+    Attributes:
+        least: Saliency of the unit with the least, as are the next two.
+        removed: The share of the group's whole saliency that went, in [0, 1].
+    """
+
+    group: str
+    least: float
+    median: float
+    greatest: float
+    removed: float
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What can be pruned, and what cannot and why.
 
     Attributes:
         macs: Multiply-accumulates of one sample.
+        least_macs: What the narrowest widths of the usual `Scope` would leave of them, if widths
+            were any number.
+        least_macs_inexact: The same where inexact groups may shrink too.
         params: Elements of float initializers.
+        layers: The nodes that multiply, or along which weights act, in the order of the graph.
+        operators: How often each is there, and what it costs; the dearest first.
         axes: What those axes of weights are made of, as `c.weight axis 1`, of which members tell
             only how it begins.
         batch: Where the samples are, if not on the first axis of every input.
@@ -82,8 +114,12 @@ class Inspection:
     model: str
     sha256: str
     macs: int
+    least_macs: int
+    least_macs_inexact: int
     params: int
     groups: list[GroupSummary]
+    layers: list[Layer]
+    operators: list[OperatorCount]
     axes: dict[str, str]
     frozen: list[dict[str, Any]]
     unknown: list[str]
@@ -105,6 +141,14 @@ class Change:
     before: float | None
     after: float | None
 
+    @property
+    def ratio(self) -> str:
+        """How many times less the second number is, or more; empty where that has no sense."""
+        if not self.before or not self.after:
+            return ""
+        large, small = max(self.before, self.after), min(self.before, self.after)
+        return f"{large / small:.2f}x {'less' if self.before >= self.after else 'more'}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -112,6 +156,8 @@ class Report:
 
     Attributes:
         targets: What might be left of each cost, see `plan.PruningPlan`.
+        layers: The nodes that multiply, or along which weights act, in the order of the graph.
+        saliency: What the units of each group were worth; empty where a plan was given.
         outputs: How far each float output is from the original's on the held-out samples; empty
             without data.
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
@@ -140,6 +186,8 @@ class Report:
     fed: list[Fed]
     latency_ms: Change
     groups: list[GroupSummary]
+    layers: list[Layer]
+    saliency: list[SaliencySummary]
     frozen: list[dict[str, Any]]
     unknown: list[str]
     recovery: list[Recovery]
@@ -169,6 +217,29 @@ class Report:
         return json.dumps({**asdict(self), "verdict": self.verdict}, indent=1)
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a plan would leave of a model.
+
+    Attributes:
+        groups: Every group, and how many of its units the plan keeps.
+        layers: The nodes that multiply, or along which weights act, in the order of the graph.
+        saliency: What the units of each group were worth.
+        notes: What was decided, each with its reason.
+        seconds: Of each stage.
+    """
+
+    model: str
+    plan: PruningPlan
+    groups: list[GroupSummary]
+    layers: list[Layer]
+    saliency: list[SaliencySummary]
+    frozen: list[dict[str, Any]]
+    unknown: list[str]
+    notes: list[str]
+    seconds: dict[str, float]
+
+
 def _ratio(change: Change) -> float:
     return (change.before or 0.0) / (change.after or 1.0)
 
@@ -181,18 +252,27 @@ def _quality(accuracy: Change) -> list[str]:
 
 def summarise_groups(coupling: Coupling, keep: Keep) -> list[GroupSummary]:
     """Describe every group."""
-    lines = _members(coupling)
+    lines, shares = _members(coupling), shares_of(coupling)
     return [
         GroupSummary(
             name=group.name,
             size=group.size,
             kept=int(keep[group.dim].sum()) if group.dim in keep else group.size,
+            node=_main_node(group),
+            macs=shares[group.dim].macs,
+            params=shares[group.dim].params,
             inexact=group.inexact,
             members=lines.get(group.dim, []),
             n_members=len(group.members),
         )
         for group in coupling.groups
     ]
+
+
+def _main_node(group: Group) -> str:
+    """Name the node that first writes the units of a group, or else the first that meets them."""
+    roles = sorted(group.members, key=lambda role: role.kind != "writes")
+    return roles[0].node.name or roles[0].node.key
 
 
 def _members(coupling: Coupling) -> dict[Dim, list[str]]:
@@ -301,4 +381,19 @@ def summarise_scores(groups: Mapping[str, NDArray[np.float64]]) -> list[Extremes
             [(int(u), float(scores[u])) for u in o[:_SHOWN]] for o in (order, order[::-1])
         )
         found.append(Extremes(name, least, most))
+    return found
+
+
+def summarise_saliency(
+    coupling: Coupling, saliency: Mapping[str, NDArray[np.float64]], keep: Keep
+) -> list[SaliencySummary]:
+    """Say what the units of each group are worth, and what of that went."""
+    found = []
+    for group in coupling.groups:
+        scores = saliency.get(group.name)
+        if scores is not None:
+            total, left = float(scores.sum()), float(scores[units_left(group, keep)].sum())
+            removed = (total - left) / total if total > 0 else 0.0
+            least, median, greatest = (float(x) for x in np.quantile(scores, (0, 0.5, 1)))
+            found.append(SaliencySummary(group.name, least, median, greatest, removed))
     return found

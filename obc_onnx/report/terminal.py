@@ -3,55 +3,128 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from textwrap import TextWrapper
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from obc_onnx.axes.expressions import LONG
+from obc_onnx.planning.scope import MIN_CHANNELS
 from obc_onnx.planning.sensitivity import N_SHARES
 from obc_onnx.report.summary import Change
 from obc_onnx.stripping.find import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
-    from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.planning.sensitivity import Point, Sensitivity
     from obc_onnx.report.stripping import StripReport
-    from obc_onnx.report.summary import GroupSummary, Inspection, Report
+    from obc_onnx.report.summary import Extremes, GroupSummary, Inspection, Outlook, Report
     from obc_onnx.verification.checks import Check
 
 _WIDTH = 100
+_COLUMNS = 80
+"""Of a terminal that nobody has changed."""
+_NAME = 50
+"""Columns of a name in a list."""
+_WORDS = TextWrapper(_COLUMNS - 2, break_long_words=False, break_on_hyphens=False)
+"""Names in sentences stay whole, so that they can be copied."""
 
 
-def inspection_text(inspection: Inspection) -> str:
-    """Render an inspection; it is lines alone, of which there may be many, and no tables."""
-    lines = [f"{inspection.model}: {in_si(inspection.macs)}MACs, {in_si(inspection.params)}params"]
+def inspection_text(inspection: Inspection, *, whole: bool = False) -> str:
+    """Render an inspection; it is lines alone, of which there may be many, and no tables.
+
+    Args:
+        inspection: What was found.
+        whole: Whether every member of a group and every frozen dim has a line; otherwise a group
+            has one line, as a reason has.
+    """
+    costs = f"{in_si(inspection.macs)}MACs, {in_si(inspection.params)}params"
+    lines = [f"{inspection.model}: {costs}", *_reach_lines(inspection)]
     lines += (f"  {note}" for note in inspection.batch)
+    lines += _operator_lines(inspection)
     n_units = sum(group.size for group in inspection.groups)
-    lines += ["", f"{len(inspection.groups)} groups, {n_units} units"]
+    title = f"{len(inspection.groups)} groups, {n_units} units; what depends on each"
+    lines += ["", f"{title:<53}{'units':>7}{'MACs':>9}{'params':>9}"]
+    salient = {extremes.group: extremes for extremes in inspection.salient}
     for group in inspection.groups:
-        lines += _group_lines(group)
-    for extremes in inspection.salient:
-        lines.append(f"  {extremes.group}   least: {_units(extremes.least)}")
-        lines.append(f"  {' ' * len(extremes.group)}   most:  {_units(extremes.most)}")
-    lines += ["", f"{len(inspection.frozen)} frozen dims of weights"]
-    for frozen in inspection.frozen:
-        lines.append(f"  {frozen['where']}({frozen['size']})   frozen: {frozen['reason']}")
+        lines += _group_lines(group, inspection, salient.get(group.name), whole=whole)
+    lines += _frozen_lines(inspection.frozen, whole=whole)
     lines += _unknown_lines(inspection.unknown)
     lines += (f"note: {note}" for note in inspection.notes)
     return "\n".join([*lines, _seconds(inspection.seconds), ""])
 
 
-def _group_lines(group: GroupSummary) -> list[str]:
-    note = f"   inexact: {group.inexact}" if group.inexact else ""
-    more = group.n_members - len(group.members)
-    rest = [f"... ({more} more, on axes of more than {LONG} parts)"] if more else []
-    lines = (f"      {line}" for line in (*group.members, *rest))
-    return [f"  {group.name}   {group.size} units{note}", *lines]
+def _reach_lines(inspection: Inspection) -> list[str]:
+    """Say how far the whole can go."""
+    whole, least = inspection.macs, inspection.least_macs
+    if not whole:
+        return []
+    lines = [
+        f"{_share(MIN_CHANNELS)} of the units of each group need {_share(least, whole)} of the MACs"
+    ]
+    if inspection.least_macs_inexact != least:
+        more = _share(inspection.least_macs_inexact, whole)
+        lines.append(f"{more} where inexact groups, marked by ~, shrink too: `Scope.allow_inexact`")
+    return lines
+
+
+def _operator_lines(inspection: Inspection) -> list[str]:
+    """Lay out what each operator costs; those that cost nothing are counted together."""
+    lines = ["", f"{'operators':<53}{'nodes':>7}{'MACs':>9}{'params':>9}"]
+    costly = [one for one in inspection.operators if one.macs or one.params]
+    for one in costly:
+        shares = (_share(one.macs, inspection.macs), _share(one.params, inspection.params))
+        lines.append(f"  {_short(one.op_type):<51}{one.count:>7}{shares[0]:>9}{shares[1]:>9}")
+    others = [one for one in inspection.operators if one not in costly]
+    if others:
+        what = f"{len(others)} more, which neither multiply nor hold weights"
+        lines.append(f"  {what:<51}{sum(one.count for one in others):>7}")
+    return lines
+
+
+def _group_lines(
+    group: GroupSummary, inspection: Inspection, extremes: Extremes | None, *, whole: bool
+) -> list[str]:
+    shares = (_share(group.macs, inspection.macs), _share(group.params, inspection.params))
+    mark = "~" if group.inexact else " "
+    lines = [f"{mark} {_short(group.node):<51}{group.size:>7}{shares[0]:>9}{shares[1]:>9}"]
+    if whole:
+        lines.append(f"      {group.name}{f'   inexact: {group.inexact}' if group.inexact else ''}")
+        more = group.n_members - len(group.members)
+        rest = [f"... ({more} more, on axes of more than {LONG} parts)"] if more else []
+        lines += (f"      {line}" for line in (*group.members, *rest))
+    if extremes is not None:
+        lines.append(f"      least: {_units(extremes.least)}")
+        lines.append(f"      most:  {_units(extremes.most)}")
+    return lines
+
+
+def _frozen_lines(frozen: Sequence[Mapping[str, Any]], *, whole: bool) -> list[str]:
+    """Say which dims lose nothing, reason by reason."""
+    lines = ["", f"{len(frozen)} frozen dims of weights"]
+    if whole:
+        return lines + [f"  {f['where']}({f['size']})   frozen: {f['reason']}" for f in frozen]
+    places: dict[str, list[str]] = {}
+    for dim in frozen:
+        places.setdefault(dim["reason"], []).append(f"{dim['where']}({dim['size']})")
+    for reason, found in places.items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        lines += (f"  {line}" for line in _WORDS.wrap(reason))
+        lines.append(f"      {_short(found[0])}{more}")
+    return lines
+
+
+def _share(part: float, whole: float = 1.0) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""
+
+
+def _short(name: str, most: int = _NAME) -> str:
+    """Return a name, or the end of a long one, which tells it from others."""
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def _units(pairs: Sequence[tuple[int, float]]) -> str:
@@ -140,13 +213,13 @@ def _output_line(output: OutputError) -> str:
     )
 
 
-def plan_text(plan: PruningPlan, model: str) -> str:
+def plan_text(outlook: Outlook) -> str:
     """Render a plan: what would be left, in all and of each group."""
-    console = open_console()
-    console.print(_change_table(model, Change(*plan.macs), Change(*plan.params)))
+    console, plan = open_console(), outlook.plan
+    console.print(_change_table(outlook.model, Change(*plan.macs), Change(*plan.params)))
     widths = Table("group", "units", "kept")
-    for name, entry in plan.groups.items():
-        widths.add_row(name, str(entry["size"]), str(len(entry["kept"])))
+    for group in outlook.groups:
+        widths.add_row(group.name, str(group.size), str(group.kept))
     console.print(widths)
     console.print(
         f"units were scored by '{plan.criterion}' and compared by ranking '{plan.ranking}'"
@@ -249,10 +322,8 @@ def _group_table(groups: Sequence[GroupSummary]) -> Table:
 def _row(table: Table, name: str, change: Change, digits: int = 0) -> None:
     if change.before is None or change.after is None:
         return
-    less = change.before >= change.after
-    large, small = (change.before, change.after) if less else (change.after, change.before)
-    ratio = f"{large / small:.2f}x {'less' if less else 'more'}" if small else ""
-    table.add_row(name, f"{change.before:,.{digits}f}", f"{change.after:,.{digits}f}", ratio)
+    before, after = (f"{value:,.{digits}f}" for value in (change.before, change.after))
+    table.add_row(name, before, after, change.ratio)
 
 
 def _unknown_lines(unknown: Sequence[str]) -> list[str]:

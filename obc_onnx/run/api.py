@@ -1,13 +1,12 @@
-"""What the package offers: inspect, score, plan, apply, compress, fine-tune, verify, measure."""
+"""What the package offers: score, plan, apply, compress, fine-tune, verify, measure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_name, told
-from obc_onnx.coupling.explain import explain
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.feeds import random_feed
 from obc_onnx.measuring.masks import with_padding
@@ -17,16 +16,8 @@ from obc_onnx.planning.budget import MEASURED_SAMPLES, Budget
 from obc_onnx.planning.rooms import rooms_of
 from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.sensitivity import Sensitivity, measure_groups
-from obc_onnx.report.summary import (
-    Inspection,
-    notes_on_graph,
-    summarise_axes,
-    summarise_frozen,
-    summarise_groups,
-    summarise_scores,
-)
 from obc_onnx.run.compression import Compression
-from obc_onnx.run.request import Request, check_device
+from obc_onnx.run.request import check_device, request_of
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import Scores, score_units
 from obc_onnx.samples.options import DataOptions
@@ -45,54 +36,10 @@ if TYPE_CHECKING:
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
     from obc_onnx.report.result import Result
+    from obc_onnx.report.summary import Outlook
     from obc_onnx.samples.samples import Samples
 
     Shape = tuple[int, ...]
-
-
-def inspect(
-    model: Model,
-    *,
-    input_shape: Mapping[str, Shape] | None = None,
-    batch_axes: Axes | None = None,
-    explained: str | None = None,
-    scores: Scores | None = None,
-    rules: RuleSet = DEFAULT_RULES,
-) -> Inspection:
-    """Find what can be pruned, and what cannot and why.
-
-    Args:
-        model: A file, a loaded model, or a graph.
-        input_shape: Sizes of dynamic inputs, by input name.
-        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
-        explained: A tensor, or one of its axes as `tensor:1`, to follow to all that it is tied to.
-        scores: What `score` gave, to show with each group.
-        rules: What is known of operators.
-    Raises:
-        ModelError: The model cannot be read or analysed.
-        RequestError: An input name or shape does not fit, or there is no such tensor.
-    """
-    clock = Clock()
-    with clock("load"):
-        graph = load_model(model)
-    coupling, _ = analyse(graph, input_shape, rules, clock, batch_axes)
-    if scores is not None:
-        scores.check(coupling)
-    return Inspection(
-        model=model_name(model),
-        sha256=graph.sha256,
-        macs=coupling.macs({}),
-        params=graph.params,
-        groups=summarise_groups(coupling, {}),
-        axes=summarise_axes(coupling),
-        frozen=summarise_frozen(coupling),
-        unknown=list(coupling.unknown),
-        batch=coupling.graph.batch_axes.notes,
-        explained=[] if explained is None else explain(coupling, explained),
-        salient=[] if scores is None else summarise_scores(scores.groups),
-        seconds=clock.seconds,
-        notes=notes_on_graph(graph),
-    )
 
 
 def compress(
@@ -148,10 +95,10 @@ def compress(
         ObcError: The request cannot be met; the message says why.
         VerificationError: The result failed a check.
     """
-    request = Request(
-        name=model_name(model),
-        data=DataOptions.of(data),
-        budget=Budget(budget) if isinstance(budget, (int, float)) else budget,
+    request = request_of(
+        model,
+        data=data,
+        budget=budget,
         criterion=criterion,
         scoring=scoring,
         scores=scores,
@@ -161,14 +108,13 @@ def compress(
         resume=resume,
         recover=recover,
         recover_minutes=recover_minutes,
-        input_shape=input_shape or {},
-        batch_axes=batch_axes or {},
+        input_shape=input_shape,
+        batch_axes=batch_axes,
         seed=seed,
         device=device,
         latency=latency,
         rules=rules,
     )
-    check_device(device)
     return Compression(request).execute(model)
 
 
@@ -208,23 +154,33 @@ def make_plan(
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
-    request = Request(
-        name=model_name(model),
-        data=DataOptions.of(data),
-        budget=Budget(budget) if isinstance(budget, (int, float)) else budget,
+    return foresee(
+        model,
+        data=data,
+        budget=budget,
         criterion=criterion,
         scoring=scoring,
         scores=scores,
         recover=recover,
         recover_minutes=recover_minutes,
-        input_shape=input_shape or {},
-        batch_axes=batch_axes or {},
+        input_shape=input_shape,
+        batch_axes=batch_axes,
         seed=seed,
         device=device,
         rules=rules,
-    )
-    check_device(device)
-    return Compression(request).decide(model)
+    ).plan
+
+
+def foresee(model: Model, **asked: Any) -> Outlook:
+    """Make a plan, and say what it would leave of each layer.
+
+    Args:
+        model: A file, a loaded model, or a graph.
+        asked: What `make_plan` takes.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    return Compression(request_of(model, **asked)).decide(model)
 
 
 def apply(

@@ -26,15 +26,18 @@ from obc_onnx.report.doubts import (
     doubts_of_stand_ins,
     doubts_of_widths,
 )
+from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
 from obc_onnx.report.summary import (
     Change,
+    Outlook,
     Report,
     note_on_blocks,
     notes_on_graph,
     notes_on_inexact,
     summarise_frozen,
     summarise_groups,
+    summarise_saliency,
 )
 from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.padding import describe_padding
@@ -106,12 +109,17 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Compression:
-    """One compression: its request, its time, and what the report has to say."""
+    """One compression: its request, its time, and what the report has to say.
+
+    Attributes:
+        first_scores: Of all units, before any was removed; empty where none were needed.
+    """
 
     request: Request
     clock: Clock = field(default_factory=Clock)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    first_scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
@@ -170,12 +178,25 @@ class Compression:
             original=opened.original,
         )
 
-    def decide(self, model: Model) -> PruningPlan:
+    def decide(self, model: Model) -> Outlook:
         """Go through the stages up to the plan."""
         self._check_installed(repairs=self.request.goal.max_drop is not None)
         opened = self.open(model)
-        with told(opened.original.graph, opened.inputs):
-            return self._plan(opened, None)
+        coupling = opened.original
+        with told(coupling.graph, opened.inputs):
+            plan = self._plan(opened, None)
+            keep = plan.keep(coupling)
+        return Outlook(
+            model=self.request.name,
+            plan=plan,
+            groups=summarise_groups(coupling, keep),
+            layers=list_layers(coupling, keep),
+            saliency=summarise_saliency(coupling, self.first_scores, keep),
+            frozen=summarise_frozen(coupling),
+            unknown=list(coupling.unknown),
+            notes=[*self.notes, *notes_on_graph(coupling.graph)],
+            seconds=self.clock.seconds,
+        )
 
     def _check_installed(self, *, repairs: bool) -> None:
         """Check before long work that what was asked for is installed.
@@ -255,7 +276,8 @@ class Compression:
             made.check_model(coupling.graph.sha256, request.name)
             return made.recounted(coupling)
         with self.clock("score and plan"):
-            name, score = self._scorer(coupling, opened.samples)
+            name, scorer = self._scorer(coupling, opened.samples)
+            score = partial(self._noted, scorer)
             repairs = opened.samples is not None or request.recover != "none"
             scored = partial(search_plan, coupling, score, criterion=name)
             plan_of = partial(scored, seed=request.seed, splits=repairs)
@@ -320,6 +342,15 @@ class Compression:
         scene = make_scene(coupling, samples, request.look, request.seed, request.device)
         whole = cache(partial(criterion.score, scene, {}))  # several plans begin there
         return criterion.name, lambda keep: criterion.score(scene, keep) if keep else whole()
+
+    def _noted(
+        self, score: Callable[[Keep], Mapping[str, NDArray[np.float64]]], keep: Keep
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """Score units, and note what the first scores were."""
+        found = score(keep)
+        if not self.first_scores:
+            self.first_scores.update(found)
+        return found
 
     def _recover(
         self, made: Candidate, samples: Samples | None
@@ -392,6 +423,8 @@ class Compression:
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), cut.pruned.size_bytes()),
             held_out=0 if opened.held is None else len(opened.held),
             groups=summarise_groups(cut.coupling, cut.keep),
+            layers=list_layers(cut.coupling, cut.keep),
+            saliency=summarise_saliency(cut.coupling, self.first_scores, cut.keep),
             frozen=summarise_frozen(cut.coupling),
             unknown=list(cut.coupling.unknown),
             recovery=recovery,

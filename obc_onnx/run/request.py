@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from obc_onnx.coupling.analysis import model_name
 from obc_onnx.errors import RequestError
 from obc_onnx.installation import require_torch
+from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.methods import NEED_DATA, minutes_of
 from obc_onnx.saliency.options import Scoring
+from obc_onnx.samples.options import DataOptions
 from obc_onnx.training.options import Training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from obc_onnx.coupling.analysis import Model
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
     from obc_onnx.saliency.scores import Scores
-    from obc_onnx.samples.options import DataOptions
+    from obc_onnx.samples.samples import Samples
     from obc_onnx.training.options import TrainingOptions
 
     Shape = tuple[int, ...]
@@ -37,13 +41,13 @@ class Request:
 
     name: str
     data: DataOptions
-    recover: Method
-    recover_minutes: float | None
     input_shape: Mapping[str, Shape]
     batch_axes: Axes
-    seed: int
     device: str
-    rules: RuleSet
+    recover: Method = "auto"
+    recover_minutes: float | None = None
+    seed: int = 0
+    rules: RuleSet = DEFAULT_RULES
     budget: Budget | None = None
     criterion: str | None = None
     scoring: Scoring | None = None
@@ -118,6 +122,30 @@ class Request:
         augmentation = None if training is None else training.augmentation
         transform = None if augmentation is None else augmentation.transform
         return [self.look.loss, transform, *losses]
+
+
+def request_of(
+    model: Model,
+    *,
+    data: DataOptions | str | Path | Samples | None = None,
+    budget: Budget | float | None = None,
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    device: str = "cpu",
+    **asked: Any,
+) -> Request:
+    """Bring what `compress` or `make_plan` was asked for into one form, and check its device."""
+    request = Request(
+        name=model_name(model),
+        data=DataOptions.of(data),
+        budget=Budget(budget) if isinstance(budget, (int, float)) else budget,
+        input_shape=input_shape or {},
+        batch_axes=batch_axes or {},
+        device=device,
+        **asked,
+    )
+    check_device(device)
+    return request
 
 
 def check_device(device: str) -> None:

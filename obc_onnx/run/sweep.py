@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from obc_onnx.coupling.analysis import model_name, told
+from obc_onnx.coupling.analysis import told
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import SWEPT, Budget
@@ -14,9 +14,8 @@ from obc_onnx.planning.tradeoff import NONE, Pick
 from obc_onnx.progress import track
 from obc_onnx.report.sweep import Point, Sweep
 from obc_onnx.run.compression import Compression
-from obc_onnx.run.request import Request, check_device
+from obc_onnx.run.request import request_of
 from obc_onnx.saliency.scores import score_units
-from obc_onnx.samples.options import DataOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +29,10 @@ if TYPE_CHECKING:
     from obc_onnx.report.result import Result
     from obc_onnx.report.summary import Change, Report
     from obc_onnx.run.compression import Opened
+    from obc_onnx.run.request import Request
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
+    from obc_onnx.samples.options import DataOptions
     from obc_onnx.samples.samples import Samples
 
     Shape = tuple[int, ...]
@@ -104,24 +105,23 @@ def sweep(
         ObcError: The request cannot be met; the message says why.
         VerificationError: A result failed a check.
     """
-    request = Request(
-        name=model_name(model),
-        data=DataOptions.of(data),
+    request = request_of(
+        model,
+        data=data,
         budget=_without_targets(budget or Budget(), cost),
         criterion=criterion,
         scoring=scoring,
         scores=scores,
         recover=recover,
         recover_minutes=recover_minutes,
-        input_shape=input_shape or {},
-        batch_axes=batch_axes or {},
+        input_shape=input_shape,
+        batch_axes=batch_axes,
         seed=seed,
         device=device,
         latency=latency,
         rules=rules,
     )
     rule, ordered = _asked(pick, targets)
-    check_device(device)
     first = Compression(request)
     opened = first.open(model)
     with told(opened.original.graph, opened.inputs):

@@ -92,8 +92,11 @@ def test_inspect_shows_groups_and_what_is_frozen(tmp_path: Path) -> None:
     result = invoke("inspect", saved(tmp_path))
     assert (result.exit_code, result.stderr) == (0, "")
     assert "2 groups, 32 units" in result.stdout
-    assert "a:0   12 units" in result.stdout
-    assert "fc:0(4)   frozen: graph output 'y'" in result.stdout
+    assert "graph output 'y'\n      fc:0(4)\n" in result.stdout
+    assert "a:0" not in result.stdout
+    whole = invoke("inspect", tmp_path / "model.onnx", "-v").stdout
+    assert "Conv 'r': b axis 1 reads = a:0(12)" in whole
+    assert "fc:0(4)   frozen: graph output 'y'" in whole
 
 
 def test_inspect_prints_one_json_object(tmp_path: Path) -> None:

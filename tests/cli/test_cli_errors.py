@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from helpers import build
+from helpers import build, public_model
 from onnx import numpy_helper
 from small import (
     CHAIN,
@@ -139,8 +140,19 @@ def test_an_input_shape_that_is_malformed_is_a_usage_error(
 def test_a_dynamic_size_that_is_not_given_says_how_to_give_it(
     tmp_path: Path, refuse: Refuse
 ) -> None:
-    parts = ("Nx3xHxW", "axis 2 is dynamic", "--input-shape x:1x3x1x1")
+    parts = ("Nx3xHxW", "axis 2 is dynamic", "--input-shape x:1x3x224x224")
     refuse(saved(tmp_path, OPEN), parts=parts)
+    sequence = OPEN.replace("float[N,3,H,W]", "int64[N,L]").replace("Conv(x,", "Conv(z,")
+    sequence = sequence.replace("{ p =", "{ z = Cast<to=1>(x) p =")
+    parts = ("NxL", "axis 1 is dynamic", "--input-shape x:1x128")
+    refuse(saved(tmp_path, sequence), parts=parts)
+
+
+def test_the_size_that_is_named_is_one_that_a_published_detector_runs_at() -> None:
+    model = public_model("rapidocr-onnxruntime/ch_PP-OCRv4_det_infer.onnx")
+    refused = invoke("inspect", model)
+    (option,) = re.findall(r"--input-shape \S+", refused.stderr)
+    assert invoke("inspect", model, *option.split()).exit_code == 0
 
 
 def test_a_shape_that_the_network_is_too_large_for_gives_one_sentence(

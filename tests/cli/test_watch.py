@@ -69,7 +69,7 @@ def test_nothing_is_told_of_a_process_that_ends_by_itself(tmp_path: Path, comman
 
 
 def test_a_bug_still_gives_its_traceback(tmp_path: Path) -> None:
-    change = "import obc_onnx.run.api as api\napi.inspect = lambda *_, **__: {}['bug']"
+    change = "import obc_onnx.run.inspection as module\nmodule.inspect = lambda *_, **__: {}['bug']"
     done = run(change, "inspect", saved(tmp_path))
     assert done.returncode == 1
     assert done.stderr.endswith("KeyError: 'bug'\n")

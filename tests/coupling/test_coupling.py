@@ -11,7 +11,7 @@ from helpers import analyse, build, coupling_of, make_feed, run_onnx
 from small import TWO_CONVS
 
 from obc_onnx.axes.expressions import Dim, Joined, Product, describe, leaves
-from obc_onnx.run.api import inspect
+from obc_onnx.run.inspection import inspect
 from obc_onnx.surgery.cut import remove_units
 from obc_onnx.surgery.mask import mask_reads
 

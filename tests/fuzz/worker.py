@@ -28,7 +28,8 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.soundness import most_bytes
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
-from obc_onnx.run.api import compress, inspect
+from obc_onnx.run.api import compress
+from obc_onnx.run.inspection import inspect
 from obc_onnx.run.strip import strip
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from small import TWO_CONVS, assert_refused, chain, invoke
 
 from obc_onnx.graph.model import Graph
-from obc_onnx.run.api import compress, inspect
+from obc_onnx.run.api import compress
+from obc_onnx.run.inspection import inspect
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,7 +23,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.operators import CHOICES
 from obc_onnx.graph.session import Session
 from obc_onnx.graph.soundness import check_sound
-from obc_onnx.run.api import inspect
+from obc_onnx.run.inspection import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
-from obc_onnx.run.api import inspect
+from obc_onnx.run.inspection import inspect
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.magnitude import L2
 from obc_onnx.samples.read import load_samples

@@ -103,14 +103,15 @@ def test_compress_takes_scores_in_place_of_a_criterion(model: Path, data: Path) 
 def test_inspect_shows_the_units_that_matter_least_and_most(model: Path, data: Path) -> None:
     scores = scored(model, "--data", data)
     given = model.parent / "scores.npz"
-    text = invoke("inspect", model, "--scores", given).stdout
+    text = invoke("inspect", model, "-v", "--scores", given).stdout
     found = json.loads(invoke("inspect", model, "--scores", given, "--json").stdout)["salient"]
     assert {entry["group"] for entry in found} == scores.groups.keys()
     for entry in found:
         values = scores.groups[entry["group"]]
         assert entry["least"][0][0] == values.argmin()
         assert entry["most"][0][0] == values.argmax()
-        assert f"{entry['group']}   least: unit {values.argmin()} " in text
+        of_group = text.partition(f"\n      {entry['group']}\n")[2].partition("least: ")[2]
+        assert of_group.startswith(f"unit {values.argmin()} ")
     assert "least" not in invoke("inspect", model).stdout
 
 

@@ -45,7 +45,7 @@ class Calibration(CalibrationDataReader):
         return next(self._runs, None)
 
     def rewind(self):
-        """Begin anew."""
+        """Start over."""
         self._runs = load_data()
 '''
 

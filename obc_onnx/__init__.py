@@ -8,9 +8,11 @@ import typing as _typing
 from obc_onnx.version import __version__
 
 if _typing.TYPE_CHECKING:
+    from obc_onnx.engines.options import EngineOptions
     from obc_onnx.errors import (
         DataError,
         DivergedError,
+        EngineError,
         InfeasibleTargetError,
         InstallationError,
         InvariantError,
@@ -58,6 +60,8 @@ _DEFINED_IN = {
     "DataError": "errors",
     "DataOptions": "samples.options",
     "DivergedError": "errors",
+    "EngineError": "errors",
+    "EngineOptions": "engines.options",
     "ImageOptions": "samples.image_options",
     "InfeasibleTargetError": "errors",
     "Inspection": "report.summary",
@@ -113,6 +117,8 @@ __all__ = [
     "DataError",
     "DataOptions",
     "DivergedError",
+    "EngineError",
+    "EngineOptions",
     "ImageOptions",
     "InfeasibleTargetError",
     "Inspection",

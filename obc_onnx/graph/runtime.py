@@ -21,9 +21,12 @@ __all__ = [
     "InferenceSession",
     "OrtValue",
     "SessionOptions",
+    "available_providers",
     "load_refusals",
+    "optimization_level",
     "run_once",
     "run_refusals",
+    "runtime_version",
     "session_options",
     "why_refused",
 ]
@@ -57,9 +60,29 @@ def session_options(*, optimize: bool, spins: bool = True, packs: bool = True) -
     options.add_session_config_entry(_SPINNING, str(int(spins)))
     options.add_session_config_entry(_UNPACKED, str(int(not packs)))
     options.enable_cpu_mem_arena = packs  # which takes up to twice of what a run needs
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = optimization_level("all" if optimize else "none")
     return options
+
+
+def optimization_level(name: str) -> Any:
+    """Return how far ONNX Runtime rewrites a graph: "none", "basic", "extended" or "all"."""
+    levels = onnxruntime.GraphOptimizationLevel
+    return {
+        "none": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[name]
+
+
+def runtime_version() -> str:
+    """Return the version of ONNX Runtime."""
+    return str(onnxruntime.__version__)
+
+
+def available_providers() -> list[str]:
+    """List the execution providers that the installed package has."""
+    return list(onnxruntime.get_available_providers())
 
 
 def load_refusals() -> tuple[type[Exception], ...]:

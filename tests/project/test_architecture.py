@@ -27,6 +27,7 @@ LAYERS = (
     ("files", "installation", "memory", "progress", "user_code"),
     ("axes",),
     ("graph",),
+    ("engines",),
     ("samples",),
     ("ops",),
     ("coupling",),

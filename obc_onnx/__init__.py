@@ -23,12 +23,14 @@ if _typing.TYPE_CHECKING:
         UnsupportedOperatorError,
         VerificationError,
     )
+    from obc_onnx.latency.profile import Profile
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.ops.catalogue import DEFAULT_RULES
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.planning.scope import Limits, Scope
     from obc_onnx.planning.sensitivity import Sensitivity
+    from obc_onnx.report.profiling import Profiling
     from obc_onnx.report.result import Result
     from obc_onnx.report.stripping import Stripping, StripReport
     from obc_onnx.report.summary import Inspection, Report
@@ -42,6 +44,7 @@ if _typing.TYPE_CHECKING:
         score,
         verify,
     )
+    from obc_onnx.run.profiling import profile
     from obc_onnx.run.strip import strip
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
@@ -70,6 +73,8 @@ _DEFINED_IN = {
     "Limits": "planning.scope",
     "ModelError": "errors",
     "ObcError": "errors",
+    "Profile": "latency.profile",
+    "Profiling": "report.profiling",
     "PruningPlan": "planning.plan",
     "Report": "report.summary",
     "RequestError": "errors",
@@ -92,6 +97,7 @@ _DEFINED_IN = {
     "inspect": "run.api",
     "make_plan": "run.api",
     "measure_sensitivity": "run.api",
+    "profile": "run.profiling",
     "score": "run.api",
     "strip": "run.strip",
     "verify": "run.api",
@@ -127,6 +133,8 @@ __all__ = [
     "Limits",
     "ModelError",
     "ObcError",
+    "Profile",
+    "Profiling",
     "PruningPlan",
     "Report",
     "RequestError",
@@ -150,6 +158,7 @@ __all__ = [
     "inspect",
     "make_plan",
     "measure_sensitivity",
+    "profile",
     "score",
     "strip",
     "verify",

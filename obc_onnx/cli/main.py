@@ -7,6 +7,7 @@ import click
 from obc_onnx.cli.compress import apply, compress, finetune
 from obc_onnx.cli.inspect import inspect
 from obc_onnx.cli.plan import plan, sensitivity
+from obc_onnx.cli.profile import profile
 from obc_onnx.cli.score import score
 from obc_onnx.cli.sections import HELP
 from obc_onnx.cli.strip import strip
@@ -22,7 +23,11 @@ def cli() -> None:
     """Make a deployed ONNX model smaller and faster, and prove the result."""
 
 
-for command in (inspect, compress, score, plan, apply, finetune, sensitivity, strip, verify, twin):
+COMMANDS = (
+    *(inspect, compress, score, profile, plan, apply, finetune),
+    *(sensitivity, strip, verify, twin),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

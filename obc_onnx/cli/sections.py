@@ -26,6 +26,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         *("epochs", *FIELDS, "train_preset", "crop", "flip", "transform", "workers"),
         *("sparse_*", "run_dir", "resume"),
     ),
+    "Engine": (
+        *("engine", "engine_*", "provider", "provider_options", "threads"),
+        *("graph_optimization", "batch", "designs"),
+    ),
     "Run": ("*",),
 }
 """Patterns of parameter names; an option is in the first section that has one of its name."""
@@ -33,6 +37,7 @@ COMMON = (
     *("output", "plan", "plan_out", "force", "as_json", "data", "eval_data"),
     *("image_scale", "image_mean", "image_std", "image_layout"),
     *("target_*", "max_drop", "round_to", "exclude", "criterion", "recover", "recover_minutes"),
+    *("engine", "provider", "threads", "engine_command", "batch"),
     *("epochs", "lr", "run_dir", "resume", "latency", "device", "input_shape", "batch_axes"),
 )
 """Patterns of the names of parameters that plain help shows."""

@@ -8,7 +8,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.engines.engine import Engine, Loaded, processor, shapes_text
+from obc_onnx.engines.engine import PROGRAM_TURNS, Engine, Loaded, processor, shapes_text
 from obc_onnx.engines.programs import last_line, run_program
 from obc_onnx.errors import EngineError
 
@@ -33,8 +33,10 @@ class Command(Engine):
 class _Program(Loaded):
     """A program and the model that it times; it warms up by itself."""
 
+    fewest_turns = PROGRAM_TURNS
+
     def __init__(self, command: str, answer: str | None, model: Path, feed: Feed) -> None:
-        self.version, self.device = command, processor()
+        self.version, self.device = "", processor()
         places = {"{model}": str(model), "{shapes}": shapes_text(feed)}
         self._arguments = [_filled(word, places) for word in shlex.split(command)]
         self._answer = answer

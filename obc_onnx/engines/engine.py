@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WARM_UP_SECONDS = 0.3
 """Caches fill, memory is laid out, and clocks of processors rise."""
+PROGRAM_TURNS = 3
+"""Turns of a program, each of which makes many runs and takes seconds."""
 _CPU_INFO = Path("/proc/cpuinfo")
 _CPU_NAME = "model name"
 
@@ -42,12 +44,14 @@ class Loaded(ABC):
     """A model that an engine has loaded, with what it is fed.
 
     Attributes:
-        version: Of the engine.
+        version: Of the engine; empty for a program that tells none.
         device: What runs it.
+        fewest_turns: How many turns tell a median; a program makes many runs in one.
     """
 
     version: str
     device: str
+    fewest_turns: ClassVar[int] = 15
 
     @abstractmethod
     def turn_seconds(self) -> float:

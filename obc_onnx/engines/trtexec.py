@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from obc_onnx.engines.engine import Engine, Layer, Loaded, shapes_text
+from obc_onnx.engines.engine import PROGRAM_TURNS, Engine, Layer, Loaded, shapes_text
 from obc_onnx.engines.naming import Naming
 from obc_onnx.engines.programs import last_line, run_program
 from obc_onnx.errors import EngineError
@@ -53,6 +53,8 @@ class Trtexec(Engine):
 
 class _Built(Loaded):
     """An engine that was built, and what it is fed."""
+
+    fewest_turns = PROGRAM_TURNS
 
     def __init__(self, command: Sequence[str], model: Path, feed: Feed, folder: Path) -> None:
         self._command, self._model, self._folder = command, model, folder

@@ -20,6 +20,8 @@ TARGET_MACS = 0.5
 STEPS = 4
 MEASURED_SAMPLES = 512
 """Held-out samples that the sensitivity of groups is measured on."""
+DESIGNS = 12
+"""Networks that a profile times besides the model."""
 _TARGET = "target_"
 """How the fields of targets begin; the rest is the name of a cost."""
 

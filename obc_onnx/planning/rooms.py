@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from obc_onnx.axes.expressions import leaves, runs_of
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.costs import units_left
@@ -15,7 +17,6 @@ from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.axes.expressions import Dim
@@ -53,6 +54,13 @@ class Room:
         while start + size <= order.size and width - start - size >= self.least:
             yield order[start : start + size]
             start, size = start + size, self.round_to
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths that are allowed, widest first."""
+        size = self.group.size
+        gone = np.cumsum([0, *(units.size for units in self.cuts(np.arange(size), size))])
+        return [int(size - units) for units in gone]
 
     def is_too_wide(self, keep: Keep) -> bool:
         """Say whether more units are left than may be."""

@@ -34,6 +34,7 @@ LAYERS = (
     ("surgery",),
     ("stripping",),
     ("measuring",),
+    ("latency",),
     ("twin",),
     ("saliency",),
     ("planning", "equivalent"),

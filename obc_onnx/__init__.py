@@ -40,11 +40,11 @@ if _typing.TYPE_CHECKING:
         finetune,
         inspect,
         make_plan,
-        measure_sensitivity,
         score,
         verify,
     )
     from obc_onnx.run.profiling import profile
+    from obc_onnx.run.sensitivity import measure_sensitivity
     from obc_onnx.run.strip import strip
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores
@@ -96,7 +96,7 @@ _DEFINED_IN = {
     "finetune": "run.api",
     "inspect": "run.api",
     "make_plan": "run.api",
-    "measure_sensitivity": "run.api",
+    "measure_sensitivity": "run.sensitivity",
     "profile": "run.profiling",
     "score": "run.api",
     "strip": "run.strip",

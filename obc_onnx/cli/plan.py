@@ -9,6 +9,7 @@ import click
 from obc_onnx.cli.options import (
     FILE,
     budget_of,
+    costs_option,
     data_of,
     data_options,
     eval_samples_option,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @eval_samples_option()
 @scoring_options(alone=False)
 @plan_options
+@costs_option
 @recover_option
 @run_options
 @json_option
@@ -79,6 +81,7 @@ def plan(
             batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
+            costs=options["costs"],
         )
         if writes:
             with replacing(output) as temporary:
@@ -93,6 +96,7 @@ def plan(
 @eval_samples_option(MEASURED_SAMPLES)
 @scoring_options(alone=False)
 @scope_options
+@costs_option
 @run_options
 @json_option
 @reports_errors
@@ -113,7 +117,7 @@ def sensitivity(
     from obc_onnx.files import replacing
     from obc_onnx.report.pictures import sensitivity_svg
     from obc_onnx.report.terminal import sensitivity_text
-    from obc_onnx.run.api import measure_sensitivity
+    from obc_onnx.run.sensitivity import measure_sensitivity
 
     if plot is not None:
         check_targets([plot], model, files_read(options), force=force)
@@ -128,6 +132,7 @@ def sensitivity(
         batch_axes=options["batch_axes"],
         seed=seed,
         device=options["device"],
+        costs=options["costs"],
     )
     if plot is not None:
         with replacing(plot) as temporary:

@@ -14,7 +14,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Files": ("output", "plan", "plan_out", "report_out", "plot", "scores", "force", "as_json"),
     "Samples": ("data", "eval_*", "holdout", "mask_input", "image_*"),
     "Budget": (
-        *("target_*", "max_drop", "round_to", "min_channels", "ranking", "steps"),
+        *("target_*", "costs", "max_drop", "round_to", "min_channels", "ranking", "steps"),
         *("allow_inexact", "exclude", "only", "config"),
     ),
     "Scores": (
@@ -36,7 +36,16 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 COMMON = (
     *("output", "plan", "plan_out", "force", "as_json", "data", "eval_data"),
     *("image_scale", "image_mean", "image_std", "image_layout"),
-    *("target_*", "max_drop", "round_to", "exclude", "criterion", "recover", "recover_minutes"),
+    *(
+        "target_*",
+        "costs",
+        "max_drop",
+        "round_to",
+        "exclude",
+        "criterion",
+        "recover",
+        "recover_minutes",
+    ),
     *("engine", "provider", "threads", "engine_command", "batch"),
     *("epochs", "lr", "run_dir", "resume", "latency", "device", "input_shape", "batch_axes"),
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Widths = Mapping[str, int]
 
-_APART = 0.25
+_APART = 0.6
 """How far the share of a group may be from that of its network, up or down."""
 
 

@@ -11,7 +11,7 @@ more where times are known better. Which of these fits it is says what is left o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,6 +70,8 @@ class Predictor:
         alpha: Milliseconds that no width changes.
         terms: The parts of a run.
         blocked: Axes whose widths are padded.
+        round_to: Of how many channels the widths were a multiple that it was fitted to.
+        profile_sha256: Of the profile.
         errors: For each design, how far the prediction is off that was fitted without it, as a
             share of its time.
     """
@@ -77,7 +79,9 @@ class Predictor:
     alpha: float
     terms: tuple[Term, ...]
     blocked: frozenset[Axis]
-    errors: tuple[float, ...]
+    round_to: int
+    profile_sha256: str
+    errors: tuple[float, ...] = ()
 
     def on(self, coupling: Coupling) -> Forecast:
         """Predict for a network: the one that was profiled, or what was cut from it."""
@@ -130,9 +134,12 @@ def fit(coupling: Coupling, profile: Profile) -> Predictor:
     """Fit what predicts best to a profile.
 
     Args:
-        coupling: Of the model that was profiled, see `Profile.check`.
+        coupling: Of the model that was profiled.
         profile: Its times.
+    Raises:
+        RequestError: The profile is of another model.
     """
+    profile.check(coupling)
     data = _Data(coupling, profile)
     ways: list[_Way] = [_ByOperator(data, block) for block in BLOCKS]
     if all(timing.layers for timing in profile.timings):
@@ -152,12 +159,17 @@ class _Data:
     """
 
     def __init__(self, coupling: Coupling, profile: Profile) -> None:
-        self.coupling, self.timings = coupling, profile.timings
+        self.coupling, self.timings, self._profile = coupling, profile.timings, profile
         self.blocked = prunable_axes(coupling)
         self.keeps = [keep_of(coupling, timing.widths) for timing in profile.timings]
         self.times = np.array([profile.whole_ms * timing.ratio for timing in profile.timings])
         self.spreads = np.hypot(_SURE, [timing.spread for timing in profile.timings])
         self._features = {b: Features(coupling, self.blocked, b) for b in BLOCKS}
+
+    def predictor(self, alpha: float, terms: tuple[Term, ...]) -> Predictor:
+        """Return what was fitted as what predicts."""
+        of = self._profile
+        return Predictor(alpha, terms, self.blocked, of.round_to, of.sha256)
 
     def table(self, keys: Sequence[str], block: int) -> Numbers:
         """Return the features of some nodes in each design, shape [designs, N_FEATURES]."""
@@ -175,9 +187,9 @@ def _predictor(data: _Data, way: _Way) -> Predictor:
     errors = []
     for place in everything[1:]:  # the whole model is always known
         alpha, terms = way.fitted(everything[everything != place])
-        forecast = Predictor(alpha, terms, data.blocked, ()).on(data.coupling)
+        forecast = data.predictor(alpha, terms).on(data.coupling)
         errors.append(abs(forecast.ms(data.keeps[place]) / data.times[place] - 1))
-    return Predictor(*way.fitted(everything), data.blocked, tuple(errors))
+    return replace(data.predictor(*way.fitted(everything)), errors=tuple(errors))
 
 
 class _Way(ABC):

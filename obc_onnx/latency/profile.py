@@ -5,9 +5,11 @@ A profile is plain data, so that plans can be made from it without the machine t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +78,11 @@ class Profile:
         """Milliseconds of the whole model."""
         return self.timings[0].ms
 
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of its file."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
     def to_json(self) -> str:
         """Write as JSON with sorted keys: equal profiles give equal bytes."""
         engine = {"engine": self.engine.engine, **self.engine.given}
@@ -85,6 +92,11 @@ class Profile:
         """Write a profile file."""
         with replacing(Path(path)) as temporary:
             temporary.write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def of(cls, given: Profile | str | Path) -> Profile:
+        """Return a profile that is given as it is, or as a file."""
+        return cls.load(given) if isinstance(given, (str, Path)) else given
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:

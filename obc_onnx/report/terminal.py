@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from obc_onnx.verification.checks import Check
 
 _WIDTH = 100
+_NS_PER_MS = 1e6
 
 
 def inspection_text(inspection: Inspection) -> str:
@@ -143,7 +144,11 @@ def _output_line(output: OutputError) -> str:
 def plan_text(plan: PruningPlan, model: str) -> str:
     """Render a plan: what would be left, in all and of each group."""
     console = _console()
-    console.print(_change_table(model, Change(*plan.macs), Change(*plan.params)))
+    table = _change_table(model, Change(*plan.macs), Change(*plan.params))
+    if plan.latency is not None:
+        before, after = (ns / _NS_PER_MS for ns in plan.latency)
+        _row(table, "latency as predicted, ms", Change(before, after), digits=3)
+    console.print(table)
     widths = Table("group", "units", "kept")
     for name, entry in plan.groups.items():
         widths.add_row(name, str(entry["size"]), str(len(entry["kept"])))
@@ -166,6 +171,9 @@ def sensitivity_text(sensitivity: Sensitivity) -> str:
     if sensitivity.accuracy is not None:
         title = f"accuracy, %; {100 * sensitivity.accuracy:.2f} with all units"
         console.print(_share_table(sensitivity, title, _percent))
+    if sensitivity.latency_ms is not None:
+        title = f"latency as predicted, ms; {sensitivity.latency_ms:.4g} with all units"
+        console.print(_share_table(sensitivity, title, _milliseconds))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -196,6 +204,10 @@ def _findings_table(report: StripReport) -> Table:
 
 def _percent(point: Point) -> str:
     return "" if point.accuracy is None else f"{100 * point.accuracy:.2f}"
+
+
+def _milliseconds(point: Point) -> str:
+    return "" if point.latency_ms is None else f"{point.latency_ms:.4g}"
 
 
 def _share_table(sensitivity: Sensitivity, title: str, show: Callable[[Point], str]) -> Table:

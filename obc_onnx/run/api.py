@@ -1,8 +1,7 @@
-"""What the package offers: inspect, score, plan, apply, compress, fine-tune, verify, measure."""
+"""What the package offers: inspect, score, plan, apply, compress, fine-tune, verify."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,11 @@ from obc_onnx.coupling.explain import explain
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.feeds import random_feed
 from obc_onnx.installation import require_torch
+from obc_onnx.latency.predictor import fit
+from obc_onnx.latency.profile import Profile
 from obc_onnx.measuring.masks import with_padding
-from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
-from obc_onnx.planning.budget import MEASURED_SAMPLES, Budget
-from obc_onnx.planning.rooms import rooms_of
-from obc_onnx.planning.scope import Scope
-from obc_onnx.planning.sensitivity import Sensitivity, measure_groups
+from obc_onnx.planning.budget import Budget
 from obc_onnx.report.summary import (
     Inspection,
     notes_on_graph,
@@ -115,6 +112,7 @@ def compress(
     seed: int = 0,
     device: str = "cpu",
     latency: bool | None = None,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Make a smaller model with the same inputs and outputs, and prove it.
@@ -142,6 +140,7 @@ def compress(
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch scores, repairs and trains.
         latency: Whether to time both models; None does where it takes a few seconds at most.
+        costs: A profile, or its file: for targets of latency, and to measure with its engine.
         rules: What is known of operators.
     Returns:
         The model, its plan and its report. Nothing is written.
@@ -167,9 +166,10 @@ def compress(
         seed=seed,
         device=device,
         latency=latency,
+        costs=None if costs is None else Profile.of(costs),
         rules=rules,
     )
-    _check_device(device)
+    check_device(device)
     return Compression(request).execute(model)
 
 
@@ -187,6 +187,7 @@ def make_plan(
     batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> PruningPlan:
     """Decide which units stay, and cut nothing: the first half of `compress`, see there.
@@ -205,6 +206,7 @@ def make_plan(
         batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of every random choice.
         device: Where torch runs.
+        costs: A profile, or its file, for targets of latency; the model is timed without.
         rules: What is known of operators.
     Raises:
         ObcError: The request cannot be met; the message says why.
@@ -222,9 +224,10 @@ def make_plan(
         batch_axes=batch_axes or {},
         seed=seed,
         device=device,
+        costs=None if costs is None else Profile.of(costs),
         rules=rules,
     )
-    _check_device(device)
+    check_device(device)
     return Compression(request).decide(model)
 
 
@@ -240,6 +243,7 @@ def apply(
     seed: int = 0,
     device: str = "cpu",
     latency: bool | None = None,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Cut by a plan, repair with data, and prove the result: the second half of `compress`.
@@ -255,6 +259,7 @@ def apply(
         seed: Of every random choice.
         device: Where torch repairs.
         latency: Whether to time both models; None does where it takes a few seconds at most.
+        costs: A profile, or its file: for targets of latency, and to measure with its engine.
         rules: What is known of operators.
     Raises:
         RequestError: The plan is for another model.
@@ -271,6 +276,7 @@ def apply(
         seed=seed,
         device=device,
         latency=latency,
+        costs=costs,
         rules=rules,
     )
 
@@ -289,6 +295,7 @@ def finetune(
     seed: int = 0,
     device: str = "cpu",
     latency: bool | None = None,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Cut by a plan, repair, fine-tune, and prove the result: `compress` with a plan, see there.
@@ -306,6 +313,7 @@ def finetune(
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch repairs and trains.
         latency: Whether to time both models; None does where it takes a few seconds at most.
+        costs: A profile, or its file: for targets of latency, and to measure with its engine.
         rules: What is known of operators.
     Returns:
         The model, its plan and its report. Nothing is written.
@@ -328,6 +336,7 @@ def finetune(
         seed=seed,
         device=device,
         latency=latency,
+        costs=costs,
         rules=rules,
     )
 
@@ -359,7 +368,7 @@ def score(
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
-    _check_device(device)
+    check_device(device)
     graph = load_model(model)
     samples, _ = open_samples(DataOptions.of(data), graph, batch_axes)
     graph = known_by(graph, samples)
@@ -374,57 +383,6 @@ def score(
     return Scores(graph.sha256, chosen.name, seed, used_of(chosen, how), found)
 
 
-def measure_sensitivity(
-    model: Model,
-    *,
-    data: DataOptions | str | Path | Samples,
-    criterion: str | None = None,
-    scoring: Scoring | None = None,
-    scope: Scope | None = None,
-    n_samples: int = MEASURED_SAMPLES,
-    input_shape: Mapping[str, Shape] | None = None,
-    batch_axes: Axes | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    rules: RuleSet = DEFAULT_RULES,
-) -> Sensitivity:
-    """Cut shares of each group alone, without any repair, and measure what that does.
-
-    Args:
-        model: A file, a loaded model, or a graph.
-        data: Samples to score on; the held-out ones are measured on.
-        criterion: What says which units go first; as in `score`.
-        scoring: How the criterion looks at the samples.
-        scope: Which groups are measured; the widths that it asks for have no meaning here.
-        n_samples: Held-out samples to measure on, at most.
-        input_shape: Sizes of dynamic inputs, by input name.
-        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
-        seed: Of every random choice.
-        device: Where torch scores.
-        rules: What is known of operators.
-    Raises:
-        ObcError: The request cannot be met; the message says why.
-    """
-    _check_device(device)
-    graph = load_model(model)
-    options = replace(DataOptions.of(data), eval_samples=n_samples)
-    samples, held = open_samples(options, graph, batch_axes)
-    if samples is None or held is None:
-        raise RequestError("sensitivity is measured on samples: give `data`")
-    graph = known_by(graph, samples)
-    shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
-    how = scoring or Scoring()
-    with told(coupling.graph, inputs):
-        samples, held = with_padding(coupling, samples, held)
-        chosen = choose_criterion(criterion, samples, how)
-        saliency = chosen.score(make_scene(coupling, samples, how, seed, device), {})
-        groups = [room.group for room in rooms_of(coupling, scope or Scope())]
-        found = measure_groups(coupling, groups, saliency, held)
-        before = accuracy(graph, held)
-    return Sensitivity(model_name(model), chosen.name, len(held), before, found)
-
-
 def verify(
     original: Model,
     compressed: Model,
@@ -433,6 +391,7 @@ def verify(
     input_shape: Mapping[str, Shape] | None = None,
     batch_axes: Axes | None = None,
     seed: int = 0,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> list[Check]:
     """Check a compressed model against its original and its plan.
@@ -444,6 +403,7 @@ def verify(
         input_shape: Sizes of dynamic inputs, by input name.
         batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of the inputs that both are compared on.
+        costs: A profile, or its file, that a target of latency is counted with.
         rules: What is known of operators.
     Returns:
         Every check, failed ones included.
@@ -464,6 +424,7 @@ def verify(
         feed=feed,
         no_twin=why_no_twin(coupling),
         original=coupling,
+        predictor=None if costs is None else fit(coupling, Profile.of(costs)),
     )
     checks = [check_masked(coupling, keep, feed), *check_result(candidate, after, clock)]
     if isinstance(compressed, (str, Path)) and all(check.passed for check in checks):
@@ -471,10 +432,10 @@ def verify(
     return checks
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Check a device before long work; the CPU is always there."""
     if device != "cpu":
         require_torch(f"device '{device}'")
-        from obc_onnx.twin.build import check_device
+        from obc_onnx.twin import build
 
-        check_device(device)
+        build.check_device(device)

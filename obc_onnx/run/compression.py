@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.latency.predictor import Predictor
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.latency import Race
     from obc_onnx.planning.budget import Budget
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.run.folder import RunFolder
     from obc_onnx.run.request import Request
+    from obc_onnx.run.timing import Timing
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.course import Epoch
 
@@ -83,6 +85,7 @@ class Opened(NamedTuple):
         samples: To score, repair and train on.
         held: To measure on.
         original: The model as it came.
+        timing: What tells milliseconds, where there is a profile.
     """
 
     coupling: Coupling
@@ -90,6 +93,12 @@ class Opened(NamedTuple):
     samples: Samples | None
     held: Samples | None
     original: Coupling
+    timing: Timing | None = None
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """What predicts milliseconds, where there is a profile."""
+        return None if self.timing is None else self.timing.predictor
 
 
 class Measured(NamedTuple):
@@ -124,8 +133,8 @@ class Compression:
         if folder is not None and folder.note is not None:
             self.notes.append(folder.note)
         coupling, sparse_epochs = self._sparsify(original, opened.samples, folder)
-        opened = opened._replace(coupling=coupling)
-        _, inputs, samples, held, _ = opened
+        opened = opened._replace(coupling=coupling, timing=self._timing(opened))
+        inputs, samples, held = opened.inputs, opened.samples, opened.held
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
@@ -147,7 +156,7 @@ class Compression:
             checks += [*folded, *check_result(final, written, self.clock)]
             require(checks)
             self.warnings.extend(doubts(checks))
-        report = self._report(final, (samples, held), checks, (sparse_epochs, epochs), recovery)
+        report = self._report(final, opened, checks, (sparse_epochs, epochs), recovery)
         found = Result(result, plan, report)
         if folder is not None:
             folder.keep_result(found)
@@ -164,6 +173,7 @@ class Compression:
             feed=feed,
             no_twin=why_no_twin(coupling),
             original=opened.original,
+            predictor=opened.predictor,
         )
 
     def decide(self, model: Model) -> PruningPlan:
@@ -171,7 +181,22 @@ class Compression:
         self._check_installed(repairs=self.request.goal.max_drop is not None)
         opened = self._open(model)
         with told(opened.original.graph, opened.inputs):
-            return self._plan(opened, None)
+            return self._plan(opened._replace(timing=self._timing(opened)), None, measures=False)
+
+    def _timing(self, opened: Opened) -> Timing | None:
+        """Read what tells milliseconds, or measure it where a target needs it."""
+        request, original = self.request, opened.original
+        if request.costs is None and not request.is_timed:
+            return None
+        from obc_onnx.run.timing import Timing
+
+        with self.clock("profile"):
+            if request.costs is not None:
+                timing = Timing.of(original, request.costs, request.seed)
+            else:
+                timing = Timing.measured(original, opened.inputs, request.seed)
+        self.notes.append(timing.note)
+        return timing
 
     def _check_installed(self, *, repairs: bool) -> None:
         """Check before long work that what was asked for is installed.
@@ -219,47 +244,60 @@ class Compression:
         request = self.request
         if request.run_dir is None:
             return None
-        from obc_onnx.run.folder import RunFolder, facts_of_code, facts_of_data
+        from obc_onnx.run.folder import RunFolder, facts_of
         from obc_onnx.twin.processes import rank
 
-        facts = {
-            "model": graph.sha256,
-            "data": facts_of_data(request.data),
-            "scores": None if request.scores is None else digest_of(request.scores.groups),
-            "code": facts_of_code(request.code),
-            "budget": asdict(request.goal),
-            "plan": None if request.plan is None else request.plan.to_json(),
-            "criterion": request.criterion,
-            "scoring": asdict(request.look),
-            "training": None if request.training is None else asdict(request.training),
-            "recover": request.recover,
-            "recover minutes": request.refining_minutes,
-            "seed": request.seed,
-            "device": request.device,
-            "batch axes": dict(request.batch_axes),
-        }
+        facts = facts_of(request, graph.sha256)
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
-    def _plan(self, opened: Opened, folder: RunFolder | None) -> PruningPlan:
-        """Return the plan that was given or that a run has made already, or make one."""
+    def _plan(
+        self, opened: Opened, folder: RunFolder | None, *, measures: bool = True
+    ) -> PruningPlan:
+        """Return the plan that was given or that a run has made already, or make one.
+
+        Args:
+            opened: The model and samples.
+            folder: Of the run.
+            measures: Whether one for a target of time is measured; a profile alone tells it else.
+        """
         request, coupling = self.request, opened.coupling
         made = request.plan or (None if folder is None else folder.plan())
         if made is not None:
             made.check_model(coupling.graph.sha256, request.name)
-            return made.recounted(coupling)
+            return made.recounted(coupling, opened.predictor)
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, opened.samples)
             repairs = opened.samples is not None or request.recover != "none"
             scored = partial(search_plan, coupling, score, criterion=name)
-            plan_of = partial(scored, seed=request.seed, splits=repairs)
-            if request.goal.max_drop is None:
-                plan = plan_of(request.goal)
-            else:
+            told = {"splits": repairs, "predictor": opened.predictor}
+            plan_of = partial(scored, seed=request.seed, **told)
+            if request.goal.max_drop is not None:
                 plan = self._plan_within_drop(opened, plan_of)
+            elif opened.timing is not None and request.is_timed and measures:
+                plan = self._plan_in_time(opened.timing, coupling, plan_of)
+            else:
+                plan = plan_of(request.goal)
         if request.goal.scope.round_to is None and plan.round_to is not None:
             self.notes.append(note_on_blocks(plan, plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)
+        return plan
+
+    def _plan_in_time(
+        self,
+        timing: Timing,
+        coupling: Coupling,
+        plan_of: Callable[[Budget], PruningPlan],
+    ) -> PruningPlan:
+        """Find a plan whose measured time is within the target, where its engine is here."""
+        goal = self.request.goal
+        if timing.absent:
+            self.warnings.append(f"the time is predicted and was not measured: {timing.absent}")
+            return plan_of(goal)
+        from obc_onnx.run.timing import plan_in_time
+
+        plan, note = plan_in_time(plan_of, goal, coupling, timing)
+        self.notes.append(note)
         return plan
 
     def _plan_within_drop(
@@ -367,14 +405,14 @@ class Compression:
     def _report(
         self,
         final: Candidate,
-        samples: tuple[Samples | None, Samples | None],
+        opened: Opened,
         checks: list[Check],
         epochs: tuple[list[Epoch], list[Epoch]],
         recovery: list[Recovery],
     ) -> Report:
         graph, plan, cut = final.original.graph, final.plan, final.cut
         with self.clock("measure"):
-            measured = self._measure(final, samples, trained=bool(epochs[1]))
+            measured = self._measure(final, opened, trained=bool(epochs[1]))
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
@@ -382,7 +420,7 @@ class Compression:
             macs=Change(*plan.macs),
             params=Change(*plan.params),
             file_bytes=Change(graph.file_bytes or graph.size_bytes(), cut.pruned.size_bytes()),
-            held_out=0 if samples[1] is None else len(samples[1]),
+            held_out=0 if opened.held is None else len(opened.held),
             groups=summarise_groups(cut.coupling, cut.keep),
             frozen=summarise_frozen(cut.coupling),
             unknown=list(cut.coupling.unknown),
@@ -396,23 +434,17 @@ class Compression:
             **measured._asdict(),
         )
 
-    def _measure(
-        self,
-        final: Candidate,
-        samples: tuple[Samples | None, Samples | None],
-        *,
-        trained: bool,
-    ) -> Measured:
+    def _measure(self, final: Candidate, opened: Opened, *, trained: bool) -> Measured:
         """Hold the result against the original, and note what speaks against it."""
-        graph, held, result = final.original.graph, samples[1], final.cut.pruned
+        graph, held, result = final.original.graph, opened.held, final.cut.pruned
         baseline, outputs, change = Baseline(), list[OutputError](), Change(None, None)
-        if samples[0] is not None and held is not None:
+        if opened.samples is not None and held is not None:
             apart = self.request.data.evaluation is not None
             before, after = Outputs(graph, held), Outputs(result, held)
-            baseline = examine(before, samples[0], apart=apart)
+            baseline = examine(before, opened.samples, apart=apart)
             outputs = Distance(final.original, held, before).errors(after)
             change = Change(baseline.accuracy, after.accuracy())
-        times = self._race(final, held)
+        times = self._race(final, opened)
         self.warnings.extend(
             [
                 *baseline.doubts,
@@ -420,19 +452,26 @@ class Compression:
                 *doubts_of_outputs(outputs),
                 *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),
                 *doubts_of_widths(final.cut.coupling, final.cut.keep),
-                *doubts_of_speed(times),
+                *doubts_of_speed(times, self._engine(opened)),
             ]
         )
         latency = Change(None, None) if times is None else Change(*times.medians_ms)
         return Measured(outputs, change, baseline.fed, latency)
 
-    def _race(self, final: Candidate, held: Samples | None) -> Race | None:
+    def _engine(self, opened: Opened) -> str:
+        """Return what both models are timed in: that of a profile, where it is on this machine."""
+        timing = opened.timing
+        return "onnxruntime" if timing is None or timing.absent else timing.profile.engine.engine
+
+    def _race(self, final: Candidate, opened: Opened) -> Race | None:
         """Time both models, where that was asked for or costs little."""
         asked = self.request.latency
         if asked is False:
             return None
         graph = final.original.graph
-        feed = latency_feed(graph, held, final.inputs, self.request.seed)
+        if opened.timing is not None and not opened.timing.absent:
+            return opened.timing.race(graph, final.cut.pruned)
+        feed = latency_feed(graph, opened.held, final.inputs, self.request.seed)
         times = race(graph, final.cut.pruned, feed, asked=asked is True)
         if times is None:
             self.notes.append("speed was not measured, since a run takes long: `latency` does it")

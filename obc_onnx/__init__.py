@@ -8,9 +8,11 @@ import typing as _typing
 from obc_onnx.version import __version__
 
 if _typing.TYPE_CHECKING:
+    from obc_onnx.engines.options import EngineOptions
     from obc_onnx.errors import (
         DataError,
         DivergedError,
+        EngineError,
         InfeasibleTargetError,
         InstallationError,
         InvariantError,
@@ -21,12 +23,14 @@ if _typing.TYPE_CHECKING:
         UnsupportedOperatorError,
         VerificationError,
     )
+    from obc_onnx.latency.profile import Profile
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.ops.catalogue import DEFAULT_RULES
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.planning.scope import Limits, Scope
     from obc_onnx.planning.sensitivity import Sensitivity
+    from obc_onnx.report.profiling import Profiling
     from obc_onnx.report.result import Result
     from obc_onnx.report.stripping import Stripping, StripReport
     from obc_onnx.report.summary import Inspection, Report
@@ -36,12 +40,13 @@ if _typing.TYPE_CHECKING:
         compress,
         finetune,
         make_plan,
-        measure_sensitivity,
         score,
         verify,
     )
     from obc_onnx.run.export_trt import export_trt
     from obc_onnx.run.inspection import inspect
+    from obc_onnx.run.profiling import profile
+    from obc_onnx.run.sensitivity import measure_sensitivity
     from obc_onnx.run.strip import strip
     from obc_onnx.run.sweep import Swept, sweep
     from obc_onnx.saliency.options import Scoring
@@ -61,6 +66,8 @@ _DEFINED_IN = {
     "DataError": "errors",
     "DataOptions": "samples.options",
     "DivergedError": "errors",
+    "EngineError": "errors",
+    "EngineOptions": "engines.options",
     "ImageOptions": "samples.image_options",
     "InfeasibleTargetError": "errors",
     "Inspection": "report.summary",
@@ -69,6 +76,8 @@ _DEFINED_IN = {
     "Limits": "planning.scope",
     "ModelError": "errors",
     "ObcError": "errors",
+    "Profile": "latency.profile",
+    "Profiling": "report.profiling",
     "PruningPlan": "planning.plan",
     "Report": "report.summary",
     "RequestError": "errors",
@@ -93,7 +102,8 @@ _DEFINED_IN = {
     "finetune": "run.api",
     "inspect": "run.inspection",
     "make_plan": "run.api",
-    "measure_sensitivity": "run.api",
+    "measure_sensitivity": "run.sensitivity",
+    "profile": "run.profiling",
     "score": "run.api",
     "strip": "run.strip",
     "sweep": "run.sweep",
@@ -120,6 +130,8 @@ __all__ = [
     "DataError",
     "DataOptions",
     "DivergedError",
+    "EngineError",
+    "EngineOptions",
     "ImageOptions",
     "InfeasibleTargetError",
     "Inspection",
@@ -128,6 +140,8 @@ __all__ = [
     "Limits",
     "ModelError",
     "ObcError",
+    "Profile",
+    "Profiling",
     "PruningPlan",
     "Report",
     "RequestError",
@@ -154,6 +168,7 @@ __all__ = [
     "inspect",
     "make_plan",
     "measure_sensitivity",
+    "profile",
     "score",
     "strip",
     "sweep",

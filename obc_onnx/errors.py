@@ -27,6 +27,10 @@ class UnsupportedOperatorError(ModelError):
     """The twin needs operators that have no rule."""
 
 
+class EngineError(ObcError):
+    """An engine is not there, does not run a model, or answers something else than times."""
+
+
 class RequestError(ObcError):
     """An option names something that is not there, or a value is out of range."""
 

@@ -9,6 +9,7 @@ import click
 from obc_onnx.cli.options import (
     FILE,
     budget_of,
+    costs_option,
     data_options,
     eval_samples_option,
     json_option,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan, as JSON.")
 @latency_option
+@costs_option
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @eval_samples_option()
@@ -92,6 +94,7 @@ def compress(
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
 @latency_option
+@costs_option
 @data_options
 @eval_samples_option()
 @recover_option
@@ -137,6 +140,7 @@ def apply(
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
 @latency_option
+@costs_option
 @data_options
 @eval_samples_option()
 @recover_option

@@ -8,6 +8,7 @@ from obc_onnx.cli.compress import apply, compress, finetune
 from obc_onnx.cli.export_trt import export_trt
 from obc_onnx.cli.inspect import inspect
 from obc_onnx.cli.plan import plan, sensitivity
+from obc_onnx.cli.profile import profile
 from obc_onnx.cli.score import score
 from obc_onnx.cli.sections import HELP
 from obc_onnx.cli.strip import strip
@@ -25,7 +26,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(inspect, compress, score, plan, apply, finetune),
+    *(inspect, compress, score, profile, plan, apply, finetune),
     *(sweep, sensitivity, strip, verify, twin, export_trt),
 )
 for command in COMMANDS:

@@ -33,7 +33,8 @@ _OF_BYTES = {
     "MIB": 2**20,
     "GIB": 2**30,
 }
-_LETTERS = "KMGIBkmgib"
+_OF_TIME = {"": 1, "US": 10**3, "MS": 10**6, "S": 10**9}
+"""In nanoseconds; what has no unit is a share."""
 
 
 def parse_shapes(
@@ -113,10 +114,21 @@ def parse_target_bytes(
     return None if value is None else _target(value, _OF_BYTES)
 
 
-def _target(value: str, prefixes: Mapping[str, int]) -> float:
+def parse_target_time(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a share such as `0.5`, or a time such as `2.5ms`, in nanoseconds."""
+    found = None if value is None else _target(value, _OF_TIME, "2.5ms or 800us")
+    if value is not None and found is not None and found > 1 and not value[-1].isalpha():
+        raise click.BadParameter(f"'{value}' has no unit: write {value}ms, or a share as 0.5")
+    return found
+
+
+def _target(value: str, prefixes: Mapping[str, int], example: str = "12e6 or 500K") -> float:
     from decimal import Decimal, InvalidOperation
 
-    number = value.rstrip(_LETTERS)
+    letters = "".join(prefixes)
+    number = value.rstrip(letters + letters.lower())
     factor = prefixes.get(value[len(number) :].upper())
     try:
         found = Decimal(number) * (factor or 1)
@@ -125,7 +137,7 @@ def _target(value: str, prefixes: Mapping[str, int]) -> float:
     if factor is None:
         known = ", ".join(name for name in prefixes if name)
         raise click.BadParameter(
-            f"'{value}' is neither a share such as 0.5 nor a number such as 12e6 or 500K; what may "
+            f"'{value}' is neither a share such as 0.5 nor a number such as {example}; what may "
             f"follow a number: {known}"
         )
     if factor > 1 and found <= 1:
@@ -191,6 +203,11 @@ latency_option = click.option(
     "--latency/--no-latency",
     default=None,
     help="Time of both models in ONNX Runtime. [measured where it takes a few seconds at most]",
+)
+costs_option = click.option(
+    "--costs",
+    type=FILE,
+    help="Times that `profile` wrote. [measured first]",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
@@ -288,12 +305,13 @@ scope_options = combined(
         help="Pattern of node or initializer names to prune, and no others.",
     ),
 )
+_PARSERS = {"number": parse_target, "bytes": parse_target_bytes, "time": parse_target_time}
 target_options = combined(
     *(
         click.option(
             f"--{field.name.replace('_', '-')}",
-            metavar="SHARE|BYTES" if field.metadata["bytes"] else "SHARE|NUMBER",
-            callback=parse_target_bytes if field.metadata["bytes"] else parse_target,
+            metavar=f"SHARE|{field.metadata['unit'].upper()}",
+            callback=_PARSERS[field.metadata["unit"]],
             help=field.metadata["help"],
         )
         for field in Budget.target_fields()

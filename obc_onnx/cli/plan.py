@@ -9,6 +9,7 @@ import click
 from obc_onnx.cli.options import (
     FILE,
     budget_of,
+    costs_option,
     data_of,
     data_options,
     eval_samples_option,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @eval_samples_option()
 @scoring_options(alone=False)
 @plan_options
+@costs_option
 @recover_option
 @run_options
 @json_option
@@ -83,6 +85,7 @@ def plan(
             batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
+            costs=options["costs"],
         )
         if writes:
             with replacing(output) as temporary:
@@ -98,6 +101,7 @@ def plan(
 @eval_samples_option(MEASURED_SAMPLES)
 @scoring_options(alone=False)
 @scope_options
+@costs_option
 @run_options
 @json_option
 @page_option
@@ -121,7 +125,7 @@ def sensitivity(
     from obc_onnx.report.page import sensitivity_page
     from obc_onnx.report.pictures import sensitivity_svg
     from obc_onnx.report.terminal import sensitivity_text
-    from obc_onnx.run.api import measure_sensitivity
+    from obc_onnx.run.sensitivity import measure_sensitivity
 
     check_targets([plot, page], model, files_read(options), force=force)
     sensitivity = measure_sensitivity(
@@ -135,6 +139,7 @@ def sensitivity(
         batch_axes=options["batch_axes"],
         seed=seed,
         device=options["device"],
+        costs=options["costs"],
     )
     if plot is not None:
         with replacing(plot) as temporary:

@@ -17,7 +17,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Samples": ("data", "eval_*", "holdout", "mask_input", "image_*"),
     "Budget": (
-        *("target*", "cost", "pick", "max_drop", "round_to", "min_channels", "ranking", "steps"),
+        *("target*", "cost", "costs", "pick", "max_drop", "round_to", "min_channels", "ranking"),
+        "steps",
         *("allow_inexact", "exclude", "only", "config"),
     ),
     "Scores": (
@@ -29,14 +30,19 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         *("epochs", *FIELDS, "train_preset", "crop", "flip", "transform", "workers"),
         *("sparse_*", "run_dir", "resume"),
     ),
+    "Engine": (
+        *("engine", "engine_*", "provider", "provider_options", "threads"),
+        *("graph_optimization", "batch", "designs"),
+    ),
     "Run": ("*",),
 }
 """Patterns of parameter names; an option is in the first section that has one of its name."""
 COMMON = (
     *("output", "plan", "plan_out", "page", "force", "as_json", "data", "eval_data"),
     *("image_scale", "image_mean", "image_std"),
-    *("target*", "cost", "pick", "max_drop", "round_to", "exclude", "criterion"),
+    *("target*", "cost", "costs", "pick", "max_drop", "round_to", "exclude", "criterion"),
     *("recover", "recover_minutes"),
+    *("engine", "provider", "threads", "engine_command", "batch"),
     *("epochs", "lr", "run_dir", "resume", "latency", "device", "input_shape", "batch_axes"),
 )
 """Patterns of the names of parameters that plain help shows."""

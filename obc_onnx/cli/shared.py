@@ -154,6 +154,7 @@ def compress_and_write(
             recover_minutes=options["recover_minutes"],
             batch_axes=options["batch_axes"],
             device=device,
+            costs=options["costs"],
             **asked,
         )
         if writes:
@@ -184,6 +185,7 @@ def files_read(options: dict[str, Any]) -> list[Path]:
     code += [name for name, _ in options.get("loss") or () if ".py:" in name]
     files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
     named = [options["data"], options["eval_data"], options.get("config"), options.get("scores")]
+    named.append(options.get("costs"))
     return [*files, *(path for path in named if path is not None)]
 
 

@@ -10,6 +10,7 @@ import click
 from obc_onnx.cli.options import (
     FILE,
     batch_axis_option,
+    costs_option,
     json_option,
     model_options,
     seed_option,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.argument("original", type=FILE)
 @click.argument("compressed", type=FILE)
 @click.option("--plan", type=FILE, required=True, help="The plan that `compress` wrote.")
+@costs_option
 @model_options
 @batch_axis_option
 @seed_option
@@ -38,6 +40,7 @@ def verify(
     compressed: Path,
     plan: Path,
     *,
+    costs: Path | None,
     input_shape: dict[str, tuple[int, ...]],
     batch_axes: dict[str, int | None],
     seed: int,
@@ -58,6 +61,7 @@ def verify(
         input_shape=input_shape,
         batch_axes=batch_axes,
         seed=seed,
+        costs=costs,
     )
     shown = in_options(checks)
     if as_json:

@@ -25,14 +25,17 @@ __all__ = [
     "InferenceSession",
     "OrtValue",
     "SessionOptions",
+    "available_providers",
     "custom_op_libraries",
     "data_type_of",
     "is_taken",
     "load_refusals",
+    "optimization_level",
     "output_types",
     "register_custom_ops",
     "run_once",
     "run_refusals",
+    "runtime_version",
     "session_options",
     "signatures",
     "why_refused",
@@ -73,8 +76,7 @@ def session_options(*, optimize: bool, spins: bool = True, packs: bool = True) -
     options.enable_cpu_mem_arena = packs  # which takes up to twice of what a run needs
     for library in _LIBRARIES:
         options.register_custom_ops_library(library)
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = optimization_level("all" if optimize else "none")
     return options
 
 
@@ -144,6 +146,27 @@ def data_type_of(kind: str) -> int:
     """Read ONNX Runtime's way to write a type, as in "tensor(float16)"; 0 for what is no tensor."""
     name = kind.removeprefix("tensor(").removesuffix(")").upper()
     return int(dict(TensorProto.DataType.items()).get(name, 0))
+
+
+def optimization_level(name: str) -> Any:
+    """Return how far ONNX Runtime rewrites a graph: "none", "basic", "extended" or "all"."""
+    levels = onnxruntime.GraphOptimizationLevel
+    return {
+        "none": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[name]
+
+
+def runtime_version() -> str:
+    """Return the version of ONNX Runtime."""
+    return str(onnxruntime.__version__)
+
+
+def available_providers() -> list[str]:
+    """List the execution providers that the installed package has."""
+    return list(onnxruntime.get_available_providers())
 
 
 def load_refusals() -> tuple[type[Exception], ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.scope import Scope
@@ -15,6 +15,8 @@ from obc_onnx.planning.scope import Scope
 if TYPE_CHECKING:
     from obc_onnx.saliency.options import Ranking
 
+Unit = Literal["number", "bytes", "time"]
+"""What the numbers of a target may be followed by."""
 TARGET_MACS = 0.5
 """Where no other target is given."""
 SWEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
@@ -22,13 +24,15 @@ SWEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 STEPS = 4
 MEASURED_SAMPLES = 512
 """Held-out samples that the sensitivity of groups is measured on."""
+DESIGNS = 12
+"""Networks that a profile times besides the model."""
 _TARGET = "target_"
 """How the fields of targets begin; the rest is the name of a cost."""
 
 
-def _target(text: str, *, in_bytes: bool = False) -> Any:
+def _target(text: str, unit: Unit = "number") -> Any:
     """Return the field of a target: the command line makes its option of this."""
-    return field(default=None, metadata={"help": text, "bytes": in_bytes})
+    return field(default=None, metadata={"help": text, "unit": unit})
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Budget:
         steps: Score again this many times on the way.
         target_params: Elements of weights.
         target_size: Bytes of the file.
+        target_latency: Nanoseconds of one run, as a profile tells them: 2.5e6 are 2.5 ms.
         max_drop: Find the smallest network that is no worse than this on held-out samples, in place
             of targets.
         scope: Which groups may lose units, and how narrow each may get.
@@ -59,14 +64,15 @@ class Budget:
     steps: int = STEPS
     target_params: float | None = _target("Parameters that may be left, in the same way.")
     target_size: float | None = _target(
-        "Size that the file may have: a share, or bytes such as 500KB or 1.5MiB.", in_bytes=True
+        "Size that the file may have: a share, or bytes such as 500KB or 1.5MiB.", "bytes"
     )
+    target_latency: float | None = _target("Time of a run: a share, or such as 2.5ms.", "time")
     max_drop: float | None = None
     scope: Scope = field(default_factory=Scope)
 
     @classmethod
     def target_fields(cls) -> list[Field[Any]]:
-        """The fields of targets; the metadata of each has its help, and whether it is in bytes."""
+        """The fields of targets; the metadata of each has its help and its unit."""
         return [field for field in fields(cls) if field.name.startswith(_TARGET)]
 
     @classmethod

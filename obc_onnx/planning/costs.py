@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from obc_onnx.axes.expressions import count, leaves
+from obc_onnx.errors import InvariantError
 from obc_onnx.graph.node import holds_weights
+from obc_onnx.planning.blocks import units_of_block
 from obc_onnx.surgery.cut import outline_cut
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.latency.predictor import Forecast, Predictor
 
 
 class Cost(ABC):
@@ -30,18 +33,24 @@ class Cost(ABC):
         coupling: Of the network.
         splits: Whether repair or training may make copies of a vector differ that the cut leaves
             equal; then what is left counts each of them.
+        predictor: What tells milliseconds, for a cost that is a time.
 
     Attributes:
         name: Its name in plans, and in the option of its target.
         label: What is counted, for people.
+        is_timed: Whether a profile tells it, and not the network alone.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
+    is_timed: ClassVar[bool] = False
 
-    def __init__(self, coupling: Coupling, *, splits: bool = False) -> None:
+    def __init__(
+        self, coupling: Coupling, *, splits: bool = False, predictor: Predictor | None = None
+    ) -> None:
         self._coupling = coupling
         self._splits = splits
+        self._predictor = predictor
 
     @cached_property
     def full(self) -> int:
@@ -59,6 +68,14 @@ class Cost(ABC):
     @abstractmethod
     def around(self, dim: Dim, keep: Keep) -> int:
         """Return that part of the cost which depends on how many units of a dim are left."""
+
+    def told(self, amount: int) -> str:
+        """Write an amount for people."""
+        return f"{amount:,} {self.label}"
+
+    def share_told(self, amount: int) -> str:
+        """Write a part of the cost for people."""
+        return f"{100 * amount / self.full:.1f} %"
 
     def marginal(self, group: Group, keep: Keep) -> NDArray[np.float64]:
         """Return what removing one unit saves, all others being left as they are.
@@ -179,7 +196,60 @@ class FileSize(_OfInitializers):
         return {name: array.itemsize for name, array in arrays.items()}
 
 
-COSTS: dict[str, type[Cost]] = {cost.name: cost for cost in (Macs, Params, FileSize)}
+class Latency(Cost):
+    """Nanoseconds of one run, as a profile tells them.
+
+    Runtimes pad widths to blocks: most units save nothing by themselves. What one saves is its part
+    of what a whole block does.
+    """
+
+    name, label, is_timed = "latency", "latency", True
+
+    def parts(self, keep: Keep) -> list[tuple[int, str]]:
+        """List what runs, and what is spent outside of any node."""
+        return [(_nanoseconds(ms), label) for ms, label in self._forecast.parts(keep)]
+
+    def around(self, dim: Dim, keep: Keep) -> int:
+        """Count the time of what a dim runs through."""
+        return _nanoseconds(self._forecast.around(dim, keep))
+
+    def marginal(self, group: Group, keep: Keep) -> NDArray[np.float64]:
+        """Return what removing the next block of units saves, shared out among them."""
+        left = units_left(group, keep)
+        block = units_of_block(self._coupling, group, self._forecast.block(group.dim))
+        going = np.flatnonzero(left)[1:][-block:]  # one unit has to stay
+        saved = np.zeros(group.size)
+        if going.size:
+            fewer = left.copy()
+            fewer[going] = False
+            after = self.around(group.dim, {**keep, group.dim: fewer})
+            saved[left] = (self.around(group.dim, keep) - after) / going.size
+        return saved
+
+    def told(self, amount: int) -> str:
+        """Write milliseconds."""
+        return f"{amount / _MILLION:.4g} ms"
+
+    def share_told(self, amount: int) -> str:
+        """Write milliseconds."""
+        return self.told(amount)
+
+    @cached_property
+    def _forecast(self) -> Forecast:
+        if self._predictor is None:
+            raise InvariantError("a cost of time was counted without a profile")
+        return self._predictor.on(self._coupling)
+
+
+_MILLION = 10**6
+"""Nanoseconds of a millisecond."""
+
+
+def _nanoseconds(ms: float) -> int:
+    return round(ms * _MILLION)
+
+
+COSTS: dict[str, type[Cost]] = {cost.name: cost for cost in (Macs, Params, Latency, FileSize)}
 """Those that a budget may limit, the cheapest to count first."""
 
 

@@ -16,17 +16,18 @@ import numpy as np
 
 from obc_onnx.errors import RequestError
 from obc_onnx.files import check_regular
-from obc_onnx.planning.costs import COSTS
+from obc_onnx.planning.costs import COSTS, Latency
 from obc_onnx.saliency.options import RANKINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
+    from obc_onnx.latency.predictor import Predictor
 
 FORMAT = 2
 """Version of the plan file; another one is refused."""
@@ -51,6 +52,8 @@ class PruningPlan:
         merged: Under which name copies are written that stayed equal.
         round_to: Of how many channels widths that shrank are a multiple.
         weights_sha256: Digest of the written weights, where repair or training changed them.
+        profile_sha256: Of the profile that told times, where there was one.
+        latency: Nanoseconds of one run before and after, as that profile tells them.
     """
 
     model_sha256: str
@@ -66,6 +69,8 @@ class PruningPlan:
     merged: dict[str, str] = field(default_factory=dict)
     weights_sha256: str | None = None
     round_to: int | None = None
+    profile_sha256: str | None = None
+    latency: tuple[int, int] | None = None
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -84,20 +89,38 @@ class PruningPlan:
                 f"but '{name}' has {sha256[:12]}..."
             )
 
-    def recounted(self, coupling: Coupling) -> PruningPlan:
+    def recounted(self, coupling: Coupling, predictor: Predictor | None = None) -> PruningPlan:
         """Return the plan as its groups say, which a person may have edited, before any repair.
 
+        Args:
+            coupling: Of the model.
+            predictor: What tells milliseconds; without it the plan goes without any.
         Raises:
-            RequestError: It names a group or a unit that the model does not have.
+            RequestError: It names a group or a unit that the model does not have, or was made from
+                another profile.
         """
         keep = self._keep(coupling)
+        if predictor is not None:
+            if self.profile_sha256 not in (None, predictor.profile_sha256):
+                raise RequestError(
+                    f"the plan was made from a profile with sha256 {self.profile_sha256[:12]}..., "
+                    f"but `costs` has {predictor.profile_sha256[:12]}..."
+                )
+            return self.recounted(coupling).timed(coupling, keep, predictor)
         return replace(
             self,
+            latency=None,
             macs=(coupling.macs({}), coupling.macs(keep)),
             params=(coupling.params({}), coupling.params(keep)),
             weights_sha256=None,
             **slices_of(coupling, keep, coupling.merged(keep)),
         )
+
+    def timed(self, coupling: Coupling, keep: Keep, predictor: Predictor) -> PruningPlan:
+        """Return the plan with the times that a profile tells."""
+        cost = Latency(coupling, predictor=predictor)
+        times = (cost.full, cost.total(keep))
+        return replace(self, latency=times, profile_sha256=predictor.profile_sha256)
 
     def written_as(self, coupling: Coupling, result: Graph) -> PruningPlan:
         """Return the plan with the copies that a result has: repair and training may split some.
@@ -130,8 +153,8 @@ class PruningPlan:
         for name, holds in _FIELDS.items():
             if not holds(getattr(plan, name)):
                 raise RequestError(f"plan '{path}' has a '{name}' that is not of a plan")
-        (macs, fewer_macs), (params, fewer_params) = plan.macs, plan.params
-        return replace(plan, macs=(macs, fewer_macs), params=(params, fewer_params))
+        latency = None if plan.latency is None else _pair(plan.latency)
+        return replace(plan, macs=_pair(plan.macs), params=_pair(plan.params), latency=latency)
 
     def keep(self, coupling: Coupling) -> Keep:
         """Say which units of each dim stay.
@@ -193,6 +216,11 @@ def slices_of(coupling: Coupling, keep: Keep, merged: Mapping[str, str]) -> dict
     }
 
 
+def _pair(counts: Sequence[int]) -> tuple[int, int]:
+    before, after = counts
+    return before, after
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST_COUNT
 
@@ -231,6 +259,10 @@ def _are_targets(value: Any) -> bool:
     )
 
 
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
 def _are_names(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
 
@@ -249,7 +281,9 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "initializers": _are_slices,
     "copies": _are_names,
     "merged": _are_names,
-    "weights_sha256": lambda value: value is None or isinstance(value, str),
+    "weights_sha256": _is_text_or_none,
+    "profile_sha256": _is_text_or_none,
+    "latency": lambda value: value is None or _are_counts(value),
     "round_to": lambda value: value is None or _is_count(value),
 }
 """What a plan file has to hold, since people may have edited it."""

@@ -7,15 +7,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from obc_onnx.axes.expressions import leaves, runs_of
+import numpy as np
+
+from obc_onnx.axes.expressions import leaves
 from obc_onnx.errors import RequestError
+from obc_onnx.planning.blocks import units_of_block
 from obc_onnx.planning.costs import units_left
 from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.axes.expressions import Dim
@@ -53,6 +55,13 @@ class Room:
         while start + size <= order.size and width - start - size >= self.least:
             yield order[start : start + size]
             start, size = start + size, self.round_to
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths that are allowed, widest first."""
+        size = self.group.size
+        gone = np.cumsum([0, *(units.size for units in self.cuts(np.arange(size), size))])
+        return [int(size - units) for units in gone]
 
     def is_too_wide(self, keep: Keep) -> bool:
         """Say whether more units are left than may be."""
@@ -93,7 +102,7 @@ def rooms_of(coupling: Coupling, scope: Scope) -> list[Room]:
 
 def _room(coupling: Coupling, group: Group, limits: Limits, scope: Scope) -> Room:
     channels = limits.round_to or scope.round_to or BLOCKS[0]
-    round_to = _units_of_block(coupling, group, channels)
+    round_to = units_of_block(coupling, group, channels)
     most = group.size if limits.max is None else max(_width(limits.max, group.size, math.floor), 1)
     asked = [width for width in (scope.min_channels, limits.min) if width is not None]
     usual = min(MIN_CHANNELS, most / group.size)  # a max goes before what nobody asked for
@@ -105,18 +114,6 @@ def _room(coupling: Coupling, group: Group, limits: Limits, scope: Scope) -> Roo
             f"but its least width is {least}: a multiple of {round_to}, and no less than its min"
         )
     return Room(group, least, most, round_to)
-
-
-def _units_of_block(coupling: Coupling, group: Group, channels: int) -> int:
-    """Return how many units fill whole blocks of channels on every weight axis they lie on.
-
-    A head of 64 channels fills eight blocks of 8 alone.
-    """
-    if channels == 1:  # no axis has to be looked at, of which many groups may lie on the same
-        return 1
-    axes = {coupling.axes[r.node.inputs[r.slot]][r.axis] for r in group.members}
-    runs = {run for axis in axes for run in runs_of(axis, group.dim)}
-    return math.lcm(*(channels // math.gcd(channels, run) for run in runs or {1}))
 
 
 def _width(limit: float, size: int, rounded: Callable[[float], int]) -> int:

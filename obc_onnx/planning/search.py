@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.latency.predictor import Predictor
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.ranking import Removal, Saliency
     from obc_onnx.planning.rooms import Room
@@ -70,6 +71,7 @@ def search_plan(
     seed: int,
     *,
     splits: bool = False,
+    predictor: Predictor | None = None,
 ) -> PruningPlan:
     """Remove the least salient units until the budget holds.
 
@@ -80,6 +82,7 @@ def search_plan(
         criterion: Its name, for the record and for the usual ranking.
         seed: For the record.
         splits: Whether repair or training comes after, see `Cost`.
+        predictor: What tells milliseconds, for a target of them.
     Raises:
         RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
             units has no score.
@@ -89,10 +92,12 @@ def search_plan(
         raise RequestError("a plan alone drops nothing that could be measured: give targets")
     ranking = _ranking(budget, criterion)
     targets = [
-        _Target.of(COSTS[name](coupling, splits=splits), asked)
+        _Target.of(COSTS[name](coupling, splits=splits, predictor=predictor), asked)
         for name, asked in budget.targets.items()
     ]
-    scope, rooms = _with_blocks(coupling, targets, budget.scope)
+    timed = any(target.cost.is_timed for target in targets)
+    own = predictor.round_to if timed and predictor is not None else None
+    scope, rooms = _with_blocks(coupling, targets, budget.scope, own)
     budget = replace(budget, scope=scope)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     cuts: list[Removal] = []
@@ -109,7 +114,8 @@ def search_plan(
                 cuts = _needed(cuts, rooms, targets, done)
             keep = _without({}, cuts)
     _check_met(coupling, rooms, targets, keep, scope)
-    return _record(coupling, keep, budget, ranking, criterion, seed)
+    plan = _record(coupling, keep, budget, ranking, criterion, seed)
+    return plan if predictor is None else plan.timed(coupling, keep, predictor)
 
 
 def _ranking(budget: Budget, criterion: str) -> Ranking:
@@ -123,10 +129,26 @@ def _ranking(budget: Budget, criterion: str) -> Ranking:
 
 
 def _with_blocks(
-    coupling: Coupling, targets: Sequence[_Target], scope: Scope
+    coupling: Coupling, targets: Sequence[_Target], scope: Scope, profiled: int | None
 ) -> tuple[Scope, list[Room]]:
-    """Fix the multiple of widths: what was asked, or the largest that meets the targets."""
-    *larger, smallest = BLOCKS if scope.round_to is None else (scope.round_to,)
+    """Fix the multiple of widths: what was asked, or the largest that meets the targets.
+
+    Args:
+        coupling: The groups.
+        targets: What to meet.
+        scope: What was asked.
+        profiled: The multiple that a target of time knows of; it tells nothing between those.
+    """
+    blocks = BLOCKS if scope.round_to is None else (scope.round_to,)
+    if profiled is not None:
+        if blocks[0] % profiled and scope.round_to is not None:
+            raise RequestError(
+                f"the profile has times of multiples of {profiled} channels, and "
+                f"`Scope.round_to` asks for {scope.round_to}: profile the model with "
+                f"`round_to={scope.round_to}`"
+            )
+        blocks = (scope.round_to or profiled,)
+    *larger, smallest = blocks
     for block in larger:
         with suppress(InfeasibleTargetError, RequestError):
             return _with_block(coupling, targets, scope, block)
@@ -189,17 +211,16 @@ def _infeasible(
     cost = target.cost
     full, least = cost.full, cost.total(smallest)
     parts = sorted(cost.parts(smallest), reverse=True)
-    holders = "; ".join(f"{label} {100 * part / full:.1f} %" for part, label in parts[:3])
+    holders = "; ".join(f"{label} {cost.share_told(part)}" for part, label in parts[:3])
     reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
     n_inexact = sum(group.inexact is not None for group in coupling.groups)
     held = len(coupling.groups) - n_rooms
     hint = f", of which `Scope.allow_inexact` prunes {n_inexact}" if not scope.allow_inexact else ""
     narrower = "; `Scope(min_channels=1)` leaves less" if scope.min_channels is None else ""
     is_share = target.asked <= 1
-    asked = (
-        f"{target.asked:g} of the {cost.label}" if is_share else f"{target.asked:,.0f} {cost.label}"
-    )
+    asked = f"{target.asked:g} of the {cost.label}" if is_share else cost.told(int(target.asked))
     left = f"{least / full:.4g}" if is_share else f"{least:,}"
+    left = cost.told(least) if cost.is_timed else left
     return InfeasibleTargetError(
         f"cannot reach {asked}: with the least width in each of {n_rooms} groups {left} are left "
         f"({held} more groups are excluded or inexact{hint if n_inexact else ''}{narrower}). "

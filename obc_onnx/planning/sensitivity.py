@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from obc_onnx.axes.expressions import count
 from obc_onnx.errors import RequestError
+from obc_onnx.latency.designs import keep_of
 from obc_onnx.measuring.error import Distance
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.progress import Progress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Group
+    from obc_onnx.latency.predictor import Forecast
     from obc_onnx.samples.samples import Samples
 
 N_SHARES = 8
@@ -36,12 +38,14 @@ class Point:
         removed: Units that went.
         error: Of the outputs, each channel on its own scale, see `measuring.error.Distance`.
         accuracy: Top-1, in [0, 1], where there are labels.
+        latency_ms: Of one run, as a profile tells it, where there is one.
     """
 
     share: float
     removed: int
     error: float
     accuracy: float | None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Sensitivity:
         criterion: What said which units of a group are the least salient.
         n_samples: Held-out samples that were measured on.
         accuracy: Of the whole model, where there are labels.
+        latency_ms: Of one run of it, as a profile tells it, where there is one.
     """
 
     model: str
@@ -68,6 +73,7 @@ class Sensitivity:
     n_samples: int
     accuracy: float | None
     groups: list[GroupSensitivity]
+    latency_ms: float | None = None
 
     def to_json(self) -> str:
         """Write one JSON object."""
@@ -79,6 +85,7 @@ def measure_groups(
     groups: Sequence[Group],
     saliency: Mapping[str, NDArray[np.float64]],
     held: Samples,
+    forecast: Forecast | None = None,
 ) -> list[GroupSensitivity]:
     """Cut each share of each group alone, the least salient units first, and measure.
 
@@ -89,6 +96,7 @@ def measure_groups(
         groups: Those to measure.
         saliency: Of their units.
         held: Samples to measure on.
+        forecast: What predicts milliseconds, where there is a profile.
     Raises:
         RequestError: A group has no saliency.
     """
@@ -101,9 +109,17 @@ def measure_groups(
                     f"leave the group out with `Scope.exclude`"
                 )
             points = _points(coupling, group, saliency[group.name], held, distance)
+            if forecast is not None:
+                points = [_timed(point, coupling, group, forecast) for point in points]
             found.append(GroupSensitivity(group.name, group.size, points))
             progress.advance(group.name)
     return found
+
+
+def _timed(point: Point, coupling: Coupling, group: Group, forecast: Forecast) -> Point:
+    """Return a point with its time, which does not depend on which units went."""
+    keep = keep_of(coupling, {group.name: group.size - point.removed})
+    return replace(point, latency_ms=forecast.ms(keep))
 
 
 def _points(

@@ -133,12 +133,17 @@ def doubts_of_widths(coupling: Coupling, keep: Keep) -> list[str]:
     return [f"{what}: {named}{more}; `Scope.min_channels` leaves them wider"]
 
 
-def doubts_of_speed(times: Race | None) -> list[str]:
-    """Warn where the result is slower than the original."""
+def doubts_of_speed(times: Race | None, engine: str = "onnxruntime") -> list[str]:
+    """Warn where the result is slower than the original.
+
+    Args:
+        times: Of both, where they were timed.
+        engine: What they were timed in.
+    """
     if times is None or not times.is_slower:
         return []
     before, after = times.medians_ms
-    what = f"slower than before, {before / after:.2f}x as fast in ONNX Runtime"
+    what = f"slower than before, {before / after:.2f}x as fast in {engine}"
     cause = (
         "widths off the blocks of the runtime, or small layers, which memory holds up and not MACs"
     )

@@ -161,7 +161,8 @@ class Report:
         outputs: How far each float output is from the original's on the held-out samples; empty
             without data.
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
-        latency_ms: Median of one run in ONNX Runtime, where it was measured.
+        latency_ms: Median of one run in ONNX Runtime, or in the engine of a profile that was given,
+            where it was measured.
         held_out: How many samples it was measured on.
         fed: What the inputs were fed, where there is data.
         recovery: The steps of repair without training, and whether they were kept.

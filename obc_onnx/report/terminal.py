@@ -32,6 +32,7 @@ _NAME = 50
 """Columns of a name in a list."""
 _WORDS = TextWrapper(_COLUMNS - 2, break_long_words=False, break_on_hyphens=False)
 """Names in sentences stay whole, so that they can be copied."""
+_NS_PER_MS = 1e6
 
 
 def inspection_text(inspection: Inspection, *, whole: bool = False) -> str:
@@ -216,7 +217,11 @@ def _output_line(output: OutputError) -> str:
 def plan_text(outlook: Outlook) -> str:
     """Render a plan: what would be left, in all and of each group."""
     console, plan = open_console(), outlook.plan
-    console.print(_change_table(outlook.model, Change(*plan.macs), Change(*plan.params)))
+    table = _change_table(outlook.model, Change(*plan.macs), Change(*plan.params))
+    if plan.latency is not None:
+        before, after = (ns / _NS_PER_MS for ns in plan.latency)
+        _row(table, "latency as predicted, ms", Change(before, after), digits=3)
+    console.print(table)
     widths = Table("group", "units", "kept")
     for group in outlook.groups:
         widths.add_row(group.name, str(group.size), str(group.kept))
@@ -239,6 +244,9 @@ def sensitivity_text(sensitivity: Sensitivity) -> str:
     if sensitivity.accuracy is not None:
         title = f"accuracy, %; {100 * sensitivity.accuracy:.2f} with all units"
         console.print(_share_table(sensitivity, title, _percent))
+    if sensitivity.latency_ms is not None:
+        title = f"latency as predicted, ms; {sensitivity.latency_ms:.4g} with all units"
+        console.print(_share_table(sensitivity, title, _milliseconds))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -269,6 +277,10 @@ def _findings_table(report: StripReport) -> Table:
 
 def _percent(point: Point) -> str:
     return "" if point.accuracy is None else f"{100 * point.accuracy:.2f}"
+
+
+def _milliseconds(point: Point) -> str:
+    return "" if point.latency_ms is None else f"{point.latency_ms:.4g}"
 
 
 def _share_table(sensitivity: Sensitivity, title: str, show: Callable[[Point], str]) -> Table:

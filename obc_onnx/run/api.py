@@ -1,21 +1,17 @@
-"""What the package offers: score, plan, apply, compress, fine-tune, verify, measure."""
+"""What the package offers: score, plan, apply, compress, fine-tune, verify."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_name, told
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.feeds import random_feed
+from obc_onnx.latency.predictor import fit
+from obc_onnx.latency.profile import Profile
 from obc_onnx.measuring.masks import with_padding
-from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
-from obc_onnx.planning.budget import MEASURED_SAMPLES, Budget
-from obc_onnx.planning.rooms import rooms_of
-from obc_onnx.planning.scope import Scope
-from obc_onnx.planning.sensitivity import Sensitivity, measure_groups
 from obc_onnx.run.compression import Compression
 from obc_onnx.run.request import check_device, request_of
 from obc_onnx.saliency.options import Scoring
@@ -33,6 +29,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.ops.base.rule import RuleSet
+    from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
     from obc_onnx.report.result import Result
@@ -61,6 +58,7 @@ def compress(
     seed: int = 0,
     device: str = "cpu",
     latency: bool | None = None,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Make a smaller model with the same inputs and outputs, and prove it.
@@ -88,6 +86,7 @@ def compress(
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch scores, repairs and trains.
         latency: Whether to time both models; None does where it takes a few seconds at most.
+        costs: A profile, or its file: for targets of latency, and to measure with its engine.
         rules: What is known of operators.
     Returns:
         The model, its plan and its report. Nothing is written.
@@ -113,6 +112,7 @@ def compress(
         seed=seed,
         device=device,
         latency=latency,
+        costs=None if costs is None else Profile.of(costs),
         rules=rules,
     )
     return Compression(request).execute(model)
@@ -132,6 +132,7 @@ def make_plan(
     batch_axes: Axes | None = None,
     seed: int = 0,
     device: str = "cpu",
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> PruningPlan:
     """Decide which units stay, and cut nothing: the first half of `compress`, see there.
@@ -150,6 +151,7 @@ def make_plan(
         batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of every random choice.
         device: Where torch runs.
+        costs: A profile, or its file, for targets of latency; the model is timed without.
         rules: What is known of operators.
     Raises:
         ObcError: The request cannot be met; the message says why.
@@ -167,6 +169,7 @@ def make_plan(
         batch_axes=batch_axes,
         seed=seed,
         device=device,
+        costs=None if costs is None else Profile.of(costs),
         rules=rules,
     ).plan
 
@@ -195,6 +198,7 @@ def apply(
     seed: int = 0,
     device: str = "cpu",
     latency: bool | None = None,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Cut by a plan, repair with data, and prove the result: the second half of `compress`.
@@ -210,6 +214,7 @@ def apply(
         seed: Of every random choice.
         device: Where torch repairs.
         latency: Whether to time both models; None does where it takes a few seconds at most.
+        costs: A profile, or its file: for targets of latency, and to measure with its engine.
         rules: What is known of operators.
     Raises:
         RequestError: The plan is for another model.
@@ -226,6 +231,7 @@ def apply(
         seed=seed,
         device=device,
         latency=latency,
+        costs=costs,
         rules=rules,
     )
 
@@ -244,6 +250,7 @@ def finetune(
     seed: int = 0,
     device: str = "cpu",
     latency: bool | None = None,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Result:
     """Cut by a plan, repair, fine-tune, and prove the result: `compress` with a plan, see there.
@@ -261,6 +268,7 @@ def finetune(
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch repairs and trains.
         latency: Whether to time both models; None does where it takes a few seconds at most.
+        costs: A profile, or its file: for targets of latency, and to measure with its engine.
         rules: What is known of operators.
     Returns:
         The model, its plan and its report. Nothing is written.
@@ -283,6 +291,7 @@ def finetune(
         seed=seed,
         device=device,
         latency=latency,
+        costs=costs,
         rules=rules,
     )
 
@@ -326,55 +335,6 @@ def score(
         return score_units(coupling, samples, criterion, scoring or Scoring(), seed, device)
 
 
-def measure_sensitivity(
-    model: Model,
-    *,
-    data: DataOptions | str | Path | Samples,
-    criterion: str | None = None,
-    scoring: Scoring | None = None,
-    scope: Scope | None = None,
-    n_samples: int = MEASURED_SAMPLES,
-    input_shape: Mapping[str, Shape] | None = None,
-    batch_axes: Axes | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    rules: RuleSet = DEFAULT_RULES,
-) -> Sensitivity:
-    """Cut shares of each group alone, without any repair, and measure what that does.
-
-    Args:
-        model: A file, a loaded model, or a graph.
-        data: Samples to score on; the held-out ones are measured on.
-        criterion: What says which units go first; as in `score`.
-        scoring: How the criterion looks at the samples.
-        scope: Which groups are measured; the widths that it asks for have no meaning here.
-        n_samples: Held-out samples to measure on, at most.
-        input_shape: Sizes of dynamic inputs, by input name.
-        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
-        seed: Of every random choice.
-        device: Where torch scores.
-        rules: What is known of operators.
-    Raises:
-        ObcError: The request cannot be met; the message says why.
-    """
-    check_device(device)
-    graph = load_model(model)
-    options = replace(DataOptions.of(data), eval_samples=n_samples)
-    samples, held = open_samples(options, graph, batch_axes, input_shape)
-    if samples is None or held is None:
-        raise RequestError("sensitivity is measured on samples: give `data`")
-    graph = known_by(graph, samples)
-    shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
-    with told(coupling.graph, inputs):
-        samples, held = with_padding(coupling, samples, held)
-        scores = score_units(coupling, samples, criterion, scoring or Scoring(), seed, device)
-        groups = [room.group for room in rooms_of(coupling, scope or Scope())]
-        found = measure_groups(coupling, groups, scores.groups, held)
-        before = accuracy(graph, held)
-    return Sensitivity(model_name(model), scores.criterion, len(held), before, found)
-
-
 def verify(
     original: Model,
     compressed: Model,
@@ -383,6 +343,7 @@ def verify(
     input_shape: Mapping[str, Shape] | None = None,
     batch_axes: Axes | None = None,
     seed: int = 0,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> list[Check]:
     """Check a compressed model against its original and its plan.
@@ -394,6 +355,7 @@ def verify(
         input_shape: Sizes of dynamic inputs, by input name.
         batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of the inputs that both are compared on.
+        costs: A profile, or its file, that a target of latency is counted with.
         rules: What is known of operators.
     Returns:
         Every check, failed ones included.
@@ -414,6 +376,7 @@ def verify(
         feed=feed,
         no_twin=why_no_twin(coupling),
         original=coupling,
+        predictor=None if costs is None else fit(coupling, Profile.of(costs)),
     )
     checks = [check_masked(coupling, keep, feed), *check_result(candidate, after, clock)]
     if isinstance(compressed, (str, Path)) and all(check.passed for check in checks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.latency.predictor import Predictor
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.latency import Race
     from obc_onnx.planning.budget import Budget
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.run.folder import RunFolder
     from obc_onnx.run.request import Request
+    from obc_onnx.run.timing import Timing
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.course import Epoch
 
@@ -88,6 +90,7 @@ class Opened(NamedTuple):
         held: To measure on.
         original: The model as it came.
         before: What that gives for the samples to measure on.
+        timing: What tells milliseconds, where there is a profile.
     """
 
     coupling: Coupling
@@ -96,6 +99,12 @@ class Opened(NamedTuple):
     held: Samples | None
     original: Coupling
     before: Outputs | None
+    timing: Timing | None = None
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """What predicts milliseconds, where there is a profile."""
+        return None if self.timing is None else self.timing.predictor
 
 
 class Measured(NamedTuple):
@@ -176,6 +185,7 @@ class Compression:
             feed=feed,
             no_twin=why_no_twin(coupling),
             original=opened.original,
+            predictor=opened.predictor,
         )
 
     def decide(self, model: Model) -> Outlook:
@@ -184,7 +194,7 @@ class Compression:
         opened = self.open(model)
         coupling = opened.original
         with told(coupling.graph, opened.inputs):
-            plan = self._plan(opened, None)
+            plan = self._plan(opened, None, measures=False)
             keep = plan.keep(coupling)
         return Outlook(
             model=self.request.name,
@@ -197,6 +207,21 @@ class Compression:
             notes=[*self.notes, *notes_on_graph(coupling.graph)],
             seconds=self.clock.seconds,
         )
+
+    def _timing(self, opened: Opened) -> Timing | None:
+        """Read what tells milliseconds, or measure it where a target needs it."""
+        request, original = self.request, opened.original
+        if request.costs is None and not request.is_timed:
+            return None
+        from obc_onnx.run.timing import Timing
+
+        with self.clock("profile"):
+            if request.costs is not None:
+                timing = Timing.of(original, request.costs, request.seed)
+            else:
+                timing = Timing.measured(original, opened.inputs, request.seed)
+        self.notes.append(timing.note)
+        return timing
 
     def _check_installed(self, *, repairs: bool) -> None:
         """Check before long work that what was asked for is installed.
@@ -240,55 +265,70 @@ class Compression:
             if samples.padding is not None:
                 self.notes.append(describe_padding(samples.padding))
         before = None if held is None else Outputs(coupling.graph, held)
-        return Opened(coupling, inputs, samples, held, coupling, before)
+        opened = Opened(coupling, inputs, samples, held, coupling, before)
+        with told(coupling.graph, inputs):
+            return opened._replace(timing=self._timing(opened))
 
     def _folder(self, graph: Graph) -> RunFolder | None:
         """Open the folder of the run, which has to have been asked for the same."""
         request = self.request
         if request.run_dir is None:
             return None
-        from obc_onnx.run.folder import RunFolder, facts_of_code, facts_of_data
+        from obc_onnx.run.folder import RunFolder, facts_of
         from obc_onnx.twin.processes import rank
 
-        facts = {
-            "model": graph.sha256,
-            "data": facts_of_data(request.data),
-            "scores": None if request.scores is None else digest_of(request.scores.groups),
-            "code": facts_of_code(request.code),
-            "budget": asdict(request.goal),
-            "plan": None if request.plan is None else request.plan.to_json(),
-            "criterion": request.criterion,
-            "scoring": asdict(request.look),
-            "training": None if request.training is None else asdict(request.training),
-            "recover": request.recover,
-            "recover minutes": request.refining_minutes,
-            "seed": request.seed,
-            "device": request.device,
-            "batch axes": dict(request.batch_axes),
-        }
+        facts = facts_of(request, graph.sha256)
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
-    def _plan(self, opened: Opened, folder: RunFolder | None) -> PruningPlan:
-        """Return the plan that was given or that a run has made already, or make one."""
+    def _plan(
+        self, opened: Opened, folder: RunFolder | None, *, measures: bool = True
+    ) -> PruningPlan:
+        """Return the plan that was given or that a run has made already, or make one.
+
+        Args:
+            opened: The model and samples.
+            folder: Of the run.
+            measures: Whether one for a target of time is measured; a profile alone tells it else.
+        """
         request, coupling = self.request, opened.coupling
         made = request.plan or (None if folder is None else folder.plan())
         if made is not None:
             made.check_model(coupling.graph.sha256, request.name)
-            return made.recounted(coupling)
+            return made.recounted(coupling, opened.predictor)
         with self.clock("score and plan"):
             name, scorer = self._scorer(coupling, opened.samples)
             score = partial(self._noted, scorer)
             repairs = opened.samples is not None or request.recover != "none"
             scored = partial(search_plan, coupling, score, criterion=name)
-            plan_of = partial(scored, seed=request.seed, splits=repairs)
-            if request.goal.max_drop is None:
-                plan = plan_of(request.goal)
-            else:
+            told = {"splits": repairs, "predictor": opened.predictor}
+            plan_of = partial(scored, seed=request.seed, **told)
+            if request.goal.max_drop is not None:
                 plan = self._plan_within_drop(opened, plan_of)
+            elif opened.timing is not None and request.is_timed and measures:
+                plan = self._plan_in_time(opened.timing, coupling, plan_of)
+            else:
+                plan = plan_of(request.goal)
         if request.goal.scope.round_to is None and plan.round_to is not None:
             self.notes.append(note_on_blocks(plan, plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)
+        return plan
+
+    def _plan_in_time(
+        self,
+        timing: Timing,
+        coupling: Coupling,
+        plan_of: Callable[[Budget], PruningPlan],
+    ) -> PruningPlan:
+        """Find a plan whose measured time is within the target, where its engine is here."""
+        goal = self.request.goal
+        if timing.absent:
+            self.warnings.append(f"the time is predicted and was not measured: {timing.absent}")
+            return plan_of(goal)
+        from obc_onnx.run.timing import plan_in_time
+
+        plan, note = plan_in_time(plan_of, goal, coupling, timing)
+        self.notes.append(note)
         return plan
 
     def _plan_within_drop(
@@ -447,7 +487,7 @@ class Compression:
             baseline = examine(before, opened.samples, apart=apart)
             outputs = Distance(final.original, held, before).errors(after)
             change = Change(baseline.accuracy, after.accuracy())
-        times = self._race(final, held)
+        times = self._race(final, opened)
         self.warnings.extend(
             [
                 *baseline.doubts,
@@ -456,19 +496,26 @@ class Compression:
                 *doubts_of_outputs(outputs),
                 *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),
                 *doubts_of_widths(final.cut.coupling, final.cut.keep),
-                *doubts_of_speed(times),
+                *doubts_of_speed(times, self._engine(opened)),
             ]
         )
         latency = Change(None, None) if times is None else Change(*times.medians_ms)
         return Measured(outputs, change, baseline.fed, latency)
 
-    def _race(self, final: Candidate, held: Samples | None) -> Race | None:
+    def _engine(self, opened: Opened) -> str:
+        """Return what both models are timed in: that of a profile, where it is on this machine."""
+        timing = opened.timing
+        return "onnxruntime" if timing is None or timing.absent else timing.profile.engine.engine
+
+    def _race(self, final: Candidate, opened: Opened) -> Race | None:
         """Time both models, where that was asked for or costs little."""
         asked = self.request.latency
         if asked is False:
             return None
         graph = final.original.graph
-        feed = latency_feed(graph, held, final.inputs, self.request.seed)
+        if opened.timing is not None and not opened.timing.absent:
+            return opened.timing.race(graph, final.cut.pruned)
+        feed = latency_feed(graph, opened.held, final.inputs, self.request.seed)
         times = race(graph, final.cut.pruned, feed, asked=asked is True)
         if times is None:
             self.notes.append("speed was not measured, since a run takes long: `latency` does it")

@@ -14,17 +14,45 @@ from typing import TYPE_CHECKING, Any
 from obc_onnx.errors import RequestError
 from obc_onnx.files import check_regular, file_sha256, replacing, sweep
 from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.verification.checks import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from obc_onnx.report.result import Result
+    from obc_onnx.run.request import Request
     from obc_onnx.samples.options import DataOptions
     from obc_onnx.samples.samples import Samples
 
 _CONFIG, _PLAN, _METRICS = "config.json", "plan.json", "metrics.jsonl"
 _RESULT, _FINAL_PLAN, _REPORT = "result.onnx", "result.json", "report.json"
 _CHECKPOINT = "checkpoint.pt"
+
+
+def facts_of(request: Request, sha256: str) -> dict[str, Any]:
+    """Describe what a run was asked for; another one does not go on with its folder.
+
+    Args:
+        request: What was asked for.
+        sha256: Of the model.
+    """
+    return {
+        "model": sha256,
+        "data": facts_of_data(request.data),
+        "scores": None if request.scores is None else digest_of(request.scores.groups),
+        "code": facts_of_code(request.code),
+        "budget": asdict(request.goal),
+        "plan": None if request.plan is None else request.plan.to_json(),
+        "costs": None if request.costs is None else request.costs.sha256,
+        "criterion": request.criterion,
+        "scoring": asdict(request.look),
+        "training": None if request.training is None else asdict(request.training),
+        "recover": request.recover,
+        "recover minutes": request.refining_minutes,
+        "seed": request.seed,
+        "device": request.device,
+        "batch axes": dict(request.batch_axes),
+    }
 
 
 def facts_of_data(data: DataOptions) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling.analysis import Model
     from obc_onnx.graph.batch_axes import Axes
+    from obc_onnx.latency.profile import Profile
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
@@ -57,6 +58,7 @@ class Request:
     run_dir: Path | None = None
     resume: bool = False
     latency: bool | None = None
+    costs: Profile | None = None
 
     def __post_init__(self) -> None:
         if self.plan is not None:
@@ -65,6 +67,11 @@ class Request:
             self._leave_out("what units are worth is in `scores`", "criterion", "scoring")
         if self.resume and self.run_dir is None:
             raise RequestError("`resume` goes on with a run: give its `run_dir`")
+        if self.run_dir is not None and self.is_timed and self.costs is None:
+            raise RequestError(
+                "a run with a target of latency goes on with the times that it began with: give "
+                "`costs`, which `profile` measures"
+            )
         minutes_of(self.recover_minutes, trains=False)  # checks the number
         if self.data.source is None:
             self._check_without_data()
@@ -96,6 +103,11 @@ class Request:
     def goal(self) -> Budget:
         """What the plan has to meet."""
         return self.budget or Budget()
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a plan is made that has to meet a target of time."""
+        return self.plan is None and self.goal.target_latency is not None
 
     @property
     def look(self) -> Scoring:

@@ -17,7 +17,8 @@ from obc_onnx.measuring.padding import real_of, real_positions
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.norms import reestimate_norms
 from obc_onnx.recover.refit import refit
-from obc_onnx.run.api import compress, measure_sensitivity, score
+from obc_onnx.run.api import compress, score
+from obc_onnx.run.sensitivity import measure_sensitivity
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.samples.padding import Padding
 from obc_onnx.samples.samples import Samples

@@ -16,7 +16,7 @@ from obc_onnx.cli.options import parse_target, parse_target_bytes
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
-from obc_onnx.planning.costs import COSTS, FileSize, Macs, Params, share_of
+from obc_onnx.planning.costs import FileSize, Macs, Params, share_of
 from obc_onnx.planning.scope import Limits, Scope, load_limits
 from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import compress
@@ -72,7 +72,7 @@ def costs_of(graph: Graph) -> dict[str, int]:
 
 def drawn_targets(rng: np.random.Generator, full: dict[str, int]) -> dict[str, float]:
     """Draw one to three targets, each a share or a number."""
-    names = rng.permutation(list(COSTS))[: rng.integers(1, 4)]
+    names = rng.permutation([*full])[: rng.integers(1, 4)]
     shares = {str(name): float(rng.uniform(0.4, 1.0)) for name in names}
     absolute = {n: float(round(share * full[n])) for n, share in shares.items()}
     return {n: absolute[n] if rng.random() < 0.5 else shares[n] for n in shares}

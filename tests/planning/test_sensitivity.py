@@ -16,7 +16,8 @@ from obc_onnx.graph.session import Session
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.planning.scope import Scope
 from obc_onnx.report.pictures import sensitivity_svg
-from obc_onnx.run.api import measure_sensitivity, score
+from obc_onnx.run.api import score
+from obc_onnx.run.sensitivity import measure_sensitivity
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.surgery.mask import mask_reads
 

@@ -52,6 +52,7 @@ def test_every_argument_is_described(name: str, tool: ModuleType) -> None:
         "Augmentation",
         "Budget",
         "DataOptions",
+        "EngineOptions",
         "ImageOptions",
         "Scope",
         "Scoring",

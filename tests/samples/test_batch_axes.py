@@ -24,7 +24,8 @@ from obc_onnx.graph.session import Session
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
-from obc_onnx.run.api import measure_sensitivity, verify
+from obc_onnx.run.api import verify
+from obc_onnx.run.sensitivity import measure_sensitivity
 from obc_onnx.run.twin_program import TwinProgram
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.samples.augmentation import Augmentation

@@ -1,0 +1,109 @@
+"""Profile a model: time it at a few widths, and say how well that tells the times of others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_name, told
+from obc_onnx.engines.options import EngineOptions
+from obc_onnx.errors import RequestError
+from obc_onnx.graph.feeds import random_feed
+from obc_onnx.latency.designs import draw_designs
+from obc_onnx.latency.measure import measure_profile
+from obc_onnx.latency.predictor import fit
+from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.planning.budget import DESIGNS
+from obc_onnx.planning.rooms import rooms_of
+from obc_onnx.planning.scope import BLOCKS, Scope
+from obc_onnx.report.profiling import Profiling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.batch_axes import Axes
+    from obc_onnx.latency.profile import Profile
+    from obc_onnx.ops.base.rule import RuleSet
+
+    Shape = tuple[int, ...]
+
+
+def profile(
+    model: Model,
+    *,
+    engine: EngineOptions | str = "onnxruntime",
+    batch: int = 1,
+    designs: int = DESIGNS,
+    round_to: int = BLOCKS[0],
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Profiling:
+    """Time a model at a few widths of all its groups, for targets of latency.
+
+    Args:
+        model: A file, a loaded model, or a graph; it is left as it is.
+        engine: What times it, and how; a name is that engine as it is.
+        batch: How many samples a run has; a model with a static batch takes no other.
+        designs: How many networks are timed besides the model.
+        round_to: Of how many channels their widths are a multiple.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of the designs and of what the model is fed.
+        rules: What is known of operators.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    graph = load_model(model)
+    coupling, inputs = analyse(graph, input_shape, rules, Clock(), batch_axes)
+    with told(coupling.graph, inputs):
+        found = profile_coupling(
+            coupling,
+            EngineOptions(engine) if isinstance(engine, str) else engine,
+            _resized(coupling, inputs, batch),
+            designs=designs,
+            round_to=round_to,
+            seed=seed,
+        )
+        return Profiling(model_name(model), found, fit(coupling, found).errors)
+
+
+def profile_coupling(
+    coupling: Coupling,
+    engine: EngineOptions,
+    inputs: Mapping[str, Shape],
+    *,
+    designs: int = DESIGNS,
+    round_to: int = BLOCKS[0],
+    seed: int = 0,
+) -> Profile:
+    """Time designs of what a coupling is of.
+
+    Args:
+        coupling: Of the model.
+        engine: What times it.
+        inputs: The shapes that it is timed with.
+        designs: How many networks are timed besides the model.
+        round_to: Of how many channels their widths are a multiple.
+        seed: Of the designs and of what the model is fed.
+    """
+    scope = Scope(round_to=round_to, allow_inexact=True)  # what a later plan may cut
+    allowed = {room.group.name: room.widths for room in rooms_of(coupling, scope)}
+    return measure_profile(
+        coupling,
+        engine,
+        draw_designs(coupling, allowed, designs, seed),
+        random_feed(coupling.graph, inputs, seed),
+        round_to=round_to,
+        seed=seed,
+    )
+
+
+def _resized(coupling: Coupling, inputs: Mapping[str, Shape], batch: int) -> Mapping[str, Shape]:
+    static = coupling.graph.batch
+    if static is not None and batch not in (1, static):
+        raise RequestError(
+            f"the model takes {static} samples in a run, and no {batch}: leave `batch` out"
+        )
+    return coupling.graph.batch_axes.resized(inputs, static or batch)

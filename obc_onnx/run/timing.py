@@ -1,0 +1,181 @@
+"""Targets of time: a profile to plan from, and plans that are measured until the time holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from obc_onnx.engines.options import EngineOptions
+from obc_onnx.engines.table import make_engine
+from obc_onnx.errors import EngineError, InfeasibleTargetError, InstallationError
+from obc_onnx.graph.feeds import random_feed
+from obc_onnx.latency.measure import loaded
+from obc_onnx.latency.predictor import fit
+from obc_onnx.measuring.latency import race_closely
+from obc_onnx.run.profiling import profile_coupling
+from obc_onnx.surgery.cut import remove_units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.latency.predictor import Predictor
+    from obc_onnx.latency.profile import Profile
+    from obc_onnx.measuring.latency import Race
+    from obc_onnx.planning.budget import Budget
+    from obc_onnx.planning.plan import PruningPlan
+
+    Shape = tuple[int, ...]
+
+MOST_PLANS = 6
+"""Plans that are measured before a target of time counts as out of reach."""
+_SURE = 1.64
+"""Deviations below which a normal number lies in 19 of 20 cases."""
+_BELOW = 0.98
+"""How far below the target the next plan aims, so that it is not missed by a hair again."""
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A profile, what it predicts, and whether its engine is here to measure.
+
+    Attributes:
+        profile: The times.
+        predictor: What is fitted to them.
+        absent: Why plans cannot be measured on this machine; empty where they can.
+        seed: Of what models are fed.
+    """
+
+    profile: Profile
+    predictor: Predictor
+    absent: str
+    seed: int
+
+    @classmethod
+    def of(cls, coupling: Coupling, profile: Profile, seed: int) -> Timing:
+        """Fit a profile, and look whether its engine is on this machine.
+
+        Raises:
+            RequestError: The profile is of another model.
+        """
+        found = cls(profile, fit(coupling, profile), "", seed)
+        return replace(found, absent=found.why_absent(coupling.graph))
+
+    @classmethod
+    def measured(cls, coupling: Coupling, inputs: Mapping[str, Shape], seed: int) -> Timing:
+        """Profile a model in ONNX Runtime as it is, where nobody gave a profile."""
+        batch = coupling.graph.batch_axes
+        shapes = batch.resized(inputs, coupling.graph.batch or 1)
+        return cls.of(
+            coupling, profile_coupling(coupling, EngineOptions(), shapes, seed=seed), seed
+        )
+
+    @property
+    def note(self) -> str:
+        """What was predicted with, and how well."""
+        own, error = self.profile, 100 * self.predictor.error
+        return (
+            f"times are those of {own.engine.engine} on {own.device}: {len(own.timings) - 1} "
+            f"networks were timed, and each is told by the others to {error:.1f} % in the median, "
+            f"{100 * max(self.predictor.errors):.1f} % at most"
+        )
+
+    def race(self, before: Graph, after: Graph) -> Race:
+        """Time two models in turns in the engine of the profile.
+
+        Raises:
+            EngineError: The engine does not run one of them.
+        """
+        engine, shapes = make_engine(self.profile.engine), self._shapes
+        feed = random_feed(before, shapes, self.seed)
+        with loaded(engine, before, feed) as first, loaded(engine, after, feed) as second:
+            first.warm_up()
+            second.warm_up()
+            return race_closely(first, second)
+
+    def why_absent(self, graph: Graph) -> str:
+        """Say why the engine of the profile does not run here, or not as it did; or nothing."""
+        own = self.profile
+        try:
+            engine = make_engine(own.engine)
+            with loaded(engine, graph, random_feed(graph, self._shapes, self.seed)) as here:
+                found = (here.version, here.device)
+        except (EngineError, InstallationError) as error:
+            return str(error)
+        if found != (own.version, own.device):
+            there, here_is = (
+                " on ".join(filter(None, pair)) for pair in ((own.version, own.device), found)
+            )
+            return f"the profile is of {there}, and this machine has {here_is}"
+        return ""
+
+    @property
+    def _shapes(self) -> dict[str, Shape]:
+        return {name: tuple(shape) for name, shape in self.profile.shapes.items()}
+
+
+def plan_in_time(
+    plan_of: Callable[[Budget], PruningPlan], budget: Budget, coupling: Coupling, timing: Timing
+) -> tuple[PruningPlan, str]:
+    """Plan until the measured time of the cut network is within the target.
+
+    A plan that misses it aims lower, by as much as it missed it: the prediction is off there by
+    that. Nothing is repaired for that, since no time depends on what weights are.
+
+    Args:
+        plan_of: Plans under a budget.
+        budget: What was asked for, with a target of time.
+        coupling: Of the model.
+        timing: What measures.
+    Returns:
+        The plan, and for the report what was measured.
+    Raises:
+        InfeasibleTargetError: No plan is fast enough; the message says how fast the fastest is.
+    """
+    asked = aim = budget.target_latency or 1.0
+    best: Race | None = None
+    for number in range(1, MOST_PLANS + 1):
+        try:
+            plan = plan_of(replace(budget, target_latency=aim))
+        except InfeasibleTargetError as error:
+            if best is None:
+                raise
+            raise _too_slow(asked, best, str(error)) from error
+        found = timing.race(coupling.graph, remove_units(coupling, plan.keep(coupling)))
+        best = found if best is None or found.ratio < best.ratio else best
+        if excess(asked, found) <= 1:
+            return plan, (
+                f"measured in {timing.profile.engine.engine}, in turns with the original, the cut "
+                f"network takes {found.ratio:.3f} of its time ({_told(found)}), known to "
+                f"{100 * found.spread:.1f} %; plan {number} of at most {MOST_PLANS}, which aims at "
+                f"`Budget(target_latency={aim:g})`"
+            )
+        aim *= _BELOW / excess(asked, found)
+        aim = aim if asked <= 1 else float(max(round(aim), 2))
+    raise _too_slow(asked, best, f"{MOST_PLANS} plans were measured")
+
+
+def excess(asked: float, found: Race) -> float:
+    """Return by what a measured time exceeds its target; at most 1 where it holds.
+
+    Args:
+        asked: A share of the original's time, or nanoseconds.
+        found: What was measured; it counts with its error.
+    """
+    share = found.ratio if asked <= 1 else found.medians_ms[1] * _NS_PER_MS
+    return share * (1 + _SURE * found.spread) / asked
+
+
+def _told(found: Race) -> str:
+    before, after = found.medians_ms
+    return f"{before:.4g} -> {after:.4g} ms"
+
+
+def _too_slow(asked: float, best: Race | None, why: str) -> InfeasibleTargetError:
+    wanted = f"{asked:g} of the original's time" if asked <= 1 else f"{asked / _NS_PER_MS:g} ms"
+    fastest = "" if best is None else f"{best.medians_ms[1]:.4g} ms, {best.ratio:.3f} of it"
+    return InfeasibleTargetError(
+        f"cannot reach {wanted} as measured: the fastest plan takes {fastest}; {why}"
+    )

@@ -9,6 +9,7 @@ import click
 from obc_onnx.cli.options import (
     FILE,
     budget_of,
+    costs_option,
     data_of,
     data_options,
     eval_samples_option,
@@ -59,6 +60,7 @@ _TABLE, _PICTURE, _SCORES = "sweep.json", "sweep.svg", "scores.npz"
     help="Results to write as models: that at the knee, the smallest that is worse by no more than "
     "a drop, or that of a target.",
 )
+@costs_option
 @latency_option
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
@@ -117,6 +119,7 @@ def sweep(
             seed=seed,
             device=device,
             latency=latency,
+            costs=options["costs"],
         )
         if writes:
             _write(found, output, model)

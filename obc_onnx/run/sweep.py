@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.coupling.analysis import told
 from obc_onnx.errors import InfeasibleTargetError, RequestError
+from obc_onnx.latency.profile import Profile
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import SWEPT, Budget
 from obc_onnx.planning.max_drop import DropMeter
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
     from obc_onnx.report.result import Result
-    from obc_onnx.report.summary import Change, Report
     from obc_onnx.run.compression import Opened
     from obc_onnx.run.request import Request
     from obc_onnx.saliency.options import Scoring
@@ -73,6 +73,7 @@ def sweep(
     seed: int = 0,
     device: str = "cpu",
     latency: bool | None = None,
+    costs: Profile | str | Path | None = None,
     rules: RuleSet = DEFAULT_RULES,
 ) -> Swept:
     """Compress a model to several targets, and measure what each costs in quality.
@@ -85,7 +86,7 @@ def sweep(
         model: A file, a loaded model, or a graph; it is left as it is.
         data: Samples to score, repair and measure on.
         targets: Of the cost, as in a `Budget`.
-        cost: "macs", "params" or "size".
+        cost: "macs", "params", "size" or "latency".
         pick: Which results to give back: "all", "none", "knee", "max-drop=0.01" for the smallest
             that is worse by no more, or a target. Others are not kept in memory.
         budget: The ranking, the steps and the scope of all plans; it names no target.
@@ -99,6 +100,7 @@ def sweep(
         seed: Of every random choice: equal seeds give equal bytes.
         device: Where torch scores and repairs.
         latency: Whether to time each result; None does where it takes a few seconds at most.
+        costs: A profile, or its file, for a cost of "latency"; without, the model is profiled.
         rules: What is known of operators.
     Raises:
         InfeasibleTargetError: No target can be reached.
@@ -119,16 +121,14 @@ def sweep(
         seed=seed,
         device=device,
         latency=latency,
+        costs=None if costs is None else Profile.of(costs),
         rules=rules,
     )
     rule, ordered = _asked(pick, targets)
-    first = Compression(request)
+    first = Compression(replace(request, budget=request.goal.at(cost, ordered[0])))
     opened = first.open(model)
     with told(opened.original.graph, opened.inputs):
-        run = _Run(request, opened, first, cost, rule)
-        for target in track(ordered, "targets"):
-            run.reach(target)
-        return run.swept()
+        return _Run(request, opened, first, cost, rule).through(ordered)
 
 
 class _Run:
@@ -158,7 +158,13 @@ class _Run:
         self._plans: dict[float, PruningPlan] = {}
         self._results: dict[float, Result] = {}
 
-    def reach(self, target: float) -> None:
+    def through(self, targets: Sequence[float]) -> Swept:
+        """Reach one target after the other."""
+        for target in track(targets, "targets"):
+            self._reach(target)
+        return self._swept()
+
+    def _reach(self, target: float) -> None:
         """Plan, cut, repair, verify and measure."""
         asked = replace(self._request, budget=self._request.goal.at(self._cost, target))
         try:
@@ -166,14 +172,14 @@ class _Run:
         except InfeasibleTargetError as error:
             self._unreachable[target] = str(error)
             return
-        left = _left(result.report, self._cost)
+        left = _left(result, self._cost)
         point = Point.of(target, left, self._judge.drop(result.graph), result.report)
         self._points.append(point)
         self._plans[target], self._results[target] = result.plan, result
         kept = self._rule.candidates([point.tradeoff for point in self._points])
         self._results = {found.target: self._results[found.target] for found in kept}
 
-    def swept(self) -> Swept:
+    def _swept(self) -> Swept:
         """Return what was found.
 
         Raises:
@@ -221,12 +227,14 @@ def _without_targets(budget: Budget, cost: str) -> Budget:
     return budget
 
 
-def _left(report: Report, cost: str) -> float:
+def _left(result: Result, cost: str) -> float:
     """Return the share of a cost that is left."""
-    changes: dict[str, Change] = {
-        "macs": report.macs,
-        "params": report.params,
-        "size": report.file_bytes,
+    size = result.report.file_bytes
+    pairs = {
+        "macs": result.plan.macs,
+        "params": result.plan.params,
+        "latency": result.plan.latency,
+        "size": (size.before, size.after),
     }
-    change = changes[cost]
-    return (change.after or 0.0) / (change.before or 1.0)
+    before, after = pairs[cost] or (None, None)
+    return (after or 0.0) / (before or 1.0)

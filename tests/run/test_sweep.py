@@ -11,11 +11,13 @@ import pytest
 from helpers import TO_THE_UNIT
 from small import archive, assert_refused, chain, classes, images, invoke, saved, written_into
 
+from obc_onnx.engines.options import EngineOptions
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.session import Session
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.plan import PruningPlan
 from obc_onnx.run.api import apply, compress, score
+from obc_onnx.run.profiling import profile
 from obc_onnx.run.sweep import sweep
 from obc_onnx.saliency.jacobian import Jacobian
 from obc_onnx.saliency.scores import Scores
@@ -55,6 +57,17 @@ def test_each_result_is_that_of_a_compression_with_the_same_scores(cost: str) ->
         assert found.plans[point.target].to_json() == alone.plan.to_json()
         assert (point.macs, point.accuracy) == (alone.report.macs, alone.report.accuracy)
         assert result.report.notes == alone.report.notes
+        assert point.cost <= point.target
+
+
+def test_times_are_swept_by_one_profile() -> None:
+    """The clock is `wc -c`: a run takes as many milliseconds as the file has bytes."""
+    engine = EngineOptions("command", command="sh -c 'wc -c < {model}'")
+    times = profile(chain(), engine=engine, designs=6, round_to=1).profile
+    found = swept(cost="latency", costs=times, budget=Budget(scope=TO_THE_UNIT))
+    for point in found.sweep.points:
+        size = len(found.results[point.target].model.SerializeToString())
+        assert point.cost == pytest.approx(size / len(chain().SerializeToString()), rel=0.05)
         assert point.cost <= point.target
 
 

@@ -124,13 +124,32 @@ def dense_blocks(n: int) -> onnx.ModelProto:
 
 def slices(n: int) -> onnx.ModelProto:
     """Slices of one value, each of few channels, that come together again."""
-    net, parts = _Net(), []
-    value = net.conv("x", WIDTH, PART * n)
-    axis = net.constant(np.array([1]))
-    for i in range(n):
-        bounds = net.constant(np.array([PART * i])), net.constant(np.array([PART * (i + 1)]))
-        parts.append(net.node("Slice", value, *bounds, axis))
+    net, parts = _sliced(PART * n, PART, [PART * i for i in range(n)])
     return net.model(net.conv(net.node("Concat", *parts, axis=1), PART * n))
+
+
+def scattered_slices(n: int) -> onnx.ModelProto:
+    """The same in an order that leaps to and fro."""
+    starts = np.random.default_rng(0).permutation(n) * PART
+    net, parts = _sliced(PART * n, PART, starts.tolist())
+    return net.model(net.conv(net.node("Concat", *parts, axis=1), PART * n))
+
+
+def windows(n: int) -> onnx.ModelProto:
+    """Slices of one value that overlap, and are added up."""
+    net, parts = _sliced(n + WIDTH, WIDTH, range(n))
+    return net.model(net.conv(net.node("Sum", *parts), WIDTH))
+
+
+def _sliced(width: int, part: int, starts: Sequence[int]) -> tuple[_Net, list[str]]:
+    """Make a value and slices of it."""
+    net, parts = _Net(), []
+    value = net.conv("x", WIDTH, width)
+    axis = net.constant(np.array([1]))
+    for start in starts:
+        bounds = net.constant(np.array([start])), net.constant(np.array([start + part]))
+        parts.append(net.node("Slice", value, *bounds, axis))
+    return net, parts
 
 
 def slices_of_slices(n: int) -> onnx.ModelProto:
@@ -341,8 +360,9 @@ FAMILIES: dict[str, Callable[[int], onnx.ModelProto]] = {
     function.__name__: function
     for function in (
         convolutions, grouped, elementwise, residual, attention, dense, dense_blocks, slices,
-        slices_of_slices, split, concat, sums, heads, constants, identities, shared_vector,
-        shared_matrix, layouts, shuffles, picks, shape_arithmetic, additions, subgraphs, functions,
+        scattered_slices, windows, slices_of_slices, split, concat, sums, heads, constants,
+        identities, shared_vector, shared_matrix, layouts, shuffles, picks, shape_arithmetic,
+        additions, subgraphs, functions,
     )
 }  # fmt: skip
 """Makers of models, each of which takes about how many nodes the model is to have."""

@@ -78,6 +78,8 @@ class Bindings:
             return self._meant.keys().isdisjoint(leaves(expr))
         if not isinstance(expr, Joined):
             return all(map(self._is_resolved, children(expr)))
+        if expr.meaning is not None:
+            return False
         fresh = len(self._order) - expr.n_bound
         if fresh <= MOST_LOOKED_FOR:
             found = not any(occurs(dim, expr) for dim in self._order[expr.n_bound :])
@@ -93,24 +95,40 @@ class Bindings:
 
     def _bound_in(self, expr: Expr) -> Iterator[Dim]:
         """Yield the dims of an expression that stand for something else."""
-        if self._is_resolved(expr):
+        latest = _latest(expr)
+        if self._is_resolved(latest):
             return
-        if isinstance(expr, Dim):
-            yield expr
+        if isinstance(latest, Dim):
+            yield latest
             return
-        for child in children(expr):
+        for child in children(latest):
             yield from self._bound_in(child)
 
     def _replaced(self, expr: Expr) -> Expr:
-        """Replace dims once; what they stand for is resolved."""
-        if self._is_resolved(expr):
-            return expr  # as most are, and making one takes longer than finding that out
-        match expr:
+        """Replace dims once; what they stand for is resolved.
+
+        Long axes that were cut at different times have halves in common: those are replaced once.
+        """
+        latest = _latest(expr)
+        if self._is_resolved(latest):
+            return latest  # as most are, and making one takes longer than finding that out
+        match latest:
             case Dim():
-                return self._meant[expr]
+                return self._meant[latest]
             case Take(base=base, index=index):
                 return take(self._replaced(base), index)
             case Product(factors=factors):
                 return product(map(self._replaced, factors))
             case Joined():
-                return join(map(self._replaced, children(expr)))
+                latest.meaning = join(map(self._replaced, children(latest)))
+                return latest.meaning
+
+
+def _latest(expr: Expr) -> Expr:
+    """Return what an expression was last found to stand for."""
+    latest = expr
+    while isinstance(latest, Joined) and latest.meaning is not None:
+        latest = latest.meaning
+    if isinstance(expr, Joined) and latest is not expr:
+        expr.meaning = latest
+    return latest

@@ -70,15 +70,19 @@ class Joined(Rope["Expr"]):
     Attributes:
         n_bound: So many dims had been bound when none of its own was, see `Bindings`.
         known_leaves: What `leaves` has found, empty until it was asked.
+        meaning: What it was last found to stand for, None while all its dims stand for themselves.
+        is_held: Whether it is known that nothing of it may be removed.
     """
 
-    __slots__ = ("known_leaves", "n_bound")
+    __slots__ = ("is_held", "known_leaves", "meaning", "n_bound")
 
     def __init__(
         self, parts: tuple[Expr, ...], halves: tuple[Joined, Joined] | None = None
     ) -> None:
         super().__init__(parts, halves)
         self.known_leaves: tuple[Dim, ...] = ()
+        self.meaning: Expr | None = None
+        self.is_held = False
         self.n_bound = 0
 
     @property

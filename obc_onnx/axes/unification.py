@@ -23,7 +23,7 @@ from obc_onnx.axes.expressions import (
     Product,
     Take,
     around_part,
-    each_leaf,
+    children,
     join,
     leaves,
     newer_leaves,
@@ -128,7 +128,16 @@ class AxisSystem:
 
     def is_free(self, expr: Expr) -> bool:
         """Say whether any unit of any dim in `expr` may be removed."""
-        return any(self.reason(dim) is None for dim in each_leaf(self.resolve(expr)))
+        return self._has_free(self.resolve(expr))
+
+    def _has_free(self, expr: Expr) -> bool:
+        """Say whether any dim of a resolved axis is free; what is frozen stays so."""
+        if isinstance(expr, Dim):
+            return self.reason(expr) is None
+        if not isinstance(expr, Joined):
+            return any(map(self._has_free, children(expr)))
+        expr.is_held = expr.is_held or not any(map(self._has_free, children(expr)))
+        return not expr.is_held
 
     def freeze(self, expr: Expr, reason: str) -> None:
         """Forbid the removal of any position of `expr`; the first reason given is kept."""

@@ -4,7 +4,7 @@ Where a shape is computed, its numbers have to be followed through the nodes, wh
 propagation. It takes every vector for such numbers, and makes a message of each of its elements:
 2^31 of them, where a file of some bytes asks for a Range. So what can be inferred without comes
 first, and then nodes that follow numbers are left out where they read a vector that is long, or may
-be.
+be. What is open then is looked at node by node, see `computed_sizes`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 _SEVERAL = 2
 """A value of as many axes is no vector, whose numbers would be followed."""
-_MOST_ROUNDS = 8
-"""Vectors whose lengths follow from other vectors, and those from others: no further than this."""
 
 
 def infer_sizes(model: onnx.ModelProto) -> Shapes:
@@ -41,19 +39,13 @@ def infer_sizes(model: onnx.ModelProto) -> Shapes:
     """
     kinds = _inferred(model, follows=False)
     known = _declared(model) | _concrete(kinds.values())
-    for _ in range(_MOST_ROUNDS):
-        if not _unknown(model, known):
-            break
-        aside = _reads_long(model, known, _may_be_long(model, kinds, known))
-        found = _inferred(_without(model, kinds, aside), follows=True)
-        better = {
-            n: p for n, p in found.items() if n not in kinds or _detail(p) > _detail(kinds[n])
-        }
-        if not better:
-            break
-        kinds |= better
-        known |= _concrete(better.values())
-    return completed(model, kinds.values(), known) if _unknown(model, known) else known
+    if not _unknown(model, known):
+        return known
+    aside = _reads_long(model, known, _may_be_long(model, kinds, known))
+    for name, port in _inferred(_without(model, kinds, aside), follows=True).items():
+        if name not in kinds or _detail(port) > _detail(kinds[name]):
+            kinds[name] = port
+    return completed(model, kinds.values(), known | _concrete(kinds.values()))
 
 
 def _inferred(model: onnx.ModelProto, *, follows: bool) -> Ports:

@@ -251,7 +251,8 @@ data_options = combined(
     click.option(
         "--data",
         type=FILE,
-        help="An .npz with one array per input, a folder of .npy or images, or .tar shards.",
+        help="An .npz with one array per input, a folder of .npy or images, .tar shards, inputs "
+        "that Polygraphy saved as JSON, or code: FILE.py:FUNCTION yields the inputs of each run.",
     ),
     click.option(
         "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."

@@ -14,7 +14,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Files": ("output", "plan", "plan_out", "report_out", "plot", "scores", "force", "as_json"),
     "Samples": ("data", "eval_*", "holdout", "mask_input", "image_*"),
     "Budget": (
-        *("target_*", "max_drop", "round_to", "min_channels", "ranking", "steps"),
+        *("target_*", "max_drop", "round_to", "runtime", "min_channels", "ranking", "steps"),
         *("allow_inexact", "exclude", "only", "config"),
     ),
     "Scores": (

@@ -126,7 +126,7 @@ def _with_blocks(
     coupling: Coupling, targets: Sequence[_Target], scope: Scope
 ) -> tuple[Scope, list[Room]]:
     """Fix the multiple of widths: what was asked, or the largest that meets the targets."""
-    *larger, smallest = BLOCKS if scope.round_to is None else (scope.round_to,)
+    *larger, smallest = BLOCKS if scope.multiple is None else (scope.multiple,)
     for block in larger:
         with suppress(InfeasibleTargetError, RequestError):
             return _with_block(coupling, targets, scope, block)
@@ -136,7 +136,7 @@ def _with_blocks(
 def _with_block(
     coupling: Coupling, targets: Sequence[_Target], scope: Scope, block: int
 ) -> tuple[Scope, list[Room]]:
-    scope = replace(scope, round_to=block)
+    scope = replace(scope, round_to=block, runtime=None)
     rooms = rooms_of(coupling, scope)
     _check_feasible(coupling, rooms, targets, scope)
     return scope, rooms
@@ -276,7 +276,7 @@ def _record(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
         ranking=ranking,
-        round_to=budget.scope.round_to,
+        round_to=budget.scope.multiple,
         targets=budget.targets,
         seed=seed,
         macs=(coupling.macs({}), coupling.macs(keep)),

@@ -259,7 +259,7 @@ class Compression:
                 plan = plan_of(request.goal)
             else:
                 plan = self._plan_within_drop(opened, plan_of)
-        if request.goal.scope.round_to is None and plan.round_to is not None:
+        if request.goal.scope.multiple is None and plan.round_to is not None:
             self.notes.append(note_on_blocks(plan, plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)

@@ -251,7 +251,7 @@ data_options = combined(
         "--data",
         type=FILE,
         help="An .npz with one array per input, a folder of .npy or images, .tar shards, JSON of "
-        "Polygraphy, or FILE.py:FUNCTION that yields the inputs of each run.",
+        "Polygraphy, or FILE.py:FUNCTION that yields runs.",
     ),
     click.option(
         "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."

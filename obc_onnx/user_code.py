@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def file_of(source: str | Path) -> Path | None:
+    """Return the file that `FILE.py` or `FILE.py:NAME` names; None for what names no code."""
+    file, separator, name = str(source).rpartition(":")
+    if str(source).endswith(".py"):
+        return Path(source)
+    return Path(file) if separator and name.isidentifier() and file.endswith(".py") else None
+
+
 def load_function(source: str) -> Callable[..., Any]:
     """Load a function from `FILE.py:FUNCTION`.
 

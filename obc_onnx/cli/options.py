@@ -10,7 +10,7 @@ import click
 
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import STEPS, Budget
-from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Scope, load_limits
+from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, RUNTIMES, Scope, load_limits
 from obc_onnx.recover.methods import METHODS, MINUTES
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 from obc_onnx.samples.image_options import IMAGE_COLORS, IMAGE_LAYOUTS, IMAGE_RESIZES
@@ -175,8 +175,7 @@ _input_shape_option = click.option(
     metavar="NAME:1x3x224x224",
     multiple=True,
     callback=parse_shapes,
-    help="Size of a dynamic input, or of a value that a node gives which ONNX Runtime does not "
-    "know; may be given several times.",
+    help="Size of a dynamic input, or of what an unknown node gives; may be repeated.",
 )
 _custom_op_option = click.option(
     "--custom-op-library",
@@ -268,7 +267,8 @@ data_options = combined(
     click.option(
         "--data",
         type=FILE,
-        help="An .npz with one array per input, a folder of .npy or images, or .tar shards.",
+        help="An .npz with one array per input, a folder of .npy or images, .tar shards, JSON of "
+        "Polygraphy, or FILE.py:FUNCTION that yields runs.",
     ),
     click.option(
         "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."
@@ -346,6 +346,13 @@ width_options = combined(
         f"[{BLOCKS[0]}, or less where the targets cannot be met with it]",
     ),
     click.option(
+        "--for",
+        "runtime",
+        type=click.Choice([*RUNTIMES]),
+        help="What the result is to run on, in place of --round-to: widths that shrink are "
+        f"multiples of {', '.join(f'{block} ({name})' for name, block in RUNTIMES.items())}.",
+    ),
+    click.option(
         "--min-channels",
         metavar="UNITS|SHARE",
         callback=parse_width,
@@ -418,7 +425,7 @@ def data_of(options: dict[str, Any]) -> DataOptions:
 def budget_of(options: dict[str, Any]) -> Budget:
     """Gather what a plan has to meet."""
     limits = {} if options["config"] is None else load_limits(options["config"])
-    widths = {name: options[name] for name in ("round_to", "min_channels")}
+    widths = {name: options[name] for name in ("round_to", "runtime", "min_channels")}
     return Budget(
         **{field.name: options.get(field.name) for field in Budget.target_fields()},
         max_drop=options.get("max_drop"),

@@ -17,8 +17,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Samples": ("data", "eval_*", "holdout", "mask_input", "image_*"),
     "Budget": (
-        *("target*", "cost", "costs", "pick", "max_drop", "round_to", "min_channels", "ranking"),
-        "steps",
+        *("target*", "cost", "costs", "pick", "max_drop", "round_to", "runtime", "min_channels"),
+        *("ranking", "steps"),
         *("allow_inexact", "exclude", "only", "config"),
     ),
     "Scores": (

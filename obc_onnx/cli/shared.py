@@ -181,12 +181,14 @@ def files_read(options: dict[str, Any]) -> list[Path]:
     """List the files and folders that a command reads besides the model."""
     from pathlib import Path
 
+    from obc_onnx.user_code import file_of
+
     code = [options.get("score_loss"), options.get("transform")]
     code += [name for name, _ in options.get("loss") or () if ".py:" in name]
     files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
     named = [options["data"], options["eval_data"], options.get("config"), options.get("scores")]
     named.append(options.get("costs"))
-    return [*files, *(path for path in named if path is not None)]
+    return [*files, *(file_of(path) or path for path in named if path is not None)]
 
 
 def resumed_run(options: Mapping[str, Any]) -> Path | None:

@@ -101,7 +101,7 @@ def rooms_of(coupling: Coupling, scope: Scope) -> list[Room]:
 
 
 def _room(coupling: Coupling, group: Group, limits: Limits, scope: Scope) -> Room:
-    channels = limits.round_to or scope.round_to or BLOCKS[0]
+    channels = limits.round_to or scope.multiple or BLOCKS[0]
     round_to = units_of_block(coupling, group, channels)
     most = group.size if limits.max is None else max(_width(limits.max, group.size, math.floor), 1)
     asked = [width for width in (scope.min_channels, limits.min) if width is not None]

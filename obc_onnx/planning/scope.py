@@ -22,6 +22,24 @@ is no multiple; tensor cores take multiples of 8.
 """
 MIN_CHANNELS = 1 / 8
 """Share of its units that a group keeps."""
+RUNTIMES = {
+    # Convolutions are laid out in blocks of 8 channels with AVX2, 16 with AVX-512, and a width that
+    # is no multiple leaves that layout: `NchwcBlockSize` in onnxruntime/core/mlas/lib/platform.cpp.
+    "onnxruntime-cpu": 8,
+    # oneDNN pads to its blocked layouts, such as nChw8c: its guide to memory formats.
+    "openvino": 8,
+    # Tensor cores take multiples of 8 in FP16 and of 16 in INT8, and others are padded: TensorRT's
+    # guide to best practices, "Optimizing for Tensor Cores".
+    "tensorrt-fp16": 8,
+    # ModelOpt leaves most convolutions with fewer than 16 channels in or out in float too:
+    # modelopt/onnx/quantization/graph_utils.py.
+    "tensorrt-int8": 16,
+}
+"""Of how many channels widths have to be a multiple, by what the model is to run on.
+
+That holds along every weight axis, the parts of a concatenation and the channels of one block of a
+grouped convolution included; no group gets narrower than one such multiple.
+"""
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,8 @@ class Scope:
             in a layer norm: that changes more than the removed units.
         round_to: Widths that shrink stay a multiple of this many channels, along weight axes:
             runtimes work in blocks. None is 8, or less where the targets cannot be met with it.
+        runtime: In place of `round_to`, what the model is to run on: "onnxruntime-cpu", "openvino",
+            "tensorrt-fp16" or "tensorrt-int8".
         min_channels: No group is cut to fewer units, an int, or to a smaller share of its units, a
             float in (0, 1]; with `round_to`, to the next multiple. None is an eighth.
         limits: Of the groups that a pattern of names touches; later ones go before earlier ones.
@@ -134,6 +154,23 @@ class Scope:
     round_to: int | None = None
     min_channels: float | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    runtime: str | None = None
 
     def __post_init__(self) -> None:
         Limits(min=self.min_channels, round_to=self.round_to)  # checks both
+        if self.runtime is None:
+            return
+        if self.runtime not in RUNTIMES:
+            raise RequestError(
+                f"`Scope.runtime` '{self.runtime}' is not known: choose from {', '.join(RUNTIMES)}"
+            )
+        if self.round_to is not None:
+            raise RequestError(
+                f"`Scope.runtime` says that widths are multiples of {RUNTIMES[self.runtime]}: "
+                f"leave `Scope.round_to` out, or the other"
+            )
+
+    @property
+    def multiple(self) -> int | None:
+        """Of how many channels widths have to be a multiple; None where nobody says it."""
+        return self.round_to if self.runtime is None else RUNTIMES[self.runtime]

@@ -139,15 +139,15 @@ def _with_blocks(
         scope: What was asked.
         profiled: The multiple that a target of time knows of; it tells nothing between those.
     """
-    blocks = BLOCKS if scope.round_to is None else (scope.round_to,)
+    blocks = BLOCKS if scope.multiple is None else (scope.multiple,)
     if profiled is not None:
-        if blocks[0] % profiled and scope.round_to is not None:
+        if blocks[0] % profiled and scope.multiple is not None:
             raise RequestError(
                 f"the profile has times of multiples of {profiled} channels, and "
-                f"`Scope.round_to` asks for {scope.round_to}: profile the model with "
-                f"`round_to={scope.round_to}`"
+                f"`Scope.round_to` asks for {scope.multiple}: profile the model with "
+                f"`round_to={scope.multiple}`"
             )
-        blocks = (scope.round_to or profiled,)
+        blocks = (scope.multiple or profiled,)
     *larger, smallest = blocks
     for block in larger:
         with suppress(InfeasibleTargetError, RequestError):
@@ -158,7 +158,7 @@ def _with_blocks(
 def _with_block(
     coupling: Coupling, targets: Sequence[_Target], scope: Scope, block: int
 ) -> tuple[Scope, list[Room]]:
-    scope = replace(scope, round_to=block)
+    scope = replace(scope, round_to=block, runtime=None)
     rooms = rooms_of(coupling, scope)
     _check_feasible(coupling, rooms, targets, scope)
     return scope, rooms
@@ -295,7 +295,7 @@ def _record(
         model_sha256=coupling.graph.sha256,
         criterion=criterion,
         ranking=ranking,
-        round_to=budget.scope.round_to,
+        round_to=budget.scope.multiple,
         targets=budget.targets,
         seed=seed,
         macs=(coupling.macs({}), coupling.macs(keep)),

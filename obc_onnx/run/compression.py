@@ -308,7 +308,7 @@ class Compression:
                 plan = self._plan_in_time(opened.timing, coupling, plan_of)
             else:
                 plan = plan_of(request.goal)
-        if request.goal.scope.round_to is None and plan.round_to is not None:
+        if request.goal.scope.multiple is None and plan.round_to is not None:
             self.notes.append(note_on_blocks(plan, plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)

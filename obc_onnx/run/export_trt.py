@@ -16,6 +16,7 @@ from obc_onnx.samples.placing import first_of, known_by, shapes_of
 from obc_onnx.samples.read import open_samples
 from obc_onnx.tensorrt.bundle import Bundle
 from obc_onnx.tensorrt.data import Runs
+from obc_onnx.user_code import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,7 +88,7 @@ def export_trt(
     )
     read = [*files_of(Path(original)), *files_of(Path(result))]
     sources = (options.source, options.evaluation)
-    read += [Path(source) for source in sources if isinstance(source, (str, Path))]
+    read += [file_of(s) or Path(s) for s in sources if isinstance(s, (str, Path))]
     return _write(folder, bundle.files(), read, force=force)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from obc_onnx.errors import RequestError
 from obc_onnx.files import check_regular, file_sha256, replacing, sweep
 from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.user_code import file_of
 from obc_onnx.verification.checks import digest_of
 
 if TYPE_CHECKING:
@@ -70,10 +71,15 @@ def facts_of_data(data: DataOptions) -> dict[str, Any]:
 def _stamp(place: str | Path | Samples) -> list[Any]:
     if not isinstance(place, (str, Path)):
         return ["in memory", len(place)]
-    path = Path(place)
+    path = file_of(place) or Path(place)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     stats = [file.stat() for file in files]
-    return [str(path), len(files), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
+    return [
+        str(place),
+        len(files),
+        sum(s.st_size for s in stats),
+        max(s.st_mtime_ns for s in stats),
+    ]
 
 
 def facts_of_code(sources: Iterable[str | None]) -> dict[str, str]:

@@ -22,7 +22,8 @@ class DataOptions:
     """Where samples come from.
 
     Attributes:
-        source: A file or folder, see `samples.read`, or samples; None works without data.
+        source: A file or folder, code as `FILE.py:NAME`, see `samples.read`, or samples; None works
+            without data.
         holdout: Share of it, drawn from all classes, that is only measured on.
         evaluation: Samples to measure on instead.
         eval_samples: How many are measured on, at most, drawn by a fixed seed.

@@ -6,14 +6,15 @@ A source is one of these; `labels` are optional everywhere:
 - a folder with one `.npy` per model input, and `labels.npy` or `lengths.npy`;
 - a `.tar` or a folder of them, laid out as WebDataset does, with lengths too: `samples.shards` says
   how;
-- a folder of images, in class subfolders or, without labels, straight in it.
+- a folder of images, in class subfolders or, without labels, straight in it;
+- code that gives one run after the other, or the JSON that Polygraphy saves: `samples.runs`.
 
 Arrays lie as the model takes them, with as many samples on the batch axis as there are. An input
 without such an axis, such as a number or a table, is given once for all samples; or with one axis
 more in front, as one value for each sample, and then a run takes one.
 
-An `.npz` is held in memory. The others stay on disk, and a batch is read when it is asked for; of
-images, decoded pixels are kept as long as they fit.
+An `.npz` and runs are held in memory. The others stay on disk, and a batch is read when it is asked
+for; of images, decoded pixels are kept as long as they fit.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ from obc_onnx.samples.on_disk import listed, open_stored
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import check, known_by, place
 from obc_onnx.samples.ragged import LENGTHS, check_lengths, with_made_mask
+from obc_onnx.samples.runs import JSON, joined, runs_of_code, runs_of_json
 from obc_onnx.samples.samples import Samples
 from obc_onnx.samples.stand_ins import with_stand_ins
+from obc_onnx.user_code import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.graph.model import Graph
@@ -160,19 +165,32 @@ def _opened(
     if isinstance(source, Samples):
         mask = options.mask_input or source.mask_input
         return check_samples(replace(source, mask_input=mask), graph, named=named, given=given)
+    samples = replace(_read(source, graph, options, named), mask_input=options.mask_input)
+    return check_samples(samples, graph, f"data '{source}'", named, given)
+
+
+def _read(source: str | Path, graph: Graph, options: DataOptions, named: Axes | None) -> Samples:
+    """Read samples, which are not checked yet."""
+    what = f"data '{source}'"
+    if file_of(source) is not None:
+        return _of_arrays(joined(runs_of_code(str(source)), _axes(graph, named), what), graph)
     path = Path(source)
     if not path.exists():
-        raise DataError(f"data '{path}' does not exist")
+        raise DataError(f"{what} does not exist")
     if not path.is_dir() and not path.is_file():
-        raise DataError(f"data '{path}' is neither a file nor a folder")
-    if path.is_dir() or path.suffix == ".tar":
-        stored = open_stored(path, graph.inputs, options.images, graph.opaque.givers)
-        samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.prepared)
-        samples = replace(samples, lengths=stored.lengths)
-    else:
-        samples = _from_archive(path, graph)
-    samples = replace(samples, mask_input=options.mask_input)
-    return check_samples(samples, graph, f"data '{path}'", named, given)
+        raise DataError(f"{what} is neither a file nor a folder")
+    if path.suffix == JSON or (path.is_dir() and any(path.glob(f"*{JSON}"))):
+        return _of_arrays(joined(runs_of_json(path), _axes(graph, named), what), graph)
+    if not path.is_dir() and path.suffix != ".tar":
+        return _from_archive(path, graph)
+    stored = open_stored(path, graph.inputs, options.images, graph.opaque.givers)
+    samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.prepared)
+    return replace(samples, lengths=stored.lengths)
+
+
+def _axes(graph: Graph, named: Axes | None) -> dict[str, int | None]:
+    """Return where inputs hold samples, as far as it is known before they are read."""
+    return {**graph.batch_axes.inputs, **(named or {})}
 
 
 def _check_use(images: ImageOptions, opened: Sequence[Samples]) -> None:
@@ -211,6 +229,10 @@ def _from_archive(path: Path, graph: Graph) -> Samples:
         arrays = read_npz(path)
     except UNREADABLE as error:
         raise DataError(f"data '{path}' is not an .npz file that numpy can read") from error
+    return _of_arrays(arrays, graph)
+
+
+def _of_arrays(arrays: dict[str, NDArray[Any]], graph: Graph) -> Samples:
     labels, lengths = (
         arrays.pop(name, None) if name not in _names(graph) else None for name in (LABELS, LENGTHS)
     )

@@ -78,7 +78,7 @@ result=$(basename "$model" .onnx).@KIND@.onnx
 COMMANDS = {
     "fp16": """\
 "${PYTHON:-python}" -m modelopt.onnx.autocast --onnx_path "$model" --output_path "$result" \\
-  --low_precision_type fp16 --keep_io_types --calibration_data samples.npz""",
+  --low_precision_type fp16 --keep_io_types --calibration_data run.npz""",
     "int8": """\
 "${PYTHON:-python}" -m modelopt.onnx.quantization --onnx_path "$model" --output_path "$result" \\
   --quantize_mode int8 --high_precision_dtype fp16 --calibration_data samples.npz \\

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_scores_for_plan_option = click.option(
+    "--scores",
+    type=FILE,
+    help="What `score` wrote, where the plan says how many units of a group stay and not which.",
+)
+
+
 @command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
@@ -92,6 +99,7 @@ def compress(
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
 @latency_option
+@_scores_for_plan_option
 @data_options
 @eval_samples_option()
 @recover_option
@@ -125,6 +133,7 @@ def apply(
         options,
         as_json=as_json,
         plan=PruningPlan.load(plan),
+        scores=load_scores(options["scores"]),
         input_shape=input_shape,
         seed=seed,
         latency=latency,
@@ -137,6 +146,7 @@ def apply(
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
 @latency_option
+@_scores_for_plan_option
 @data_options
 @eval_samples_option()
 @recover_option
@@ -174,6 +184,7 @@ def finetune(
         options,
         as_json=as_json,
         plan=PruningPlan.load(plan),
+        scores=load_scores(options["scores"]),
         training=training_of(options),
         input_shape=input_shape,
         seed=seed,

@@ -51,7 +51,7 @@ _scores_for_plan_option = click.option(
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @eval_samples_option()
-@scoring_options(alone=False)
+@scoring_options
 @plan_options
 @recover_option
 @training_options(epochs=0)
@@ -71,14 +71,14 @@ def compress(
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Write a smaller MODEL with the same inputs and outputs to OUTPUT.
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
     run, read = resumed_run(options), files_read(options)
     check_targets([output, plan_out, page], model, read, force=force, resumed=run)
-    compress_and_write(
+    return compress_and_write(
         Files(model, output, plan_out, page),
         options,
         as_json=as_json,
@@ -120,7 +120,7 @@ def apply(
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Cut MODEL by a plan, repair it where there is data, verify it, and write it to OUTPUT."""
     from obc_onnx.planning.plan import PruningPlan
 
@@ -128,7 +128,7 @@ def apply(
     check_targets([output, page], model, [*read, plan], force=force)
     # the plan may go where the old one is
     check_targets([output, page, plan_out], model, read, force=force)
-    compress_and_write(
+    return compress_and_write(
         Files(model, output, plan_out, page),
         options,
         as_json=as_json,
@@ -168,7 +168,7 @@ def finetune(
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Cut MODEL by a plan that is there already, and fine-tune what is left.
 
     Under torchrun several processes train together, and the first one writes.
@@ -179,7 +179,7 @@ def finetune(
     check_targets([output, page], model, [*read, plan], force=force, resumed=run)
     # the plan may go where the old one is
     check_targets([output, page, plan_out], model, read, force=force, resumed=run)
-    compress_and_write(
+    return compress_and_write(
         Files(model, output, plan_out, page),
         options,
         as_json=as_json,

@@ -27,6 +27,8 @@ _INTERRUPTED, _TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the number of the signal."""
 _TARGETS = ("output", "plan_out", "plot", "report_out", "page")
 """Parameters of commands that say where a result goes."""
+_FOR_PROGRAMS = ("as_json", "print_code")
+"""Parameters with which a command prints what programs read, and nothing else."""
 _LONGEST = 320
 """Characters of a message."""
 _GAP, _REST = " [...] ", " (-v shows all)"
@@ -59,7 +61,7 @@ def reports_errors(command: Callable[P, str | None]) -> Callable[P, None]:
             try:
                 with copied_to(log, kwargs), terminable():
                     then = command(*args, **kwargs)
-                    if not (quiet or kwargs.get("as_json")):
+                    if not (quiet or any(kwargs.get(name) for name in _FOR_PROGRAMS)):
                         tell_written(_there(kwargs, written), then)
             except ObcError as error:
                 text = in_options(str(error))

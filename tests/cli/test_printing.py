@@ -90,6 +90,13 @@ def test_what_writes_nothing_says_nothing_of_it(tmp_path: Path) -> None:
     assert "wrote" not in invoke("inspect", saved(tmp_path)).stdout
 
 
+@pytest.mark.parametrize("option", ["--json", "--print-code"])
+def test_what_programs_read_has_no_last_line_for_people(option: str, tmp_path: Path) -> None:
+    name = "compress" if option == "--json" else "twin"
+    command, _ = commands(tmp_path)[name]
+    assert "wrote" not in invoke(*command, option).stdout
+
+
 def test_quiet_leaves_the_result_and_nothing_else(tmp_path: Path) -> None:
     command, _ = commands(tmp_path)["compress"]
     done = invoke(*command, "-q")

@@ -32,6 +32,8 @@ _OF_BYTES = {
     "MIB": 2**20,
     "GIB": 2**30,
 }
+_WHOLE = 100
+"""Per cent."""
 _LETTERS = "KMGIBkmgib"
 
 
@@ -86,20 +88,22 @@ def parse_factor(
 def parse_target(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
-    """Read a share such as `0.5`, or a number such as `12e6` or `500K`."""
+    """Read a share such as `0.5` or `50%`, or a number such as `12e6` or `500K`."""
     return None if value is None else _target(value, _PREFIXES)
 
 
 def parse_target_bytes(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
-    """Read a share such as `0.5`, or bytes such as `12e6`, `500K` or `1.5MiB`."""
+    """Read a share such as `0.5` or `50%`, or bytes such as `12e6`, `500K` or `1.5MiB`."""
     return None if value is None else _target(value, _OF_BYTES)
 
 
 def _target(value: str, prefixes: Mapping[str, int]) -> float:
     from decimal import Decimal, InvalidOperation
 
+    if value.endswith("%"):
+        return _percentage(value)
     number = value.rstrip(_LETTERS)
     factor = prefixes.get(value[len(number) :].upper())
     try:
@@ -115,6 +119,13 @@ def _target(value: str, prefixes: Mapping[str, int]) -> float:
     if factor > 1 and found <= 1:
         raise click.BadParameter(f"'{value}' is a number of 1 or less; write a share as 0.5")
     return float(found)
+
+
+def _percentage(value: str) -> float:
+    number = value.removesuffix("%")
+    if not number.replace(".", "", 1).isdecimal() or not 0 < float(number) <= _WHOLE:
+        raise click.BadParameter(f"'{value}' is no share above 0% and up to 100%")
+    return float(number) / _WHOLE
 
 
 def parse_width(
@@ -222,7 +233,7 @@ data_options = combined(
     click.option(
         "--data",
         type=FILE,
-        help="An .npz with one array per input, a folder of .npy or images, or .tar shards.",
+        help="An .npz with one array per input, an .npy, a folder of .npy or images, or .tar shards.",
     ),
     click.option(
         "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."

@@ -2,11 +2,15 @@
 
 A source is one of these; `labels` are optional everywhere:
 
-- an `.npz` with one array per model input, and `labels` or `lengths`;
+- an `.npz` with one array per model input, and `labels` or `lengths`; the one array of a model with
+  one input need not be named, and is `arr_0` then;
+- an `.npy`, which is the one input of a model;
 - a folder with one `.npy` per model input, and `labels.npy` or `lengths.npy`;
 - a `.tar` or a folder of them, laid out as WebDataset does, with lengths too: `samples.shards` says
   how;
 - a folder of images, in class subfolders or, without labels, straight in it.
+
+Labels are class indices or one-hot, and may be called `label` too.
 
 Arrays lie as the model takes them, with as many samples on the batch axis as there are. An input
 without such an axis, such as a number or a table, is given once for all samples; or with one axis
@@ -25,10 +29,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import DataError
-from obc_onnx.samples.checks import LABELS, check_labels
+from obc_onnx.samples.checks import check_labels, class_indices, classes_of, taken_labels
 from obc_onnx.samples.image_options import ImageOptions
-from obc_onnx.samples.npz import UNREADABLE, read_npz
-from obc_onnx.samples.on_disk import listed, open_stored
+from obc_onnx.samples.npz import UNREADABLE, is_array, read_npz
+from obc_onnx.samples.on_disk import listed, open_array, open_stored
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import check, known_by, place
 from obc_onnx.samples.ragged import LENGTHS, check_lengths, with_made_mask
@@ -39,6 +43,10 @@ if TYPE_CHECKING:
 
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.graph.model import Graph
+
+
+_UNNAMED = "arr_0"
+"""What numpy calls the first array of an archive that was given no name."""
 
 
 def load_samples(
@@ -94,9 +102,10 @@ def check_samples(
         samples = replace(samples, lengths=check_lengths(samples.lengths, len(samples)))
     if samples.labels is None:
         return samples
-    check_labels(samples.labels, len(samples), graph)
+    labels = class_indices(np.asarray(samples.labels), classes_of(graph))
+    check_labels(labels, len(samples), graph)
     # no longer a view of a file, where it was one
-    return replace(samples, labels=np.array(samples.labels, np.int64))
+    return replace(samples, labels=np.array(labels, np.int64))
 
 
 def open_samples(
@@ -148,6 +157,8 @@ def _opened(
         stored = open_stored(path, graph.inputs, options.images)
         samples = Samples(stored.inputs, stored.labels, _dtypes(graph), stored.prepared)
         samples = replace(samples, lengths=stored.lengths)
+    elif is_array(path):
+        samples = Samples({_only_input(path, graph): open_array(path)}, None, _dtypes(graph))
     else:
         samples = _from_archive(path, graph)
     samples = replace(samples, mask_input=options.mask_input)
@@ -190,10 +201,23 @@ def _from_archive(path: Path, graph: Graph) -> Samples:
         arrays = read_npz(path)
     except UNREADABLE as error:
         raise DataError(f"data '{path}' is not an .npz file that numpy can read") from error
-    labels, lengths = (
-        arrays.pop(name, None) if name not in _names(graph) else None for name in (LABELS, LENGTHS)
-    )
+    names = _names(graph)
+    labels = taken_labels(arrays, names)
+    lengths = None if LENGTHS in names else arrays.pop(LENGTHS, None)
+    if len(names) == 1 and arrays.keys() == {_UNNAMED}:
+        arrays = {names[0]: arrays[_UNNAMED]}
     return Samples(arrays, labels, _dtypes(graph), lengths=lengths)
+
+
+def _only_input(path: Path, graph: Graph) -> str:
+    """Name the input that a file with one array is for."""
+    names = _names(graph)
+    if len(names) > 1:
+        raise DataError(
+            f"data '{path}' is one array, but the model's inputs are {listed(names)}: give an .npz "
+            f"with an array for each of them"
+        )
+    return names[0]
 
 
 def _dtypes(graph: Graph) -> dict[str, np.dtype[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from tqdm import tqdm
@@ -18,6 +19,7 @@ _QUIET_SECONDS = 2.0
 _QUIET_SECONDS_UNWATCHED = 10.0
 """In a log, where what is over soon would be noise."""
 _SECONDS_BETWEEN_LINES = 30.0
+_SILENT: ContextVar[bool] = ContextVar("_SILENT", default=False)
 _LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix}"
 
 
@@ -52,7 +54,10 @@ class Progress:
             "position": 0,  # a log has no line above to go back to
         }
         shown = {"file": sys.stderr} if sys.stderr.isatty() else in_a_log
-        self._bar = tqdm(total=total, desc=what, delay=_quiet_seconds(), leave=False, **shown)
+        off = _SILENT.get()
+        self._bar = tqdm(
+            total=total, desc=what, delay=_quiet_seconds(), leave=False, disable=off, **shown
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +95,9 @@ def stage(what: str) -> Iterator[None]:
     Args:
         what: The stage, which may show bars of its own.
     """
+    if _SILENT.get():
+        yield
+        return
     timer = threading.Timer(_quiet_seconds(), tqdm.write, [f"{what} ..."], {"file": sys.stderr})
     timer.daemon = True
     timer.start()
@@ -97,6 +105,16 @@ def stage(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def silenced(*, silent: bool) -> Iterator[None]:
+    """Let nothing of the block show how far it is, where that is wanted."""
+    token = _SILENT.set(silent)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
 
 
 def _quiet_seconds() -> float:

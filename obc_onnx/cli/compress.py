@@ -37,6 +37,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_scores_for_plan_option = click.option(
+    "--scores",
+    type=FILE,
+    help="What `score` wrote, where the plan says how many units of a group stay and not which.",
+)
+
+
 @command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write the result.")
@@ -46,7 +53,7 @@ if TYPE_CHECKING:
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @eval_samples_option()
-@scoring_options(alone=False)
+@scoring_options
 @plan_options
 @recover_option
 @training_options(epochs=0)
@@ -66,14 +73,14 @@ def compress(
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Write a smaller MODEL with the same inputs and outputs to OUTPUT.
 
     Without --epochs it scores, cuts and verifies. Without --data units are scored by their weights.
     """
     run, read = resumed_run(options), files_read(options)
     check_targets([output, plan_out, page], model, read, force=force, resumed=run)
-    compress_and_write(
+    return compress_and_write(
         Files(model, output, plan_out, page),
         options,
         as_json=as_json,
@@ -95,6 +102,7 @@ def compress(
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the repaired digest.")
 @latency_option
 @costs_option
+@_scores_for_plan_option
 @data_options
 @eval_samples_option()
 @recover_option
@@ -115,7 +123,7 @@ def apply(
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Cut MODEL by a plan, repair it where there is data, verify it, and write it to OUTPUT."""
     from obc_onnx.planning.plan import PruningPlan
 
@@ -123,11 +131,12 @@ def apply(
     check_targets([output, page], model, [*read, plan], force=force)
     # the plan may go where the old one is
     check_targets([output, page, plan_out], model, read, force=force)
-    compress_and_write(
+    return compress_and_write(
         Files(model, output, plan_out, page),
         options,
         as_json=as_json,
         plan=PruningPlan.load(plan),
+        scores=load_scores(options["scores"]),
         input_shape=input_shape,
         seed=seed,
         latency=latency,
@@ -141,6 +150,7 @@ def apply(
 @click.option("--plan-out", type=FILE, help="Where to write the plan with the trained digest.")
 @latency_option
 @costs_option
+@_scores_for_plan_option
 @data_options
 @eval_samples_option()
 @recover_option
@@ -162,7 +172,7 @@ def finetune(
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Cut MODEL by a plan that is there already, and fine-tune what is left.
 
     Under torchrun several processes train together, and the first one writes.
@@ -173,11 +183,12 @@ def finetune(
     check_targets([output, page], model, [*read, plan], force=force, resumed=run)
     # the plan may go where the old one is
     check_targets([output, page, plan_out], model, read, force=force, resumed=run)
-    compress_and_write(
+    return compress_and_write(
         Files(model, output, plan_out, page),
         options,
         as_json=as_json,
         plan=PruningPlan.load(plan),
+        scores=load_scores(options["scores"]),
         training=training_of(options),
         input_shape=input_shape,
         seed=seed,

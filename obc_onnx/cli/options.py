@@ -35,6 +35,8 @@ _OF_BYTES = {
 }
 _OF_TIME = {"": 1, "US": 10**3, "MS": 10**6, "S": 10**9}
 """In nanoseconds; what has no unit is a share."""
+_WHOLE = 100
+"""Per cent."""
 
 
 def parse_shapes(
@@ -103,14 +105,14 @@ def parse_factor(
 def parse_target(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
-    """Read a share such as `0.5`, or a number such as `12e6` or `500K`."""
+    """Read a share such as `0.5` or `50%`, or a number such as `12e6` or `500K`."""
     return None if value is None else _target(value, _PREFIXES)
 
 
 def parse_target_bytes(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
-    """Read a share such as `0.5`, or bytes such as `12e6`, `500K` or `1.5MiB`."""
+    """Read a share such as `0.5` or `50%`, or bytes such as `12e6`, `500K` or `1.5MiB`."""
     return None if value is None else _target(value, _OF_BYTES)
 
 
@@ -127,6 +129,8 @@ def parse_target_time(
 def _target(value: str, prefixes: Mapping[str, int], example: str = "12e6 or 500K") -> float:
     from decimal import Decimal, InvalidOperation
 
+    if value.endswith("%"):
+        return _percentage(value)
     letters = "".join(prefixes)
     number = value.rstrip(letters + letters.lower())
     factor = prefixes.get(value[len(number) :].upper())
@@ -143,6 +147,13 @@ def _target(value: str, prefixes: Mapping[str, int], example: str = "12e6 or 500
     if factor > 1 and found <= 1:
         raise click.BadParameter(f"'{value}' is a number of 1 or less; write a share as 0.5")
     return float(found)
+
+
+def _percentage(value: str) -> float:
+    number = value.removesuffix("%")
+    if not number.replace(".", "", 1).isdecimal() or not 0 < float(number) <= _WHOLE:
+        raise click.BadParameter(f"'{value}' is no share above 0% and up to 100%")
+    return float(number) / _WHOLE
 
 
 def parse_width(
@@ -267,8 +278,8 @@ data_options = combined(
     click.option(
         "--data",
         type=FILE,
-        help="An .npz with one array per input, a folder of .npy or images, .tar shards, JSON of "
-        "Polygraphy, or FILE.py:FUNCTION that yields runs.",
+        help="An .npz with one array per input, an .npy, a folder of .npy or images, .tar shards, "
+        "JSON of Polygraphy, or FILE.py:FUNCTION that yields runs.",
     ),
     click.option(
         "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."

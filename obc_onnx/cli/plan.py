@@ -26,6 +26,7 @@ from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_targets,
     files_read,
+    in_shell,
     load_scores,
     reports_errors,
     writer,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @eval_samples_option()
-@scoring_options(alone=False)
+@scoring_options
 @plan_options
 @costs_option
 @recover_option
@@ -60,7 +61,7 @@ def plan(
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Decide which units of MODEL stay, for `apply` and `finetune`; cut nothing.
 
     The plan is a file to read and to edit. It is for this model alone.
@@ -92,6 +93,7 @@ def plan(
                 temporary.write_text(outlook.plan.to_json(), encoding="utf-8")
             write_page(page, outlook_page, outlook, seed)
             click.echo(outlook.plan.to_json().rstrip() if as_json else plan_text(outlook))
+    return in_shell("apply", model, "--plan", output, "-o", "small.onnx")
 
 
 @command()
@@ -99,7 +101,7 @@ def plan(
 @click.option("--plot", type=FILE, help="Where to draw the errors, as SVG.")
 @data_options
 @eval_samples_option(MEASURED_SAMPLES)
-@scoring_options(alone=False)
+@scoring_options
 @scope_options
 @costs_option
 @run_options

@@ -17,6 +17,7 @@ from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_targets,
     files_read,
+    in_shell,
     reports_errors,
     writer,
 )
@@ -25,11 +26,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@command()
+@command(
+    former={
+        "--samples": "--score-samples",
+        "--batch-size": "--score-batch-size",
+        "--loss": "--score-loss",
+    }
+)
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Where to write scores, as .npz.")
 @data_options
-@scoring_options(alone=True)
+@scoring_options
 @run_options
 @reports_errors
 def score(
@@ -40,7 +47,7 @@ def score(
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
     **options: Any,
-) -> None:
+) -> str:
     """Score the units of MODEL, for `compress --scores` and `inspect --scores`.
 
     Under torchrun each process takes a share of the samples, and the first one writes.
@@ -61,3 +68,4 @@ def score(
         )
         if writes:
             scores.save(output)
+    return in_shell("compress", model, "--scores", output, "-o", "small.onnx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,9 +19,6 @@ from obc_onnx.saliency.options import (
     SCORED_SAMPLES,
     Scoring,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _USUAL = Scoring()
 
@@ -39,88 +36,78 @@ def parse_batch_size(
     return int(value)
 
 
-def scoring_options(*, alone: bool) -> Callable[[Any], Any]:
-    """Return the options that say how units are scored.
-
-    Args:
-        alone: Whether the command does nothing else, so that short names are free.
-    """
-    prefix = "" if alone else "score-"
-    return combined(_what(prefix), _how(prefix))
-
-
-def _what(prefix: str) -> Callable[[Any], Any]:
-    """Return the options that name the criterion, and what it looks at."""
-    return combined(
-        click.option(
-            "--criterion",
-            type=click.Choice(CRITERIA),
-            help="How to score units; jacobian with data and l2 without, by default.",
-        ),
-        click.option(
-            "--preset",
-            type=click.Choice(list(PRESETS)),
-            help="Named settings, which the options below may change: paper is that of the paper.",
-        ),
-        click.option(
-            "--objective",
-            type=click.Choice(OBJECTIVES),
-            help="What is differentiated: labels, the model's own answers (pseudo), random "
-            "projections of its outputs, or classes and outputs (mixed), which takes twice as "
-            "long; output by default, but for --rows batch and Taylor criteria.",
-        ),
-        click.option(
-            f"--{prefix}loss",
-            "score_loss",
-            metavar="FILE.py:FUNCTION",
-            help="Differentiate this: from outputs by name and labels to a loss per sample.",
-        ),
-        click.option(
-            "--rows",
-            type=click.Choice(ROWS),
-            help=f"What makes a row of gradients. [{_USUAL.rows}]",
-        ),
-        click.option(
-            f"--{prefix}samples",
-            "score_samples",
-            type=click.IntRange(1),
-            help=f"Samples that the criterion looks at. [{SCORED_SAMPLES}]",
-        ),
-        click.option(
-            "--batches", type=click.IntRange(1), help="Look at so many batches, in place of that."
-        ),
-    )
+_what = combined(
+    click.option(
+        "--criterion",
+        type=click.Choice(CRITERIA),
+        help="How to score units; jacobian with data and l2 without, by default.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Named settings, which the options below may change: paper is that of the paper.",
+    ),
+    click.option(
+        "--objective",
+        type=click.Choice(OBJECTIVES),
+        help="What is differentiated: labels, the model's own answers (pseudo), random "
+        "projections of its outputs, or classes and outputs (mixed), which takes twice as "
+        "long; output by default, but for --rows batch and Taylor criteria.",
+    ),
+    click.option(
+        "--score-loss",
+        "score_loss",
+        metavar="FILE.py:FUNCTION",
+        help="Differentiate this: from outputs by name and labels to a loss per sample.",
+    ),
+    click.option(
+        "--rows",
+        type=click.Choice(ROWS),
+        help=f"What makes a row of gradients. [{_USUAL.rows}]",
+    ),
+    click.option(
+        "--score-samples",
+        "score_samples",
+        type=click.IntRange(1),
+        help=f"Samples that the criterion looks at. [{SCORED_SAMPLES}]",
+    ),
+    click.option(
+        "--batches", type=click.IntRange(1), help="Look at so many batches, in place of that."
+    ),
+)
 
 
-def _how(prefix: str) -> Callable[[Any], Any]:
-    """Return the options that say how numbers come together."""
-    return combined(
-        click.option(
-            f"--{prefix}batch-size",
-            "score_batch_size",
-            callback=parse_batch_size,
-            metavar="N|auto",
-            help=f"Samples per batch; auto is {ROW_SIZE}. Batches that do not fit are cut. [auto]",
-        ),
-        click.option(
-            "--reduction",
-            type=click.Choice(REDUCTIONS),
-            help=f"How the members of a group come together. [{_USUAL.reduction}]",
-        ),
-        click.option(
-            "--normalizer",
-            type=click.Choice(NORMALIZERS),
-            help=f"What the scores of a group are divided by. [{_USUAL.normalizer}]",
-        ),
-        click.option(
-            "--depthwise/--no-depthwise",
-            default=None,
-            help="Whether depthwise weights count. [yes]",
-        ),
-        click.option(
-            "--amp/--no-amp", default=None, help="Compute in bfloat16 where that is safe. [no]"
-        ),
-    )
+_how = combined(
+    click.option(
+        "--score-batch-size",
+        "score_batch_size",
+        callback=parse_batch_size,
+        metavar="N|auto",
+        help=f"Samples per batch; auto is {ROW_SIZE}. Batches that do not fit are cut. [auto]",
+    ),
+    click.option(
+        "--reduction",
+        type=click.Choice(REDUCTIONS),
+        help=f"How the members of a group come together. [{_USUAL.reduction}]",
+    ),
+    click.option(
+        "--normalizer",
+        type=click.Choice(NORMALIZERS),
+        help=f"What the scores of a group are divided by. [{_USUAL.normalizer}]",
+    ),
+    click.option(
+        "--depthwise/--no-depthwise",
+        default=None,
+        help="Whether depthwise weights count. [yes]",
+    ),
+    click.option(
+        "--amp/--no-amp", default=None, help="Compute in bfloat16 where that is safe. [no]"
+    ),
+)
+
+
+scoring_options = combined(_what, _how)
+"""What says how units are scored."""
 
 
 def scoring_of(options: dict[str, Any]) -> Scoring | None:

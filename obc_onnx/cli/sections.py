@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from obc_onnx.training.options import FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Files": (
@@ -72,9 +75,15 @@ class SectionedCommand(click.Command):
     """A command whose help has sections, where it has more than a few options.
 
     Then `--help` shows the common options, and `--help-all` shows all.
+
+    Args:
+        former: What options of the command were called, which is understood still.
+        args: What a command is made of, as click takes it.
+        kwargs: The same.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, former: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        self._former = former or {}
         super().__init__(*args, **kwargs)
         self.context_settings = {**HELP, **self.context_settings}
         self._is_long = sum(isinstance(own, click.Option) for own in self.params) > _FEW
@@ -94,7 +103,10 @@ class SectionedCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments as they were given, for reports that name the command."""
         ctx.meta[ARGUMENTS] = [*args]
-        return super().parse_args(ctx, args)
+        named = (arg.partition("=") for arg in args)
+        return super().parse_args(
+            ctx, [self._former.get(name, name) + sign + rest for name, sign, rest in named]
+        )
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, cast
 
 import click
 
 from obc_onnx.cli.options import data_of
 from obc_onnx.cli.pages import write_page
+from obc_onnx.cli.printing import copied_to, printing_options, tell_written
 from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import ObcError, RequestError, VerificationError
 
@@ -25,10 +27,11 @@ _INTERRUPTED, _TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the number of the signal."""
 _TARGETS = ("output", "plan_out", "plot", "report_out", "page")
 """Parameters of commands that say where a result goes."""
+_FOR_PROGRAMS = ("as_json", "print_code")
+"""Parameters with which a command prints what programs read, and nothing else."""
 _LONGEST = 320
 """Characters of a message."""
 _GAP, _REST = " [...] ", " (-v shows all)"
-_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Messages and lists in full.")
 
 
 class Failure(click.ClickException):
@@ -39,22 +42,27 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
 
-def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+def reports_errors(command: Callable[P, str | None]) -> Callable[P, None]:
     """Turn what users can act on into a one-line message and exit code; let bugs traceback.
 
-    The command also takes --verbose, which shows all of a message.
+    A command returns what may come next, where it has written something: its last line says both.
+    It also takes the options that say how much is printed, see `printing`.
     """
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         from obc_onnx.files import recording
         from obc_onnx.interruption import Terminated, terminable
+        from obc_onnx.progress import silenced
 
         longest = None if kwargs.pop("verbose") else _LONGEST
-        with recording() as written:
+        quiet, log = bool(kwargs.pop("quiet")), cast("Path | None", kwargs.pop("log_file"))
+        with recording() as written, silenced(silent=quiet):
             try:
-                with terminable():
-                    command(*args, **kwargs)
+                with copied_to(log, kwargs), terminable():
+                    then = command(*args, **kwargs)
+                    if not (quiet or any(kwargs.get(name) for name in _FOR_PROGRAMS)):
+                        tell_written(_there(kwargs, written), then)
             except ObcError as error:
                 text = in_options(str(error))
                 most = None if isinstance(error, VerificationError) else longest
@@ -67,7 +75,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             except KeyboardInterrupt as error:
                 raise Failure(_ended("interrupted", kwargs, written), _INTERRUPTED) from error
 
-    return _verbose_option(wrapper)
+    return printing_options(wrapper)
 
 
 def is_verbose() -> bool:
@@ -94,12 +102,17 @@ def in_a_line(text: str, most: int | None) -> str:
 
 def _ended(how: str, options: Mapping[str, Any], written: Sequence[Path]) -> str:
     """Say what a command that a signal ended has left, of what it was to write."""
+    there = [f"'{path}'" for path in _there(options, written)]
+    return f"{how}; {' and '.join(there) or 'no result'} {_were(there)} written"
+
+
+def _there(options: Mapping[str, Any], written: Sequence[Path]) -> list[str]:
+    """List what was to be written and is, as it was named."""
     from obc_onnx.files import destination
 
     targets = [options[name] for name in _TARGETS if options.get(name) is not None]
     holders = {holder for path in written for holder in (path, *path.parents)}
-    there = [f"'{path}'" for path in targets if destination(path) in holders]
-    return f"{how}; {' and '.join(there) or 'no result'} {_were(there)} written"
+    return [str(path) for path in targets if destination(path) in holders]
 
 
 def _were(things: Sequence[str]) -> str:
@@ -131,7 +144,7 @@ class Files(NamedTuple):
 
 def compress_and_write(
     files: Files, options: dict[str, Any], *, as_json: bool, **asked: Any
-) -> None:
+) -> str:
     """Compress a model, write it and the plan, and print the report: the end of several commands.
 
     Args:
@@ -139,6 +152,8 @@ def compress_and_write(
         options: Those that the command takes.
         as_json: Whether one object is printed.
         asked: What else `compress` is asked for.
+    Returns:
+        What may come next.
     """
     from obc_onnx.report.page import compression_page
     from obc_onnx.report.terminal import report_text
@@ -162,6 +177,14 @@ def compress_and_write(
             write_page(files.page, compression_page, result.report, asked["seed"])
             report = in_options(result.report)
             click.echo(report.to_json() if as_json else report_text(report))
+    if files.plan is None:
+        return f"use it in place of {files.model}"
+    return in_shell("verify", files.model, files.output, "--plan", files.plan)
+
+
+def in_shell(*arguments: object) -> str:
+    """Write a command of this program as a shell takes it."""
+    return shlex.join(["obc-onnx", *map(str, arguments)])
 
 
 @contextmanager

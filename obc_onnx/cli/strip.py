@@ -50,7 +50,7 @@ def strip(
     batch_axes: dict[str, int | None],
     seed: int,
     as_json: bool,
-) -> None:
+) -> str:
     """Write MODEL without what costs and does nothing to OUTPUT; no data is needed.
 
     Units go that no weight reads, that are zero or the same in every run, and that equal others.
@@ -66,3 +66,4 @@ def strip(
     stripping.save(output, report_out)
     report = in_options(stripping.report)
     click.echo(report.to_json() if as_json else strip_text(report))
+    return f"use it in place of {model}"

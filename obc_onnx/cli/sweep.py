@@ -22,7 +22,14 @@ from obc_onnx.cli.options import (
 )
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.sections import command
-from obc_onnx.cli.shared import check_targets, files_read, load_scores, reports_errors, writer
+from obc_onnx.cli.shared import (
+    check_targets,
+    files_read,
+    in_shell,
+    load_scores,
+    reports_errors,
+    writer,
+)
 from obc_onnx.planning.budget import SWEPT, Budget
 
 if TYPE_CHECKING:
@@ -65,7 +72,7 @@ _TABLE, _PICTURE, _SCORES = "sweep.json", "sweep.svg", "scores.npz"
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @eval_samples_option()
-@scoring_options(alone=False)
+@scoring_options
 @width_options
 @method_option
 @click.option(
@@ -91,7 +98,7 @@ def sweep(
     input_shape: dict[str, tuple[int, ...]],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Compress MODEL to several targets, and show what each costs in quality.
 
     Units are scored once. The folder gets a table, a picture, the scores, and a plan for each
@@ -124,6 +131,9 @@ def sweep(
         if writes:
             _write(found, output, model)
             click.echo(found.sweep.to_json() if as_json else sweep_text(found.sweep))
+    likely = found.sweep.knee or found.sweep.front[0]
+    _, plan = _files_of(output, model, likely)
+    return in_shell("apply", model, "--plan", plan, "--data", options["data"], "-o", "small.onnx")
 
 
 def _files_of(folder: Path, model: Path, target: float) -> tuple[Path, Path]:

@@ -41,7 +41,7 @@ def twin(
     print_code: bool,
     input_shape: dict[str, tuple[int, ...]],
     batch_axes: dict[str, int | None],
-) -> None:
+) -> str:
     """Turn MODEL into a PyTorch module: print its code, or write it as an exported program."""
     if output is None and not print_code:
         raise RequestError("nothing to do: give --output, --print-code, or both")
@@ -56,3 +56,4 @@ def twin(
         click.echo(in_options(sentence), err=True)
     if print_code:
         click.echo(program.twin.code)
+    return f"torch.export.load({str(output)!r})"

@@ -6,31 +6,25 @@ numpy alone.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obc_onnx.errors import RequestError
-from obc_onnx.files import check_regular
-from obc_onnx.planning.costs import COSTS, Latency
-from obc_onnx.saliency.options import RANKINGS
+from obc_onnx.planning.costs import COSTS, Latency, share_of
+from obc_onnx.planning.plan_file import FORMAT, read, written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from obc_onnx.axes.expressions import Dim
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling, Group, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.latency.predictor import Predictor
-
-FORMAT = 2
-"""Version of the plan file; another one is refused."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,8 @@ class PruningPlan:
         targets: For each cost by name, what may be left: a share in (0, 1], or a number above 1.
         macs: Before and after.
         params: Before and after.
-        groups: For each group by name, its size and the kept units.
+        groups: For each group by name, its `size` and the `kept` units; or how many to `keep`,
+            which `filled` makes units of.
         initializers: For each initializer that is written and shrinks, for each axis, the kept
             indices.
         copies: What written initializers are copies of: a vector that the original holds once is
@@ -75,7 +70,12 @@ class PruningPlan:
 
     def to_json(self) -> str:
         """Write as JSON with sorted keys: equal plans give equal bytes."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        return written(asdict(self))
+
+    @property
+    def open_groups(self) -> list[str]:
+        """The groups of which it is said how many units stay, and not which."""
+        return [name for name, entry in self.groups.items() if "kept" not in entry]
 
     def check_model(self, sha256: str, name: str) -> None:
         """Check that the plan is for a model.
@@ -89,8 +89,38 @@ class PruningPlan:
                 f"but '{name}' has {sha256[:12]}..."
             )
 
+    def filled(
+        self, coupling: Coupling, saliency: Mapping[str, NDArray[np.float64]], criterion: str
+    ) -> PruningPlan:
+        """Return the plan with the units that are worth most, where it says how many stay.
+
+        Args:
+            coupling: Of the model.
+            saliency: Of every unit.
+            criterion: What it is by.
+        Raises:
+            RequestError: A group is not in the model, is narrower, or has no saliency.
+        """
+        groups = dict(self.groups)
+        for name in self.open_groups:
+            group, width = self._group(coupling, name), groups[name]["keep"]
+            if not 0 < width <= group.size:
+                raise RequestError(
+                    f"the plan keeps {width} units of '{name}', which has {group.size}"
+                )
+            if name not in saliency:
+                raise RequestError(
+                    f"the plan says how many units of '{name}' stay and not which, and criterion "
+                    f"'{criterion}' says nothing of them: list them as 'kept'"
+                )
+            best = np.argsort(-saliency[name], kind="stable")[:width]
+            groups[name] = {"size": group.size, "kept": np.sort(best).tolist()}
+        return replace(self, groups=groups, criterion=criterion)
+
     def recounted(self, coupling: Coupling, predictor: Predictor | None = None) -> PruningPlan:
         """Return the plan as its groups say, which a person may have edited, before any repair.
+
+        Where that was so, no target stands that it misses: what it leaves is its own target then.
 
         Args:
             coupling: Of the model.
@@ -99,28 +129,65 @@ class PruningPlan:
             RequestError: It names a group or a unit that the model does not have, or was made from
                 another profile.
         """
-        keep = self._keep(coupling)
-        if predictor is not None:
-            if self.profile_sha256 not in (None, predictor.profile_sha256):
-                raise RequestError(
-                    f"the plan was made from a profile with sha256 {self.profile_sha256[:12]}..., "
-                    f"but `costs` has {predictor.profile_sha256[:12]}..."
-                )
-            return self.recounted(coupling).timed(coupling, keep, predictor)
-        return replace(
+        keep, edited = self._keep(coupling), self.is_edited(coupling)
+        own = self.profile_sha256
+        if predictor is not None and own not in (None, predictor.profile_sha256):
+            raise RequestError(
+                f"the plan was made from a profile with sha256 {own[:12]}..., but `costs` has "
+                f"{predictor.profile_sha256[:12]}..."
+            )
+        plan = replace(
             self,
             latency=None,
+            groups={
+                name: {"size": coupling.by_name[name].size, "kept": entry["kept"]}
+                for name, entry in self.groups.items()
+            },
+            targets=self._targets(coupling, keep, predictor) if edited else self.targets,
+            round_to=None if edited else self.round_to,
             macs=(coupling.macs({}), coupling.macs(keep)),
             params=(coupling.params({}), coupling.params(keep)),
             weights_sha256=None,
             **slices_of(coupling, keep, coupling.merged(keep)),
         )
+        return plan if predictor is None else plan.timed(coupling, keep, predictor)
 
     def timed(self, coupling: Coupling, keep: Keep, predictor: Predictor) -> PruningPlan:
         """Return the plan with the times that a profile tells."""
         cost = Latency(coupling, predictor=predictor)
         times = (cost.full, cost.total(keep))
         return replace(self, latency=times, profile_sha256=predictor.profile_sha256)
+
+    def is_edited(self, coupling: Coupling) -> bool:
+        """Say whether a person has changed which units stay, or what follows from that."""
+        return self._contradicted(coupling, self._keep(coupling)) is not None
+
+    def _targets(
+        self, coupling: Coupling, keep: Keep, predictor: Predictor | None
+    ) -> dict[str, float]:
+        """Return the targets that still hold, and what is left where one does not.
+
+        A target of time goes without a profile, which alone tells whether it holds.
+        """
+        told = {
+            name: target
+            for name, target in self.targets.items()
+            if predictor is not None or not COSTS[name].is_timed
+        }
+        found: dict[str, float] = {}
+        for name, target in told.items():
+            cost = COSTS[name](coupling, splits=True, predictor=predictor)
+            left = cost.total(keep)
+            found[name] = target if left <= share_of(target, cost.full) * cost.full else left
+        return found
+
+    def _contradicted(self, coupling: Coupling, keep: Keep) -> str | None:
+        """Name an initializer whose indices do not follow from the groups."""
+        follow = kept_indices(coupling, keep)
+        for name in sorted(follow.keys() | self.initializers.keys()):
+            if follow.get(name) != self.initializers.get(name) and name not in self.merged:
+                return name
+        return None
 
     def written_as(self, coupling: Coupling, result: Graph) -> PruningPlan:
         """Return the plan with the copies that a result has: repair and training may split some.
@@ -139,20 +206,11 @@ class PruningPlan:
         Raises:
             RequestError: It is missing, or not a plan of this format.
         """
-        check_regular(Path(path), "plan", RequestError)
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise RequestError(f"plan '{path}' cannot be read as JSON") from error
-        if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-            raise RequestError(f"'{path}' is not a plan of format {FORMAT}")
+        fields = read(path)
         try:
             plan = cls(**fields)
         except TypeError as error:
             raise RequestError(f"plan '{path}' lacks fields or has unknown ones") from error
-        for name, holds in _FIELDS.items():
-            if not holds(getattr(plan, name)):
-                raise RequestError(f"plan '{path}' has a '{name}' that is not of a plan")
         latency = None if plan.latency is None else _pair(plan.latency)
         return replace(plan, macs=_pair(plan.macs), params=_pair(plan.params), latency=latency)
 
@@ -165,29 +223,38 @@ class PruningPlan:
         """
         keep = self._keep(coupling)
         copies = coupling.graph.copies
-        for name, written in self.merged.items():
-            if name not in copies or copies[name] != copies.get(written, written):
-                raise RequestError(f"the plan merges '{name}' and '{written}', which are no copies")
-        follow = kept_indices(coupling, keep)
-        for name in sorted(follow.keys() | self.initializers.keys()):
-            if follow.get(name) != self.initializers.get(name) and name not in self.merged:
-                raise RequestError(
-                    f"the plan's indices of initializer '{name}' do not follow from its groups"
-                )
+        for name, other in self.merged.items():
+            if name not in copies or copies[name] != copies.get(other, other):
+                raise RequestError(f"the plan merges '{name}' and '{other}', which are no copies")
+        contradicted = self._contradicted(coupling, keep)
+        if contradicted is not None:
+            raise RequestError(
+                f"the plan's indices of initializer '{contradicted}' do not follow from its "
+                f"groups: where it was edited, apply it, and take the plan of the result"
+            )
         return keep
 
     def _keep(self, coupling: Coupling) -> Keep:
         keep: dict[Dim, NDArray[np.bool_]] = {}
         for name, entry in self.groups.items():
-            group = coupling.by_name.get(name)
+            group = self._group(coupling, name)
+            if "kept" not in entry:
+                raise RequestError(
+                    f"the plan says how many units of '{name}' stay and not which: apply it, and "
+                    f"take the plan of the result"
+                )
             units = np.asarray(entry["kept"], np.int64)
-            if group is None or group.size != entry["size"]:
-                raise RequestError(f"the plan's group '{name}' is not in this model")
             if units.size == 0 or units.min() < 0 or units.max() >= group.size:
                 raise RequestError(f"the plan keeps no units, or none that exist, of '{name}'")
             if units.size < group.size:
                 keep[group.dim] = np.isin(np.arange(group.size), units)
         return keep
+
+    def _group(self, coupling: Coupling, name: str) -> Group:
+        group = coupling.by_name.get(name)
+        if group is None or group.size != self.groups[name].get("size", group.size):
+            raise RequestError(f"the plan's group '{name}' is not in this model")
+        return group
 
 
 def kept_indices(coupling: Coupling, keep: Keep) -> dict[str, dict[str, list[int]]]:
@@ -219,71 +286,3 @@ def slices_of(coupling: Coupling, keep: Keep, merged: Mapping[str, str]) -> dict
 def _pair(counts: Sequence[int]) -> tuple[int, int]:
     before, after = counts
     return before, after
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _LARGEST_COUNT
-
-
-def _are_counts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == _PAIR and all(map(_is_count, value))
-
-
-def _are_indices(value: Any) -> bool:
-    increasing = isinstance(value, list) and all(map(_is_count, value))
-    return increasing and all(first < second for first, second in pairwise(value))
-
-
-def _are_groups(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(entry, dict)
-        and entry.keys() == {"size", "kept"}
-        and _is_count(entry["size"])
-        and _are_indices(entry["kept"])
-        for entry in value.values()
-    )
-
-
-def _are_slices(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(axes, dict)
-        and all(axis.isdecimal() and _are_indices(kept) for axis, kept in axes.items())
-        for axes in value.values()
-    )
-
-
-def _are_targets(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        name in COSTS and type(target) in (int, float) and 0 < target < _LARGEST_COUNT
-        for name, target in value.items()
-    )
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
-
-
-_LARGEST_COUNT = 2**63
-_PAIR = 2
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "model_sha256": lambda value: isinstance(value, str),
-    "criterion": lambda value: isinstance(value, str),
-    "ranking": lambda value: value in RANKINGS,
-    "targets": _are_targets,
-    "seed": _is_count,
-    "macs": _are_counts,
-    "params": _are_counts,
-    "groups": _are_groups,
-    "initializers": _are_slices,
-    "copies": _are_names,
-    "merged": _are_names,
-    "weights_sha256": _is_text_or_none,
-    "profile_sha256": _is_text_or_none,
-    "latency": lambda value: value is None or _are_counts(value),
-    "round_to": lambda value: value is None or _is_count(value),
-}
-"""What a plan file has to hold, since people may have edited it."""

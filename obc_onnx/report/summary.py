@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes.expressions import BEGINNING, describe, is_long, leaves
-from obc_onnx.planning.costs import units_left
+from obc_onnx.planning.costs import COSTS, units_left
 from obc_onnx.planning.scope import BLOCKS
 from obc_onnx.report.network import shares_of
 
@@ -227,7 +227,6 @@ class Outlook:
         layers: The nodes that multiply, or along which weights act, in the order of the graph.
         saliency: What the units of each group were worth.
         notes: What was decided, each with its reason.
-        seconds: Of each stage.
     """
 
     model: str
@@ -238,7 +237,6 @@ class Outlook:
     frozen: list[dict[str, Any]]
     unknown: list[str]
     notes: list[str]
-    seconds: dict[str, float]
 
 
 def _ratio(change: Change) -> float:
@@ -340,6 +338,32 @@ def note_on_blocks(plan: PruningPlan, block: int) -> str:
         f"widths that shrink are multiples of {block} channels, for speed{larger}: see "
         f"`Scope.round_to`{but}{more}"
     )
+
+
+def notes_on_edit(made: PruningPlan, plan: PruningPlan) -> list[str]:
+    """Say what a plan that a person has edited leaves.
+
+    Args:
+        made: As it was given.
+        plan: As it is applied.
+    """
+    notes = []
+    if made.open_groups:
+        notes.append(
+            f"the plan says of {len(made.open_groups)} groups how many units stay: those worth "
+            f"most by '{plan.criterion}' were taken"
+        )
+    missed = [
+        f"; its target of {target:g} for {COSTS[name].label}, which that misses, no longer counts"
+        for name, target in made.targets.items()
+        if plan.targets[name] != target
+    ]
+    left = [
+        f"{after:,} {what} ({after / before:.1%} of them)"
+        for what, (before, after) in (("MACs", plan.macs), ("params", plan.params))
+        if before
+    ]
+    return [*notes, f"the plan was edited: it leaves {' and '.join(left)}{''.join(missed)}"]
 
 
 def notes_on_graph(graph: Graph) -> list[str]:

@@ -30,7 +30,6 @@ from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
 from obc_onnx.report.summary import (
     Change,
-    Outlook,
     Report,
     note_on_blocks,
     notes_on_graph,
@@ -39,6 +38,7 @@ from obc_onnx.report.summary import (
     summarise_groups,
     summarise_saliency,
 )
+from obc_onnx.run.decision import given_plan, noting, outlook_of
 from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.padding import describe_padding
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
+    from obc_onnx.report.summary import Outlook
     from obc_onnx.run.folder import RunFolder
     from obc_onnx.run.request import Request
     from obc_onnx.run.timing import Timing
@@ -195,18 +196,7 @@ class Compression:
         coupling = opened.original
         with told(coupling.graph, opened.inputs):
             plan = self._plan(opened, None, measures=False)
-            keep = plan.keep(coupling)
-        return Outlook(
-            model=self.request.name,
-            plan=plan,
-            groups=summarise_groups(coupling, keep),
-            layers=list_layers(coupling, keep),
-            saliency=summarise_saliency(coupling, self.first_scores, keep),
-            frozen=summarise_frozen(coupling),
-            unknown=list(coupling.unknown),
-            notes=[*self.notes, *notes_on_graph(coupling.graph)],
-            seconds=self.clock.seconds,
-        )
+        return outlook_of(self.request, plan, coupling, self.first_scores, self.notes)
 
     def _timing(self, opened: Opened) -> Timing | None:
         """Read what tells milliseconds, or measure it where a target needs it."""
@@ -294,10 +284,14 @@ class Compression:
         made = request.plan or (None if folder is None else folder.plan())
         if made is not None:
             made.check_model(coupling.graph.sha256, request.name)
-            return made.recounted(coupling, opened.predictor)
+            with self.clock("score and plan"):
+                scorer_of = partial(self._scorer, coupling, opened.samples)
+                plan, notes = given_plan(made, coupling, scorer_of, opened.predictor)
+            self.notes.extend(notes)
+            return plan
         with self.clock("score and plan"):
             name, scorer = self._scorer(coupling, opened.samples)
-            score = partial(self._noted, scorer)
+            score = noting(scorer, self.first_scores)
             repairs = opened.samples is not None or request.recover != "none"
             scored = partial(search_plan, coupling, score, criterion=name)
             told = {"splits": repairs, "predictor": opened.predictor}
@@ -382,15 +376,6 @@ class Compression:
         scene = make_scene(coupling, samples, request.look, request.seed, request.device)
         whole = cache(partial(criterion.score, scene, {}))  # several plans begin there
         return criterion.name, lambda keep: criterion.score(scene, keep) if keep else whole()
-
-    def _noted(
-        self, score: Callable[[Keep], Mapping[str, NDArray[np.float64]]], keep: Keep
-    ) -> Mapping[str, NDArray[np.float64]]:
-        """Score units, and note what the first scores were."""
-        found = score(keep)
-        if not self.first_scores:
-            self.first_scores.update(found)
-        return found
 
     def _recover(
         self, made: Candidate, samples: Samples | None

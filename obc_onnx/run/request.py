@@ -62,7 +62,8 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.plan is not None:
-            self._leave_out("what goes is in `plan`", "budget", "criterion", "scoring", "scores")
+            decided = () if self.plan.open_groups else ("criterion", "scoring", "scores")
+            self._leave_out("what goes is in `plan`", "budget", *decided)
         if self.scores is not None:
             self._leave_out("what units are worth is in `scores`", "criterion", "scoring")
         if self.resume and self.run_dir is None:

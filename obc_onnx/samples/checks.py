@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,13 +13,19 @@ from obc_onnx.progress import track
 from obc_onnx.samples.lazy import LazyArray
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Port
 
+T = TypeVar("T")
+
 LABELS = "labels"
 """What class indices are called among arrays."""
+_LABEL_NAMES = (LABELS, "label")
+"""What they are called where they are read."""
 _WITHOUT_LABELS = (
     f"give samples without labels: no array '{LABELS}', no members .cls, and images straight in "
     f"their folder"
@@ -89,6 +95,41 @@ def classes_of(graph: Graph) -> int | None:
     return n_classes if isinstance(n_classes, int) else None
 
 
+def taken_labels(arrays: dict[str, T], inputs: Collection[str]) -> T | None:
+    """Take the labels out of arrays by name, by either of their names.
+
+    Args:
+        arrays: All that there are; an input of the model stays, whatever its name.
+        inputs: The names of the model's inputs.
+    Returns:
+        The labels; None where there are none.
+
+    Raises:
+        DataError: There are two of them.
+    """
+    found = [name for name in _LABEL_NAMES if name in arrays and name not in inputs]
+    if len(found) > 1:
+        raise DataError(f"the data holds both '{found[0]}' and '{found[1]}': leave one of them out")
+    return arrays.pop(found[0]) if found else None
+
+
+def class_indices(labels: NDArray[Any], n_classes: int | None) -> NDArray[Any]:
+    """Return labels as one number for each sample, where they are one column or one-hot.
+
+    Args:
+        labels: As they were given; what is neither is returned as it is.
+        n_classes: Of the model, and so of columns; None where it has none.
+    """
+    if labels.ndim != CLASSES_RANK or labels.shape[1] not in {1, n_classes}:
+        return labels
+    if labels.shape[1] == 1:
+        return labels[:, 0]
+    is_one, is_zero = labels == 1, labels == 0
+    if (is_one | is_zero).all() and (is_one.sum(axis=1) == 1).all():
+        return np.asarray(is_one.argmax(axis=1))
+    return labels
+
+
 def check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
     """Check class indices.
 
@@ -101,7 +142,8 @@ def check_labels(labels: NDArray[Any], n_samples: int, graph: Graph) -> None:
     """
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"labels must be one integer per sample, found shape {labels.shape}, {labels.dtype}"
+            f"labels must be one integer per sample, or one-hot, found shape {labels.shape}, "
+            f"{labels.dtype}"
         )
     if len(labels) != n_samples:
         raise DataError(f"there are {len(labels)} labels for {n_samples} samples")

@@ -28,21 +28,27 @@ that is no Python."""
 _ENDING = ".npy"
 
 
+def is_array(path: Path) -> bool:
+    """Say whether a file is one array, as `numpy.save` writes it; not one that nobody can read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+    except OSError:
+        return False
+
+
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Read all arrays of an archive.
 
     Raises:
-        DataError: The file is one array, or a member is none or claims more than it holds.
+        DataError: A member is no array, or claims more than it holds.
         Exception: Of the kinds that `UNREADABLE` lists, where the file is damaged.
     """
-    with path.open("rb") as file:
-        if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-            raise DataError(f"data '{path}' is one array; an .npz with names is needed")
-        with zipfile.ZipFile(file) as archive:
-            return {
-                member.filename.removesuffix(_ENDING): _read_member(archive, member, path)
-                for member in archive.infolist()
-            }
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        return {
+            member.filename.removesuffix(_ENDING): _read_member(archive, member, path)
+            for member in archive.infolist()
+        }
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import DataError
-from obc_onnx.samples.checks import LABELS
+from obc_onnx.samples.checks import taken_labels
 from obc_onnx.samples.images import prepare
 from obc_onnx.samples.lazy import LazyArray, MappedFile, find_arrays, map_file
 from obc_onnx.samples.pictures import PictureSource, list_pictures
@@ -69,16 +69,23 @@ def open_stored(
     return _from_arrays(arrays, ports) if arrays else _from_images(path, pictured, images)
 
 
+def open_array(path: Path) -> LazyArray:
+    """Find the samples of an `.npy` file, without reading them."""
+    return LazyArray(MappedFile(path))
+
+
 def listed(names: Iterable[str]) -> str:
     """Write names one after the other, as messages do."""
     return ", ".join(f"'{name}'" for name in names) or "nothing"
 
 
 def _from_arrays(files: dict[str, Path], ports: Sequence[Port]) -> Stored:
-    beside = {LABELS, LENGTHS} - {port.name for port in ports}
-    arrays = {name: map_file(files.pop(name)) for name in beside & files.keys()}
-    inputs = {name: LazyArray(MappedFile(file)) for name, file in files.items()}
-    return Stored(inputs, arrays.get(LABELS), lengths=arrays.get(LENGTHS))
+    names = {port.name for port in ports}
+    labels = taken_labels(files, names)
+    lengths = None if LENGTHS in names else files.pop(LENGTHS, None)
+    inputs = {name: open_array(file) for name, file in files.items()}
+    beside = (None if file is None else map_file(file) for file in (labels, lengths))
+    return Stored(inputs, next(beside), lengths=next(beside))
 
 
 def _from_shards(

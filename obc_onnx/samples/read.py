@@ -2,12 +2,16 @@
 
 A source is one of these; `labels` are optional everywhere:
 
-- an `.npz` with one array per model input, and `labels` or `lengths`;
+- an `.npz` with one array per model input, and `labels` or `lengths`; the one array of a model with
+  one input need not be named, and is `arr_0` then;
+- an `.npy`, which is the one input of a model;
 - a folder with one `.npy` per model input, and `labels.npy` or `lengths.npy`;
 - a `.tar` or a folder of them, laid out as WebDataset does, with lengths too: `samples.shards` says
   how;
 - a folder of images, in class subfolders or, without labels, straight in it;
 - code that gives one run after the other, or the JSON that Polygraphy saves: `samples.runs`.
+
+Labels are class indices or one-hot, and may be called `label` too.
 
 Arrays lie as the model takes them, with as many samples on the batch axis as there are. An input
 without such an axis, such as a number or a table, is given once for all samples; or with one axis
@@ -26,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.errors import DataError
-from obc_onnx.samples.checks import LABELS, check_labels
+from obc_onnx.samples.checks import check_labels, class_indices, classes_of, taken_labels
 from obc_onnx.samples.image_options import ImageOptions
-from obc_onnx.samples.npz import UNREADABLE, read_npz
-from obc_onnx.samples.on_disk import listed, open_stored
+from obc_onnx.samples.npz import UNREADABLE, is_array, read_npz
+from obc_onnx.samples.on_disk import listed, open_array, open_stored
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.placing import check, known_by, place
 from obc_onnx.samples.ragged import LENGTHS, check_lengths, with_made_mask
@@ -47,6 +51,10 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
 
     Shape = tuple[int, ...]
+
+
+_UNNAMED = "arr_0"
+"""What numpy calls the first array of an archive that was given no name."""
 
 
 def load_samples(
@@ -108,9 +116,10 @@ def check_samples(
         samples = replace(samples, lengths=check_lengths(samples.lengths, len(samples)))
     if samples.labels is None:
         return samples
-    check_labels(samples.labels, len(samples), graph)
+    labels = class_indices(np.asarray(samples.labels), classes_of(graph))
+    check_labels(labels, len(samples), graph)
     # no longer a view of a file, where it was one
-    return replace(samples, labels=np.array(samples.labels, np.int64))
+    return replace(samples, labels=np.array(labels, np.int64))
 
 
 def open_samples(
@@ -181,6 +190,8 @@ def _read(source: str | Path, graph: Graph, options: DataOptions, named: Axes | 
         raise DataError(f"{what} is neither a file nor a folder")
     if path.suffix == JSON or (path.is_dir() and any(path.glob(f"*{JSON}"))):
         return _of_arrays(joined(runs_of_json(path), _axes(graph, named), what), graph)
+    if is_array(path):
+        return Samples({_only_input(path, graph): open_array(path)}, None, _dtypes(graph))
     if not path.is_dir() and path.suffix != ".tar":
         return _from_archive(path, graph)
     stored = open_stored(path, graph.inputs, options.images, graph.opaque.givers)
@@ -233,10 +244,23 @@ def _from_archive(path: Path, graph: Graph) -> Samples:
 
 
 def _of_arrays(arrays: dict[str, NDArray[Any]], graph: Graph) -> Samples:
-    labels, lengths = (
-        arrays.pop(name, None) if name not in _names(graph) else None for name in (LABELS, LENGTHS)
-    )
+    names = _names(graph)
+    labels = taken_labels(arrays, names)
+    lengths = None if LENGTHS in names else arrays.pop(LENGTHS, None)
+    if len(names) == 1 and arrays.keys() == {_UNNAMED}:
+        arrays = {names[0]: arrays[_UNNAMED]}
     return Samples(arrays, labels, _dtypes(graph), lengths=lengths)
+
+
+def _only_input(path: Path, graph: Graph) -> str:
+    """Name the input that a file with one array is for."""
+    names = _names(graph)
+    if len(names) > 1:
+        raise DataError(
+            f"data '{path}' is one array, but the model's inputs are {listed(names)}: give an .npz "
+            f"with an array for each of them"
+        )
+    return names[0]
 
 
 def _dtypes(graph: Graph) -> dict[str, np.dtype[Any]]:

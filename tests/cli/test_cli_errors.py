@@ -358,7 +358,7 @@ def test_verify_refuses_a_plan_that_cannot_be_read(tmp_path: Path) -> None:
         assert_refused(invoke("verify", model, model, "--plan", plan), plan, "JSON")
     for other in ([], {}, {"format": 1}, 5):
         plan.write_text(json.dumps(other))
-        assert_refused(invoke("verify", model, model, "--plan", plan), plan, "format 2")
+        assert_refused(invoke("verify", model, model, "--plan", plan), plan, "format 3")
 
 
 def test_labels_for_a_model_that_gives_no_classes_are_refused(

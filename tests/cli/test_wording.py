@@ -194,7 +194,7 @@ def test_names_that_differ_are_those_of_arguments_fields_and_parameters() -> Non
         ("give `data`, or use `criterion='l2'`", "score", "give --data, or use --criterion l2"),
         ("`Scope(min_channels=1)` leaves less", "compress", "--min-channels 1 leaves less"),
         ("`Scope(min_channels=1)`", "score", "`Scope(min_channels=1)`"),
-        ("`Scoring.batch_size`", "score", "--batch-size"),
+        ("`Scoring.batch_size`", "score", "--score-batch-size"),
         ("`Scoring.batch_size`", "compress", "--score-batch-size"),
         ("`TrainingOptions.batch_size`", "compress", "--batch-size"),
         ("`TrainingOptions.start`", "finetune", "--ep-init"),

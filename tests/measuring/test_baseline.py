@@ -203,7 +203,9 @@ def test_strings_are_described_without_numbers() -> None:
 
 def lines(model: Path, folder: Path, *options: Any) -> list[str]:
     command = ("compress", model, "-o", folder / "small.onnx", "--force", "--target-macs", "0.9")
-    result = invoke(*command, "--criterion", "l2", "--recover", "none", "--no-latency", *options)
+    result = invoke(
+        *command, "--criterion", "l2", "--recover", "none", "--no-latency", "-q", *options
+    )
     assert result.exit_code == 0, result.output
     return result.stdout.strip().splitlines()
 

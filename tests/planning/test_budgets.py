@@ -157,7 +157,14 @@ def test_a_number_out_of_reach_says_how_far_it_goes_in_numbers() -> None:
     ("text", "number"),
     [
         *(("0.5", 0.5), ("1", 1.0), ("12e6", 12e6), ("500K", 500e3), ("500k", 500e3)),
-        *(("1.1M", 1.1e6), ("2G", 2e9), ("100", 100.0)),
+        *(
+            ("1.1M", 1.1e6),
+            ("2G", 2e9),
+            ("100", 100.0),
+            ("50%", 0.5),
+            ("12.5%", 0.125),
+            ("100%", 1.0),
+        ),
     ],
 )
 def test_targets_are_shares_or_numbers(text: str, number: float) -> None:
@@ -172,7 +179,10 @@ def test_sizes_have_units_of_their_own(text: str, number: float) -> None:
     assert parse_target_bytes(None, None, text) == number  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "half", "M", "5 X", "1MB", "0.0001K", "50%", "1,5", "KK"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "half", "M", "5 X", "1MB", "0.0001K", "0%", "101%", "%", "-5%", "1e1%", "1,5", "KK"],
+)
 def test_a_target_that_is_no_number_is_a_usage_error(text: str, tmp_path: Path) -> None:
     command = ("compress", saved(tmp_path), "-o", tmp_path / "s.onnx")
     assert_refused(invoke(*command, "--target-macs", text), f"'{text}'", code=2)

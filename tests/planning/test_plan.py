@@ -310,7 +310,7 @@ def test_the_initializers_of_a_plan_are_the_surgery_in_numpy_alone() -> None:
 def test_a_plan_records_the_model_the_target_and_the_criterion() -> None:
     fields = json.loads(half_plan().to_json())
     assert fields["model_sha256"] == analyse(chain()).graph.sha256
-    assert (fields["targets"], fields["criterion"], fields["format"]) == ({"macs": 0.5}, "l2", 2)
+    assert (fields["targets"], fields["criterion"], fields["format"]) == ({"macs": 0.5}, "l2", 3)
     assert {n: g["size"] for n, g in fields["groups"].items()} == {"a:0": 12, "b:0": 20}
 
 

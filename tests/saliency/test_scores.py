@@ -50,7 +50,8 @@ def invoke(*arguments: Any) -> Result:
 def scored(model: Path, *options: Any) -> Scores:
     target = model.parent / "scores.npz"
     result = invoke("score", model, "-o", target, "--force", *options)
-    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"wrote {target}; next: ")
     return Scores.load(target)
 
 
@@ -210,7 +211,7 @@ def test_scores_of_other_sizes_are_named() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--samples", "4", "--batches", "2"], "leave out --samples"),
+        (["--samples", "4", "--batches", "2"], "leave out --score-samples"),
         (["--loss", "x.py:f", "--objective", "output"], "leave out --objective"),
         (["--device", "nonsense"], "cannot use device 'nonsense'"),
     ],

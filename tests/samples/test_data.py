@@ -72,7 +72,12 @@ MISFITS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "NaN": ({"x": with_value(images(), 7, np.nan)}, ("'x'", "NaN", "1 samples, first 7")),
     "infinity": ({"x": with_value(images(), 3, np.inf)}, ("'x'", "1 samples, first 3")),
     "a label too many": ({"x": images(), "labels": classes(N + 1)}, ("21 labels", "20 samples")),
-    "one-hot labels": ({"x": images(), "labels": np.eye(N, 4)}, ("(20, 4)",)),
+    "rows that are not one-hot": ({"x": images(), "labels": np.eye(N, 4)}, ("(20, 4)",)),
+    "soft labels": ({"x": images(), "labels": np.full((N, 4), 0.25)}, ("(20, 4)", "one-hot")),
+    "one-hot labels of more classes": (
+        {"x": images(), "labels": np.eye(5)[classes()]},
+        ("(20, 5)", "one-hot"),
+    ),
     "float labels": ({"x": images(), "labels": np.zeros(N)}, ("(20,)", "float64")),
     "a large label": ({"x": images(), "labels": labelled(4)}, ("0 to 4", "'y'", "4 classes")),
     "a negative label": ({"x": images(), "labels": labelled(-1)}, ("-1 to 0", "4 classes")),
@@ -124,10 +129,49 @@ def test_files_that_are_no_archive_of_arrays_are_refused(tmp_path: Path) -> None
             load_samples(tmp_path / "bad.npz", GRAPH)
 
 
-def test_one_array_without_a_name_is_refused(tmp_path: Path) -> None:
+def test_one_array_is_the_input_of_a_model_with_one(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", images())
-    with pytest.raises(DataError, match=r"one\.npy' is one array; an \.npz with names"):
-        load_samples(tmp_path / "one.npy", GRAPH)
+    np.savez(tmp_path / "unnamed.npz", images(), labels=classes())
+    for name, labels in (("one.npy", None), ("unnamed.npz", classes())):
+        samples = load_samples(tmp_path / name, GRAPH)
+        np.testing.assert_array_equal(samples.feed(slice(None))["x"], images())
+        np.testing.assert_array_equal(samples.labels, labels)
+
+
+def test_one_array_is_not_enough_for_a_model_with_more_inputs(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", images())
+    with pytest.raises(DataError, match="is one array, but the model's inputs are 'left', 'right'"):
+        load_samples(tmp_path / "one.npy", Graph.from_model(build(TWO_INPUTS)))
+
+
+def test_several_arrays_without_names_are_not_told_apart(tmp_path: Path) -> None:
+    np.savez(tmp_path / "unnamed.npz", images(), classes())
+    with pytest.raises(DataError, match="holds 'arr_0', 'arr_1', but the model's inputs are 'x'"):
+        load_samples(tmp_path / "unnamed.npz", GRAPH)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.eye(4)[classes()], np.eye(4, dtype=np.bool_)[classes()], classes()[:, None]],
+    ids=["one-hot", "one-hot truths", "a column"],
+)
+@pytest.mark.parametrize("name", ["labels", "label"])
+def test_labels_may_be_one_hot_and_have_another_name(
+    labels: NDArray[Any], name: str, tmp_path: Path
+) -> None:
+    data = archive(tmp_path, x=images(), **{name: labels})
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    np.save(folder / "x.npy", images())
+    np.save(folder / f"{name}.npy", labels)
+    for source in (data, folder):
+        np.testing.assert_array_equal(load_samples(source, GRAPH).labels, classes())
+
+
+def test_labels_of_both_names_are_refused(tmp_path: Path) -> None:
+    data = archive(tmp_path, x=images(), labels=classes(), label=classes())
+    with pytest.raises(DataError, match="holds both 'labels' and 'label'"):
+        load_samples(data, GRAPH)
 
 
 def test_members_that_are_no_arrays_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""What stays: a plan that was given, filled in and counted, and what any plan would leave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from obc_onnx.report.network import list_layers
+from obc_onnx.report.summary import (
+    Outlook,
+    notes_on_edit,
+    notes_on_graph,
+    summarise_frozen,
+    summarise_groups,
+    summarise_saliency,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.latency.predictor import Predictor
+    from obc_onnx.planning.plan import PruningPlan
+    from obc_onnx.run.request import Request
+
+    Saliency = Mapping[str, NDArray[np.float64]]
+    Score = Callable[[Keep], Saliency]
+
+
+def given_plan(
+    made: PruningPlan,
+    coupling: Coupling,
+    scorer: Callable[[], tuple[str, Score]],
+    predictor: Predictor | None,
+) -> tuple[PruningPlan, list[str]]:
+    """Bring a plan that was given into the form of one that was made.
+
+    Args:
+        made: As a file says it, which a person may have edited.
+        coupling: Of the model.
+        scorer: Gives what scores units, and its name; asked where the plan says how many units of
+            a group stay, and not which.
+        predictor: What tells milliseconds, where there is a profile.
+    Returns:
+        The plan, and what to say of it.
+    Raises:
+        RequestError: It does not fit the model.
+    """
+    plan = made
+    if made.open_groups:
+        criterion, score = scorer()
+        plan = made.filled(coupling, score({}), criterion)
+    edited = plan.is_edited(coupling)
+    recounted = plan.recounted(coupling, predictor)
+    return recounted, notes_on_edit(made, recounted) if edited else []
+
+
+def outlook_of(
+    request: Request, plan: PruningPlan, coupling: Coupling, scores: Saliency, notes: list[str]
+) -> Outlook:
+    """Say what a plan would leave.
+
+    Args:
+        request: What asked for it.
+        plan: What was decided.
+        coupling: Of the model.
+        scores: Of all units, before any was removed.
+        notes: What is to be said of it.
+    """
+    keep = plan.keep(coupling)
+    return Outlook(
+        model=request.name,
+        plan=plan,
+        groups=summarise_groups(coupling, keep),
+        layers=list_layers(coupling, keep),
+        saliency=summarise_saliency(coupling, scores, keep),
+        frozen=summarise_frozen(coupling),
+        unknown=list(coupling.unknown),
+        notes=[*notes, *notes_on_graph(coupling.graph)],
+    )
+
+
+def noting(score: Score, into: dict[str, NDArray[np.float64]]) -> Score:
+    """Return what scores units as `score` does, and keeps the first scores."""
+
+    def noted(keep: Keep) -> Saliency:
+        found = score(keep)
+        if not into:
+            into.update(found)
+        return found
+
+    return noted

@@ -35,6 +35,7 @@ from obc_onnx.report.summary import (
     summarise_frozen,
     summarise_groups,
 )
+from obc_onnx.run.timing import Timing, plan_in_time, remembering
 from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.padding import describe_padding
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.run.folder import RunFolder
     from obc_onnx.run.request import Request
-    from obc_onnx.run.timing import Timing
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.course import Epoch
 
@@ -188,8 +188,6 @@ class Compression:
         request, original = self.request, opened.original
         if request.costs is None and not request.is_timed:
             return None
-        from obc_onnx.run.timing import Timing
-
         with self.clock("profile"):
             if request.costs is not None:
                 timing = Timing.of(original, request.costs, request.seed)
@@ -267,6 +265,7 @@ class Compression:
             return made.recounted(coupling, opened.predictor)
         with self.clock("score and plan"):
             name, score = self._scorer(coupling, opened.samples)
+            score = remembering(score)
             repairs = opened.samples is not None or request.recover != "none"
             scored = partial(search_plan, coupling, score, criterion=name)
             told = {"splits": repairs, "predictor": opened.predictor}
@@ -294,8 +293,6 @@ class Compression:
         if timing.absent:
             self.warnings.append(f"the time is predicted and was not measured: {timing.absent}")
             return plan_of(goal)
-        from obc_onnx.run.timing import plan_in_time
-
         plan, note = plan_in_time(plan_of, goal, coupling, timing)
         self.notes.append(note)
         return plan

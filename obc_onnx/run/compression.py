@@ -35,7 +35,7 @@ from obc_onnx.report.summary import (
     summarise_frozen,
     summarise_groups,
 )
-from obc_onnx.run.timing import Timing, plan_in_time, remembering
+from obc_onnx.run.timing import Timing, doubts_of_time, plan_in_time, remembering
 from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.padding import describe_padding
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
@@ -467,7 +467,10 @@ class Compression:
             return None
         graph = final.original.graph
         if opened.timing is not None and not opened.timing.absent:
-            return opened.timing.race(graph, final.cut.pruned)
+            found = opened.timing.race(graph, final.cut.pruned)
+            if self.request.is_timed:
+                self.warnings.extend(doubts_of_time(self.request.goal.target_latency or 1.0, found))
+            return found
         feed = latency_feed(graph, opened.held, final.inputs, self.request.seed)
         times = race(graph, final.cut.pruned, feed, asked=asked is True)
         if times is None:

@@ -212,8 +212,26 @@ def excess(asked: float, found: Race) -> float:
         asked: A share of the original's time, or nanoseconds.
         found: What was measured; it counts with its error.
     """
-    share = found.ratio if asked <= 1 else found.medians_ms[1] * _NS_PER_MS
-    return share * (1 + _SURE * found.spread) / asked
+    return _share(asked, found) * (1 + _SURE * found.spread)
+
+
+def doubts_of_time(asked: float, found: Race) -> list[str]:
+    """Warn where the result takes longer than its plan did, and than was asked for.
+
+    Args:
+        asked: A share of the original's time, or nanoseconds.
+        found: The result as it was measured last.
+    """
+    if _share(asked, found) * (1 - _SURE * found.spread) <= 1:  # within, for all that is known
+        return []
+    what = f"slower than asked for: {found.ratio:.3f} of the original's time ({_told(found)})"
+    cause = "its plan was measured to be faster, so other work may have held this machine up"
+    return [f"{what}: {cause}; `latency` of `apply` measures again"]
+
+
+def _share(asked: float, found: Race) -> float:
+    """Return the median by the target."""
+    return (found.ratio if asked <= 1 else found.medians_ms[1] * _NS_PER_MS) / asked
 
 
 def _told(found: Race) -> str:

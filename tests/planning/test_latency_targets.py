@@ -35,7 +35,7 @@ from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import compress, make_plan
 from obc_onnx.run.profiling import profile
-from obc_onnx.run.timing import MOST_PLANS, excess, remembering
+from obc_onnx.run.timing import MOST_PLANS, doubts_of_time, excess, remembering
 from obc_onnx.surgery.cut import remove_units
 
 if TYPE_CHECKING:
@@ -342,6 +342,19 @@ def test_what_is_measured_counts_with_its_error() -> None:
     assert excess(0.5, exact) == 1.0
     assert excess(0.5e9, exact) == 1.0, "nanoseconds of the result itself"
     assert excess(0.5, noisy) > 1.1
+
+
+@pytest.mark.parametrize(("ratio", "warns"), [(0.49, False), (0.505, False), (0.53, True)])
+def test_a_result_that_turns_out_slower_than_its_plan_is_doubtful(
+    ratio: float, *, warns: bool
+) -> None:
+    """Standard errors are 1 %: what lies within two of them may be chance."""
+    after = ratio * np.tile([0.98, 1.02], 14)
+    found = latency.Race(np.ones(28), after)
+    assert 0.006 < found.spread < 0.012
+    doubts = doubts_of_time(0.5, found)
+    assert bool(doubts) is warns
+    assert all(one.startswith(f"slower than asked for: {ratio:.3f} of") for one in doubts)
 
 
 # --- what was planned, later ---

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, told
 from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
 from obc_onnx.installation import require_torch, require_transport
-from obc_onnx.measuring.baseline import Baseline, examine
-from obc_onnx.measuring.error import Distance, OutputError
-from obc_onnx.measuring.latency import race
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.noise import Reference
 from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
 from obc_onnx.planning.search import search_plan
-from obc_onnx.report.doubts import (
-    doubts_of_drop,
-    doubts_of_outputs,
-    doubts_of_quality,
-    doubts_of_speed,
-    doubts_of_stand_ins,
-    doubts_of_widths,
-)
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
 from obc_onnx.report.summary import (
@@ -38,7 +27,10 @@ from obc_onnx.report.summary import (
     summarise_groups,
     summarise_saliency,
 )
-from obc_onnx.run.decision import given_plan, noting, outlook_of
+from obc_onnx.run.decision import given_plan, outlook_of, remembering
+from obc_onnx.run.measurement import measure
+from obc_onnx.run.opened import Opened
+from obc_onnx.run.timing import Timing, plan_in_time
 from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.padding import describe_padding
 from obc_onnx.samples.placing import first_of, known_by, shapes_of
@@ -51,7 +43,6 @@ from obc_onnx.verification.checks import (
     compare,
     digest_of,
     doubts,
-    latency_feed,
     require,
     verification_feed,
     why_no_twin,
@@ -65,56 +56,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.coupling.model import Coupling, Keep
-    from obc_onnx.latency.predictor import Predictor
-    from obc_onnx.measuring.baseline import Fed
-    from obc_onnx.measuring.latency import Race
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
     from obc_onnx.report.summary import Outlook
     from obc_onnx.run.folder import RunFolder
     from obc_onnx.run.request import Request
-    from obc_onnx.run.timing import Timing
     from obc_onnx.samples.samples import Samples
     from obc_onnx.training.course import Epoch
 
     Shape = tuple[int, ...]
-
-
-class Opened(NamedTuple):
-    """A model and samples, as they were read.
-
-    Attributes:
-        coupling: Of the model, or of what sparse learning has made of it.
-        inputs: Sizes of its inputs.
-        samples: To score, repair and train on.
-        held: To measure on.
-        original: The model as it came.
-        before: What that gives for the samples to measure on.
-        timing: What tells milliseconds, where there is a profile.
-    """
-
-    coupling: Coupling
-    inputs: Mapping[str, Shape]
-    samples: Samples | None
-    held: Samples | None
-    original: Coupling
-    before: Outputs | None
-    timing: Timing | None = None
-
-    @property
-    def predictor(self) -> Predictor | None:
-        """What predicts milliseconds, where there is a profile."""
-        return None if self.timing is None else self.timing.predictor
-
-
-class Measured(NamedTuple):
-    """What samples and a clock say of a result; see `Report`."""
-
-    outputs: list[OutputError]
-    accuracy: Change
-    fed: list[Fed]
-    latency_ms: Change
 
 
 @dataclass(frozen=True)
@@ -203,8 +154,6 @@ class Compression:
         request, original = self.request, opened.original
         if request.costs is None and not request.is_timed:
             return None
-        from obc_onnx.run.timing import Timing
-
         with self.clock("profile"):
             if request.costs is not None:
                 timing = Timing.of(original, request.costs, request.seed)
@@ -291,7 +240,7 @@ class Compression:
             return plan
         with self.clock("score and plan"):
             name, scorer = self._scorer(coupling, opened.samples)
-            score = noting(scorer, self.first_scores)
+            score = remembering(scorer, self.first_scores)
             repairs = opened.samples is not None or request.recover != "none"
             scored = partial(search_plan, coupling, score, criterion=name)
             told = {"splits": repairs, "predictor": opened.predictor}
@@ -319,8 +268,6 @@ class Compression:
         if timing.absent:
             self.warnings.append(f"the time is predicted and was not measured: {timing.absent}")
             return plan_of(goal)
-        from obc_onnx.run.timing import plan_in_time
-
         plan, note = plan_in_time(plan_of, goal, coupling, timing)
         self.notes.append(note)
         return plan
@@ -374,8 +321,7 @@ class Compression:
                 f"no data was given, so units are scored by '{criterion.name}', which needs none"
             )
         scene = make_scene(coupling, samples, request.look, request.seed, request.device)
-        whole = cache(partial(criterion.score, scene, {}))  # several plans begin there
-        return criterion.name, lambda keep: criterion.score(scene, keep) if keep else whole()
+        return criterion.name, lambda keep: criterion.score(scene, keep)
 
     def _recover(
         self, made: Candidate, samples: Samples | None
@@ -438,7 +384,9 @@ class Compression:
     ) -> Report:
         graph, plan, cut = final.original.graph, final.plan, final.cut
         with self.clock("measure"):
-            measured = self._measure(final, opened, trained=bool(epochs[1]))
+            found = measure(self.request, opened, final, trained=bool(epochs[1]))
+        self.notes.extend(found.notes)
+        self.warnings.extend(found.warnings)
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
@@ -459,49 +407,5 @@ class Compression:
             epochs=epochs[1],
             verification=checks,
             seconds=self.clock.seconds,
-            **measured._asdict(),
+            **found.measured._asdict(),
         )
-
-    def _measure(self, final: Candidate, opened: Opened, *, trained: bool) -> Measured:
-        """Hold the result against the original, and note what speaks against it."""
-        graph, held, before = final.original.graph, opened.held, opened.before
-        baseline, outputs, change = Baseline(), list[OutputError](), Change(None, None)
-        if opened.samples is not None and held is not None and before is not None:
-            apart = self.request.data.evaluation is not None
-            after = Outputs(final.cut.pruned, held)
-            baseline = examine(before, opened.samples, apart=apart)
-            outputs = Distance(final.original, held, before).errors(after)
-            change = Change(baseline.accuracy, after.accuracy())
-        times = self._race(final, opened)
-        self.warnings.extend(
-            [
-                *baseline.doubts,
-                *doubts_of_stand_ins(graph, () if held is None else held.drawn),
-                *doubts_of_quality(outputs, given=held is not None),
-                *doubts_of_outputs(outputs),
-                *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),
-                *doubts_of_widths(final.cut.coupling, final.cut.keep),
-                *doubts_of_speed(times, self._engine(opened)),
-            ]
-        )
-        latency = Change(None, None) if times is None else Change(*times.medians_ms)
-        return Measured(outputs, change, baseline.fed, latency)
-
-    def _engine(self, opened: Opened) -> str:
-        """Return what both models are timed in: that of a profile, where it is on this machine."""
-        timing = opened.timing
-        return "onnxruntime" if timing is None or timing.absent else timing.profile.engine.engine
-
-    def _race(self, final: Candidate, opened: Opened) -> Race | None:
-        """Time both models, where that was asked for or costs little."""
-        asked = self.request.latency
-        if asked is False:
-            return None
-        graph = final.original.graph
-        if opened.timing is not None and not opened.timing.absent:
-            return opened.timing.race(graph, final.cut.pruned)
-        feed = latency_feed(graph, opened.held, final.inputs, self.request.seed)
-        times = race(graph, final.cut.pruned, feed, asked=asked is True)
-        if times is None:
-            self.notes.append("speed was not measured, since a run takes long: `latency` does it")
-        return times

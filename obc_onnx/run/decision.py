@@ -82,13 +82,19 @@ def outlook_of(
     )
 
 
-def noting(score: Score, into: dict[str, NDArray[np.float64]]) -> Score:
-    """Return what scores units as `score` does, and keeps the first scores."""
+def remembering(score: Score, first: dict[str, NDArray[np.float64]]) -> Score:
+    """Let units of the whole network be scored once, with however many plans they are ranked.
 
-    def noted(keep: Keep) -> Saliency:
-        found = score(keep)
-        if not into:
-            into.update(found)
-        return found
+    Args:
+        score: What scores units.
+        first: Where the scores of the whole network go.
+    """
 
-    return noted
+    def scored(keep: Keep) -> Saliency:
+        if keep:
+            return score(keep)
+        if not first:
+            first.update(score(keep))
+        return first
+
+    return scored

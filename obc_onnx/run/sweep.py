@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
     from obc_onnx.report.result import Result
-    from obc_onnx.run.compression import Opened
+    from obc_onnx.run.opened import Opened
     from obc_onnx.run.request import Request
     from obc_onnx.saliency.options import Scoring
     from obc_onnx.saliency.scores import Scores

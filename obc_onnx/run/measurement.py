@@ -1,0 +1,101 @@
+"""What a result is worth: its outputs, accuracy and speed, held against the original's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from obc_onnx.measuring.baseline import Baseline, examine
+from obc_onnx.measuring.error import Distance, OutputError
+from obc_onnx.measuring.latency import race
+from obc_onnx.measuring.outputs import Outputs
+from obc_onnx.report.doubts import (
+    doubts_of_drop,
+    doubts_of_outputs,
+    doubts_of_quality,
+    doubts_of_speed,
+    doubts_of_stand_ins,
+    doubts_of_widths,
+)
+from obc_onnx.report.summary import Change
+from obc_onnx.run.timing import doubts_of_time
+from obc_onnx.verification.checks import latency_feed
+
+if TYPE_CHECKING:
+    from obc_onnx.measuring.baseline import Fed
+    from obc_onnx.measuring.latency import Race
+    from obc_onnx.run.opened import Opened
+    from obc_onnx.run.request import Request
+    from obc_onnx.verification.result import Candidate
+
+_USUAL_ENGINE = "onnxruntime"
+
+
+class Measured(NamedTuple):
+    """What samples and a clock say of a result; see `Report`."""
+
+    outputs: list[OutputError]
+    accuracy: Change
+    fed: list[Fed]
+    latency_ms: Change
+
+
+class Measurement(NamedTuple):
+    """What was measured, what to say of it, and what speaks against the result."""
+
+    measured: Measured
+    notes: list[str]
+    warnings: list[str]
+
+
+def measure(request: Request, opened: Opened, final: Candidate, *, trained: bool) -> Measurement:
+    """Hold a result against the original.
+
+    Args:
+        request: What was asked for.
+        opened: The original, and samples to measure on.
+        final: The result.
+        trained: Whether it was fine-tuned.
+    """
+    graph, held, before = final.original.graph, opened.held, opened.before
+    baseline, outputs, change = Baseline(), list[OutputError](), Change(None, None)
+    if opened.samples is not None and held is not None and before is not None:
+        apart = request.data.evaluation is not None
+        after = Outputs(final.cut.pruned, held)
+        baseline = examine(before, opened.samples, apart=apart)
+        outputs = Distance(final.original, held, before).errors(after)
+        change = Change(baseline.accuracy, after.accuracy())
+    times, notes, warnings = _raced(request, opened, final)
+    warnings += [
+        *baseline.doubts,
+        *doubts_of_stand_ins(graph, () if held is None else held.drawn),
+        *doubts_of_quality(outputs, given=held is not None),
+        *doubts_of_outputs(outputs),
+        *doubts_of_drop(change, outputs, graph.outputs[0].name, trained=trained),
+        *doubts_of_widths(final.cut.coupling, final.cut.keep),
+        *doubts_of_speed(times, _engine(opened)),
+    ]
+    latency = Change(None, None) if times is None else Change(*times.medians_ms)
+    return Measurement(Measured(outputs, change, baseline.fed, latency), notes, warnings)
+
+
+def _engine(opened: Opened) -> str:
+    """Return what both models are timed in: that of a profile, where it is on this machine."""
+    timing = opened.timing
+    return _USUAL_ENGINE if timing is None or timing.absent else timing.profile.engine.engine
+
+
+def _raced(
+    request: Request, opened: Opened, final: Candidate
+) -> tuple[Race | None, list[str], list[str]]:
+    """Time both models, where that was asked for or costs little; say what comes of it."""
+    graph, asked = final.original.graph, request.latency
+    if asked is False:
+        return None, [], []
+    if opened.timing is not None and not opened.timing.absent:
+        found = opened.timing.race(graph, final.cut.pruned)
+        target = request.goal.target_latency if request.is_timed else None
+        return found, [], [] if target is None else doubts_of_time(target, found)
+    feed = latency_feed(graph, opened.held, final.inputs, request.seed)
+    times = race(graph, final.cut.pruned, feed, asked=asked is True)
+    slow = "speed was not measured, since a run takes long: `latency` does it"
+    return times, [slow] if times is None else [], []

@@ -112,7 +112,7 @@ def compress(
         seed=seed,
         device=device,
         latency=latency,
-        costs=None if costs is None else Profile.of(costs),
+        costs=costs,
         rules=rules,
     )
     return Compression(request).execute(model)
@@ -169,7 +169,7 @@ def make_plan(
         batch_axes=batch_axes,
         seed=seed,
         device=device,
-        costs=None if costs is None else Profile.of(costs),
+        costs=costs,
         rules=rules,
     ).plan
 

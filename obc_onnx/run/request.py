@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from obc_onnx.coupling.analysis import model_name
 from obc_onnx.errors import RequestError
 from obc_onnx.installation import require_torch
+from obc_onnx.latency.profile import Profile
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.methods import NEED_DATA, minutes_of
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling.analysis import Model
     from obc_onnx.graph.batch_axes import Axes
-    from obc_onnx.latency.profile import Profile
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
@@ -145,6 +145,7 @@ def request_of(
     input_shape: Mapping[str, Shape] | None = None,
     batch_axes: Axes | None = None,
     device: str = "cpu",
+    costs: Profile | str | Path | None = None,
     **asked: Any,
 ) -> Request:
     """Bring what `compress` or `make_plan` was asked for into one form, and check its device."""
@@ -155,6 +156,7 @@ def request_of(
         input_shape=input_shape or {},
         batch_axes=batch_axes or {},
         device=device,
+        costs=None if costs is None else Profile.of(costs),
         **asked,
     )
     check_device(device)

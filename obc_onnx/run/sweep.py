@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from obc_onnx.coupling.analysis import told
 from obc_onnx.errors import InfeasibleTargetError, RequestError
-from obc_onnx.latency.profile import Profile
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import SWEPT, Budget
 from obc_onnx.planning.max_drop import DropMeter
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling.analysis import Model
     from obc_onnx.graph.batch_axes import Axes
+    from obc_onnx.latency.profile import Profile
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Method
@@ -121,7 +121,7 @@ def sweep(
         seed=seed,
         device=device,
         latency=latency,
-        costs=None if costs is None else Profile.of(costs),
+        costs=costs,
         rules=rules,
     )
     rule, ordered = _asked(pick, targets)

@@ -126,8 +126,7 @@ Written by `python tools/measure_growth.py --nodes {asked} --write`: do not edit
 What `obc-onnx inspect` takes for graphs that stretch one thing each, at {sizes} nodes, on one core.
 Figures are those of the largest; an exponent of 1 is linear, in nodes or in bytes of the file.
 Memory is the most above what imports take. The file of a dense block grows with the square of its
-nodes. Subgraphs grow faster than linearly: onnx's inference and ONNX Runtime hand each of them all
-names that lie outside of it.
+nodes.
 
 | family | load, s | analyse, s | format, s | all, s | exponent, nodes | exponent, bytes \
 | exponent of JSON | MiB | file, kB | text, kB | JSON, kB |

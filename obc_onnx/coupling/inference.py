@@ -411,7 +411,7 @@ class _Finder:
             for dim in own:
                 members[dim].append(role)
             for name, axis in self._weights(operand, role.axis):
-                unnamed = own.keys() - names.keys()
+                unnamed = {dim for dim in own if dim not in names}
                 if not unnamed:
                     break
                 dims = list(dict.fromkeys(leaves(axes[name][axis])))

@@ -17,7 +17,7 @@ from onnx import defs
 from onnx.shape_inference import infer_node_outputs
 
 from obc_onnx.graph.folding import computed
-from obc_onnx.graph.nested import subgraphs
+from obc_onnx.graph.nested import names_read
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.operators import COUNTING, OF_NUMBERS, SIZE
 from obc_onnx.graph.outline import KEPT_ELEMENTS
@@ -38,7 +38,7 @@ def completed(
 
     Args:
         model: With concrete inputs, its nodes in order.
-        kinds: What is known of the types of values that nodes compute.
+        kinds: What is known of the types of values that nodes compute, some of them or none.
         known: Concrete shapes by value name.
     Raises:
         InferenceError: onnx finds a node inconsistent.
@@ -48,6 +48,12 @@ def completed(
         if any(name and name not in sizes.known for name in node.output):
             sizes.infer(node)
     return sizes.known
+
+
+def detail(kind: onnx.TypeProto) -> int:
+    """Count what is known of a shape: nothing, or its rank and so many sizes."""
+    known = sum(size.HasField("dim_value") for size in kind.tensor_type.shape.dim)
+    return 1 + known if kind.tensor_type.HasField("shape") else 0
 
 
 class _Sizes:
@@ -73,10 +79,8 @@ class _Sizes:
 
     def infer(self, node: onnx.NodeProto) -> None:
         """Infer the outputs of a node, where it says enough of them."""
-        domain, names = domain_of(node.domain), [name for name in node.input if name]
-        if not defs.has(node.op_type, domain) or any(True for _ in subgraphs(node)):
-            return
-        if any(name not in self._types for name in names):
+        domain, names = domain_of(node.domain), list(dict.fromkeys(names_read(node)))
+        if not defs.has(node.op_type, domain) or any(name not in self._types for name in names):
             return
         numbers = {name: self._number(name) for name in names}
         found = infer_node_outputs(
@@ -87,10 +91,11 @@ class _Sizes:
             opset_imports=self._opsets,
         )
         for name, kind in found.items():
+            if name not in self._types or detail(kind) > detail(self._types[name]):
+                self._types[name] = kind
             sizes = kind.tensor_type.shape.dim
             if kind.tensor_type.HasField("shape") and all(s.HasField("dim_value") for s in sizes):
                 self.known[name] = tuple(size.dim_value for size in sizes)
-                self._types[name] = kind
 
     def _are_few(self, name: str) -> bool:
         """Say whether a value holds whole numbers, and no more than a shape may be described by."""

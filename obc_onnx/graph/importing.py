@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 def imported(model: onnx.ModelProto) -> gs.Graph:
     """Import a model; its weights are read where they are, when somebody asks for them."""
-    holders = [node for node in model.graph.node if any(map(_is_graph, node.attribute))]
-    if not holders:
+    if not any(_is_graph(entry) for node in model.graph.node for entry in node.attribute):
         return gs.import_onnx(model)
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     surgeon = gs.import_onnx(_flat(model, held))

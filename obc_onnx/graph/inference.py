@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import defs
 
-from obc_onnx.graph.computed_sizes import completed
+from obc_onnx.graph.computed_sizes import completed, detail
+from obc_onnx.graph.nested import subgraphs
 from obc_onnx.graph.node import domain_of
 from obc_onnx.graph.operators import DROPS_AXES, MAKES_VECTORS
 from obc_onnx.graph.outline import KEPT_ELEMENTS
@@ -37,13 +38,15 @@ def infer_sizes(model: onnx.ModelProto) -> Shapes:
     Raises:
         InferenceError: onnx finds the model inconsistent.
     """
+    if any(True for node in model.graph.node for _ in subgraphs(node)):
+        return completed(model, (), _declared(model))  # onnx copies all that it knows for each
     kinds = _inferred(model, follows=False)
     known = _declared(model) | _concrete(kinds.values())
     if not _unknown(model, known):
         return known
     aside = _reads_long(model, known, _may_be_long(model, kinds, known))
     for name, port in _inferred(_without(model, kinds, aside), follows=True).items():
-        if name not in kinds or _detail(port) > _detail(kinds[name]):
+        if name not in kinds or detail(port.type) > detail(kinds[name].type):
             kinds[name] = port
     return completed(model, kinds.values(), known | _concrete(kinds.values()))
 
@@ -54,13 +57,6 @@ def _inferred(model: onnx.ModelProto, *, follows: bool) -> Ports:
         model, check_type=True, strict_mode=True, data_prop=follows
     ).graph
     return {port.name: port for port in (*graph.value_info, *graph.output)}
-
-
-def _detail(port: onnx.ValueInfoProto) -> int:
-    """Count what is known of a shape: nothing, or its rank and so many sizes."""
-    kind = port.type.tensor_type
-    known = sum(size.HasField("dim_value") for size in kind.shape.dim)
-    return 1 + known if kind.HasField("shape") else 0
 
 
 def _rank(port: onnx.ValueInfoProto) -> int:

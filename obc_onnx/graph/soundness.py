@@ -123,20 +123,22 @@ def _messages(message: Message, where: str) -> Iterator[tuple[Message, str]]:
     Raises:
         ModelError: A text is not UTF-8; protobuf gives its bytes.
     """
-    inner: list[Message] = []
-    where = _named(message, where)
-    for field, is_repeated in _parts_of(message.DESCRIPTOR):
-        is_set = is_repeated or message.HasField(field.name)
-        parts = getattr(message, field.name) if is_set else []
-        parts = list(parts) if is_repeated else [parts] if is_set else []
-        if field.message_type:
-            inner += parts
-        elif any(isinstance(text, bytes) for text in parts):
-            raise _no_text(message, where)
-    _check_text(message, where)
-    yield message, where
-    for part in inner:
-        yield from _messages(part, where)
+    waiting = [(message, where)]
+    while waiting:
+        top, place = waiting.pop()
+        place = _named(top, place)
+        inner: list[Message] = []
+        for field, is_repeated in _parts_of(top.DESCRIPTOR):
+            is_set = is_repeated or top.HasField(field.name)
+            parts = getattr(top, field.name) if is_set else []
+            parts = list(parts) if is_repeated else [parts] if is_set else []
+            if field.message_type:
+                inner += parts
+            elif any(isinstance(text, bytes) for text in parts):
+                raise _no_text(top, place)
+        _check_text(top, place)
+        yield top, place
+        waiting += [(part, place) for part in reversed(inner)]
 
 
 def _named(message: Message, where: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
+from graph_families import subgraphs
 from helpers import build
 
+from obc_onnx.graph import computed_sizes
 from obc_onnx.graph.inference import infer_sizes
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.operators import OF_NUMBERS
@@ -170,4 +172,40 @@ def test_sizes_behind_numbers_of_an_input_are_left_open() -> None:
 def test_sizes_behind_a_long_chain_of_numbers_are_found() -> None:
     chain = " ".join(f"t{i + 1} = Mod(t{i}, seven)" for i in range(1200))
     model = with_numbers(f"t0 = Identity(s) {chain} y = ConstantOfShape(t1200)")
+    assert infer_sizes(model)["y"] == (2, 5)
+
+
+def test_sizes_of_nested_graphs_are_those_of_onnx() -> None:
+    model = subgraphs(36)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    assert_infers_as_onnx(model)
+
+
+def test_onnx_is_told_of_few_values_outside_of_nested_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It copies all of them for each graph."""
+    given: list[int] = []
+    infer = computed_sizes.infer_node_outputs
+
+    def count(schema: Any, node: onnx.NodeProto, types: Any, *others: Any, **options: Any) -> Any:
+        given.append(len(types))
+        return infer(schema, node, types, *others, **options)
+
+    monkeypatch.setattr(computed_sizes, "infer_node_outputs", count)
+    model = subgraphs(180)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    infer_sizes(model)
+    assert len(given) == len(model.graph.node)
+    assert max(given) < 20
+
+
+def test_sizes_behind_a_choice_of_graphs_are_found() -> None:
+    model = build(
+        "net (float[2,12] x, bool c) => (float[a,b] y)"
+        "{ h = If (c) <then_branch = t () => (float[2,12] p) { p = Relu(x) },"
+        "              else_branch = e () => (float[2,12] q) { q = Neg(x) }>"
+        "  s = Shape(h) m = Mod(s, seven) y = ConstantOfShape(m) }",
+        {"seven": [7]},
+    )
     assert infer_sizes(model)["y"] == (2, 5)

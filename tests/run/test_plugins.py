@@ -229,6 +229,15 @@ def test_stand_ins_fit_the_batch_whatever_the_file_says_of_it(
     assert all(check.passed for check in checks)
 
 
+def test_a_sample_costs_the_same_whoever_says_the_shape() -> None:
+    text = MIDDLE.text.replace("[N,", "[4,")
+    declared = inspect(plugin_model(MIDDLE._replace(text=text, values={"p": (4, 8, 8, 8)})))
+    given = inspect(
+        plugin_model(MIDDLE._replace(text=text, values={})), input_shape={"p": (4, 8, 8, 8)}
+    )
+    assert given.macs == declared.macs
+
+
 def test_equal_seeds_give_equal_bytes() -> None:
     first, second = (
         compress(

@@ -221,7 +221,8 @@ class _Finder:
         batch_axis = self.graph.batch_axes.inputs.get(name)
         for i, size in enumerate(shape):
             is_open = declared is None or isinstance(declared[i], str)
-            if is_open and i == batch_axis:
+            fixed = declared is None and self.graph.batch is not None
+            if is_open and i == batch_axis and not fixed:
                 axis = self._batch_of(size)
             else:
                 symbol = declared[i] if is_open and declared is not None else ""

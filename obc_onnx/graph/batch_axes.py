@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -80,14 +80,22 @@ def resized(shape: Shape, axis: int | None, count: int) -> Shape:
     return (*shape[:axis], count, *shape[axis + 1 :])
 
 
-def declared_axes(inputs: Sequence[Port], outputs: Sequence[Port]) -> BatchAxes:
+def declared_axes(
+    inputs: Sequence[Port], outputs: Sequence[Port], followers: Container[str] = ()
+) -> BatchAxes:
     """Read what a model says of its batch: the first axis of its inputs, and others of that name.
 
     The size is free where the first axis of some input is open. Nothing is proven yet.
+
+    Args:
+        inputs: Of the model.
+        outputs: Of the model.
+        followers: Names of inputs that say nothing of the batch themselves.
     """
-    shapes = [port.shape for port in inputs if port.shape]
+    telling = [port for port in inputs if port.name not in followers] or inputs
+    shapes = [port.shape for port in telling if port.shape]
     is_open = any(isinstance(shape[0], str) for shape in shapes)
-    is_open |= any(port.shape is None for port in inputs)
+    is_open |= any(port.shape is None for port in telling)
     static = (shape[0] for shape in shapes if len(shape) >= _LEAST_RANK)
     size = None if is_open else next((n for n in static if isinstance(n, int)), None)
     names = (shape[0] for shape in shapes if isinstance(shape[0], str) and shape[0])

@@ -96,7 +96,7 @@ class Graph:
         self.file_bytes: int | None = None
         self.initializers = {name: initializers[name] for name in structure.constants}
         self.nodes, self.inputs, self.outputs = structure.nodes, structure.inputs, structure.outputs
-        self.batch_axes = batch_axes or declared_axes(self.inputs, self.outputs)
+        self.batch_axes = batch_axes or declared_axes(self.inputs, self.outputs, self.opaque.givers)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Graph:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.graph.batch_axes import BatchAxes
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Port
 
@@ -76,18 +77,22 @@ def input_shapes(graph: Graph, given: Mapping[str, Shape] | None = None) -> dict
 
 
 def _as_many(graph: Graph, shapes: dict[str, Shape]) -> dict[str, Shape]:
-    """Give stand-ins as many samples as inputs have, where the batch is free.
+    """Give stand-ins as many samples as inputs have, where the file leaves that open.
 
     Their sizes are given for any number of samples, since the data does not hold them.
     """
     batch, givers = graph.batch_axes, graph.opaque.givers
     own = {name: shape for name, shape in shapes.items() if name not in givers}
-    if batch.size is not None or all(batch.inputs[name] is None for name in own):
+    if all(batch.inputs[name] is None for name in own):
         return shapes
-    axes = {name: batch.inputs[name] for name in own}
-    count = next(own[name][axis] for name, axis in axes.items() if axis is not None)
-    stand_ins = {name: shapes[name] for name in shapes if name not in own}
-    return {**shapes, **batch.resized(stand_ins, count)}
+    follow = [port.name for port in graph.inputs if port.name in givers and _is_open(port, batch)]
+    return {**shapes, **batch.resized({n: shapes[n] for n in follow}, batch.count_of(own))}
+
+
+def _is_open(port: Port, batch: BatchAxes) -> bool:
+    """Say whether a port has a batch axis of which the file does not say the size."""
+    axis = batch.inputs[port.name]
+    return axis is not None and (port.shape is None or isinstance(port.shape[axis], str))
 
 
 def check_given(port: Port, graph: Graph, given: Shape | None) -> None:

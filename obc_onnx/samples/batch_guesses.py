@@ -54,6 +54,8 @@ def guesses(
         named: Axes that the user names.
         sizes: Shapes of arrays, where there are some: a size that is not the declared one tells.
     """
+    if declared.size is not None:  # what declares no shape follows the others
+        ports = [p if p.shape is not None else replace(p, shape=sizes.get(p.name)) for p in ports]
     seen = set[tuple[int | None, ...]]()
     for choices in _choices(ports, declared, named, sizes):
         for axes in islice(product(*choices), _MOST_GUESSES):

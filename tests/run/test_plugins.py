@@ -197,6 +197,47 @@ def test_recorded_values_take_the_place_of_stand_ins() -> None:
     assert not any("random numbers" in warning for warning in result.report.warnings)
 
 
+@pytest.mark.parametrize(
+    ("batch", "declared", "given"),
+    [
+        ("N", (1, 8, 8, 8), None),
+        ("N", ("R", 8, 8, 8), None),
+        ("N", None, (1, 8, 8, 8)),
+        ("1", (1, 8, 8, 8), None),
+        ("4", (4, 8, 8, 8), None),
+        ("4", None, (1, 8, 8, 8)),
+        ("4", None, (4, 8, 8, 8)),
+    ],
+)
+def test_stand_ins_fit_the_batch_whatever_the_file_says_of_it(
+    batch: str, declared: tuple[int | str, ...] | None, given: tuple[int, ...] | None
+) -> None:
+    values = {} if declared is None else {"p": declared}
+    row = MIDDLE._replace(text=MIDDLE.text.replace("[N,", f"[{batch},"), values=values)
+    shapes = {} if given is None else {"p": given}
+    model = plugin_model(row)
+    result = compress(
+        model,
+        data=samples_of(),
+        budget=0.6,
+        recover_minutes=0,
+        latency=False,
+        input_shape=shapes,
+    )
+    assert all(check.passed for check in result.report.verification)
+    checks = verify(model, result.model, result.plan, input_shape=shapes)
+    assert all(check.passed for check in checks)
+
+
+def test_a_sample_costs_the_same_whoever_says_the_shape() -> None:
+    text = MIDDLE.text.replace("[N,", "[4,")
+    declared = inspect(plugin_model(MIDDLE._replace(text=text, values={"p": (4, 8, 8, 8)})))
+    given = inspect(
+        plugin_model(MIDDLE._replace(text=text, values={})), input_shape={"p": (4, 8, 8, 8)}
+    )
+    assert given.macs == declared.macs
+
+
 def test_equal_seeds_give_equal_bytes() -> None:
     first, second = (
         compress(

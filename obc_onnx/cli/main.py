@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from obc_onnx.cli.compress import apply, compress, finetune
+from obc_onnx.cli.doctor import doctor
 from obc_onnx.cli.inspect import inspect
 from obc_onnx.cli.plan import plan, sensitivity
 from obc_onnx.cli.score import score
@@ -22,7 +23,10 @@ def cli() -> None:
     """Make a deployed ONNX model smaller and faster, and prove the result."""
 
 
-for command in (inspect, compress, score, plan, apply, finetune, sensitivity, strip, verify, twin):
+for command in (
+    *(inspect, compress, score, plan, apply, finetune, sensitivity, strip, verify, twin),
+    doctor,
+):
     cli.add_command(command)
 
 

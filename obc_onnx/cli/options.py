@@ -233,7 +233,7 @@ data_options = combined(
     click.option(
         "--data",
         type=FILE,
-        help="An .npz with one array per input, an .npy, a folder of .npy or images, or .tar shards.",
+        help="An .npz with an array per input, an .npy, a folder of .npy or images, or .tar.",
     ),
     click.option(
         "--eval-data", type=FILE, help="Samples to measure on, instead of a held-out share."

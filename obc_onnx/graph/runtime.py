@@ -21,6 +21,7 @@ __all__ = [
     "InferenceSession",
     "OrtValue",
     "SessionOptions",
+    "available_providers",
     "load_refusals",
     "run_once",
     "run_refusals",
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CPU = "CPUExecutionProvider"
+
+available_providers = onnxruntime.get_available_providers
+"""Returns what models can be run with, the preferred one first."""
 _FATAL_SEVERITY = 4
 """Errors come as exceptions; ONNX Runtime would print them on stderr too."""
 _SPINNING = "session.intra_op.allow_spinning"

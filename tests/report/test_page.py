@@ -184,7 +184,7 @@ def test_a_page_speaks_of_options_and_shows_what_json_has(tmp_path: Path) -> Non
     assert found["verdict"] in page.text
     assert "`" not in page.text
     names = [layer["node"] for layer in found["layers"]]
-    assert all(f'<span class="name">{name}</span>' in text for name in names)
+    assert all(f'<bdi>{name}</bdi>' in text for name in names)
 
 
 def test_a_page_is_not_written_over_a_plan_that_is_read(tmp_path: Path) -> None:

@@ -184,7 +184,20 @@ def test_a_page_speaks_of_options_and_shows_what_json_has(tmp_path: Path) -> Non
     assert found["verdict"] in page.text
     assert "`" not in page.text
     names = [layer["node"] for layer in found["layers"]]
-    assert all(f'<bdi>{name}</bdi>' in text for name in names)
+    assert all(f"<bdi>{name}</bdi>" in text for name in names)
+
+
+def test_a_run_that_goes_on_writes_its_page_again_but_over_no_other_file(tmp_path: Path) -> None:
+    data, page = archive(tmp_path, x=images(), labels=classes()), tmp_path / "page.html"
+    command = ("compress", saved(tmp_path), "-o", tmp_path / "small.onnx", "--data", data)
+    run = ("--epochs", "1", "--run-dir", tmp_path / "run", "--report", page)
+    assert invoke(*command, *run).exit_code == 0
+    done = invoke(*command, *run, "--resume")
+    assert done.exit_code == 0, done.output
+    assert "--resume" in Page(page.read_text(encoding="utf-8")).text
+    page.write_text("notes of mine")
+    assert_refused(invoke(*command, *run, "--resume"), f"'{page}' exists")
+    assert page.read_text() == "notes of mine"
 
 
 def test_a_page_is_not_written_over_a_plan_that_is_read(tmp_path: Path) -> None:

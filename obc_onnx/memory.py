@@ -1,9 +1,10 @@
-"""Memory that nobody uses any more, given back before much more is taken."""
+"""Memory: how much there is, and what nobody uses, given back before much more is taken."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 
 _MUCH = 2**28
@@ -24,6 +25,14 @@ def make_room(n_bytes: int) -> None:
     if n_bytes >= _MUCH:
         gc.collect()
         _trim()
+
+
+def memory_of_machine() -> int | None:
+    """Return the bytes of memory of the machine; None where the system does not tell."""
+    known = getattr(os, "sysconf_names", {})
+    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= known.keys():
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _trim() -> None:

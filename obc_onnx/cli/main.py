@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from obc_onnx.cli.compress import apply, compress, finetune
+from obc_onnx.cli.doctor import doctor
 from obc_onnx.cli.export_trt import export_trt
 from obc_onnx.cli.inspect import inspect
 from obc_onnx.cli.plan import plan, sensitivity
@@ -27,7 +28,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(inspect, compress, score, profile, plan, apply, finetune),
-    *(sweep, sensitivity, strip, verify, twin, export_trt),
+    *(sweep, sensitivity, strip, verify, twin, export_trt, doctor),
 )
 for command in COMMANDS:
     cli.add_command(command)

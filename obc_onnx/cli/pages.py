@@ -29,6 +29,7 @@ def write_page(
     render: Callable[[Value, Origin], str],
     value: Value,
     seed: int | None = None,
+    run_dir: Path | None = None,
 ) -> None:
     """Write a report where one was asked for.
 
@@ -37,6 +38,7 @@ def write_page(
         render: Makes the page of what the command found.
         value: What that is, in the words of the library.
         seed: Of every random choice, where there was one.
+        run_dir: The folder of the run, which keeps a copy, so that it may be written again.
     Raises:
         ModelError: It cannot be written.
     """
@@ -45,10 +47,12 @@ def write_page(
     from obc_onnx.files import replacing
     from obc_onnx.installation import versions
     from obc_onnx.report.page import Origin
+    from obc_onnx.run.folder import PAGE
 
     page = render(in_options(value), Origin(_command_line(), seed, versions()))
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    for target in (path, *([] if run_dir is None else [run_dir / PAGE])):
+        with replacing(target) as temporary:
+            temporary.write_text(page, encoding="utf-8")
 
 
 def _command_line() -> str:

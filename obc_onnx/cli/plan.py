@@ -31,6 +31,7 @@ from obc_onnx.cli.shared import (
     reports_errors,
     writer,
 )
+from obc_onnx.cli.wording import in_options
 from obc_onnx.planning.budget import MEASURED_SAMPLES
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def plan(
             with replacing(output) as temporary:
                 temporary.write_text(outlook.plan.to_json(), encoding="utf-8")
             write_page(page, outlook_page, outlook, seed)
-            click.echo(outlook.plan.to_json().rstrip() if as_json else plan_text(outlook))
+            click.echo(
+                outlook.plan.to_json().rstrip() if as_json else plan_text(in_options(outlook))
+            )
     return in_shell("apply", model, "--plan", output, "-o", "small.onnx")
 
 

@@ -174,7 +174,8 @@ def compress_and_write(
         )
         if writes:
             result.save(files.output, files.plan)
-            write_page(files.page, compression_page, result.report, asked["seed"])
+            seed, run_dir = asked["seed"], options.get("run_dir")
+            write_page(files.page, compression_page, result.report, seed, run_dir)
             report = in_options(result.report)
             click.echo(report.to_json() if as_json else report_text(report))
     if files.plan is None:

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CPU = "CPUExecutionProvider"
+
+available_providers = onnxruntime.get_available_providers
+"""Returns what models can be run with, the preferred one first."""
 _FATAL_SEVERITY = 4
 """Errors come as exceptions; ONNX Runtime would print them on stderr too."""
 _SPINNING = "session.intra_op.allow_spinning"

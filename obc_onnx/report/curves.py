@@ -43,7 +43,7 @@ def profile_of(layers: Sequence[Layer], attribute: str) -> str:
     widths = [(v.width, getattr(v, attribute)) for v in layers if v.width is not None]
     if not widths:
         return ""
-    most = max(width for width, _ in widths)
+    most = max(width for width, _ in widths) or 1  # all may be empty
     step = WIDTH / len(widths)
     steps = (
         f"V{HEIGHT * (1 - value / most):.1f}H{step * (number + 1):.1f}"

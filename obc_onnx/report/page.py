@@ -7,6 +7,7 @@ each file, or give pictures of one colour that cannot be searched.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ def _environment() -> Environment:
     made.filters |= {
         "number": _number,
         "percent": _percent,
+        "part": _part,
         "dearest": _dearest,
         "by_group": lambda found: {one.group: one for one in found},
         "profile": profile_of,
@@ -97,6 +99,12 @@ def _number(value: float, digits: int = 0) -> str:
 
 def _percent(part: float, whole: float = 1.0) -> str:
     return f"{100 * part / whole:.1f} %" if whole else ""
+
+
+def _part(value: float, most: float) -> str:
+    """Write the length of a bar as a share of its room, which it never leaves."""
+    share = value / most if most else 0.0
+    return f"{min(max(share, 0.0), 1.0):.4f}" if math.isfinite(share) else "1"
 
 
 def _dearest(layers: Sequence[Layer], cost: str) -> list[tuple[str, int, int]]:

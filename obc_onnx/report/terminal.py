@@ -229,6 +229,8 @@ def plan_text(outlook: Outlook) -> str:
     console.print(
         f"units were scored by '{plan.criterion}' and compared by ranking '{plan.ranking}'"
     )
+    for note in outlook.notes:
+        console.print(f"note: {note}")
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

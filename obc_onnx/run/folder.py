@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CONFIG, _PLAN, _METRICS = "config.json", "plan.json", "metrics.jsonl"
 _RESULT, _FINAL_PLAN, _REPORT = "result.onnx", "result.json", "report.json"
 _CHECKPOINT = "checkpoint.pt"
+PAGE = "report.html"
+"""Of a run whose report was written as a page elsewhere."""
 
 
 def facts_of(request: Request, sha256: str) -> dict[str, Any]:
@@ -93,8 +95,9 @@ def facts_of_code(sources: Iterable[str | None]) -> dict[str, str]:
 
 
 def results_in(path: Path) -> list[Path]:
-    """List the results that a run has written into its folder: its model and plan."""
-    return [file for file in (path / _RESULT, path / _FINAL_PLAN) if file.is_file()]
+    """List the results that a run has written into its folder: its model, plan and page."""
+    names = (_RESULT, _FINAL_PLAN, PAGE)
+    return [path / name for name in names if (path / name).is_file()]
 
 
 class RunFolder:

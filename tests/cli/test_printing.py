@@ -97,9 +97,13 @@ def test_what_programs_read_has_no_last_line_for_people(option: str, tmp_path: P
     assert "wrote" not in invoke(*command, option).stdout
 
 
-def test_quiet_leaves_the_result_and_nothing_else(tmp_path: Path) -> None:
+def test_quiet_leaves_the_result_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command, _ = commands(tmp_path)["compress"]
-    done = invoke(*command, "-q")
+    monkeypatch.setattr(progress, "_QUIET_SECONDS_UNWATCHED", 0.0)
+    assert "verify ...\n" in invoke(*command).stderr
+    done = invoke(*command, "--force", "-q")
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1].startswith("doubtful: ")
 

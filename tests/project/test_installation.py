@@ -105,6 +105,18 @@ def test_a_broken_onnx_runtime_ends_in_one_sentence_that_says_what_to_run(
     assert all(part in done.stderr for part in parts), done.stderr
 
 
+@pytest.mark.parametrize("break_it", [missing, damaged])
+def test_the_doctor_names_a_broken_onnx_runtime_beside_what_works(
+    packages: Path, break_it: Callable[[Path], None]
+) -> None:
+    break_it(packages)
+    done = run_with(packages, "-m", "obc_onnx", "doctor")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "fault: ONNX Runtime cannot be imported (" in done.stdout
+    assert " cpu" in done.stdout
+    assert done.stdout.splitlines()[-1] == "models cannot be run"
+
+
 def test_help_needs_no_onnx_runtime(packages: Path) -> None:
     done = run_with(packages, "-m", "obc_onnx", "compress", "--help")
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import time
@@ -16,6 +17,7 @@ from report.page_parts import ORIGIN, Page, pages, report
 from run.test_zoo import ZOO, load
 from small import TWO_CONVS, archive, assert_refused, chain, classes, images, invoke, saved
 
+from obc_onnx.recover.methods import LayerFit, Recovery
 from obc_onnx.report.page import compression_page, inspection_page
 from obc_onnx.run.inspection import inspect
 
@@ -86,6 +88,18 @@ def test_a_check_that_failed_is_not_shown_as_good() -> None:
     )
     rows = {row[0]: row for row in page.rows if row}
     assert rows[first.name][1] == "FAILED"
+
+
+def test_no_bar_leaves_its_room_whatever_the_numbers_are() -> None:
+    (layer, *_) = report().layers
+    step = Recovery(
+        "step", 1.0, 2.0, False, [LayerFit("w", 1.0, 5.0), LayerFit("v", 0.1, math.inf)]
+    )
+    odd = replace(report(), recovery=[step], layers=[replace(layer, width=0, kept=0, macs=0)])
+    text = compression_page(odd, ORIGIN)
+    lengths = [float(found) for found in re.findall(r"--(?:was|is):([^;\"]*)", text)]
+    assert len(lengths) > 20
+    assert all(0 <= length <= 1 for length in lengths)
 
 
 def test_names_are_escaped() -> None:
@@ -170,7 +184,20 @@ def test_a_page_speaks_of_options_and_shows_what_json_has(tmp_path: Path) -> Non
     assert found["verdict"] in page.text
     assert "`" not in page.text
     names = [layer["node"] for layer in found["layers"]]
-    assert all(f'<span class="name">{name}</span>' in text for name in names)
+    assert all(f"<bdi>{name}</bdi>" in text for name in names)
+
+
+def test_a_run_that_goes_on_writes_its_page_again_but_over_no_other_file(tmp_path: Path) -> None:
+    data, page = archive(tmp_path, x=images(), labels=classes()), tmp_path / "page.html"
+    command = ("compress", saved(tmp_path), "-o", tmp_path / "small.onnx", "--data", data)
+    run = ("--epochs", "1", "--run-dir", tmp_path / "run", "--report", page)
+    assert invoke(*command, *run).exit_code == 0
+    done = invoke(*command, *run, "--resume")
+    assert done.exit_code == 0, done.output
+    assert "--resume" in Page(page.read_text(encoding="utf-8")).text
+    page.write_text("notes of mine")
+    assert_refused(invoke(*command, *run, "--resume"), f"'{page}' exists")
+    assert page.read_text() == "notes of mine"
 
 
 def test_a_page_is_not_written_over_a_plan_that_is_read(tmp_path: Path) -> None:

@@ -458,7 +458,7 @@ class Compression:
     def _engine(self, opened: Opened) -> str:
         """Return what both models are timed in: that of a profile, where it is on this machine."""
         timing = opened.timing
-        return "onnxruntime" if timing is None or timing.absent else timing.profile.engine.engine
+        return "ONNX Runtime" if timing is None or timing.absent else timing.profile.engine.engine
 
     def _race(self, final: Candidate, opened: Opened) -> Race | None:
         """Time both models, where that was asked for or costs little."""

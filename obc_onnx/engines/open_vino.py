@@ -7,9 +7,7 @@ from collections import defaultdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from obc_onnx.engines.engine import Engine, Layer, Loaded
+from obc_onnx.engines.engine import Engine, Layer, Loaded, midmean
 from obc_onnx.engines.naming import Naming
 from obc_onnx.errors import EngineError, InstallationError
 
@@ -80,7 +78,7 @@ class _Compiled(Loaded):
                     times[info.node_name].append(1e3 * info.real_time.total_seconds())
         originals = {op.friendly_name: _originals(op) for op in _executed(compiled)}
         return Naming(self._model).layers(
-            (originals.get(name, [name]), float(np.median(own))) for name, own in times.items()
+            (originals.get(name, [name]), midmean(own)) for name, own in times.items()
         )
 
     def _compiled(self, *, counts: bool) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.engines.engine import WARM_UP_SECONDS, Engine, Layer, Loaded, processor
+from obc_onnx.engines.engine import WARM_UP_SECONDS, Engine, Layer, Loaded, midmean, processor
 from obc_onnx.engines.naming import Naming
 from obc_onnx.errors import EngineError
 from obc_onnx.graph.runtime import (
@@ -127,9 +127,7 @@ class _Session(Loaded):
 
 
 def kernel_times(events: Iterable[Mapping[str, Any]], warm: int) -> dict[str, float]:
-    """Return the milliseconds of each kernel in one run: the mean of the middle half of runs.
-
-    The profiler counts whole microseconds, of which a median would be one.
+    """Return the milliseconds of each kernel in one run, see `engine.midmean`.
 
     Args:
         events: What the profiler wrote.
@@ -145,12 +143,7 @@ def kernel_times(events: Iterable[Mapping[str, Any]], warm: int) -> dict[str, fl
         if place >= 0 and event["ts"] <= ends[place]:
             name = event["name"].removesuffix(_KERNEL)
             found.setdefault(name, np.zeros(len(runs)))[place] += event["dur"]
-    return {name: _midmean(times) / 1e3 for name, times in found.items()}
-
-
-def _midmean(times: NDArray[np.float64]) -> float:
-    cut = len(times) // 4
-    return float(np.sort(times)[cut : len(times) - cut].mean())
+    return {name: midmean(times) / 1e3 for name, times in found.items()}
 
 
 def _plain(name: str, naming: Naming) -> str:

@@ -7,9 +7,7 @@ from collections import defaultdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from obc_onnx.engines.engine import Engine, Layer, Loaded
+from obc_onnx.engines.engine import Engine, Layer, Loaded, midmean
 from obc_onnx.engines.naming import Naming
 from obc_onnx.errors import EngineError, InstallationError
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 _CPU = "CPU"
 _LAYER_RUNS = 15
+_RUN = "EXECUTED"
 _ORIGINALS = "originalLayersNames"
 """Where OpenVINO notes which nodes one of its own was made of."""
 
@@ -75,10 +74,11 @@ class _Compiled(Loaded):
         for _ in range(_LAYER_RUNS):
             self._run(request)
             for info in request.profiling_info:
-                times[info.node_name].append(1e3 * info.real_time.total_seconds())
+                if info.status.name == _RUN:  # what was fused away is told of too
+                    times[info.node_name].append(1e3 * info.real_time.total_seconds())
         originals = {op.friendly_name: _originals(op) for op in _executed(compiled)}
         return Naming(self._model).layers(
-            (originals.get(name, [name]), float(np.median(own))) for name, own in times.items()
+            (originals.get(name, [name]), midmean(own)) for name, own in times.items()
         )
 
     def _compiled(self, *, counts: bool) -> Any:

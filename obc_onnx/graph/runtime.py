@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 CPU = "CPUExecutionProvider"
 
-available_providers = onnxruntime.get_available_providers
-"""Returns what models can be run with, the preferred one first."""
 _FATAL_SEVERITY = 4
 """Errors come as exceptions; ONNX Runtime would print them on stderr too."""
 _SPINNING = "session.intra_op.allow_spinning"
@@ -168,7 +166,7 @@ def runtime_version() -> str:
 
 
 def available_providers() -> list[str]:
-    """List the execution providers that the installed package has."""
+    """List what models can be run with, the preferred one first."""
     return list(onnxruntime.get_available_providers())
 
 

@@ -229,8 +229,9 @@ class _ByLayer(_Way):
         spreads, times = self._data.spreads[places], self._data.times[places]
         for layer in self._layers:
             own = layer.times[places]
-            floor = max(_SMALL * float(own.mean()), np.finfo(np.float64).tiny)
-            scale = np.maximum(own, floor) * spreads
+            if not own.any():
+                continue
+            scale = np.maximum(own, _SMALL * own.mean()) * spreads
             fits = {b: _non_negative(t[places], own, scale) for b, t in layer.tables.items()}
             block = min(fits, key=lambda b: fits[b].residual)
             found.append((layer, fits[block].coefficients, block))

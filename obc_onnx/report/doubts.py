@@ -133,7 +133,7 @@ def doubts_of_widths(coupling: Coupling, keep: Keep) -> list[str]:
     return [f"{what}: {named}{more}; `Scope.min_channels` leaves them wider"]
 
 
-def doubts_of_speed(times: Race | None, engine: str = "onnxruntime") -> list[str]:
+def doubts_of_speed(times: Race | None, engine: str = "ONNX Runtime") -> list[str]:
     """Warn where the result is slower than the original.
 
     Args:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from obc_onnx.run.request import Request
     from obc_onnx.verification.result import Candidate
 
-_USUAL_ENGINE = "onnxruntime"
+_USUAL_ENGINE = "ONNX Runtime"
 
 
 class Measured(NamedTuple):

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.engines.options import EngineOptions
 from obc_onnx.engines.table import make_engine
-from obc_onnx.errors import EngineError, InfeasibleTargetError, InstallationError
+from obc_onnx.errors import EngineError, InfeasibleTargetError, InstallationError, RequestError
 from obc_onnx.graph.feeds import random_feed
 from obc_onnx.latency.measure import loaded
 from obc_onnx.latency.predictor import fit
 from obc_onnx.measuring.latency import race_closely
 from obc_onnx.run.profiling import profile_coupling
 from obc_onnx.surgery.cut import remove_units
+from obc_onnx.twin.processes import world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,7 +68,12 @@ class Timing:
 
     @classmethod
     def measured(cls, coupling: Coupling, inputs: Mapping[str, Shape], seed: int) -> Timing:
-        """Profile a model in ONNX Runtime as it is, where nobody gave a profile."""
+        """Profile a model in ONNX Runtime as it is, where nobody gave a profile.
+
+        Raises:
+            RequestError: There are several processes.
+        """
+        _check_alone()
         batch = coupling.graph.batch_axes
         shapes = batch.resized(inputs, coupling.graph.batch or 1)
         return cls.of(
@@ -136,7 +142,9 @@ def plan_in_time(
         The plan, and for the report what was measured.
     Raises:
         InfeasibleTargetError: No plan is fast enough; the message says how fast the fastest is.
+        RequestError: There are several processes.
     """
+    _check_alone()
     asked = aim = budget.target_latency or 1.0
     tried: list[_Tried] = []
     why = f"{MOST_PLANS} plans were measured"
@@ -164,6 +172,15 @@ def plan_in_time(
         f"{100 * best.race.spread:.1f} %; it is the best of {len(tried)} plans, and aims at "
         f"`Budget(target_latency={best.aim:g})`"
     )
+
+
+def _check_alone() -> None:
+    """Check that no other process measures other times, and so makes another plan."""
+    if world_size() > 1:
+        raise RequestError(
+            "a target of latency is measured in one process: make the plan without torchrun, and "
+            "give it as `plan`"
+        )
 
 
 class _Tried(NamedTuple):

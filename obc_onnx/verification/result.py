@@ -101,8 +101,8 @@ def _check_targets(candidate: Candidate, recounted: Coupling) -> list[Check]:
     for name, target in candidate.plan.targets.items():
         cost, told = COSTS[name], candidate.predictor
         if cost.is_timed and told is None:
-            doubt = "it was not counted: that takes the profile that the plan is from, as `costs`"
-            checks.append(Check(f"{cost.label} within the target", passed=True, doubt=doubt))
+            doubt = "that takes the profile that the plan is from, as `costs`"
+            checks.append(Check(f"{cost.label} was not counted", passed=True, doubt=doubt))
             continue
         full = cost(candidate.cut.coupling, predictor=told).full
         left = cost(recounted, predictor=told).total({})

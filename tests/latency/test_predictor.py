@@ -109,6 +109,22 @@ def test_layers_of_one_operator_may_be_fast_and_slow() -> None:
     assert parts["the runtime itself"] == pytest.approx(0.02, rel=0.05)
 
 
+def test_layers_that_take_no_time_are_no_part_of_a_run() -> None:
+    """An engine may tell of what it has fused away, or of what one of the designs alone has."""
+    of = coupling()
+
+    def second(widths: dict[str, int]) -> float:
+        return 2e-8 * widths["a:0"] * widths["b:0"] * 9 * 196
+
+    def once(widths: dict[str, int]) -> float:
+        return 1e-3 if widths == designs[4] else 0.0
+
+    designs = draw_designs(of, allowed(of), 12, 0)
+    profile = profile_of(of, designs, second, q=lambda _: 0.0, r=second, s=once)
+    assert "Relu 'q'" not in {term.label for term in fit(of, profile).terms}
+    assert error_of(of, profile, second) < 0.02
+
+
 def test_times_that_are_known_less_well_count_less() -> None:
     of, law = coupling(), law_of(8)
     profile = profile_of(of, draw_designs(of, allowed(of), 12, 0), law)
@@ -197,7 +213,8 @@ def test_no_design_empties_an_axis_that_takes_positions() -> None:
     )
     of = analyse(build(text, {"picked": [6, 7]})).coupling
     for design in draw_designs(of, {"w1:0": list(range(8, 0, -1))}, 12, 0):
-        remove_units(of, keep_of(of, design))
+        cut = remove_units(of, keep_of(of, design))
+        assert all(array.size for array in cut.initializers.values()), design
 
 
 def test_a_model_that_nothing_can_be_cut_from_has_no_designs() -> None:

@@ -11,12 +11,14 @@ import pytest
 from helpers import analyse
 from small import CHAIN, NORMED, assert_refused, chain, invoke, saved
 
+from obc_onnx.engines.engine import Loaded
 from obc_onnx.engines.options import EngineOptions
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.latency.designs import keep_of
 from obc_onnx.latency.profile import Profile
-from obc_onnx.measuring.latency import Race
+from obc_onnx.measuring import latency
+from obc_onnx.measuring.latency import Race, race_closely
 from obc_onnx.run.profiling import profile
 from obc_onnx.surgery.cut import remove_units
 
@@ -174,3 +176,27 @@ def test_the_spread_is_that_of_the_median_of_many_races(rng: np.random.Generator
     assert np.mean(ratios) == pytest.approx(0.5, rel=0.01)
     told = np.mean([race.spread for race in races])
     assert told == pytest.approx(np.std(ratios) / 0.5, rel=0.2)
+
+
+class Jumpy(Loaded):
+    """A model whose runs take turns at two times, the less the more often it has run."""
+
+    version, device = "", ""
+
+    def __init__(self, noise: float) -> None:
+        self.noise, self.runs = noise, 0
+
+    def turn_seconds(self) -> float:
+        self.runs += 1
+        return 1.0 + self.noise * (-1) ** self.runs
+
+
+def test_turns_go_on_until_the_ratio_is_known_or_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quiet, jumpy = (race_closely(Jumpy(0), Jumpy(noise)) for noise in (1e-4, 0.02))
+    assert len(quiet.after) == Jumpy.fewest_turns
+    assert len(jumpy.after) > Jumpy.fewest_turns
+    assert jumpy.spread <= 0.005
+    monkeypatch.setattr(latency, "_CLOSE_SECONDS", 0.0)
+    assert race_closely(Jumpy(0), Jumpy(0.02)).spread > 0.005

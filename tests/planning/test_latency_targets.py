@@ -346,6 +346,15 @@ def test_what_is_measured_counts_with_its_error() -> None:
     assert excess(0.5, noisy) > 1.1
 
 
+def test_several_processes_do_not_measure_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("obc_onnx.run.timing.world_size", lambda: 2)
+    budget = Budget(target_latency=0.5)
+    for costs in (None, times()):
+        with pytest.raises(RequestError, match="measured in one process"):
+            compress(build(WIDE), budget=budget, costs=costs)
+    assert make_plan(build(WIDE), budget=budget, costs=times()).latency is not None
+
+
 @pytest.mark.parametrize(("ratio", "warns"), [(0.49, False), (0.505, False), (0.53, True)])
 def test_a_result_that_turns_out_slower_than_its_plan_is_doubtful(
     ratio: float, *, warns: bool

@@ -67,7 +67,7 @@ def copied_to(path: Path | None, options: Mapping[str, Any]) -> Iterator[None]:
         path: Of the file; None copies nothing.
         options: Those of the command, which name what it reads and writes.
     Raises:
-        RequestError: The file is one of those.
+        RequestError: The command reads or writes that file.
         ModelError: It cannot be written.
     """
     if path is None:

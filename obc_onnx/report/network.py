@@ -31,7 +31,7 @@ class Layer:
         params: Elements of the weights that it is the first to use.
         params_left: The same once only the kept units are there.
         width: Positions of the axis that its weights write or scale; None where they do neither.
-        kept: How many of those stay.
+        kept: How many of these stay.
         groups: What lies on that axis; of a long one the beginning alone.
         frozen: Why parts of that axis lose nothing.
     """

@@ -17,6 +17,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.planning.plan import PruningPlan
 from obc_onnx.run.strip import strip
 from obc_onnx.run.twin_program import TwinProgram
+from obc_onnx.samples.read import check_samples
 from obc_onnx.samples.samples import Samples
 from obc_onnx.verification.apart import NAME
 
@@ -227,6 +228,14 @@ def test_stand_ins_fit_the_batch_whatever_the_file_says_of_it(
     assert all(check.passed for check in result.report.verification)
     checks = verify(model, result.model, result.plan, input_shape=shapes)
     assert all(check.passed for check in checks)
+
+
+def test_stand_ins_differ_from_sample_to_sample() -> None:
+    samples = check_samples(samples_of(100), Graph.from_model(plugin_model(MIDDLE)))
+    p = samples.feed(slice(0, 100))["p"]
+    assert p.shape == (100, 8, 8, 8)
+    assert len({row.tobytes() for row in p}) == 64
+    np.testing.assert_array_equal(p[64:], p[:36])
 
 
 def test_a_sample_costs_the_same_whoever_says_the_shape() -> None:

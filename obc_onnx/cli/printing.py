@@ -96,7 +96,9 @@ def _check_log(path: Path, options: Mapping[str, Any]) -> None:
 
 
 def tell_written(files: Sequence[str], then: str | None) -> None:
-    """Say which files a command has written, and what may come next.
+    """Say which files a command has written, and what may come next, on stderr.
+
+    So the last line of what it prints as its result stays the verdict.
 
     Args:
         files: Their names, as they were given.
@@ -104,4 +106,4 @@ def tell_written(files: Sequence[str], then: str | None) -> None:
     """
     if files:
         named = " and ".join(filter(None, (", ".join(files[:-1]), files[-1])))
-        click.echo(f"wrote {named}{f'; next: {then}' if then else ''}")
+        click.echo(f"wrote {named}{f'; next: {then}' if then else ''}", err=True)

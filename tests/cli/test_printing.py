@@ -72,7 +72,7 @@ def test_the_last_line_says_what_was_written_and_what_comes_next(name: str, tmp_
     command, expected = commands(tmp_path)[name]
     done = invoke(*command)
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[-1] == expected
+    assert done.stderr.splitlines()[-1] == expected
 
 
 @pytest.mark.parametrize("name", ["plan", "score", "compress, plan and page", "apply"])
@@ -81,20 +81,20 @@ def test_what_comes_next_can_be_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command, _ = commands(tmp_path)[name]
-    said = invoke(*command).stdout.splitlines()[-1].partition("next: obc-onnx ")[2]
+    said = invoke(*command).stderr.splitlines()[-1].partition("next: obc-onnx ")[2]
     done = invoke(*shlex.split(said))
     assert done.exit_code == 0, done.output
 
 
 def test_what_writes_nothing_says_nothing_of_it(tmp_path: Path) -> None:
-    assert "wrote" not in invoke("inspect", saved(tmp_path)).stdout
+    assert "wrote" not in invoke("inspect", saved(tmp_path)).output
 
 
 @pytest.mark.parametrize("option", ["--json", "--print-code"])
 def test_what_programs_read_has_no_last_line_for_people(option: str, tmp_path: Path) -> None:
     name = "compress" if option == "--json" else "twin"
     command, _ = commands(tmp_path)[name]
-    assert "wrote" not in invoke(*command, option).stdout
+    assert "wrote" not in invoke(*command, option).output
 
 
 def test_quiet_leaves_the_result_and_nothing_else(
@@ -125,9 +125,9 @@ def test_a_log_has_what_is_printed_of_one_run_after_the_other(tmp_path: Path) ->
     model, log = saved(tmp_path), tmp_path / "log.txt"
     first = invoke("inspect", model, "--log-file", log)
     second = invoke("compress", model, "-o", tmp_path / "small.onnx", "--log-file", log)
-    assert log.read_text() == first.stdout + second.stdout
+    assert log.read_text() == first.stdout + second.output
     refused = invoke("compress", model, "-o", tmp_path / "small.onnx", "--log-file", log)
-    assert log.read_text() == first.stdout + second.stdout + refused.stderr
+    assert log.read_text() == first.stdout + second.output + refused.stderr
 
 
 @pytest.mark.parametrize("named", ["model.onnx", "small.onnx", "data.npz"])

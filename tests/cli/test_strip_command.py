@@ -26,7 +26,8 @@ def written(folder: Path) -> Path:
 def test_the_command_writes_the_model_and_says_what_went(tmp_path: Path) -> None:
     model, small, report = written(tmp_path), tmp_path / "small.onnx", tmp_path / "report.json"
     result = invoke("strip", model, "-o", small, "--report-out", report)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"wrote {small} and {report}; next: ")
     assert set(written_into(tmp_path)) == {"model.onnx", "small.onnx", "report.json"}
     for part in ("w:0", "constant", "same outputs", "planted mistakes"):
         assert part in result.stdout

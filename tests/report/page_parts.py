@@ -17,8 +17,9 @@ from obc_onnx.report.page import (
     outlook_page,
     sensitivity_page,
 )
-from obc_onnx.run.api import compress, foresee, measure_sensitivity
+from obc_onnx.run.api import compress, foresee
 from obc_onnx.run.inspection import inspect
+from obc_onnx.run.sensitivity import measure_sensitivity
 from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:

@@ -124,7 +124,7 @@ def make_plan_with(model: object, scores: dict[str, np.ndarray], budget: Budget)
 
 
 def test_without_data_the_last_line_says_that_quality_was_not_measured(tmp_path: Path) -> None:
-    command = ("compress", saved(tmp_path), "--no-latency", "-q")
+    command = ("compress", saved(tmp_path), "--no-latency")
     result = invoke(*command, "-o", tmp_path / "a.onnx")
     assert result.exit_code == 0, result.output
     assert last_line(result.stdout).startswith("doubtful: quality was not measured")

@@ -39,8 +39,8 @@ def test_an_exported_program_runs_without_this_package_at_any_batch(
 ) -> None:
     target = tmp_path / "module.pt2"
     result = CliRunner().invoke(cli, ["twin", str(model), "-o", str(target)])
-    assert result.exit_code == 0
-    assert result.stdout.startswith(f"wrote {target}; next: torch.export.load(")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith(f"wrote {target}; next: torch.export.load(")
     module = torch.export.load(target).module()
     graph = Graph.load(model)
     for batch in (1, 2, 5):

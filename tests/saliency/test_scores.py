@@ -50,8 +50,8 @@ def invoke(*arguments: Any) -> Result:
 def scored(model: Path, *options: Any) -> Scores:
     target = model.parent / "scores.npz"
     result = invoke("score", model, "-o", target, "--force", *options)
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"wrote {target}; next: ")
+    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert result.stderr.startswith(f"wrote {target}; next: ")
     return Scores.load(target)
 
 

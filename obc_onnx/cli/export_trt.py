@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,13 +74,14 @@ def export_trt(
     batch_axes: dict[str, int | None],
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Write what TensorRT needs to build, quantise and check RESULT, which was made of ORIGINAL.
 
     Scripts for trtexec of versions 10 and 11, for ModelOpt and for Polygraphy, with raw inputs,
     references and calibration data, go to the folder OUTPUT.
     """
     from obc_onnx.run.export_trt import export_trt as export
+    from obc_onnx.tensorrt.bundle import build_script
 
     files = export(
         original,
@@ -94,3 +96,4 @@ def export_trt(
     )
     names = [str(path) for path in files]
     click.echo(json.dumps({"files": names}, indent=1) if as_json else "\n".join(names))
+    return shlex.join(["sh", str(output / build_script())])

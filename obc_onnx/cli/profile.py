@@ -16,7 +16,7 @@ from obc_onnx.cli.options import (
     seed_option,
 )
 from obc_onnx.cli.sections import command
-from obc_onnx.cli.shared import check_targets, reports_errors
+from obc_onnx.cli.shared import check_targets, in_shell, reports_errors
 from obc_onnx.planning.budget import DESIGNS
 from obc_onnx.planning.scope import BLOCKS
 
@@ -64,7 +64,7 @@ def profile(
     seed: int,
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str:
     """Time MODEL at a few widths on this machine, for --target-latency of `plan` and `compress`."""
     from obc_onnx.report.profiling import profiling_text
     from obc_onnx.run.profiling import profile as profile_model
@@ -83,3 +83,4 @@ def profile(
     )
     found.save(output)
     click.echo(found.profile.to_json().rstrip() if as_json else profiling_text(found))
+    return in_shell("plan", model, "--costs", output, "--target-latency", "0.7", "-o", "plan.json")

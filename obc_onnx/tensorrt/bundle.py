@@ -76,7 +76,7 @@ class Bundle:
 
     def _scripts(self) -> dict[str, str]:
         model = shlex.quote(self.result)
-        scripts = {f"build_trt{version}.sh": self._build(version) for version in VERSIONS}
+        scripts = {build_script(version): self._build(version) for version in VERSIONS}
         for kind, command in COMMANDS.items():
             text = filled(QUANTISE, MODEL=model, KIND=kind, COMMAND=command)
             scripts[f"quantise_{kind}.sh"] = text
@@ -161,6 +161,11 @@ class Bundle:
             parts = [shlex.quote(f"{n}:[{','.join(map(str, own[n]))}]") for n in self._open]
             found += [f"--trt-{kind}-shapes", *parts] if parts else []
         return found
+
+
+def build_script(version: int = VERSIONS[-1]) -> str:
+    """Name the script that builds an engine with a version of TensorRT; the newest, unless said."""
+    return f"build_trt{version}.sh"
 
 
 def _called(name: str) -> str:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+BYTES = ("--engine-command", "wc -c {model}", "--round-to", "1")
+"""A clock that takes as many milliseconds as the file has bytes."""
+
+
 def commands(folder: Path) -> dict[str, tuple[tuple[object, ...], str]]:
     """Every command that writes, and what its last line says."""
     model, data = saved(folder), archive(folder, x=images(), labels=classes())
@@ -54,6 +58,24 @@ def commands(folder: Path) -> dict[str, tuple[tuple[object, ...], str]]:
             ("strip", model, "-o", small),
             f"wrote {small}; next: use it in place of {model}",
         ),
+        "export-trt": (
+            ("export-trt", model, model, "-o", folder / "trt", "--data", data),
+            f"wrote {folder / 'trt'}; next: sh {folder / 'trt' / 'build_trt11.sh'}",
+        ),
+        "profile": (
+            ("profile", model, "-o", page, "--designs", "3", "--engine", "command", *BYTES),
+            (
+                f"wrote {page}; next: obc-onnx plan {model} --costs {page} --target-latency 0.7 "
+                "-o plan.json"
+            ),
+        ),
+        "sweep": (
+            ("sweep", model, "-o", folder / "out", "--data", data, "--targets", "0.5"),
+            (
+                f"wrote {folder / 'out'}; next: obc-onnx apply {model} --plan "
+                f"{folder / 'out' / 'model-0.5.plan.json'} --data {data} -o small.onnx"
+            ),
+        ),
         "twin": (
             ("twin", model, "-o", folder / "t.pt2"),
             f"wrote {folder / 't.pt2'}; next: torch.export.load('{folder / 't.pt2'}')",
@@ -63,7 +85,7 @@ def commands(folder: Path) -> dict[str, tuple[tuple[object, ...], str]]:
 
 NAMES = (
     *("plan", "score", "compress", "compress, plan and page", "apply", "finetune"),
-    *("sensitivity", "inspect", "strip", "twin"),
+    *("sensitivity", "inspect", "strip", "export-trt", "profile", "sweep", "twin"),
 )
 
 

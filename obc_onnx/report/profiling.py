@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from obc_onnx.latency.profile import Profile
 
 
+_UNSURE = 0.05
+"""Standard error from which on a time says little."""
+
+
 @dataclass(frozen=True)
 class Profiling:
     """A profile, and what it is worth.
@@ -39,6 +43,11 @@ def profiling_text(profiling: Profiling) -> str:
     asked = "".join(f", {name} {value}" for name, value in profile.engine.given.items())
     engine = f"{profile.engine.engine} {profile.version}".strip()
     shapes = ", ".join(f"{n} {'x'.join(map(str, shape))}" for n, shape in profile.shapes.items())
+    unsure = sum(timing.spread > _UNSURE for timing in profile.timings)
+    warning = (
+        f"\nwarning: {unsure} of {len(profile.timings)} times are known to no better than "
+        f"{100 * _UNSURE:.0f} %: other work holds this machine up; profile again when it rests"
+    )
     return (
         f"{profiling.model} in {engine}{asked} on "
         f"{profile.device}, {shapes}\n"
@@ -47,4 +56,4 @@ def profiling_text(profiling: Profiling) -> str:
         f"{100 * spread:.1f} % or better\n"
         f"each as the others tell it: off by {100 * statistics.median(errors):.1f} % in the "
         f"median, {100 * max(errors):.1f} % at most"
-    )
+    ) + (warning if unsure else "")

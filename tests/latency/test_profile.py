@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from obc_onnx.latency.designs import keep_of
 from obc_onnx.latency.profile import Profile
 from obc_onnx.measuring import latency
 from obc_onnx.measuring.latency import Race, race_closely
+from obc_onnx.report.profiling import profiling_text
 from obc_onnx.run.profiling import profile
 from obc_onnx.surgery.cut import remove_units
 
@@ -76,6 +78,15 @@ def test_the_command_says_what_was_timed_and_how_well_it_tells_others(tmp_path: 
     errors = re.search(r"off by ([\d.]+) % in the median, ([\d.]+) % at most", text)
     assert errors is not None
     assert float(errors[2]) < 2, "bytes are a sum over weights"
+
+
+def test_times_that_are_hardly_known_are_a_warning() -> None:
+    found = profile(chain(), engine=EngineOptions("command", command=BYTES), designs=3)
+    assert "warning" not in profiling_text(found)
+    timings = [replace(timing, spread=0.06) for timing in found.profile.timings[:2]]
+    shaky = replace(found.profile, timings=[*timings, *found.profile.timings[2:]])
+    said = profiling_text(replace(found, profile=shaky)).splitlines()[-1]
+    assert said.startswith("warning: 2 of 4 times are known to no better than 5 %")
 
 
 def test_onnx_runtime_tells_layers_of_the_file(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from obc_onnx.cli.options import (
     run_options,
     width_options,
 )
+from obc_onnx.cli.pages import page_option, write_page
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
@@ -84,12 +85,14 @@ _TABLE, _PICTURE, _SCORES = "sweep.json", "sweep.svg", "scores.npz"
 )
 @run_options
 @json_option
+@page_option
 @reports_errors
 def sweep(
     model: Path,
     output: Path,
     targets: tuple[float, ...],
     *,
+    page: Path | None,
     cost: str,
     pick: str,
     latency: bool | None,
@@ -104,10 +107,14 @@ def sweep(
     Units are scored once. The folder gets a table, a picture, the scores, and a plan for each
     target, of which `apply` makes the result.
     """
+    from obc_onnx.report.page import sweep_page
     from obc_onnx.report.sweep import sweep_text
     from obc_onnx.run.sweep import sweep as sweep_model
 
-    _check_folder(output, model, targets, options, force=force)
+    _make(output)
+    files = [page, *(output / name for name in (_TABLE, _PICTURE, _SCORES))]
+    files += [path for target in sorted(set(targets)) for path in _files_of(output, model, target)]
+    check_targets(files, model, files_read(options), force=force)
     with writer(options["device"]) as (device, writes):
         found = sweep_model(
             model,
@@ -130,6 +137,7 @@ def sweep(
         )
         if writes:
             _write(found, output, model)
+            write_page(page, sweep_page, found.sweep, seed)
             click.echo(found.sweep.to_json() if as_json else sweep_text(found.sweep))
     likely = found.sweep.knee or found.sweep.front[0]
     _, plan = _files_of(output, model, likely)
@@ -142,20 +150,14 @@ def _files_of(folder: Path, model: Path, target: float) -> tuple[Path, Path]:
     return folder / f"{name}.onnx", folder / f"{name}.plan.json"
 
 
-def _check_folder(
-    folder: Path, model: Path, targets: tuple[float, ...], options: dict[str, Any], *, force: bool
-) -> None:
-    """Make the folder, and check before long work that nothing in it would be lost."""
+def _make(folder: Path) -> None:
+    """Make a folder, where it is not there."""
     from obc_onnx.errors import ModelError
 
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise ModelError(f"cannot make the folder '{folder}': {error.strerror}") from error
-    files = [folder / name for name in (_TABLE, _PICTURE, _SCORES)]
-    for target in sorted(set(targets)):
-        files += _files_of(folder, model, target)
-    check_targets(files, model, files_read(options), force=force)
 
 
 def _write(found: Swept, folder: Path, model: Path) -> None:

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from obc_onnx.planning.sensitivity import N_SHARES
 from obc_onnx.report.curves import curve_of, profile_of, runs_of_epochs
 from obc_onnx.report.summary import Change
+from obc_onnx.report.sweep_picture import sweep_svg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from obc_onnx.planning.sensitivity import Sensitivity
     from obc_onnx.report.network import Layer
     from obc_onnx.report.summary import Inspection, Outlook, Report
+    from obc_onnx.report.sweep import Sweep
 
 _DEAREST = 20
 """Layers whose cost has a bar of its own."""
@@ -63,6 +65,12 @@ def inspection_page(inspection: Inspection, origin: Origin) -> str:
 def sensitivity_page(sensitivity: Sensitivity, origin: Origin) -> str:
     """Show what each share of each group is worth."""
     return _rendered("sensitivity.html.j2", report=sensitivity, origin=origin, shares=N_SHARES)
+
+
+def sweep_page(sweep: Sweep, origin: Origin) -> str:
+    """Show what each target of a sweep leaves."""
+    picture = Markup(sweep_svg(sweep, inline=True))
+    return _rendered("sweep.html.j2", report=sweep, origin=origin, picture=picture)
 
 
 def _rendered(template: str, **values: Any) -> str:

@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 30, 50, 50
+_NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 _LINES = 5
 """Of the grid, on each axis."""
 _ROOM = 1.08
 """Times the largest drop that the axis goes to."""
 
 
-def sweep_svg(sweep: Sweep) -> str:
+def sweep_svg(sweep: Sweep, *, inline: bool = False) -> str:
     """Draw a dot for each target, the cost that is left to the right and the drop downwards.
 
     Dots of the Pareto set are full and joined, the knee has a ring. Each has a title with what it
     stands for, which browsers show.
+
+    Args:
+        sweep: What was found.
+        inline: Whether it becomes an element of a page, which knows what SVG is.
     """
     points, curve = sweep.points, sweep.front
     drops = [0.0, *(point.drop for point in points)]
@@ -36,7 +41,7 @@ def sweep_svg(sweep: Sweep) -> str:
     font = 'font-family="sans-serif" font-size="11"'
     joined = " ".join("{:.1f},{:.1f}".format(*place(p)) for p in points if p.target in curve)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>',
+        f"<svg{'' if inline else _NAMESPACE} {size} {font}>",
         f'<rect {size} fill="white"/>',
         f"<title>{escape(f'{sweep.model}: what each target leaves')}</title>",
         text(_LEFT, 20, f"{sweep.model}: drop of the {sweep.what}, {sweep.n_samples:,} samples"),

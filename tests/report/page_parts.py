@@ -7,23 +7,29 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import numpy as np
-from helpers import build
+from helpers import TO_THE_UNIT, build
 from small import CHAIN, chain, classes, images
 
+from obc_onnx.planning.budget import Budget
 from obc_onnx.report.page import (
     Origin,
     compression_page,
     inspection_page,
     outlook_page,
     sensitivity_page,
+    sweep_page,
 )
 from obc_onnx.run.api import compress, foresee
 from obc_onnx.run.inspection import inspect
 from obc_onnx.run.sensitivity import measure_sensitivity
+from obc_onnx.run.sweep import sweep
 from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from obc_onnx.report.summary import Report
+    from obc_onnx.report.sweep import Sweep
 
 ORIGIN = Origin("obc-onnx compress 'a b.onnx' -o small.onnx", 7, {"obc-onnx": "1.2", "onnx": "3.4"})
 VOID = {"meta", "input"}
@@ -89,11 +95,23 @@ def report() -> Report:
 
 
 @cache
+def swept() -> Sweep:
+    """Sweep over a small network, to a target that cannot be reached as well."""
+    options: dict[str, Any] = {
+        "recover": "none",
+        "budget": Budget(scope=TO_THE_UNIT),
+        "pick": "0.5",
+    }
+    return sweep(chain(), data=samples(), targets=(0.7, 0.5, 0.3, 0.001), **options).sweep
+
+
+@cache
 def pages() -> dict[str, str]:
     """One page of each kind."""
     return {
         "compression": compression_page(report(), ORIGIN),
         "plan": outlook_page(foresee(chain(), budget=0.5), ORIGIN),
         "inspection": inspection_page(inspect(build(CHAIN)), ORIGIN),
+        "sweep": sweep_page(swept(), ORIGIN),
         "sensitivity": sensitivity_page(measure_sensitivity(chain(), data=samples()), ORIGIN),
     }

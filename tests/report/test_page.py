@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 from helpers import build
-from report.page_parts import ORIGIN, Page, pages, report
+from report.page_parts import ORIGIN, Page, pages, report, swept
 from run.test_zoo import ZOO, load
 from small import TWO_CONVS, archive, assert_refused, chain, classes, images, invoke, saved
 
@@ -24,7 +24,7 @@ from obc_onnx.run.inspection import inspect
 if TYPE_CHECKING:
     from pathlib import Path
 
-KINDS = ("compression", "plan", "inspection", "sensitivity")
+KINDS = ("compression", "plan", "inspection", "sensitivity", "sweep")
 COMMANDS = ("compress", "apply", "finetune", "plan", "sensitivity", "inspect")
 SECONDS = 3.0
 """A page of 6,000 layers takes less."""
@@ -70,6 +70,15 @@ def test_a_compression_shows_every_value_that_it_has() -> None:
     assert f"{100 * found.accuracy.after:.2f} %" in page.text
     ids = {"network", "costs", "groups", "repair", "training", "outputs", "verification", "frozen"}
     assert ids <= set(page.ids)
+
+
+def test_a_sweep_shows_every_target() -> None:
+    page, found = Page(pages()["sweep"]), swept()
+    rows = {row[0]: row for row in page.rows if row}
+    for point in found.points:
+        assert rows[f"{point.target:g}"][3] == f"{point.macs.after:,.0f}"
+        assert ("picked" in rows[f"{point.target:g}"][-1]) == (point.target == 0.5)
+    assert found.unreachable[0.001] in page.text
 
 
 def test_a_page_says_only_what_was_measured() -> None:

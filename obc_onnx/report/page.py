@@ -69,7 +69,7 @@ def sensitivity_page(sensitivity: Sensitivity, origin: Origin) -> str:
 
 def sweep_page(sweep: Sweep, origin: Origin) -> str:
     """Show what each target of a sweep leaves."""
-    picture = Markup(sweep_svg(sweep, inline=True))
+    picture = sweep_svg(sweep, inline=True)
     return _rendered("sweep.html.j2", report=sweep, origin=origin, picture=picture)
 
 

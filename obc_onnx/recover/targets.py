@@ -238,8 +238,9 @@ def _affine(
     if norm is not None and norm.stored and layer.writes == 1:
         slots = (norm.scale, norm.bias, norm.mean, norm.variance)
         names = [node.inputs[slot] for slot in slots]
-        if all(name in graph.initializers for name in names):
-            scale, bias, mean, var = (graph.initializers[n].astype(np.float64) for n in names)
+        held = [graph.initializers[name] for name in names if name in graph.initializers]
+        if len(held) == len(names) and all(array.ndim == 1 for array in held):
+            scale, bias, mean, var = (array.astype(np.float64) for array in held)
             return affine_of(scale, bias, mean, var, norm.epsilon)
     if constant and graph.initializers[constant].ndim == 1:
         return 1.0, graph.initializers[constant].astype(np.float64)

@@ -30,6 +30,7 @@ Written by `tools/document_commands.py` from the command line itself: do not edi
 - A message of more than 320 characters is cut in its middle; `-v` shows all of it.
 - A file that exists is replaced only with `--force`. One that is read is never replaced: not the
   model, nor what holds its weights, nor the data, by whatever links.
+- What contradicts itself is refused, such as scores beside a criterion.
 - What is written is whole or not there, whenever the command ends. A target that is a link is
   followed.
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 from conftest import ROOT
 from doc_files import write_files
@@ -22,9 +24,12 @@ from doc_pages import (
     options_of,
     options_of_tools,
     pages,
+    read,
     run,
     without_blocks,
 )
+
+from obc_onnx.errors import ObcError, VerificationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +96,13 @@ def test_every_link_leads_somewhere(page: str) -> None:
         if anchor:
             found = path.resolve().relative_to(ROOT).as_posix()
             assert anchor in anchors(found), f"{page} links to '{target}#{anchor}'"
+
+
+def test_exit_codes_are_those_of_the_program() -> None:
+    told = re.findall(r"^\| (\d+) \|", read("docs/reference/exit_codes.md"), re.MULTILINE)
+    signals = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    refused = (ObcError.exit_code, VerificationError.exit_code, click.UsageError.exit_code)
+    assert sorted(map(int, told)) == sorted((0, *refused, *signals))
 
 
 def test_the_site_has_every_page_once() -> None:

@@ -70,6 +70,8 @@ def test_every_block_is_run_written_or_says_why_not(page: str) -> None:
         is_done = block.language in (*RUN, OUTPUT) or block.file is not None
         assert is_done or block.is_skipped, f"{block.place}: say `file:` or `not run:`"
         assert not block.note or block.file or block.is_skipped, f"{block.place}: {block.note}"
+    for named in re.findall(r"<!-- not run: .*?(tests/[\w/.]+)", read(page)):
+        assert (ROOT / named).is_file(), f"{page}: '{named}' is not there"
     rest = without_blocks(page)
     assert "```" not in rest, f"{page}: a block that is not seen as one"
     assert not re.search(r"\n\n    [^-*\d ]", rest), f"{page}: code by indentation is not seen"

@@ -1,14 +1,16 @@
 # Everything runs in .venv, which the first target that needs it creates.
 
 PYTHON ?= python3
-BIN := .venv/bin
+FOLDER := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := .venv/$(FOLDER)
 READY := .venv/.installed
 REQUIREMENTS := pyproject.toml requirements.txt requirements-onnxruntime.txt constraints.txt
 FLOORS := .venv-floors
+SITE := .venv-docs
 FLOOR_TESTS := $(patsubst %,tests/%.py,samples/test_archives cli/test_cli graph/test_graph \
 	samples/test_images graph/test_outline run/test_pipeline run/test_program recover/test_recover)
 
-.PHONY: demo test fuzz fuzz-long test-slow test-floors check clean
+.PHONY: demo test fuzz fuzz-long test-slow test-floors check docs release-check clean
 
 $(READY): $(REQUIREMENTS)
 	$(PYTHON) -m venv .venv
@@ -41,13 +43,13 @@ test-slow: $(READY)
 # Run some tests with the oldest versions that are said to work. TORCH=2.6.0 tries that of torch
 # too, which comes with several GB of CUDA on Linux.
 test-floors: $(FLOORS)/.installed
-	$(FLOORS)/bin/python -m pytest --quiet $(FLOOR_TESTS)
+	$(FLOORS)/$(FOLDER)/python -m pytest --quiet $(FLOOR_TESTS)
 
 $(FLOORS)/.installed: $(REQUIREMENTS) tools/floors.py
 	$(PYTHON) -m venv --clear $(FLOORS)
 	$(PYTHON) tools/floors.py $(if $(TORCH),--torch $(TORCH)) > $(FLOORS)/floors.txt
-	$(FLOORS)/bin/python -m pip install --quiet --requirement $(FLOORS)/floors.txt
-	$(FLOORS)/bin/python -m pip install --quiet --no-deps --editable .
+	$(FLOORS)/$(FOLDER)/python -m pip install --quiet --requirement $(FLOORS)/floors.txt
+	$(FLOORS)/$(FOLDER)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 check: $(READY)
@@ -55,7 +57,22 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/project/test_architecture.py
+	$(BIN)/python -m pytest --quiet tests/project/test_docs.py -k 'not run_in_order'
+
+# Build the site of docs/ in site/, and fail at any warning.
+docs: $(SITE)/.installed
+	NO_MKDOCS_2_WARNING=1 $(SITE)/$(FOLDER)/mkdocs build --strict --quiet
+
+$(SITE)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv --clear $(SITE)
+	$(SITE)/$(FOLDER)/python -m pip install --quiet --requirement docs/requirements.txt
+	touch $@
+
+# Build the source archive and the wheel, install the wheel, and test what is installed.
+release-check: $(READY)
+	$(BIN)/python -m pytest --quiet tests/project/test_packaging.py tests/project/test_installation.py \
+		tests/project/test_release_files.py
 
 clean:
-	rm -rf .venv $(FLOORS) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(FLOORS) $(SITE) site demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -93,9 +93,6 @@ def sweep(
     targets: tuple[float, ...],
     *,
     page: Path | None,
-    cost: str,
-    pick: str,
-    latency: bool | None,
     force: bool,
     seed: int,
     input_shape: dict[str, tuple[int, ...]],
@@ -111,17 +108,15 @@ def sweep(
     from obc_onnx.report.sweep import sweep_text
     from obc_onnx.run.sweep import sweep as sweep_model
 
-    _make(output)
-    files = [page, *(output / name for name in (_TABLE, _PICTURE, _SCORES))]
-    files += [path for target in sorted(set(targets)) for path in _files_of(output, model, target)]
-    check_targets(files, model, files_read(options), force=force)
+    files = _files_in(output, model, targets)
+    check_targets([page, *files], model, files_read(options), force=force)
     with writer(options["device"]) as (device, writes):
         found = sweep_model(
             model,
             data=data_of(options),
             targets=targets,
-            cost=cost,
-            pick=pick,
+            cost=options["cost"],
+            pick=options["pick"],
             budget=budget_of(options),
             criterion=options["criterion"],
             scoring=scoring_of(options),
@@ -132,15 +127,14 @@ def sweep(
             batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
-            latency=latency,
+            latency=options["latency"],
             costs=options["costs"],
         )
         if writes:
             _write(found, output, model)
             write_page(page, sweep_page, found.sweep, seed)
             click.echo(found.sweep.to_json() if as_json else sweep_text(found.sweep))
-    likely = found.sweep.knee or found.sweep.front[0]
-    _, plan = _files_of(output, model, likely)
+    _, plan = _files_of(output, model, found.sweep.knee or found.sweep.front[0])
     return in_shell("apply", model, "--plan", plan, "--data", options["data"], "-o", "small.onnx")
 
 
@@ -150,14 +144,16 @@ def _files_of(folder: Path, model: Path, target: float) -> tuple[Path, Path]:
     return folder / f"{name}.onnx", folder / f"{name}.plan.json"
 
 
-def _make(folder: Path) -> None:
-    """Make a folder, where it is not there."""
+def _files_in(folder: Path, model: Path, targets: tuple[float, ...]) -> list[Path]:
+    """Make the folder, where it is not there, and list what may be written into it."""
     from obc_onnx.errors import ModelError
 
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise ModelError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    results = [path for target in sorted(set(targets)) for path in _files_of(folder, model, target)]
+    return [*(folder / name for name in (_TABLE, _PICTURE, _SCORES)), *results]
 
 
 def _write(found: Swept, folder: Path, model: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from obc_onnx.axes.sizes import value_of
-from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.errors import ModelError, UnsupportedOperatorError
 from obc_onnx.ops.base.context import Tap
 from obc_onnx.ops.base.effect import Effect
 from obc_onnx.ops.base.host import as_ints
@@ -108,6 +108,11 @@ class GatherND(FreeOfMacs):
         """Tie the batch axes; freeze the axes that tuples run over and pass on those behind."""
         data, indices = context.value(0), context.value(1)
         n_batch = context.node.integer("batch_dims", 0)
+        if not 0 <= n_batch < min(len(data.axes), len(indices.axes)):
+            raise ModelError(
+                f"{context.node.label} has {n_batch} for batch_dims, but reads values of "
+                f"{len(data.axes)} and {len(indices.axes)} axes"
+            )
         first = n_batch + indices.axes[-1].size
         for own, other in zip(data.axes[:n_batch], indices.axes[:n_batch], strict=True):
             context.unify(own, other)

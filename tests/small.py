@@ -117,6 +117,13 @@ def written_into(folder: Path) -> dict[str, bytes]:
     }
 
 
+def assert_done(result: Result) -> None:
+    """Raise unless a command ended well, and said nothing on stderr but what it wrote."""
+    assert result.exit_code == 0, result.output
+    others = [line for line in result.stderr.splitlines() if not line.startswith("wrote ")]
+    assert not others, result.stderr
+
+
 def assert_refused(result: Result, *parts: Any, code: int = 1) -> None:
     """Raise unless a command stopped with one sentence that holds every one of `parts`."""
     assert result.exit_code == code, result.output

@@ -11,8 +11,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File
-
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
@@ -27,6 +25,8 @@ _LINK = re.compile(r"(\]\()(?!\w+:|#)([^)\s#]+)")
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add what lies outside of docs/."""
+    from mkdocs.structure.files import File  # which only the site's own environment has
+
     for path in outside():
         files.append(File.generated(config, place_of(path), abs_src_path=str(ROOT / path)))
     return files

@@ -53,7 +53,7 @@ def calls(model: onnx.ModelProto) -> int:
 def test_twice_the_nodes_take_twice_the_calls(family: str) -> None:
     inspect(FAMILIES[family](36))  # imports, and tables that are made once
     few, more, most = (calls(FAMILIES[family](n)) for n in (90, 180, 360))
-    assert most - more < 2.3 * (more - few)
+    assert most - more < 2.4 * (more - few), "n log n is 2.24, and the square is 4"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import analyse, build
 from nets import draw_samples, model_of
-from small import CHAIN, archive, assert_refused, chain, classes, images, invoke, saved
+from small import CHAIN, archive, assert_done, assert_refused, chain, classes, images, invoke, saved
 
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.outputs import accuracy
@@ -81,7 +81,7 @@ def test_the_command_shows_every_number_and_draws_it(tmp_path: Path) -> None:
     plot = tmp_path / "s.svg"
     command = ("sensitivity", saved(tmp_path), "--data", data, "--criterion", "l2")
     text, structured = invoke(*command, "--plot", plot), invoke(*command, "--json")
-    assert (text.exit_code, text.stderr) == (0, "")
+    assert_done(text)
     found = json.loads(structured.stdout)
     points = [point for group in found["groups"] for point in group["points"]]
     assert len(points) == 2 * 7

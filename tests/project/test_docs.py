@@ -28,6 +28,7 @@ from doc_pages import (
     run,
     without_blocks,
 )
+from helpers import load_tool
 
 from obc_onnx.errors import ObcError, VerificationError
 
@@ -117,6 +118,23 @@ def test_the_site_has_every_page_once() -> None:
     inside = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert len(named) == len(set(named))
     assert inside <= set(named)
+
+
+@pytest.mark.parametrize(
+    ("target", "here", "expected"),
+    [
+        ("docs/howto/ci.md", "index.md", "howto/ci.md"),
+        ("models/README.md", "index.md", "models/README.md"),
+        ("../../README.md", "howto/ci.md", "../index.md"),
+        ("../../CONTRIBUTING.md", "howto/plugins.md", "../CONTRIBUTING.md"),
+        ("../models/README.md", "tensorrt.md", "models/README.md"),
+        ("../verification.md", "howto/report.md", "../verification.md"),
+    ],
+)
+def test_links_between_files_are_links_between_places_of_the_site(
+    target: str, here: str, expected: str
+) -> None:
+    assert load_tool("site_pages").moved(target, here) == expected
 
 
 @pytest.mark.parametrize(

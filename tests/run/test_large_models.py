@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from helpers import assert_close, load_tool
-from small import archive, invoke, written_into
+from small import archive, assert_done, invoke, written_into
 
 import obc_onnx.graph.model as graph_module
 from obc_onnx.errors import ModelError
@@ -66,7 +66,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def done(*command: object) -> Result:
     result = invoke(*map(str, command))
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    assert_done(result)
     return result
 
 

@@ -3,8 +3,9 @@ FROM python:3.12-slim
 
 COPY pyproject.toml requirements.txt requirements-onnxruntime.txt constraints.txt README.md LICENSE /source/
 COPY obc_onnx /source/obc_onnx
-RUN pip install --no-cache-dir --constraint /source/constraints.txt \
-        --extra-index-url https://download.pytorch.org/whl/cpu /source \
+# such as an index of torch without CUDA, which saves gigabytes
+ARG PIP_EXTRA_INDEX_URL
+RUN pip install --no-cache-dir --constraint /source/constraints.txt /source \
     && rm -r /source
 
 WORKDIR /work

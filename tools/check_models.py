@@ -6,7 +6,7 @@ For each `.onnx` file: its groups, the share of its params that free groups hold
 `compress --criterion l2 --target-macs 0.5` gives, and the largest errors at batch 1 and 3: of
 random plans against the masked original, and of the twin against ONNX Runtime. A random plan
 removes 10 to 70 % of every exact group. Vectors of equal numbers, such as layer scales of 1e-6
-before training, are drawn anew for that: they would hide what a wrong cut does. The effect is how
+before training, are drawn again for that: they would hide what a wrong cut does. The effect is how
 far the masked original is from the original.
 """
 
@@ -132,7 +132,7 @@ def _share_of(coupling: Coupling, dims: set[Dim]) -> float:
 
 
 def _enliven(graph: Graph) -> Graph:
-    """Draw vectors of equal numbers anew, around 1."""
+    """Draw vectors of equal numbers again, around 1."""
     rng = np.random.default_rng(0)
     equal = {
         name: rng.uniform(0.5, 1.5, array.shape).astype(array.dtype)

@@ -8,7 +8,7 @@
 
 A variant is a criterion, and after a colon fields of `Scoring` that differ from the defaults of
 this tool, which are rows of batches and so the loss of labels. After each step the pruned network
-is scored anew. Rows are added to the CSV as they come and those that are there already are
+is scored again. Rows are added to the CSV as they come and those that are there already are
 skipped, so that a run can be continued. Repeats differ in the samples that are drawn. To plot:
 
     pip install matplotlib

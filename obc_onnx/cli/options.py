@@ -384,7 +384,7 @@ method_option = click.option(
     type=click.Choice(METHODS),
     default="auto",
     show_default=True,
-    help="Repair without labels: layers solved anew, statistics matched, or what needs no data, "
+    help="Repair without labels: layers solved again, statistics matched, or what needs no data, "
     "from norms or by fusing units; auto is the first two and then refinement by gradient, and "
     "without data the norms alone.",
 )

@@ -280,7 +280,7 @@ class _Finder:
         own = {id(value) for value in context.inputs}
         carried = False
         for name, value in zip(node.outputs, outputs, strict=True):
-            # an input that is returned as it is stands for its axes; numbers are handed on anew
+            # an input that is returned as it is stands for its axes; numbers are handed on again
             numbers = None if id(value) in own else value.numbers
             carried |= numbers is not None
             if name:

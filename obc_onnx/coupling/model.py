@@ -74,7 +74,7 @@ class Coupling:
         groups: The dims that may lose units, in the order of the graph.
         frozen: The other dims of weight axes that play a role.
         reasons: Why dims are frozen, whether weights meet them or not.
-        patches: Numbers that nodes spell out and that may have to be written anew.
+        patches: Numbers that nodes spell out and that may have to be written again.
         renumberings: Constant positions that nodes pick.
         unknown: Labels of nodes whose operator has no rule.
         batch: The open axis of the inputs that holds the samples, None where it is static.

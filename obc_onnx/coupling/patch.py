@@ -1,4 +1,4 @@
-"""A place whose numbers have to be written anew, and with what."""
+"""A place whose numbers have to be written again, and with what."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COPY, INFER = 0, -1
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A place whose numbers are written anew where they are no longer right.
+    """A place whose numbers are written again where they are no longer right.
 
     Attributes:
         key: Of the node.

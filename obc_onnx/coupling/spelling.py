@@ -1,4 +1,4 @@
-"""Numbers that nodes spell out: which of them have to be written anew once units are removed.
+"""Numbers that nodes spell out: which of them have to be written again once units are removed.
 
 Rules say of which axes numbers are the sizes. A number that the graph computes from other sizes may
 follow by itself, which is proven with polynomials. Any other is written as a constant: at the node,

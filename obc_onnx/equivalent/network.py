@@ -121,7 +121,7 @@ class EquivalentTwin(nn.Module):
         self._register(name, weight, placed)
 
     def _place(self, coupling: Coupling, keep: Keep, copies: set[str]) -> None:
-        """Put what the start gives for weights that are not made anew into the twin itself."""
+        """Put what the start gives for weights that are not made again into the twin itself."""
         own = self._own()
         for name, array in self._start.weights.items():
             key = parameter_name(name)

@@ -141,7 +141,7 @@ class Where(PositionByPosition):
 
 
 class Same(PositionByPosition):
-    """Identity and Cast: the same positions, and the same numbers; BitCast reads them anew."""
+    """Identity and Cast: the same positions, and the same numbers; BitCast reads them again."""
 
     op_types = ("Identity", "Cast", "BitCast")
     effects: ClassVar = {

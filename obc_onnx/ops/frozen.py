@@ -41,7 +41,7 @@ class Frozen(FreeOfMacs):
 
 
 class Random(Frozen):
-    """Numbers drawn anew whenever the model runs; another shape draws others."""
+    """Numbers drawn again whenever the model runs; another shape draws others."""
 
     op_types = ("Multinomial", "RandomNormal", "RandomUniform")
     why = "random numbers"

@@ -190,7 +190,7 @@ class AffineGrid(FreeOfMacs):
 
 
 def _picked(context: CoupleContext, axis: Expr, *, rank: int) -> Expr | None:
-    """Return the axis of constant positions, which surgery can number anew.
+    """Return the axis of constant positions, which surgery can number again.
 
     They lie along one axis or, in indices of rank 2, one in each row.
     """

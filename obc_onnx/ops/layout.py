@@ -62,7 +62,7 @@ class Flatten(FreeOfMacs):
 
 
 class Reshape(FreeOfMacs):
-    """Lay positions out anew; the target may be computed from sizes read by Shape."""
+    """Lay positions out again; the target may be computed from sizes read by Shape."""
 
     op_types = ("Reshape",)
     effects: ClassVar = {"Reshape": Effect.MOVES | Effect.IN_ORDER}

@@ -1,4 +1,4 @@
-"""Resize and Upsample: positions of axes sampled anew, axis by axis."""
+"""Resize and Upsample: positions of axes sampled again, axis by axis."""
 
 from __future__ import annotations
 

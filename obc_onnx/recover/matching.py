@@ -56,7 +56,8 @@ class Matching:
         borders: Where both are compared, besides outputs.
         samples: To train on.
         runs: Which of them each run takes; all of them as many.
-        changes: What is done to pictures, each time anew; None where samples stay as they are.
+        changes: What is done to pictures, in another way each time; None where they stay as
+            they are.
         seed: Of that.
         device: Where both run.
 

@@ -1,4 +1,4 @@
-"""Statistics of batch norms that are in the graph, measured anew.
+"""Statistics of batch norms that are in the graph, measured again.
 
 Removing channels shifts what every later norm sees.
 """

@@ -1,7 +1,7 @@
 """Refit of every layer by least squares, in the order of the graph, through what is repaired.
 
 A layer's input has changed since units are gone, before it and in it. Its weight and bias are
-solved for anew, towards what the original gives there. A layer that is applied several times is
+solved for again, towards what the original gives there. A layer that is applied several times is
 solved for once, over all its uses. Where a weight cannot change, since other nodes use it too, or
 is too large to solve for, the bias takes the mean of what is missing. Products
 of two values have no weight: one of the layers in front repairs them.

@@ -72,7 +72,7 @@ class Limited(NamedTuple):
 class Rows:
     """The inputs of a layer and its wanted outputs, at real positions drawn by chance.
 
-    They are laid out for each pass anew: the inputs of a filter take many times the memory of what
+    They are laid out for each pass again: the inputs of a filter take many times the memory of what
     they are made of. Rows are picked first, and all else is done to those.
 
     Args:

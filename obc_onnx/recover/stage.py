@@ -163,7 +163,7 @@ def _try(name: str, cut: Cut, means: _Means, *, solved: bool) -> _Step:
 
 
 def _statistics(cut: Cut, means: _Means, *, solved: bool) -> _Step:
-    """Measure norms anew, or where there are none, match the layers' own statistics.
+    """Measure norms again, or where there are none, match the layers' own statistics.
 
     What least squares leave of an output has no part that goes with what is given, so that every
     factor would add to it.

@@ -74,8 +74,8 @@ def compress(
         plan: What to cut, in place of a budget and a criterion.
         run_dir: A folder for the plan, checkpoints and metrics of the run.
         resume: Whether to go on with the run that is there.
-        recover: How to repair the cut network without labels: "refit" solves every layer anew,
-            "stats" measures norms anew or matches statistics, "fuse" makes up from norms or
+        recover: How to repair the cut network without labels: "refit" solves every layer again,
+            "stats" measures norms again or matches statistics, "fuse" makes up from norms or
             merges units and needs no data, "auto" is the first two and then refinement by gradient,
             as far as they help on held-out samples, and without data what norms tell, where there
             are norms.

@@ -80,7 +80,7 @@ class Request:
         if scored and self.training is not None and self.training.sparse_epochs:
             raise RequestError(
                 "sparse learning comes before units are scored: leave "
-                "`TrainingOptions.sparse_epochs` out, or let them be scored anew"
+                "`TrainingOptions.sparse_epochs` out, or let them be scored again"
             )
 
     def _check_without_data(self) -> None:

@@ -61,7 +61,7 @@ class CrossEntropy(Objective):
 
 
 class Projections(Objective):
-    """<r, f(x) / s> with r standard normal, drawn anew for every number of every float output.
+    """<r, f(x) / s> with r standard normal, drawn again for every number of every float output.
 
     s is the scale of a number: the deviation of its channel, times the root of how many numbers
     there are beside it, see `Scale.weights`; at padding, 1 / s is 0. The square of the derivative

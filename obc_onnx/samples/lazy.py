@@ -146,7 +146,7 @@ class MemoryArray(Source):
 class MappedFile(Source):
     """An `.npy` file with all samples.
 
-    It is mapped anew for each read: pages that a mapping has touched count as memory of the process
+    Each read maps it again: pages that a mapping has touched count as memory of the process
     until it is closed.
 
     Args:

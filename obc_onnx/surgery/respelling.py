@@ -1,4 +1,4 @@
-"""Write the numbers that nodes spell out anew, as the coupling's patches say.
+"""Write the numbers that nodes spell out again, as the coupling's patches say.
 
 Who else uses what is there keeps it: an initializer with other users gets a new one beside it, and
 nodes that put numbers together for others too are copied.

@@ -92,7 +92,7 @@ class TrainingOptions:
             its last state.
         sparse_reg: Its strength.
         sparse_by: What it spares: units of large weights, or those that the loss depends on.
-        augmentation: What changes samples on the way, each time anew.
+        augmentation: What changes samples on the way, each time in another way.
         workers: Processes that read samples.
         precision: Of the arithmetic that torch's autocast finds safe.
     """

@@ -139,7 +139,7 @@ def _unfold(
 
 
 def _student(cut: Cut, samples: Samples, training: Training, *, recover: Method) -> EquivalentTwin:
-    """Make the student, and where it does not start from what is cut, its norms anew.
+    """Make the student, and where it does not start from what is cut, its norms again.
 
     Another start counts only where it is nearer to the original on samples that did not make it.
     """

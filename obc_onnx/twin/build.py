@@ -87,7 +87,7 @@ def build_twin(
 def derived_twin(graph: Graph, coupling: Coupling, *, frozen: bool = False) -> TorchTwin:
     """Build the twin of the graph that a coupling is of, or of what was cut or masked after it.
 
-    Surgery changes sizes, and adds values where numbers are written anew, so that only the shapes
+    Surgery changes sizes, and adds values where numbers are written again, so that only the shapes
     of the graph itself will do. `frozen` is as in `build_twin`.
 
     Raises:

@@ -246,7 +246,7 @@ def check_plan(original: Graph, result: Graph, plan: PruningPlan) -> Check:
     for initializer, found in result.stored.items():
         wanted = expected.get(initializer)
         if wanted is None or not _is_weight(original, initializer, plan):
-            continue  # numbers that surgery writes anew, such as positions that a node picks
+            continue  # numbers that surgery writes again, such as positions that a node picks
         for what in ("shape", "dtype"):
             has, planned = getattr(found, what), getattr(wanted, what)
             if has != planned:

@@ -96,7 +96,7 @@ def check_result(candidate: Candidate, result: Graph, clock: Clock) -> list[Chec
 
 
 def _check_targets(candidate: Candidate, recounted: Coupling) -> list[Check]:
-    """Count each cost of the result anew; what takes a profile says so where there is none."""
+    """Count each cost of the result again; what takes a profile says so where there is none."""
     checks = []
     for name, target in candidate.plan.targets.items():
         cost, told = COSTS[name], candidate.predictor

@@ -1,4 +1,4 @@
-"""Numbers that run with the model, beside others that are written anew."""
+"""Numbers that run with the model, beside others that are written again."""
 
 from __future__ import annotations
 

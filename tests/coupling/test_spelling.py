@@ -1,4 +1,4 @@
-"""Numbers that nodes spell out: what follows by itself, what is written anew, what is refused."""
+"""Numbers that nodes spell out: what follows by itself, what is written again, what is refused."""
 
 from __future__ import annotations
 

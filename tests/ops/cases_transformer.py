@@ -251,6 +251,6 @@ VARIANTS = (
         weights={"W": (12, 68), "Bq": (24,), "Bv": (20,)},
         constants={**SIZES, "zeros": np.zeros(24, np.float32), "parts": [24, 24, 20]},
     ),
-    # how many queries share a head is also compared with -1, so it cannot be written anew
+    # how many queries share a head is also compared with -1, so it cannot be written again
 )
 CASES = (*ORDERS, *FUSED, *SEQUENCE_FIRST, *VARIANTS)

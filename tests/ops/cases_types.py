@@ -1,4 +1,4 @@
-"""Rows for operators that convert elements, read their bits anew or look for infinities."""
+"""Rows for operators that convert elements, read their bits again or look for infinities."""
 
 from __future__ import annotations
 

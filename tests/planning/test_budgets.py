@@ -64,7 +64,7 @@ def widths(plan: PruningPlan) -> dict[str, int]:
 
 
 def costs_of(graph: Graph) -> dict[str, int]:
-    """Count everything anew on a graph, without any cost object."""
+    """Count everything again on a graph, without any cost object."""
     model = graph.to_model()
     macs, params = analyse(graph).coupling.macs({}), graph.params
     return {"macs": macs, "params": params, "size": len(model.SerializeToString())}

@@ -213,7 +213,7 @@ class CoupleContext:
     def pick(self, slot: int, axis: Expr, picked: Sequence[int]) -> Expr:
         """Take constant positions of an axis, which an input slot names, and return the new axis.
 
-        Surgery numbers them anew where positions of the axis are removed.
+        Surgery numbers them again where positions of the axis are removed.
         """
         index = tuple(position % axis.size for position in picked)
         self.renumberings.append(Renumbering(self.node, slot, axis, index))

@@ -76,7 +76,7 @@ def torch_dtype(data_type: int) -> torch.dtype:
 
 
 def bits_dtype(data_type: int) -> torch.dtype:
-    """Return the torch type with the bits of a TensorProto data type, to read them anew."""
+    """Return the torch type with the bits of a TensorProto data type, to read them again."""
     import torch
 
     unsigned: dict[int, torch.dtype] = {

@@ -67,7 +67,7 @@ class DynamicQuantizeLSTM(Frozen):
 
     op_types = ("DynamicQuantizeLSTM",)
     domains = ("com.microsoft",)
-    why = "a state that is quantised anew in each step"
+    why = "a state that is quantised again in each step"
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Freeze everything, and hand on the batch."""

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from helpers import assert_close, load_tool
-from small import archive, assert_done, invoke, written_into
+from small import archive, invoke, written_into
 
 import obc_onnx.graph.model as graph_module
 from obc_onnx.errors import ModelError
@@ -65,8 +65,8 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def done(*command: object) -> Result:
-    result = invoke(*map(str, command))
-    assert_done(result)
+    result = invoke(*map(str, command), "-q")
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
     return result
 
 

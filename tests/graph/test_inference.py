@@ -209,3 +209,10 @@ def test_sizes_behind_a_choice_of_graphs_are_found() -> None:
         {"seven": [7]},
     )
     assert infer_sizes(model)["y"] == (2, 5)
+
+
+def test_a_node_that_lacks_an_input_is_inconsistent() -> None:
+    model = build("net (float[2,3] x) => (float[2,3] y) <float[3,3] w> { y = MatMul(x, w) }")
+    model.graph.node[0].input[1] = ""
+    with pytest.raises(onnx.shape_inference.InferenceError, match="input 1"):
+        computed_sizes.completed(model, (), {"x": (2, 3)})

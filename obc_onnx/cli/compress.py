@@ -8,7 +8,6 @@ import click
 
 from obc_onnx.cli.options import (
     FILE,
-    budget_of,
     costs_option,
     data_options,
     eval_samples_option,
@@ -19,12 +18,13 @@ from obc_onnx.cli.options import (
     run_options,
 )
 from obc_onnx.cli.pages import page_option
-from obc_onnx.cli.score_options import scoring_of, scoring_options
+from obc_onnx.cli.score_options import scoring_options
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     Files,
     check_targets,
     compress_and_write,
+    decided_by,
     files_read,
     load_scores,
     reports_errors,
@@ -84,10 +84,7 @@ def compress(
         Files(model, output, plan_out, page),
         options,
         as_json=as_json,
-        budget=budget_of(options),
-        criterion=options["criterion"],
-        scoring=scoring_of(options),
-        scores=load_scores(options["scores"]),
+        **decided_by(options),
         training=training_of(options),
         input_shape=input_shape,
         seed=seed,

@@ -8,7 +8,6 @@ import click
 
 from obc_onnx.cli.options import (
     FILE,
-    budget_of,
     costs_option,
     data_of,
     data_options,
@@ -25,10 +24,11 @@ from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_targets,
+    decided_by,
     files_read,
     in_shell,
-    load_scores,
     reports_errors,
+    worked_with,
     writer,
 )
 from obc_onnx.cli.wording import in_options
@@ -76,18 +76,11 @@ def plan(
     with writer(options["device"]) as (device, writes):
         outlook = foresee(
             model,
-            data=data_of(options),
-            budget=budget_of(options),
-            criterion=options["criterion"],
-            scoring=scoring_of(options),
-            scores=load_scores(options["scores"]),
-            recover=options["recover"],
-            recover_minutes=options["recover_minutes"],
+            **worked_with(options),
+            **decided_by(options),
             input_shape=input_shape,
-            batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
-            costs=options["costs"],
         )
         if writes:
             with replacing(output) as temporary:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, cast
 
 import click
 
-from obc_onnx.cli.options import data_of
+from obc_onnx.cli.options import budget_of, data_of
 from obc_onnx.cli.pages import write_page
 from obc_onnx.cli.printing import copied_to, printing_options, tell_written
+from obc_onnx.cli.score_options import scoring_of
 from obc_onnx.cli.wording import in_options
 from obc_onnx.errors import ObcError, RequestError, VerificationError
 
@@ -126,6 +127,27 @@ def load_scores(path: Path | None) -> Scores | None:
     return None if path is None else Scores.load(path)
 
 
+def decided_by(options: dict[str, Any]) -> dict[str, Any]:
+    """Gather what says how units are scored and how many stay, as arguments."""
+    return {
+        "budget": budget_of(options),
+        "criterion": options["criterion"],
+        "scoring": scoring_of(options),
+        "scores": load_scores(options["scores"]),
+    }
+
+
+def worked_with(options: dict[str, Any]) -> dict[str, Any]:
+    """Gather samples, their place in inputs, repair and times, as arguments."""
+    return {
+        "data": data_of(options),
+        "recover": options["recover"],
+        "recover_minutes": options["recover_minutes"],
+        "batch_axes": options["batch_axes"],
+        "costs": options["costs"],
+    }
+
+
 class Files(NamedTuple):
     """What a command reads and writes.
 
@@ -162,14 +184,10 @@ def compress_and_write(
     with writer(options["device"]) as (device, writes):
         result = compress_model(
             files.model,
-            data=data_of(options),
             run_dir=options.get("run_dir"),
             resume=options.get("resume", False),
-            recover=options["recover"],
-            recover_minutes=options["recover_minutes"],
-            batch_axes=options["batch_axes"],
             device=device,
-            costs=options["costs"],
+            **worked_with(options),
             **asked,
         )
         if writes:

@@ -8,9 +8,7 @@ import click
 
 from obc_onnx.cli.options import (
     FILE,
-    budget_of,
     costs_option,
-    data_of,
     data_options,
     eval_samples_option,
     json_option,
@@ -21,14 +19,15 @@ from obc_onnx.cli.options import (
     width_options,
 )
 from obc_onnx.cli.pages import page_option, write_page
-from obc_onnx.cli.score_options import scoring_of, scoring_options
+from obc_onnx.cli.score_options import scoring_options
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (
     check_targets,
+    decided_by,
     files_read,
     in_shell,
-    load_scores,
     reports_errors,
+    worked_with,
     writer,
 )
 from obc_onnx.planning.budget import SWEPT, Budget
@@ -113,22 +112,15 @@ def sweep(
     with writer(options["device"]) as (device, writes):
         found = sweep_model(
             model,
-            data=data_of(options),
             targets=targets,
             cost=options["cost"],
             pick=options["pick"],
-            budget=budget_of(options),
-            criterion=options["criterion"],
-            scoring=scoring_of(options),
-            scores=load_scores(options["scores"]),
-            recover=options["recover"],
-            recover_minutes=options["recover_minutes"],
+            **worked_with(options),
+            **decided_by(options),
             input_shape=input_shape,
-            batch_axes=options["batch_axes"],
             seed=seed,
             device=device,
             latency=options["latency"],
-            costs=options["costs"],
         )
         if writes:
             _write(found, output, model)

@@ -13,12 +13,11 @@ from obc_onnx.latency.profile import Profile
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.run.compression import Compression
+from obc_onnx.run.opened import analysed, read
 from obc_onnx.run.request import check_device, request_of
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import Scores, score_units
 from obc_onnx.samples.options import DataOptions
-from obc_onnx.samples.placing import first_of, known_by, shapes_of
-from obc_onnx.samples.read import open_samples
 from obc_onnx.surgery.cut import Cut
 from obc_onnx.training.options import FINETUNE_EPOCHS, TrainingOptions, training_options
 from obc_onnx.verification.checks import Check, check_file, check_masked, why_no_twin
@@ -324,11 +323,8 @@ def score(
         ObcError: The request cannot be met; the message says why.
     """
     check_device(device)
-    graph = load_model(model)
-    samples, _ = open_samples(DataOptions.of(data), graph, batch_axes, input_shape)
-    graph = known_by(graph, samples)
-    shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
+    graph, samples, _ = read(model, DataOptions.of(data), input_shape, batch_axes)
+    coupling, inputs = analysed(graph, samples, input_shape, batch_axes, rules)
     with told(coupling.graph, inputs):
         if samples is not None:
             (samples,) = with_padding(coupling, samples)

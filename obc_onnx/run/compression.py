@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, told
+from obc_onnx.coupling.analysis import Clock, Model, analyse, told
 from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
 from obc_onnx.installation import require_torch, require_transport
@@ -29,12 +29,11 @@ from obc_onnx.report.summary import (
 )
 from obc_onnx.run.decision import given_plan, outlook_of, remembering
 from obc_onnx.run.measurement import measure
-from obc_onnx.run.opened import Opened
+from obc_onnx.run.opened import Opened, analysed, read
 from obc_onnx.run.timing import Timing, plan_in_time
 from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.padding import describe_padding
-from obc_onnx.samples.placing import first_of, known_by, shapes_of
-from obc_onnx.samples.read import open_samples
+from obc_onnx.samples.placing import first_of
 from obc_onnx.surgery.cut import Cut
 from obc_onnx.training.options import check_labels
 from obc_onnx.verification.checks import (
@@ -84,7 +83,7 @@ class Compression:
 
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
-        self._check_installed(repairs=True)
+        self.check_installed(repairs=True)
         opened = self.open(model)
         with told(opened.original.graph, opened.inputs):
             return self.result_of(opened)
@@ -142,7 +141,7 @@ class Compression:
 
     def decide(self, model: Model) -> Outlook:
         """Go through the stages up to the plan."""
-        self._check_installed(repairs=self.request.goal.max_drop is not None)
+        self.check_installed(repairs=self.request.goal.max_drop is not None)
         opened = self.open(model)
         coupling = opened.original
         with told(coupling.graph, opened.inputs):
@@ -162,7 +161,7 @@ class Compression:
         self.notes.append(timing.note)
         return timing
 
-    def _check_installed(self, *, repairs: bool) -> None:
+    def check_installed(self, *, repairs: bool) -> None:
         """Check before long work that what was asked for is installed.
 
         Repair without data is left out where torch is missing, unless it was asked for by name.
@@ -180,17 +179,13 @@ class Compression:
         """Load and analyse, and check what the request asks for against the samples."""
         request = self.request
         with self.clock("load"):
-            graph = load_model(model)
-            samples, held = open_samples(
-                request.data, graph, request.batch_axes, request.input_shape
+            graph, samples, held = read(
+                model, request.data, request.input_shape, request.batch_axes
             )
-            graph = known_by(graph, samples)
         if request.training is not None and samples is not None:
             check_labels(request.training, labelled=samples.labels is not None)
-        shapes = {**shapes_of(samples), **request.input_shape}
-        named = request.batch_axes
-        coupling, inputs = analyse(
-            graph, shapes, request.rules, self.clock, named, first_of(samples)
+        coupling, inputs = analysed(
+            graph, samples, request.input_shape, request.batch_axes, request.rules, self.clock
         )
         self.notes.extend(coupling.graph.batch_axes.notes)
         if samples is not None and held is not None:

@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from obc_onnx.coupling.analysis import Clock, analyse, load_model
+from obc_onnx.coupling.analysis import load_model
 from obc_onnx.errors import ModelError, RequestError
 from obc_onnx.files import holds, replacing_all
 from obc_onnx.graph.external import files_of
 from obc_onnx.ops.catalogue import DEFAULT_RULES
+from obc_onnx.run.opened import analysed, read
 from obc_onnx.samples.options import DataOptions
-from obc_onnx.samples.placing import first_of, known_by, shapes_of
-from obc_onnx.samples.read import open_samples
 from obc_onnx.tensorrt.bundle import Bundle
 from obc_onnx.tensorrt.data import Runs
 from obc_onnx.user_code import file_of
@@ -71,13 +70,10 @@ def export_trt(
     options = DataOptions.of(data)
     before, after = load_model(Path(original)), load_model(Path(result))
     _check_alike(before, after)
-    samples, _ = open_samples(options, before, batch_axes, input_shape)
+    before, samples, _ = read(before, options, input_shape, batch_axes)
     if samples is None:
         raise RequestError("an engine is calibrated and compared on samples: give `data`")
-    before = known_by(before, samples)
-    shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, _ = analyse(before, shapes, DEFAULT_RULES, Clock(), batch_axes, first_of(samples))
-    before = coupling.graph
+    before = analysed(before, samples, input_shape, batch_axes, DEFAULT_RULES)[0].graph
     after = after.with_batch(before.batch_axes)
     bundle = Bundle(
         original=os.path.relpath(original, folder),
@@ -86,10 +82,10 @@ def export_trt(
         runs=Runs.of(before, samples, batches[1], n_samples),
         batches=batches,
     )
-    read = [*files_of(Path(original)), *files_of(Path(result))]
-    sources = (options.source, options.evaluation)
-    read += [file_of(s) or Path(s) for s in sources if isinstance(s, (str, Path))]
-    return _write(folder, bundle.files(), read, force=force)
+    sources = [*files_of(Path(original)), *files_of(Path(result))]
+    named = (options.source, options.evaluation)
+    sources += [file_of(s) or Path(s) for s in named if isinstance(s, (str, Path))]
+    return _write(folder, bundle.files(), sources, force=force)
 
 
 def _check_alike(before: Graph, after: Graph) -> None:

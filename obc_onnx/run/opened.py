@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model
+from obc_onnx.samples.placing import first_of, known_by, shapes_of
+from obc_onnx.samples.read import open_samples
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from obc_onnx.coupling.model import Coupling
+    from obc_onnx.graph.batch_axes import Axes
+    from obc_onnx.graph.model import Graph
     from obc_onnx.latency.predictor import Predictor
     from obc_onnx.measuring.outputs import Outputs
+    from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.run.timing import Timing
+    from obc_onnx.samples.options import DataOptions
     from obc_onnx.samples.samples import Samples
 
     Shape = tuple[int, ...]
@@ -41,3 +49,40 @@ class Opened(NamedTuple):
     def predictor(self) -> Predictor | None:
         """What predicts milliseconds, where there is a profile."""
         return None if self.timing is None else self.timing.predictor
+
+
+def read(
+    model: Model,
+    data: DataOptions,
+    input_shape: Mapping[str, Shape] | None,
+    batch_axes: Axes | None,
+) -> tuple[Graph, Samples | None, Samples | None]:
+    """Read a model, samples to work with and samples to measure on.
+
+    Returns:
+        The graph, which knows from the samples where it has them; and both, None without data.
+    Raises:
+        ObcError: One cannot be read, or they do not fit.
+    """
+    graph = load_model(model)
+    samples, held = open_samples(data, graph, batch_axes, input_shape)
+    return known_by(graph, samples), samples, held
+
+
+def analysed(
+    graph: Graph,
+    samples: Samples | None,
+    input_shape: Mapping[str, Shape] | None,
+    batch_axes: Axes | None,
+    rules: RuleSet,
+    clock: Clock | None = None,
+) -> tuple[Coupling, Mapping[str, Shape]]:
+    """Analyse a model at the sizes that samples have, or that are given.
+
+    Returns:
+        The coupling, and the sizes of the inputs.
+    Raises:
+        ObcError: It cannot be analysed, or sizes are missing.
+    """
+    shapes = {**shapes_of(samples), **(input_shape or {})}
+    return analyse(graph, shapes, rules, clock or Clock(), batch_axes, first_of(samples))

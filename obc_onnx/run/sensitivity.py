@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_name, told
+from obc_onnx.coupling.analysis import Model, model_name, told
 from obc_onnx.errors import RequestError
 from obc_onnx.latency.predictor import fit
 from obc_onnx.latency.profile import Profile
@@ -16,12 +16,11 @@ from obc_onnx.planning.budget import MEASURED_SAMPLES
 from obc_onnx.planning.rooms import rooms_of
 from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.sensitivity import Sensitivity, measure_groups
+from obc_onnx.run.opened import analysed, read
 from obc_onnx.run.request import check_device
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import score_units
 from obc_onnx.samples.options import DataOptions
-from obc_onnx.samples.placing import first_of, known_by, shapes_of
-from obc_onnx.samples.read import open_samples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,14 +67,11 @@ def measure_sensitivity(
         ObcError: The request cannot be met; the message says why.
     """
     check_device(device)
-    graph = load_model(model)
     options = replace(DataOptions.of(data), eval_samples=n_samples)
-    samples, held = open_samples(options, graph, batch_axes, input_shape)
+    graph, samples, held = read(model, options, input_shape, batch_axes)
     if samples is None or held is None:
         raise RequestError("sensitivity is measured on samples: give `data`")
-    graph = known_by(graph, samples)
-    shapes = {**shapes_of(samples), **(input_shape or {})}
-    coupling, inputs = analyse(graph, shapes, rules, Clock(), batch_axes, first_of(samples))
+    coupling, inputs = analysed(graph, samples, input_shape, batch_axes, rules)
     told_by = None if costs is None else fit(coupling, Profile.of(costs))
     forecast = None if told_by is None else told_by.on(coupling)
     with told(coupling.graph, inputs):

@@ -126,6 +126,7 @@ def sweep(
     )
     rule, ordered = _asked(pick, targets)
     first = Compression(replace(request, budget=request.goal.at(cost, ordered[0])))
+    first.check_installed(repairs=True)
     opened = first.open(model)
     with told(opened.original.graph, opened.inputs):
         return _Run(request, opened, first, cost, rule).through(ordered)

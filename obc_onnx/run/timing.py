@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.engines.options import EngineOptions
@@ -47,24 +48,23 @@ class Timing:
     Attributes:
         profile: The times.
         predictor: What is fitted to them.
-        absent: Why plans cannot be measured on this machine; empty where they can.
+        graph: The model.
         seed: Of what models are fed.
     """
 
     profile: Profile
     predictor: Predictor
-    absent: str
+    graph: Graph
     seed: int
 
     @classmethod
     def of(cls, coupling: Coupling, profile: Profile, seed: int) -> Timing:
-        """Fit a profile, and look whether its engine is on this machine.
+        """Fit a profile.
 
         Raises:
             RequestError: The profile is of another model.
         """
-        found = cls(profile, fit(coupling, profile), "", seed)
-        return replace(found, absent=found.why_absent(coupling.graph))
+        return cls(profile, fit(coupling, profile), coupling.graph, seed)
 
     @classmethod
     def measured(cls, coupling: Coupling, inputs: Mapping[str, Shape], seed: int) -> Timing:
@@ -103,12 +103,17 @@ class Timing:
             second.warm_up()
             return race_closely(first, second)
 
-    def why_absent(self, graph: Graph) -> str:
-        """Say why the engine of the profile does not run here, or not as it did; or nothing."""
+    @cached_property
+    def absent(self) -> str:
+        """Why the engine of the profile does not run here, or not as it did; empty where it does.
+
+        To find that out it loads the model, which may build an engine for minutes.
+        """
         own = self.profile
         try:
             engine = make_engine(own.engine)
-            with loaded(engine, graph, random_feed(graph, self._shapes, self.seed)) as here:
+            feed = random_feed(self.graph, self._shapes, self.seed)
+            with loaded(engine, self.graph, feed) as here:
                 found = (here.version, here.device)
         except (EngineError, InstallationError) as error:
             return str(error)

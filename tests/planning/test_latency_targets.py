@@ -33,6 +33,7 @@ from obc_onnx.planning.plan import PruningPlan
 from obc_onnx.planning.rooms import rooms_of
 from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
+from obc_onnx.run import timing
 from obc_onnx.run.api import compress, make_plan
 from obc_onnx.run.decision import remembering
 from obc_onnx.run.profiling import profile
@@ -285,6 +286,18 @@ def test_a_plan_that_is_faster_than_it_has_to_be_is_made_again(tmp_path: Path) -
     assert 0.8 < found["after"] / (0.5 * found["before"]) <= 1, "but for one block"
     aim = PruningPlan.load(tmp_path / "plan.json").targets["latency"]
     assert aim == pytest.approx(0.5 / 0.75, rel=0.1)
+
+
+def test_a_plan_from_a_file_does_not_wait_for_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To load a model may take minutes, and a profile alone tells the times of a plan."""
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("the engine was loaded")
+
+    monkeypatch.setattr(timing, "loaded", refuse)
+    assert planned(tmp_path, "--target-latency", "0.5").exit_code == 0
 
 
 def test_units_of_the_whole_network_are_scored_once() -> None:

@@ -236,6 +236,7 @@ def test_scores_plans_and_repaired_results_from_elsewhere_are_used_without_torch
 NEEDS_TORCH = {
     "criterion": ("score", ("-o", "scores.npz"), "criterion 'jacobian' needs torch"),
     "repair": ("compress", ("-o", "s.onnx", "--criterion", "l2"), "--recover none leaves out"),
+    "sweep": ("sweep", ("-o", "swept.d", "--criterion", "l2"), "repair with samples"),
     "sensitivity": ("sensitivity", (), "criterion 'jacobian' needs torch"),
     "training": ("compress", ("-o", "s.onnx", "--epochs", "1"), "fine-tuning needs torch"),
     "device": ("score", ("-o", "scores.npz", "--device", "cuda"), "device 'cuda' needs torch"),

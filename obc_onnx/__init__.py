@@ -45,7 +45,7 @@ if _typing.TYPE_CHECKING:
     )
     from obc_onnx.run.export_trt import export_trt
     from obc_onnx.run.inspection import inspect
-    from obc_onnx.run.profiling import profile
+    from obc_onnx.run.profiling import profile, read_kit, write_kit
     from obc_onnx.run.sensitivity import measure_sensitivity
     from obc_onnx.run.strip import strip
     from obc_onnx.run.sweep import Swept, sweep
@@ -104,10 +104,12 @@ _DEFINED_IN = {
     "make_plan": "run.api",
     "measure_sensitivity": "run.sensitivity",
     "profile": "run.profiling",
+    "read_kit": "run.profiling",
     "score": "run.api",
     "strip": "run.strip",
     "sweep": "run.sweep",
     "verify": "run.api",
+    "write_kit": "run.profiling",
 }
 
 
@@ -169,8 +171,10 @@ __all__ = [
     "make_plan",
     "measure_sensitivity",
     "profile",
+    "read_kit",
     "score",
     "strip",
     "sweep",
     "verify",
+    "write_kit",
 ]

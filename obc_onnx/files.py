@@ -127,6 +127,35 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, and rename it to `path` at the end.
+
+    Args:
+        path: A folder that is not there yet, or is empty.
+    Raises:
+        ModelError: The one that it is to lie in is missing, full, or cannot be written to.
+    """
+    check_name(path, ModelError)
+    target = destination(path)
+    if not target.parent.is_dir():
+        raise ModelError(f"cannot write '{path}': folder '{target.parent}' does not exist")
+    try:
+        sweep(target.parent, target.name)
+        prefix = f".{target.name}.{_MARK}"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
+            temporary = Path(folder) / target.name
+            temporary.mkdir()
+            with _locked(Path(folder)):
+                yield temporary
+                temporary.replace(target)
+                written = _WRITTEN.get()
+                if written is not None:
+                    written.append(target)
+    except OSError as error:
+        raise ModelError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+@contextmanager
 def recording() -> Iterator[list[Path]]:
     """Give a list of the files that are put in place in the block, by their real paths."""
     written: list[Path] = []

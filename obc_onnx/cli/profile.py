@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from obc_onnx.cli.engine_options import engine_of, engine_options
 from obc_onnx.cli.options import (
@@ -17,6 +19,7 @@ from obc_onnx.cli.options import (
 )
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import check_targets, in_shell, reports_errors
+from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import DESIGNS
 from obc_onnx.planning.scope import BLOCKS
 
@@ -26,7 +29,21 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("model", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="Where to write times, as JSON.")
+@click.option("-o", "--output", type=FILE, help="Where to write times, as JSON.")
+@click.option(
+    "--kit",
+    type=FILE,
+    metavar="DIR",
+    help="In place of timing: folder to write networks and scripts to, which time them on another "
+    "machine.",
+)
+@click.option(
+    "--from",
+    "brought",
+    type=FILE,
+    metavar="DIR",
+    help="In place of timing: folder of a kit, with the times of the script for --engine.",
+)
 @engine_options
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples of a run."
@@ -53,8 +70,10 @@ if TYPE_CHECKING:
 @reports_errors
 def profile(
     model: Path,
-    output: Path,
+    output: Path | None,
     *,
+    kit: Path | None,
+    brought: Path | None,
     batch: int,
     designs: int,
     round_to: int,
@@ -67,20 +86,59 @@ def profile(
 ) -> str:
     """Time MODEL at a few widths on this machine, for --target-latency of `plan` and `compress`."""
     from obc_onnx.report.profiling import profiling_text
-    from obc_onnx.run.profiling import profile as profile_model
+    from obc_onnx.run import profiling
 
+    _check_used(kit, brought)
+    about = {"input_shape": input_shape, "batch_axes": batch_axes}
+    drawn = {"batch": batch, "designs": designs, "round_to": round_to, "seed": seed}
+    if kit is not None:
+        scripts = profiling.write_kit(model, kit, **drawn, **about)
+        names = [str(script) for script in scripts]
+        click.echo(json.dumps({"scripts": names}, indent=1) if as_json else "\n".join(names))
+        return in_shell("profile", model, "--from", kit, "-o", "costs.json")
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.")
     engine = engine_of(options)
-    check_targets([output], model, [], force=force)
-    found = profile_model(
-        model,
-        engine=engine,
-        batch=batch,
-        designs=designs,
-        round_to=round_to,
-        input_shape=input_shape,
-        batch_axes=batch_axes,
-        seed=seed,
-    )
+    check_targets([output], model, [] if brought is None else [brought], force=force)
+    if brought is None:
+        found = profiling.profile(model, engine=engine, **drawn, **about)
+    else:
+        found = profiling.read_kit(model, brought, engine=engine.engine, **about)
     found.save(output)
     click.echo(found.profile.to_json().rstrip() if as_json else profiling_text(found))
     return in_shell("plan", model, "--costs", output, "--target-latency", "0.7", "-o", "plan.json")
+
+
+def _check_used(kit: Path | None, brought: Path | None) -> None:
+    """Check that all that was said is looked at.
+
+    Raises:
+        RequestError: Something would be ignored.
+    """
+    if kit is not None and brought is not None:
+        raise RequestError("--kit writes a folder and --from reads one: give one of them")
+    if kit is not None:
+        _refuse(("output", "force", *_OF_ENGINES), "a kit is timed by its scripts, which take that")
+    if brought is not None:
+        _refuse((*_OF_ENGINES[1:], *_OF_DESIGNS), "what came back from another machine says that")
+
+
+_OF_DESIGNS = ("batch", "designs", "round_to", "seed")
+_OF_ENGINES = (
+    *("engine", "provider", "provider_options", "threads", "graph_optimization"),
+    *("engine_device", "engine_command", "engine_answer"),
+)
+"""Options, the choice of the engine first."""
+
+
+def _refuse(names: tuple[str, ...], why: str) -> None:
+    """Refuse options that were given."""
+    context = click.get_current_context()
+    said = [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if option.name in names
+        and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if said:
+        raise RequestError(f"{why}: leave {', '.join(said)} out")

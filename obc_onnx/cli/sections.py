@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Files": (
-        *("output", "plan", "plan_out", "page", "report_out", "plot", "scores", "force"),
+        *(
+            "output",
+            "kit",
+            "brought",
+            "plan",
+            "plan_out",
+            "page",
+            "report_out",
+            "plot",
+            "scores",
+            "force",
+        ),
         "as_json",
     ),
     "Samples": ("data", "eval_*", "holdout", "mask_input", "image_*"),
@@ -41,7 +52,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 """Patterns of parameter names; an option is in the first section that has one of its name."""
 COMMON = (
-    *("output", "plan", "plan_out", "page", "force", "as_json", "data", "eval_data"),
+    *("output", "kit", "brought", "plan", "plan_out", "page", "force", "as_json"),
+    *("data", "eval_data"),
     *("image_scale", "image_mean", "image_std"),
     *("target*", "cost", "costs", "pick", "max_drop", "round_to", "exclude", "criterion"),
     *("recover", "recover_minutes"),

@@ -26,7 +26,7 @@ P = ParamSpec("P")
 
 _INTERRUPTED, _TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the number of the signal."""
-_TARGETS = ("output", "plan_out", "plot", "report_out", "page")
+_TARGETS = ("output", "kit", "plan_out", "plot", "report_out", "page")
 """Parameters of commands that say where a result goes."""
 _FOR_PROGRAMS = ("as_json", "print_code")
 """Parameters with which a command prints what programs read, and nothing else."""

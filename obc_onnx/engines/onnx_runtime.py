@@ -89,11 +89,9 @@ class _Session(Loaded):
             else:
                 runs += 1
         path = Path(session.end_profiling())
-        events = json.loads(path.read_text(encoding="utf-8"))
+        found = layers_in(self._model, path, warm)
         path.unlink()
-        naming = Naming(self._model)
-        times = kernel_times(events, warm)
-        return naming.layers(([_plain(name, naming)], ms) for name, ms in times.items())
+        return found
 
     def _settings(self) -> SessionOptions:
         asked = self._options
@@ -124,6 +122,24 @@ class _Session(Loaded):
             session.run(None, dict(self._feed))
         except run_refusals() as error:
             raise EngineError(f"ONNX Runtime cannot run the model: {error}") from error
+
+
+def layers_in(model: Path, trace: Path, warm: int) -> list[Layer]:
+    """Read the times of layers, and which nodes of a model they are.
+
+    Args:
+        model: The file.
+        trace: What ONNX Runtime's profiler wrote of its runs.
+        warm: How many of the first runs do not count.
+    Raises:
+        EngineError: The trace is missing or torn.
+    """
+    try:
+        times = kernel_times(json.loads(trace.read_text(encoding="utf-8")), warm)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"'{trace}' is no trace of ONNX Runtime's profiler, or torn") from error
+    naming = Naming(model)
+    return naming.layers(([_plain(name, naming)], ms) for name, ms in times.items())
 
 
 def kernel_times(events: Iterable[Mapping[str, Any]], warm: int) -> dict[str, float]:

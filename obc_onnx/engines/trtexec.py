@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from obc_onnx.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from obc_onnx.engines.engine import Feed
 
@@ -58,62 +61,112 @@ class _Built(Loaded):
 
     def __init__(self, command: Sequence[str], model: Path, feed: Feed, folder: Path) -> None:
         self._command, self._model, self._folder = command, model, folder
-        self._plan = folder / "model.plan"
-        self._shapes = _open_shapes(model, feed)
-        self._inputs = _written_inputs(feed, folder)
+        files = {name: folder / f"input{place}.bin" for place, name in enumerate(feed)}
+        for name, path in files.items():
+            path.write_bytes(raw_bytes(feed[name]))
+        self._flags = Flags(open_shapes(model, feed), files)
         said = run_program(
-            [
-                *command,
-                f"--onnx={model}",
-                f"--saveEngine={self._plan}",
-                *(f"--{bound}Shapes={self._shapes}" for bound in _BOUNDS if self._shapes),
-                "--skipInference",
-                "--profilingVerbosity=detailed",
-                f"--exportLayerInfo={self._folder / 'layers.json'}",
-            ],
+            [*command, *self._flags.building(model, folder)],
             f"build the engine of '{model.name}'",
             _reason,
         )
-        self.version = _version(said, command[0])
-        found = _DEVICE.search(said)
-        self.device = found[1].strip() if found else "a device that trtexec does not name"
+        self.version, self.device = version_and_device(said, command[0])
 
     def warm_up(self) -> None:
         """Leave that to trtexec."""
 
     def turn_seconds(self) -> float:
         """Run trtexec once; the time is what the device computes, without copies."""
-        path = self._time("--exportTimes", "times.json")
-        times = [_number(entry, "computeMs", path) for entry in _read_list(path)]
-        if not times:
-            raise EngineError(f"trtexec wrote no times into '{path.name}'")
-        return float(np.median(times)) / 1e3
+        path = self._folder / "times.json"
+        self._run(path, self._flags.timing(self._folder, path))
+        return seconds_in(path)
 
     def layers(self) -> list[Layer]:
         """Read the times of layers in a run of their own, and which nodes they are."""
-        path = self._time("--separateProfileRun", "--exportProfile", "profile.json")
-        entries = [entry for entry in _read_list(path) if "name" in entry]
-        nodes = layer_nodes(_read(self._folder / "layers.json"))
-        times = []
-        for entry in entries:
-            ms = _number(entry, "medianMs", path)
-            name = str(entry["name"])
-            times.append((nodes.get(name, name.split(_BETWEEN)), 0.0 if np.isnan(ms) else ms))
-        return Naming(self._model).layers(times)
+        path = self._folder / PROFILE
+        self._run(path, self._flags.profiling(self._folder))
+        return layers_in(self._model, self._folder)
 
-    def _time(self, *wanted: str) -> Path:
-        """Run the engine; `wanted` ends with a flag and the file that it makes trtexec write."""
-        *flags, export, name = wanted
-        path = self._folder / name
-        path.unlink(missing_ok=True)  # one of an earlier run is not to be read for this one
-        flags += [f"--shapes={self._shapes}"] if self._shapes else []
-        flags += [f"--loadEngine={self._plan}", self._inputs, *_TURN, f"{export}={path}"]
+    def _run(self, path: Path, flags: Sequence[str]) -> None:
+        """Run the engine, which writes a file; one of an earlier run is not to be read for it."""
+        path.unlink(missing_ok=True)
         run_program([*self._command, *flags], f"time '{self._model.name}'", _reason)
-        return path
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What trtexec is called with.
+
+    Attributes:
+        shapes: Of inputs with open axes, see `open_shapes`.
+        inputs: The file of raw bytes of each input.
+    """
+
+    shapes: str
+    inputs: Mapping[str, str | Path]
+
+    def building(self, model: str | Path, folder: str | Path) -> list[str]:
+        """Build the engine of a model, and tell its layers."""
+        return [
+            f"--onnx={model}",
+            f"--saveEngine={folder}/{_PLAN}",
+            *(f"--{bound}Shapes={self.shapes}" for bound in _BOUNDS if self.shapes),
+            "--skipInference",
+            "--profilingVerbosity=detailed",
+            f"--exportLayerInfo={folder}/{_LAYERS}",
+        ]
+
+    def timing(self, folder: str | Path, times: str | Path) -> list[str]:
+        """Time the engine in a folder, and write times."""
+        return [*self._running(folder), f"--exportTimes={times}"]
+
+    def profiling(self, folder: str | Path) -> list[str]:
+        """Time the layers of the engine in a folder, in a run of their own."""
+        profile = f"--exportProfile={folder}/{PROFILE}"
+        return ["--separateProfileRun", *self._running(folder), profile]
+
+    def _running(self, folder: str | Path) -> list[str]:
+        named = ",".join(f"{name}:{path}" for name, path in self.inputs.items())
+        shapes = [f"--shapes={self.shapes}"] if self.shapes else []
+        return [*shapes, f"--loadEngine={folder}/{_PLAN}", f"--loadInputs={named}", *_TURN]
 
 
 _BOUNDS = ("min", "opt", "max")
 """Of the shapes that an engine is built for."""
+_PLAN, _LAYERS, PROFILE = "model.plan", "layers.json", "profile.json"
+"""Files of one engine."""
+
+
+def seconds_in(path: Path) -> float:
+    """Read what `--exportTimes` wrote: the median time that the device computes, without copies.
+
+    Raises:
+        EngineError: It is missing, torn, or of another version.
+    """
+    times = [_number(entry, "computeMs", path) for entry in _read_list(path)]
+    if not times:
+        raise EngineError(f"trtexec wrote no times into '{path.name}'")
+    return float(np.median(times)) / 1e3
+
+
+def layers_in(model: Path, folder: Path) -> list[Layer]:
+    """Read the times of layers, and which nodes of a model they are.
+
+    Args:
+        model: The file.
+        folder: Where trtexec wrote what `Flags.building` and `Flags.profiling` ask for.
+    Raises:
+        EngineError: A file is missing, torn, or of another version.
+    """
+    path = folder / PROFILE
+    entries = [entry for entry in _read_list(path) if "name" in entry]
+    nodes = layer_nodes(_read(folder / _LAYERS))
+    times = []
+    for entry in entries:
+        ms = _number(entry, "medianMs", path)
+        name = str(entry["name"])
+        times.append((nodes.get(name, name.split(_BETWEEN)), 0.0 if np.isnan(ms) else ms))
+    return Naming(model).layers(times)
 
 
 def layer_nodes(info: Any) -> dict[str, list[str]]:
@@ -145,6 +198,17 @@ def _reason(said: str) -> str:
     return found[1].strip() if found else last_line(said)
 
 
+def version_and_device(said: str, program: str) -> tuple[str, str]:
+    """Read what trtexec begins with.
+
+    Raises:
+        EngineError: It is not trtexec, or too old.
+    """
+    found = _DEVICE.search(said)
+    device = found[1].strip() if found else "a device that trtexec does not name"
+    return _version(said, program), device
+
+
 def _version(said: str, program: str) -> str:
     """Read the version out of what trtexec begins with, as [TensorRT v101300] or v8601.
 
@@ -168,7 +232,7 @@ def _version(said: str, program: str) -> str:
     return version
 
 
-def _open_shapes(model: Path, feed: Feed) -> str:
+def open_shapes(model: Path, feed: Feed) -> str:
     """Write the shapes of those inputs that have open axes: trtexec takes no others."""
     graph = onnx.load(model, load_external_data=False).graph
     is_open = {
@@ -178,14 +242,9 @@ def _open_shapes(model: Path, feed: Feed) -> str:
     return shapes_text({name: array for name, array in feed.items() if is_open.get(name)})
 
 
-def _written_inputs(feed: Feed, folder: Path) -> str:
-    """Write inputs as raw bytes, and return the flag that names them."""
-    named = []
-    for place, (name, array) in enumerate(feed.items()):
-        path = folder / f"input{place}.bin"
-        path.write_bytes(np.ascontiguousarray(array).tobytes())
-        named.append(f"{name}:{path}")
-    return f"--loadInputs={','.join(named)}"
+def raw_bytes(array: NDArray[Any]) -> bytes:
+    """Write an input as trtexec's `--loadInputs` reads it."""
+    return np.ascontiguousarray(array).tobytes()
 
 
 def _read(path: Path) -> Any:

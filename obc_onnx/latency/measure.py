@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from obc_onnx.coupling.model import Coupling
-    from obc_onnx.engines.engine import Engine, Feed, Loaded
+    from obc_onnx.engines.engine import Engine, Feed, Layer, Loaded
     from obc_onnx.engines.options import EngineOptions
     from obc_onnx.graph.model import Graph
+    from obc_onnx.measuring.latency import Race
 
 
 def measure_profile(
@@ -75,6 +76,17 @@ def _timing(
         narrow.warm_up()
         found = race_closely(whole, narrow)
         layers = narrow.layers()
+    return timing_of(widths, found, layers or [])
+
+
+def timing_of(widths: Mapping[str, int], found: Race, layers: Sequence[Layer]) -> Timing:
+    """Note the time of a design.
+
+    Args:
+        widths: Of its groups.
+        found: Its turns with the whole model.
+        layers: What the engine tells of parts of a run.
+    """
     return rounded(
         Timing(
             widths=dict(widths),
@@ -82,24 +94,28 @@ def _timing(
             ratio=found.ratio,
             spread=found.spread,
             turns=len(found.after),
-            layers=layers or [],
+            layers=list(layers),
         )
     )
 
 
 @contextmanager
 def loaded(engine: Engine, graph: Graph, feed: Feed) -> Iterator[Loaded]:
-    """Load a graph into an engine, from a file that is there as long as the block runs.
-
-    Its nodes are called like their first outputs, which are unique, so that what an engine tells of
-    nodes can be told apart.
-    """
+    """Load a graph into an engine, from a file that is there as long as the block runs."""
     with tempfile.TemporaryDirectory() as folder:
         model, work = Path(folder) / "model.onnx", Path(folder) / "work"
         work.mkdir()
-        graph.save(model)
-        message = onnx.load(model, load_external_data=False)
-        for node in message.graph.node:
-            node.name = next(output for output in node.output if output)
-        onnx.save(message, model)
+        write_named(graph, model)
         yield engine.load(model, feed, work)
+
+
+def write_named(graph: Graph, path: Path) -> None:
+    """Write a graph whose nodes are called like their first outputs, which are unique.
+
+    What an engine tells of nodes can be told apart by that.
+    """
+    graph.save(path)
+    message = onnx.load(path, load_external_data=False)
+    for node in message.graph.node:
+        node.name = next(output for output in node.output if output)
+    onnx.save(message, path)

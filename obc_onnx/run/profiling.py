@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obc_onnx.coupling.analysis import Clock, Model, analyse, load_model, model_name, told
 from obc_onnx.engines.options import EngineOptions
 from obc_onnx.errors import RequestError
+from obc_onnx.files import replacing_folder
 from obc_onnx.graph.feeds import random_feed
+from obc_onnx.latency import kit
 from obc_onnx.latency.designs import draw_designs
 from obc_onnx.latency.measure import measure_profile
 from obc_onnx.latency.predictor import fit
@@ -88,16 +91,97 @@ def profile_coupling(
         round_to: Of how many channels their widths are a multiple.
         seed: Of the designs and of what the model is fed.
     """
-    scope = Scope(round_to=round_to, allow_inexact=True)  # what a later plan may cut
-    allowed = {room.group.name: room.widths for room in rooms_of(coupling, scope)}
     return measure_profile(
         coupling,
         engine,
-        draw_designs(coupling, allowed, designs, seed),
+        draw_designs(coupling, _allowed(coupling, round_to), designs, seed),
         random_feed(coupling.graph, inputs, seed),
         round_to=round_to,
         seed=seed,
     )
+
+
+def write_kit(
+    model: Model,
+    folder: str | Path,
+    *,
+    batch: int = 1,
+    designs: int = DESIGNS,
+    round_to: int = BLOCKS[0],
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    seed: int = 0,
+    rules: RuleSet = DEFAULT_RULES,
+) -> list[Path]:
+    """Write what `profile` would time, with scripts that time it on another machine.
+
+    Args:
+        model: A file, a loaded model, or a graph; it is left as it is.
+        folder: Where to write: one that is not there yet, or is empty.
+        batch: How many samples a run has; a model with a static batch takes no other.
+        designs: How many networks are timed besides the model.
+        round_to: Of how many channels their widths are a multiple.
+        input_shape: Sizes of dynamic inputs, by input name.
+        batch_axes: The axis of each input that holds samples, or None; found where it is not named.
+        seed: Of the designs and of what the model is fed.
+        rules: What is known of operators.
+    Returns:
+        The scripts.
+    Raises:
+        ObcError: The request cannot be met; the message says why.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RequestError(f"'{folder}' is not empty: name another folder for the kit")
+    graph = load_model(model)
+    coupling, inputs = analyse(graph, input_shape, rules, Clock(), batch_axes)
+    with told(coupling.graph, inputs):
+        shapes = _resized(coupling, inputs, batch)
+        drawn = draw_designs(coupling, _allowed(coupling, round_to), designs, seed)
+        with replacing_folder(folder) as temporary:
+            kit.write_kit(
+                coupling,
+                drawn,
+                random_feed(coupling.graph, shapes, seed),
+                temporary,
+                round_to=round_to,
+                seed=seed,
+            )
+    return [folder / script for script in kit.SCRIPTS.values()]
+
+
+def read_kit(
+    model: Model,
+    folder: str | Path,
+    *,
+    engine: str = "onnxruntime",
+    input_shape: Mapping[str, Shape] | None = None,
+    batch_axes: Axes | None = None,
+    rules: RuleSet = DEFAULT_RULES,
+) -> Profiling:
+    """Read what a script of a kit wrote on another machine.
+
+    Args:
+        model: That which the kit was written of.
+        folder: The kit, as it came back.
+        engine: Whose script ran: "onnxruntime" or "trtexec".
+        input_shape: Sizes of dynamic inputs, as the kit was written with.
+        batch_axes: The axis of each input that holds samples, as the kit was written with.
+        rules: What is known of operators.
+    Raises:
+        ObcError: Times are missing, half written, of another kit or of another model.
+    """
+    found = kit.read_kit(Path(folder), engine)
+    graph = load_model(model)
+    coupling, inputs = analyse(graph, input_shape, rules, Clock(), batch_axes)
+    with told(coupling.graph, inputs):
+        return Profiling(model_name(model), found, fit(coupling, found).errors)
+
+
+def _allowed(coupling: Coupling, round_to: int) -> dict[str, list[int]]:
+    """Return the widths that a later plan may choose, for each group."""
+    scope = Scope(round_to=round_to, allow_inexact=True)
+    return {room.group.name: room.widths for room in rooms_of(coupling, scope)}
 
 
 def _resized(coupling: Coupling, inputs: Mapping[str, Shape], batch: int) -> Mapping[str, Shape]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from obc_onnx.latency.designs import keep_of
 from obc_onnx.latency.features import N_FEATURES, Features, prunable_axes
+from obc_onnx.latency.nodes import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,6 @@ _SMALL = 0.1
 """Share of its mean below which a time of a node counts as that: far below it is noise."""
 _ITERATIONS = 100
 """Of the solver, for each coefficient."""
-_LAYOUT = "changes of layout"
 _ELSEWHERE = "the runtime itself"
 """What is spent outside of any node."""
 
@@ -257,7 +257,7 @@ class _ByLayer(_Way):
         found = []
         for key, own_times in times.items():
             members = tuple(nodes[key] if key else macs)
-            label = self._data.labels.get(key, _LAYOUT)
+            label = self._data.labels.get(key, LAYOUT)
             tables = {block: self._data.table(members, block) for block in BLOCKS}
             found.append(_Layer(members, label, own_times, tables))
         return found

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.explain import AxisExplanation
     from obc_onnx.coupling.model import Coupling, Group, Keep
     from obc_onnx.graph.model import Graph
+    from obc_onnx.latency.nodes import NodeTime
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
     from obc_onnx.ops.base.context import Role
@@ -163,6 +164,8 @@ class Report:
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
         latency_ms: Median of one run in ONNX Runtime, or in the engine of a profile that was given,
             where it was measured.
+        node_times: Milliseconds of the nodes before and after, in the same engine, where speed was
+            asked for and the engine tells them; the one that took longest comes first.
         held_out: How many samples it was measured on.
         fed: What the inputs were fed, where there is data.
         recovery: The steps of repair without training, and whether they were kept.
@@ -186,6 +189,7 @@ class Report:
     held_out: int
     fed: list[Fed]
     latency_ms: Change
+    node_times: list[NodeTime]
     groups: list[GroupSummary]
     layers: list[Layer]
     saliency: list[SaliencySummary]

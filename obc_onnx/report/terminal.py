@@ -18,6 +18,7 @@ from obc_onnx.stripping.find import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from obc_onnx.latency.nodes import NodeTime
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
     from obc_onnx.planning.sensitivity import Point, Sensitivity
@@ -32,6 +33,8 @@ _NAME = 50
 """Columns of a name in a list."""
 _WORDS = TextWrapper(_COLUMNS - 2, break_long_words=False, break_on_hyphens=False)
 """Names in sentences stay whole, so that they can be copied."""
+_NODES = 3
+"""Nodes that are named, of those that got faster and of those that did not."""
 _NS_PER_MS = 1e6
 
 
@@ -155,6 +158,8 @@ def report_text(report: Report) -> str:
         name = f"accuracy on {report.held_out:,} held out, %"
         table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
     console.print(table)
+    for line in node_lines(report.node_times):
+        console.print(line)
     for output in report.outputs:
         console.print(_output_line(output))
     console.print(_group_table(report.groups))
@@ -191,6 +196,21 @@ def _print_said(console: Console, report: Report | StripReport) -> None:
     console.print(_seconds(report.seconds))
     for warning in report.warnings:
         console.print(f"warning: {warning}")
+
+
+def node_lines(times: Sequence[NodeTime]) -> list[str]:
+    """Say which nodes got faster, and which of the slow ones did not."""
+    faster = sorted((t for t in times if t.is_faster), key=lambda t: t.gain, reverse=True)
+    others = sorted((t for t in times if not t.is_faster), key=lambda t: t.after, reverse=True)
+    found = []
+    for own, what in ((faster, "faster"), (others, "not faster")):
+        if own:
+            named = ", ".join(
+                f"{_short(one.node)} {one.before:.3g} -> {one.after:.3g} ms" for one in own[:_NODES]
+            )
+            more = f", and {len(own) - _NODES} more" if len(own) > _NODES else ""
+            found.append(f"{what}: {named}{more}")
+    return found
 
 
 def _fed_text(fed: Fed) -> str:

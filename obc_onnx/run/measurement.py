@@ -17,10 +17,11 @@ from obc_onnx.report.doubts import (
     doubts_of_widths,
 )
 from obc_onnx.report.summary import Change
-from obc_onnx.run.timing import doubts_of_time
+from obc_onnx.run.timing import doubts_of_time, time_nodes
 from obc_onnx.verification.checks import latency_feed
 
 if TYPE_CHECKING:
+    from obc_onnx.latency.nodes import NodeTime
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.latency import Race
     from obc_onnx.run.opened import Opened
@@ -37,6 +38,7 @@ class Measured(NamedTuple):
     accuracy: Change
     fed: list[Fed]
     latency_ms: Change
+    node_times: list[NodeTime]
 
 
 class Measurement(NamedTuple):
@@ -64,7 +66,7 @@ def measure(request: Request, opened: Opened, final: Candidate, *, trained: bool
         baseline = examine(before, opened.samples, apart=apart)
         outputs = Distance(final.original, held, before).errors(after)
         change = Change(baseline.accuracy, after.accuracy())
-    times, notes, warnings = _raced(request, opened, final)
+    times, nodes, notes, warnings = _raced(request, opened, final)
     warnings += [
         *baseline.doubts,
         *doubts_of_stand_ins(graph, () if held is None else held.drawn),
@@ -75,7 +77,7 @@ def measure(request: Request, opened: Opened, final: Candidate, *, trained: bool
         *doubts_of_speed(times, _engine(opened)),
     ]
     latency = Change(None, None) if times is None else Change(*times.medians_ms)
-    return Measurement(Measured(outputs, change, baseline.fed, latency), notes, warnings)
+    return Measurement(Measured(outputs, change, baseline.fed, latency, nodes), notes, warnings)
 
 
 def _engine(opened: Opened) -> str:
@@ -84,18 +86,29 @@ def _engine(opened: Opened) -> str:
     return _USUAL_ENGINE if timing is None or timing.absent else timing.profile.engine.engine
 
 
-def _raced(
-    request: Request, opened: Opened, final: Candidate
-) -> tuple[Race | None, list[str], list[str]]:
-    """Time both models, where that was asked for or costs little; say what comes of it."""
+class _Speed(NamedTuple):
+    """Times of both models and of their nodes, and what comes of that."""
+
+    times: Race | None
+    nodes: list[NodeTime]
+    notes: list[str]
+    warnings: list[str]
+
+
+def _raced(request: Request, opened: Opened, final: Candidate) -> _Speed:
+    """Time both models, where that was asked for or costs little; say what comes of it.
+
+    Nodes are timed where speed was asked for, by an option or by a target.
+    """
     graph, asked = final.original.graph, request.latency
     if asked is False:
-        return None, [], []
+        return _Speed(None, [], [], [])
     if opened.timing is not None and not opened.timing.absent:
-        found = opened.timing.race(graph, final.cut.pruned)
+        found, nodes = opened.timing.race_and_nodes(graph, final.cut.pruned)
         target = request.goal.target_latency if request.is_timed else None
-        return found, [], [] if target is None else doubts_of_time(target, found)
+        return _Speed(found, nodes, [], [] if target is None else doubts_of_time(target, found))
     feed = latency_feed(graph, opened.held, final.inputs, request.seed)
     times = race(graph, final.cut.pruned, feed, asked=asked is True)
     slow = "speed was not measured, since a run takes long: `latency` does it"
-    return times, [slow] if times is None else [], []
+    nodes = time_nodes(graph, final.cut.pruned, feed) if asked else []
+    return _Speed(times, nodes, [slow] if times is None else [], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +12,7 @@ from obc_onnx.engines.table import make_engine
 from obc_onnx.errors import EngineError, InfeasibleTargetError, InstallationError, RequestError
 from obc_onnx.graph.feeds import random_feed
 from obc_onnx.latency.measure import loaded
+from obc_onnx.latency.nodes import compared
 from obc_onnx.latency.predictor import fit
 from obc_onnx.measuring.latency import race_closely
 from obc_onnx.run.profiling import profile_coupling
@@ -18,10 +20,12 @@ from obc_onnx.surgery.cut import remove_units
 from obc_onnx.twin.processes import world_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from obc_onnx.coupling.model import Coupling
+    from obc_onnx.engines.engine import Feed, Loaded
     from obc_onnx.graph.model import Graph
+    from obc_onnx.latency.nodes import NodeTime
     from obc_onnx.latency.predictor import Predictor
     from obc_onnx.latency.profile import Profile
     from obc_onnx.measuring.latency import Race
@@ -39,6 +43,8 @@ _BELOW = 0.98
 _NEAR = 0.95
 """Share of the target from which on a plan that holds is not made slower."""
 _NS_PER_MS = 1e6
+_HOLDERS = 3
+"""Parts that are named where no plan is fast enough."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,12 @@ class Timing:
             coupling, profile_coupling(coupling, EngineOptions(), shapes, seed=seed), seed
         )
 
+    def holders(self, coupling: Coupling, plan: PruningPlan) -> str:
+        """Say which parts take longest with a plan, as predicted."""
+        parts = sorted(self.predictor.on(coupling).parts(plan.keep(coupling)), reverse=True)
+        named = "; ".join(f"{label} {ms:.4g} ms" for ms, label in parts[:_HOLDERS])
+        return f"What holds it, as predicted: {named}"
+
     @property
     def note(self) -> str:
         """What was predicted with, and how well."""
@@ -96,12 +108,19 @@ class Timing:
         Raises:
             EngineError: The engine does not run one of them.
         """
-        engine, shapes = make_engine(self.profile.engine), self._shapes
-        feed = random_feed(before, shapes, self.seed)
-        with loaded(engine, before, feed) as first, loaded(engine, after, feed) as second:
-            first.warm_up()
-            second.warm_up()
-            return race_closely(first, second)
+        feed = random_feed(before, self._shapes, self.seed)
+        with _pair(self.profile.engine, before, after, feed) as pair:
+            return race_closely(*pair)
+
+    def race_and_nodes(self, before: Graph, after: Graph) -> tuple[Race, list[NodeTime]]:
+        """Time two models in turns, and then the nodes of each, where the engine tells them.
+
+        Raises:
+            EngineError: The engine does not run one of them.
+        """
+        feed = random_feed(before, self._shapes, self.seed)
+        with _pair(self.profile.engine, before, after, feed) as pair:
+            return race_closely(*pair), _nodes(before, pair)
 
     @cached_property
     def absent(self) -> str:
@@ -129,6 +148,36 @@ class Timing:
         return {name: tuple(shape) for name, shape in self.profile.shapes.items()}
 
 
+def time_nodes(before: Graph, after: Graph, feed: Feed) -> list[NodeTime]:
+    """Time the nodes of two models in ONNX Runtime as it is.
+
+    Args:
+        before: The original.
+        after: The result.
+        feed: An array for each input.
+    Raises:
+        EngineError: ONNX Runtime does not run one of them.
+    """
+    with _pair(EngineOptions(), before, after, feed) as pair:
+        return _nodes(before, pair)
+
+
+@contextmanager
+def _pair(
+    options: EngineOptions, before: Graph, after: Graph, feed: Feed
+) -> Iterator[tuple[Loaded, Loaded]]:
+    engine = make_engine(options)
+    with loaded(engine, before, feed) as first, loaded(engine, after, feed) as second:
+        first.warm_up()
+        second.warm_up()
+        yield first, second
+
+
+def _nodes(graph: Graph, pair: tuple[Loaded, Loaded]) -> list[NodeTime]:
+    before, after = (one.layers() or [] for one in pair)
+    return compared(graph, before, after)
+
+
 def plan_in_time(
     plan_of: Callable[[Budget], PruningPlan], budget: Budget, coupling: Coupling, timing: Timing
 ) -> tuple[PruningPlan, str]:
@@ -152,14 +201,14 @@ def plan_in_time(
     _check_alone()
     asked = aim = budget.target_latency or 1.0
     tried: list[_Tried] = []
-    why = f"{MOST_PLANS} plans were measured"
+    why, out_of_reach = f"{MOST_PLANS} plans were measured", ""
     while len(tried) < MOST_PLANS and not any(_NEAR <= one.over <= 1 for one in tried):
         try:
             plan = plan_of(replace(budget, target_latency=aim))
         except InfeasibleTargetError as error:
             if not tried:
                 raise
-            why = str(error)
+            out_of_reach = str(error)  # which says what holds it
             break
         if any(plan.groups == one.plan.groups for one in tried):
             why = "no other plan comes nearer"
@@ -169,7 +218,9 @@ def plan_in_time(
         aim = _next_aim(asked, tried[-1])
     holding = [one for one in tried if one.over <= 1]
     if not holding:
-        raise _too_slow(asked, min((one.race for one in tried), key=lambda race: race.ratio), why)
+        best = min(tried, key=lambda one: one.race.ratio)
+        held = "" if out_of_reach else f". {timing.holders(coupling, best.plan)}"
+        raise _too_slow(asked, best.race, (out_of_reach or why) + held)
     best = max(holding, key=lambda one: one.over)
     return best.plan, (
         f"measured in {timing.profile.engine.engine}, in turns with the original, the cut network "

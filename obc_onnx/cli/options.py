@@ -10,7 +10,7 @@ import click
 
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import STEPS, Budget
-from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, RUNTIMES, Scope, load_limits
+from obc_onnx.planning.scope import AUTO, BLOCKS, MIN_CHANNELS, RUNTIMES, Scope, load_limits
 from obc_onnx.recover.methods import METHODS, MINUTES
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 from obc_onnx.samples.image_options import IMAGE_COLORS, IMAGE_LAYOUTS, IMAGE_RESIZES
@@ -166,6 +166,15 @@ def parse_width(
         raise click.BadParameter(
             f"'{value}' is neither a number of units such as 8 nor a share such as 0.25"
         ) from None
+
+
+def parse_multiple(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | str | None:
+    """Read a number above 0, or `auto`."""
+    if value is None or value == AUTO:
+        return value
+    return int(click.IntRange(1).convert(value, parameter, context))
 
 
 def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -352,8 +361,10 @@ width_options = combined(
     ),
     click.option(
         "--round-to",
-        type=click.IntRange(1),
-        help="Multiple of channels for widths that shrink, as runtimes like 8 or 16. "
+        metavar="CHANNELS|auto",
+        callback=parse_multiple,
+        help="Multiple of channels for widths that shrink, as runtimes like 8 or 16; auto takes "
+        "that of each group from --costs. "
         f"[{BLOCKS[0]}, or less where the targets cannot be met with it]",
     ),
     click.option(

@@ -16,7 +16,7 @@ from obc_onnx.planning.costs import units_left
 from obc_onnx.planning.scope import BLOCKS, MIN_CHANNELS, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -68,9 +68,15 @@ class Room:
         return int(units_left(self.group, keep).sum()) > self.most
 
 
-def rooms_of(coupling: Coupling, scope: Scope) -> list[Room]:
+def rooms_of(
+    coupling: Coupling, scope: Scope, steps: Mapping[Dim, int] | None = None
+) -> list[Room]:
     """Return the groups that may lose units, each with its limits.
 
+    Args:
+        coupling: The groups.
+        scope: What was asked.
+        steps: In place of one multiple of channels for all groups, that of each.
     Raises:
         RequestError: A pattern matches nothing, or limits contradict each other.
     """
@@ -83,7 +89,7 @@ def rooms_of(coupling: Coupling, scope: Scope) -> list[Room]:
         for dim in named[pattern]:
             of_dim[dim] = limits.over(of_dim.get(dim, Limits()))
     rooms = [
-        _room(coupling, group, of_dim.get(group.dim, Limits()), scope)
+        _room(coupling, group, of_dim.get(group.dim, Limits()), scope, steps or {})
         for group in coupling.groups
         if (scope.allow_inexact or group.inexact is None)
         and group.dim not in whole
@@ -100,8 +106,10 @@ def rooms_of(coupling: Coupling, scope: Scope) -> list[Room]:
     return rooms
 
 
-def _room(coupling: Coupling, group: Group, limits: Limits, scope: Scope) -> Room:
-    channels = limits.round_to or scope.multiple or BLOCKS[0]
+def _room(
+    coupling: Coupling, group: Group, limits: Limits, scope: Scope, steps: Mapping[Dim, int]
+) -> Room:
+    channels = limits.round_to or steps.get(group.dim) or scope.multiple or BLOCKS[0]
     round_to = units_of_block(coupling, group, channels)
     most = group.size if limits.max is None else max(_width(limits.max, group.size, math.floor), 1)
     asked = [width for width in (scope.min_channels, limits.min) if width is not None]

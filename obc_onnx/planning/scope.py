@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from obc_onnx.errors import RequestError
 
@@ -20,6 +20,8 @@ BLOCKS = (8, 4, 2, 1)
 Convolutions of ONNX Runtime work on blocks of 8 or 16 channels and leave that layout where a width
 is no multiple; tensor cores take multiples of 8.
 """
+AUTO = "auto"
+"""In place of a multiple: each group has the one at which the times of a profile step."""
 MIN_CHANNELS = 1 / 8
 """Share of its units that a group keeps."""
 RUNTIMES = {
@@ -140,7 +142,8 @@ class Scope:
         allow_inexact: Whether groups may shrink over which a statistic is taken, such as the mean
             in a layer norm: that changes more than the removed units.
         round_to: Widths that shrink stay a multiple of this many channels, along weight axes:
-            runtimes work in blocks. None is 8, or less where the targets cannot be met with it.
+            runtimes work in blocks. "auto" takes, for each group, the blocks that a profile tells.
+            None is 8, or less where the targets cannot be met with it.
         runtime: In place of `round_to`, what the model is to run on: "onnxruntime-cpu", "openvino",
             "tensorrt-fp16" or "tensorrt-int8".
         min_channels: No group is cut to fewer units, an int, or to a smaller share of its units, a
@@ -151,13 +154,14 @@ class Scope:
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     allow_inexact: bool = False
-    round_to: int | None = None
+    round_to: int | Literal["auto"] | None = None
     min_channels: float | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict)
     runtime: str | None = None
 
     def __post_init__(self) -> None:
-        Limits(min=self.min_channels, round_to=self.round_to)  # checks both
+        asked = None if self.round_to == AUTO else self.round_to
+        Limits(min=self.min_channels, round_to=asked)  # checks both
         if self.runtime is None:
             return
         if self.runtime not in RUNTIMES:
@@ -173,4 +177,6 @@ class Scope:
     @property
     def multiple(self) -> int | None:
         """Of how many channels widths have to be a multiple; None where nobody says it."""
-        return self.round_to if self.runtime is None else RUNTIMES[self.runtime]
+        if self.runtime is not None:
+            return RUNTIMES[self.runtime]
+        return self.round_to if isinstance(self.round_to, int) else None

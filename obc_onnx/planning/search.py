@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obc_onnx.errors import InfeasibleTargetError, RequestError
+from obc_onnx.planning.blocks import steps_of
 from obc_onnx.planning.costs import COSTS, Cost, share_of, units_left
 from obc_onnx.planning.plan import PruningPlan, slices_of
 from obc_onnx.planning.ranking import narrowest, ranked
 from obc_onnx.planning.rooms import rooms_of
-from obc_onnx.planning.scope import BLOCKS, Scope
+from obc_onnx.planning.scope import AUTO, BLOCKS, Scope
 from obc_onnx.saliency.criteria import usual_ranking
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -96,8 +97,11 @@ def search_plan(
         for name, asked in budget.targets.items()
     ]
     timed = any(target.cost.is_timed for target in targets)
-    own = predictor.round_to if timed and predictor is not None else None
-    scope, rooms = _with_blocks(coupling, targets, budget.scope, own)
+    if budget.scope.round_to == AUTO:
+        scope, rooms = _with_steps(coupling, targets, budget.scope, predictor)
+    else:
+        own = predictor.round_to if timed and predictor is not None else None
+        scope, rooms = _with_blocks(coupling, targets, budget.scope, own)
     budget = replace(budget, scope=scope)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     cuts: list[Removal] = []
@@ -155,11 +159,28 @@ def _with_blocks(
     return _with_block(coupling, targets, scope, smallest)
 
 
+def _with_steps(
+    coupling: Coupling, targets: Sequence[_Target], scope: Scope, predictor: Predictor | None
+) -> tuple[Scope, list[Room]]:
+    """Take for each group the multiple at which its time steps."""
+    if predictor is None:
+        raise RequestError(
+            "`Scope(round_to='auto')` takes the widths at which the times of a profile step: give "
+            "`costs`, which `profile` measures"
+        )
+    steps = steps_of(coupling, predictor)
+    return _with_block(coupling, targets, scope, predictor.round_to, steps)
+
+
 def _with_block(
-    coupling: Coupling, targets: Sequence[_Target], scope: Scope, block: int
+    coupling: Coupling,
+    targets: Sequence[_Target],
+    scope: Scope,
+    block: int,
+    steps: Mapping[Dim, int] | None = None,
 ) -> tuple[Scope, list[Room]]:
     scope = replace(scope, round_to=block, runtime=None)
-    rooms = rooms_of(coupling, scope)
+    rooms = rooms_of(coupling, scope, steps)
     _check_feasible(coupling, rooms, targets, scope)
     return scope, rooms
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obc_onnx.axes.expressions import BEGINNING, describe, is_long, leaves
+from obc_onnx.planning.blocks import steps_of
 from obc_onnx.planning.costs import COSTS, units_left
 from obc_onnx.planning.scope import BLOCKS
 from obc_onnx.report.network import shares_of
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.model import Coupling, Group, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.latency.nodes import NodeTime
+    from obc_onnx.latency.predictor import Predictor
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
     from obc_onnx.ops.base.context import Role
@@ -342,6 +345,13 @@ def note_on_blocks(plan: PruningPlan, block: int) -> str:
         f"widths that shrink are multiples of {block} channels, for speed{larger}: see "
         f"`Scope.round_to`{but}{more}"
     )
+
+
+def note_on_steps(coupling: Coupling, predictor: Predictor) -> str:
+    """Say of what the widths of groups are a multiple, where a profile says it."""
+    counts = Counter(steps_of(coupling, predictor).values())
+    named = ", ".join(f"{step} ({counts[step]} groups)" for step in sorted(counts))
+    return f"widths that shrink are multiples of what the profile's times step by: {named}"
 
 
 def notes_on_edit(made: PruningPlan, plan: PruningPlan) -> list[str]:

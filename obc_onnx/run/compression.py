@@ -14,6 +14,7 @@ from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.noise import Reference
 from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
+from obc_onnx.planning.scope import AUTO
 from obc_onnx.planning.search import search_plan
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
@@ -21,6 +22,7 @@ from obc_onnx.report.summary import (
     Change,
     Report,
     note_on_blocks,
+    note_on_steps,
     notes_on_graph,
     notes_on_inexact,
     summarise_frozen,
@@ -246,7 +248,9 @@ class Compression:
                 plan = self._plan_in_time(opened.timing, coupling, plan_of)
             else:
                 plan = plan_of(request.goal)
-        if request.goal.scope.multiple is None and plan.round_to is not None:
+        if request.goal.scope.round_to == AUTO and opened.predictor is not None:
+            self.notes.append(note_on_steps(coupling, opened.predictor))
+        elif request.goal.scope.multiple is None and plan.round_to is not None:
             self.notes.append(note_on_blocks(plan, plan.round_to))
         if folder is not None:
             folder.keep_plan(plan)

@@ -24,9 +24,11 @@ from obc_onnx.engines.options import EngineOptions
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.latency.designs import draw_designs
-from obc_onnx.latency.predictor import fit
+from obc_onnx.latency.features import prunable_axes
+from obc_onnx.latency.predictor import Predictor, Term, fit
 from obc_onnx.latency.profile import Profile, Timing
 from obc_onnx.measuring import latency
+from obc_onnx.planning.blocks import steps_of
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.costs import Latency
 from obc_onnx.planning.plan import PruningPlan
@@ -190,6 +192,40 @@ def test_units_that_save_no_time_stay() -> None:
         "a:0": 32,
         "b:0": 96,
     }
+
+
+@pytest.mark.parametrize("block", [8, 32])
+@pytest.mark.parametrize("targets", [{"target_latency": 0.6}, {"target_macs": 0.6}])
+def test_automatic_widths_are_those_at_which_times_step(
+    block: int, targets: dict[str, float]
+) -> None:
+    of, rng = coupling(), np.random.default_rng(0)
+    scores = {group.name: rng.uniform(size=group.size) for group in of.groups}
+    budget = Budget(**targets, scope=Scope(round_to="auto"))
+    predictor = fit(of, staircase(block))
+    plan = search_plan(of, lambda _: scores, budget, "given", 0, predictor=predictor)
+    kept = [len(entry["kept"]) for entry in plan.groups.values()]
+    assert all(width % block == 0 for width in kept)
+    assert kept != [64, 96]
+
+
+def test_each_group_has_the_steps_of_what_it_runs_through() -> None:
+    """`a:0` runs through the nodes p and r, `b:0` through r and s."""
+    of, ones = coupling(), np.ones(5)
+    terms = tuple(Term((key,), key, ones, block) for key, block in (("p", 16), ("s", 32)))
+    predictor = Predictor(0.0, terms, prunable_axes(of), 8, "")
+    found = steps_of(of, predictor)
+    assert {group.name: found[group.dim] for group in of.groups} == {"a:0": 16, "b:0": 32}
+    assert steps_of(of, replace(predictor, round_to=12))[of.by_name["a:0"].dim] == 48
+
+
+def test_automatic_widths_need_a_profile(tmp_path: Path) -> None:
+    command = ("plan", saved(tmp_path), "-o", tmp_path / "p.json", "--round-to")
+    assert_refused(invoke(*command, "auto"), "--round-to auto takes the widths", "give --costs")
+    assert_refused(invoke(*command, "0"), "--round-to", code=2)
+    result = planned(tmp_path, "--target-latency", "0.5", "--round-to", "auto")
+    assert result.exit_code == 0, result.output
+    assert "multiples of what the profile's times step by: " in result.stdout
 
 
 # --- profiles and what they are for ---

@@ -89,8 +89,8 @@ def profile(
     from obc_onnx.run import profiling
 
     _check_used(kit, brought)
-    about = {"input_shape": input_shape, "batch_axes": batch_axes}
-    drawn = {"batch": batch, "designs": designs, "round_to": round_to, "seed": seed}
+    about: dict[str, Any] = {"input_shape": input_shape, "batch_axes": batch_axes}
+    drawn: dict[str, Any] = {"batch": batch, "designs": designs, "round_to": round_to, "seed": seed}
     if kit is not None:
         scripts = profiling.write_kit(model, kit, **drawn, **about)
         names = [str(script) for script in scripts]

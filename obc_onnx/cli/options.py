@@ -174,7 +174,8 @@ def parse_multiple(
     """Read a number above 0, or `auto`."""
     if value is None or value == AUTO:
         return value
-    return int(click.IntRange(1).convert(value, parameter, context))
+    found: int = click.IntRange(1)(value, parameter, context)
+    return found
 
 
 def combined(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -363,9 +364,8 @@ width_options = combined(
         "--round-to",
         metavar="CHANNELS|auto",
         callback=parse_multiple,
-        help="Multiple of channels for widths that shrink, as runtimes like 8 or 16; auto takes "
-        "that of each group from --costs. "
-        f"[{BLOCKS[0]}, or less where the targets cannot be met with it]",
+        help="Multiple of channels for widths, such as 16; auto: as --costs step. "
+        f"[{BLOCKS[0]}, or less where targets need it]",
     ),
     click.option(
         "--for",

@@ -160,7 +160,7 @@ class Scope:
     runtime: str | None = None
 
     def __post_init__(self) -> None:
-        asked = None if self.round_to == AUTO else self.round_to
+        asked = self.round_to if self.round_to != "auto" else None
         Limits(min=self.min_channels, round_to=asked)  # checks both
         if self.runtime is None:
             return

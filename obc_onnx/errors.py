@@ -35,6 +35,10 @@ class RequestError(ObcError):
     """An option names something that is not there, or a value is out of range."""
 
 
+class UserCodeError(RequestError):
+    """Code that the user named has raised; its cause is what it raised."""
+
+
 class InfeasibleTargetError(RequestError):
     """The budget cannot be met; the message says how far it can go and what holds it."""
 

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import importlib.util
+import traceback
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from obc_onnx.errors import RequestError
+from obc_onnx.errors import RequestError, UserCodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+_RAISED = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+)
+"""What Python and its libraries raise; errors of the user's own kind give a traceback."""
+
+
+@contextmanager
+def calling(what: str) -> Iterator[None]:
+    """Name the code of the user that is called, where it raises.
+
+    Args:
+        what: How messages call it.
+    Raises:
+        UserCodeError: It has raised; the message says in which line.
+    """
+    try:
+        yield
+    except _RAISED as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserCodeError(
+            f"{what} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        ) from error
 
 
 def file_of(source: str | Path) -> Path | None:

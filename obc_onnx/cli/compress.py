@@ -14,6 +14,7 @@ from obc_onnx.cli.options import (
     json_option,
     latency_option,
     plan_options,
+    quality_options,
     recover_option,
     run_options,
 )
@@ -53,6 +54,7 @@ _scores_for_plan_option = click.option(
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @eval_samples_option()
+@quality_options
 @scoring_options
 @plan_options
 @recover_option
@@ -102,6 +104,7 @@ def compress(
 @_scores_for_plan_option
 @data_options
 @eval_samples_option()
+@quality_options
 @recover_option
 @run_options
 @json_option
@@ -150,6 +153,7 @@ def apply(
 @_scores_for_plan_option
 @data_options
 @eval_samples_option()
+@quality_options
 @recover_option
 @training_options(epochs=FINETUNE_EPOCHS)
 @run_options

@@ -411,6 +411,22 @@ recover_option = combined(method_option, _minutes_option)
 """What says how to repair."""
 
 
+quality_options = combined(
+    click.option(
+        "--metric",
+        metavar="FILE.py:FUNCTION",
+        help="Function that says how good a model is, in place of top-1 accuracy: it gets runs "
+        "with inputs, outputs and labels, and returns one number.",
+    ),
+    click.option(
+        "--lower-is-better",
+        is_flag=True,
+        help="The number of --metric is an error.",
+    ),
+)
+"""What says how quality is measured."""
+
+
 def eval_samples_option(default: int = EVAL_SAMPLES) -> Callable[[Any], Any]:
     """Return the option of how many samples are measured on."""
     return click.option(
@@ -438,6 +454,8 @@ def data_of(options: dict[str, Any]) -> DataOptions:
         evaluation=options["eval_data"],
         eval_samples=options.get("eval_samples", EVAL_SAMPLES),
         mask_input=options["mask_input"],
+        metric=options.get("metric"),
+        lower_is_better=options.get("lower_is_better", False),
         images=ImageOptions(
             **{field.name: options[f"image_{field.name}"] for field in fields(ImageOptions)}
         ),

@@ -14,6 +14,7 @@ from obc_onnx.cli.options import (
     eval_samples_option,
     json_option,
     plan_options,
+    quality_options,
     recover_option,
     run_options,
     scope_of,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @eval_samples_option()
+@quality_options
 @scoring_options
 @plan_options
 @costs_option

@@ -29,7 +29,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         ),
         "as_json",
     ),
-    "Samples": ("data", "eval_*", "holdout", "mask_input", "image_*"),
+    "Samples": ("data", "eval_*", "metric", "lower_is_better", "holdout", "mask_input", "image_*"),
     "Budget": (
         *("target*", "cost", "costs", "pick", "max_drop", "round_to", "runtime", "min_channels"),
         *("ranking", "steps"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 from contextlib import contextmanager
+from traceback import print_exception
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, cast
 
 import click
@@ -14,7 +15,7 @@ from obc_onnx.cli.pages import write_page
 from obc_onnx.cli.printing import copied_to, printing_options, tell_written
 from obc_onnx.cli.score_options import scoring_of
 from obc_onnx.cli.wording import in_options
-from obc_onnx.errors import ObcError, RequestError, VerificationError
+from obc_onnx.errors import ObcError, RequestError, UserCodeError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,8 @@ def reports_errors(command: Callable[P, str | None]) -> Callable[P, None]:
                         tell_written(_there(kwargs, written), then)
             except ObcError as error:
                 text = in_options(str(error))
+                if longest is None and isinstance(error, UserCodeError):
+                    print_exception(error.__cause__)
                 most = None if isinstance(error, VerificationError) else longest
                 raise Failure(in_a_line(text, most), error.exit_code) from error
             except MemoryError as error:
@@ -225,7 +228,7 @@ def files_read(options: dict[str, Any]) -> list[Path]:
 
     from obc_onnx.user_code import file_of
 
-    code = [options.get("score_loss"), options.get("transform")]
+    code = [options.get("score_loss"), options.get("transform"), options.get("metric")]
     code += [name for name, _ in options.get("loss") or () if ".py:" in name]
     files = [Path(source.rpartition(":")[0]) for source in code if source is not None]
     named = [options["data"], options["eval_data"], options.get("config"), options.get("scores")]

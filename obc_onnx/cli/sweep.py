@@ -15,6 +15,7 @@ from obc_onnx.cli.options import (
     latency_option,
     method_option,
     parse_numbers,
+    quality_options,
     run_options,
     width_options,
 )
@@ -72,6 +73,7 @@ _TABLE, _PICTURE, _SCORES = "sweep.json", "sweep.svg", "scores.npz"
 @click.option("--scores", type=FILE, help="What `score` wrote, in place of a criterion.")
 @data_options
 @eval_samples_option()
+@quality_options
 @scoring_options
 @width_options
 @method_option

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
+    from obc_onnx.measuring.metric import Metric
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.samples.samples import Samples
@@ -125,16 +126,22 @@ class DropMeter:
 
     With labels, the loss of top-1 accuracy. Without, for a model whose first output is of shape
     [batch, classes], the share of samples whose largest class is another one. For any other model
-    the error of the outputs, each channel on its own scale, see `measuring.error.Distance`.
+    the error of the outputs, each channel on its own scale, see `measuring.error.Distance`. A
+    metric of the user's comes before all of these, in its own units.
 
     Args:
         original: Of the model before.
         held: Samples to judge on; none that were scored or repaired on.
+        metric: Of the user's.
     """
 
-    def __init__(self, original: Coupling, held: Samples) -> None:
-        graph = original.graph
+    def __init__(self, original: Coupling, held: Samples, metric: Metric | None = None) -> None:
+        graph, self._metric = original.graph, metric
         self._original, self._held, self.n_samples = original, held, len(held)
+        if metric is not None:
+            self.what = f"metric '{metric.name}'"
+            self._before: float | None = metric.of_model(graph, held)
+            return
         self.what = "accuracy"
         if held.labels is None:
             self.what = "error of the outputs"
@@ -147,6 +154,8 @@ class DropMeter:
         """Return how much worse a graph is; below 0 where it is better."""
         if self._before is None:
             return self._distance(graph)
+        if self._metric is not None:
+            return self._metric.drop(self._before, self._metric.of_model(graph, self._held))
         return self._before - (accuracy(graph, self._held) or 0.0)
 
     @cached_property

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from obc_onnx.latency.predictor import Predictor
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
+    from obc_onnx.measuring.metric import MetricChange
     from obc_onnx.ops.base.context import Role
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
@@ -165,6 +166,7 @@ class Report:
         outputs: How far each float output is from the original's on the held-out samples; empty
             without data.
         accuracy: Top-1 on the held-out samples, in [0, 1], where there are labels.
+        metric: Of the user's on the same samples, where one was named.
         latency_ms: Median of one run in ONNX Runtime, or in the engine of a profile that was given,
             where it was measured.
         node_times: Milliseconds of the nodes before and after, in the same engine, where speed was
@@ -189,6 +191,7 @@ class Report:
     file_bytes: Change
     outputs: list[OutputError]
     accuracy: Change
+    metric: MetricChange | None
     held_out: int
     fed: list[Fed]
     latency_ms: Change
@@ -212,7 +215,7 @@ class Report:
         gains = [
             f"{_ratio(self.macs):.2f}x fewer MACs",
             *([f"{_ratio(self.latency_ms):.2f}x as fast"] if self.latency_ms.after else []),
-            *_quality(self.accuracy),
+            *_quality(self.accuracy, self.metric),
         ]
         found = ", ".join(gains)
         if not self.warnings:
@@ -250,7 +253,9 @@ def _ratio(change: Change) -> float:
     return (change.before or 0.0) / (change.after or 1.0)
 
 
-def _quality(accuracy: Change) -> list[str]:
+def _quality(accuracy: Change, metric: MetricChange | None) -> list[str]:
+    if metric is not None:
+        return [f"{metric.name} {metric.before:.4g} -> {metric.after:.4g}"]
     if accuracy.before is None or accuracy.after is None:
         return []
     return [f"accuracy {100 * (accuracy.after - accuracy.before):+.2f} points"]

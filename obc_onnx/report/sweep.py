@@ -14,6 +14,7 @@ from obc_onnx.report.terminal import in_si, open_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from obc_onnx.measuring.metric import MetricChange
     from obc_onnx.report.summary import Change, Report
 
 
@@ -35,6 +36,7 @@ class Point:
     file_bytes: Change
     latency_ms: Change
     accuracy: Change
+    metric: MetricChange | None
     error: float
     drop: float
     verdict: str
@@ -51,6 +53,7 @@ class Point:
             file_bytes=report.file_bytes,
             latency_ms=report.latency_ms,
             accuracy=report.accuracy,
+            metric=report.metric,
             error=sum(errors) / max(len(errors), 1),
             drop=drop,
             verdict=report.verdict,
@@ -117,7 +120,9 @@ def sweep_text(sweep: Sweep) -> str:
 
 
 def _table(sweep: Sweep) -> Table:
-    headings = ("target", "MACs", "params", "file", "speed", "accuracy", "error", "drop", "")
+    named = next((point.metric.name for point in sweep.points if point.metric), None)
+    quality = named or "accuracy"
+    headings = ("target", "MACs", "params", "file", "speed", quality, "error", "drop", "")
     table = Table(*headings, title=f"{sweep.model}: targets of {sweep.cost}")
     for column in table.columns[:-1]:
         column.justify = "right"
@@ -132,12 +137,18 @@ def _table(sweep: Sweep) -> Table:
             in_si(point.params.after or 0.0).rstrip(),
             f"{in_si(point.file_bytes.after or 0.0).rstrip()}B",
             _speed(point.latency_ms),
-            "" if point.accuracy.after is None else f"{100 * point.accuracy.after:.2f} %",
+            _quality(point),
             f"{point.error:.3g}",
             f"{point.drop:.4g}",
             ", ".join(marks),
         )
     return table
+
+
+def _quality(point: Point) -> str:
+    if point.metric is not None:
+        return f"{point.metric.after:.4g}"
+    return "" if point.accuracy.after is None else f"{100 * point.accuracy.after:.2f} %"
 
 
 def _speed(latency: Change) -> str:

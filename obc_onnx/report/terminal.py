@@ -157,6 +157,11 @@ def report_text(report: Report) -> str:
         before, after = 100 * report.accuracy.before, 100 * report.accuracy.after
         name = f"accuracy on {report.held_out:,} held out, %"
         table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
+    if report.metric is not None:
+        found = report.metric
+        name = f"{found.name} on {report.held_out:,} held out"
+        gain = f"{found.after - found.before:+.4g}"
+        table.add_row(name, f"{found.before:.4g}", f"{found.after:.4g}", gain)
     console.print(table)
     for line in node_lines(report.node_times):
         console.print(line)

@@ -11,6 +11,7 @@ from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
 from obc_onnx.installation import require_torch, require_transport
 from obc_onnx.measuring.masks import with_padding
+from obc_onnx.measuring.metric import Metric
 from obc_onnx.measuring.noise import Reference
 from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
@@ -180,6 +181,7 @@ class Compression:
     def open(self, model: Model) -> Opened:
         """Load and analyse, and check what the request asks for against the samples."""
         request = self.request
+        metric = Metric.of(request.data)  # before long work
         with self.clock("load"):
             graph, samples, held = read(
                 model, request.data, request.input_shape, request.batch_axes
@@ -201,7 +203,7 @@ class Compression:
             if samples.padding is not None:
                 self.notes.append(describe_padding(samples.padding))
         before = None if held is None else Outputs(coupling.graph, held)
-        opened = Opened(coupling, inputs, samples, held, coupling, before)
+        opened = Opened(coupling, inputs, samples, held, coupling, before, metric)
         with told(coupling.graph, inputs):
             return opened._replace(timing=self._timing(opened))
 
@@ -285,7 +287,7 @@ class Compression:
             tried = self._candidate(opened, plan, feed)
             return self._recover(tried, opened.samples)[0].cut.pruned
 
-        judge = DropMeter(opened.original, held)
+        judge = DropMeter(opened.original, held, opened.metric)
         plan, note = plan_within_drop(plan_of, self.request.goal, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         self.warnings[:] = warnings

@@ -67,7 +67,13 @@ def facts_of_data(data: DataOptions) -> dict[str, Any]:
         "eval samples": data.eval_samples,
         "images": asdict(data.images),
         "mask input": data.mask_input,
+        "metric": data.metric if isinstance(data.metric, str) else _named(data.metric),
+        "lower is better": data.lower_is_better,
     }
+
+
+def _named(function: object) -> str | None:
+    return None if function is None else f"in memory: {type(function).__name__}"
 
 
 def _stamp(place: str | Path | Samples) -> list[Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from obc_onnx.latency.nodes import NodeTime
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.latency import Race
+    from obc_onnx.measuring.metric import MetricChange
     from obc_onnx.run.opened import Opened
     from obc_onnx.run.request import Request
     from obc_onnx.verification.result import Candidate
@@ -36,6 +37,7 @@ class Measured(NamedTuple):
 
     outputs: list[OutputError]
     accuracy: Change
+    metric: MetricChange | None
     fed: list[Fed]
     latency_ms: Change
     node_times: list[NodeTime]
@@ -60,12 +62,15 @@ def measure(request: Request, opened: Opened, final: Candidate, *, trained: bool
     """
     graph, held, before = final.original.graph, opened.held, opened.before
     baseline, outputs, change = Baseline(), list[OutputError](), Change(None, None)
+    metric: MetricChange | None = None
     if opened.samples is not None and held is not None and before is not None:
         apart = request.data.evaluation is not None
         after = Outputs(final.cut.pruned, held)
         baseline = examine(before, opened.samples, apart=apart)
         outputs = Distance(final.original, held, before).errors(after)
         change = Change(baseline.accuracy, after.accuracy())
+        if opened.metric is not None:
+            metric = opened.metric.change(before, after)
     times, nodes, notes, warnings = _raced(request, opened, final)
     warnings += [
         *baseline.doubts,
@@ -77,7 +82,8 @@ def measure(request: Request, opened: Opened, final: Candidate, *, trained: bool
         *doubts_of_speed(times, _engine(opened)),
     ]
     latency = Change(None, None) if times is None else Change(*times.medians_ms)
-    return Measurement(Measured(outputs, change, baseline.fed, latency, nodes), notes, warnings)
+    measured = Measured(outputs, change, metric, baseline.fed, latency, nodes)
+    return Measurement(measured, notes, warnings)
 
 
 def _engine(opened: Opened) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.graph.model import Graph
     from obc_onnx.latency.predictor import Predictor
+    from obc_onnx.measuring.metric import Metric
     from obc_onnx.measuring.outputs import Outputs
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.run.timing import Timing
@@ -34,6 +35,7 @@ class Opened(NamedTuple):
         held: To measure on.
         original: The model as it came.
         before: What that gives for the samples to measure on.
+        metric: Of the user's, which quality is measured by.
         timing: What tells milliseconds, where there is a profile.
     """
 
@@ -43,6 +45,7 @@ class Opened(NamedTuple):
     held: Samples | None
     original: Coupling
     before: Outputs | None
+    metric: Metric | None = None
     timing: Timing | None = None
 
     @property

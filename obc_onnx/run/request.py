@@ -93,6 +93,8 @@ class Request:
             )
         if self.goal.max_drop is not None:
             raise RequestError("`Budget.max_drop` is measured on samples: give `data`")
+        if self.data.metric is not None:
+            raise RequestError("`DataOptions.metric` is measured on samples: give `data`")
 
     def _leave_out(self, why: str, *arguments: str) -> None:
         """Check that no argument is given that would be ignored."""
@@ -134,7 +136,8 @@ class Request:
         losses = [] if training is None else [name for name, _ in training.loss]
         augmentation = None if training is None else training.augmentation
         transform = None if augmentation is None else augmentation.transform
-        return [self.look.loss, transform, *losses]
+        metric = self.data.metric if isinstance(self.data.metric, str) else None
+        return [self.look.loss, transform, metric, *losses]
 
 
 def request_of(

@@ -67,7 +67,13 @@ def measure_sensitivity(
         ObcError: The request cannot be met; the message says why.
     """
     check_device(device)
-    options = replace(DataOptions.of(data), eval_samples=n_samples)
+    given = DataOptions.of(data)
+    if given.metric is not None or given.lower_is_better:
+        raise RequestError(
+            "sensitivity is measured by the error of outputs and by labels: leave "
+            "`DataOptions.metric` and `DataOptions.lower_is_better` out"
+        )
+    options = replace(given, eval_samples=n_samples)
     graph, samples, held = read(model, options, input_shape, batch_axes)
     if samples is None or held is None:
         raise RequestError("sensitivity is measured on samples: give `data`")

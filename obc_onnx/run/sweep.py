@@ -153,7 +153,7 @@ class _Run:
             )
         self._scores = scores
         self._request = replace(request, scores=scores, criterion=None, scoring=None)
-        self._judge = DropMeter(opened.original, opened.held)
+        self._judge = DropMeter(opened.original, opened.held, opened.metric)
         self._points: list[Point] = []
         self._unreachable: dict[float, str] = {}
         self._plans: dict[float, PruningPlan] = {}

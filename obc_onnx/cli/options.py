@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from obc_onnx.errors import RequestError
-from obc_onnx.planning.budget import STEPS, Budget
+from obc_onnx.planning.budget import REPAIRED_STEPS, STEPS, Budget
 from obc_onnx.planning.scope import AUTO, BLOCKS, MIN_CHANNELS, RUNTIMES, Scope, load_limits
 from obc_onnx.recover.methods import METHODS, MINUTES
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
@@ -214,8 +214,8 @@ batch_axis_option = click.option(
     metavar="NAME:AXIS|none",
     multiple=True,
     callback=parse_axes,
-    help="Axis of an input that holds samples, or none for one that is given once; found by "
-    "running the model where it is not named. May be given several times.",
+    help="Axis of an input that holds samples, or none for one that is given once; found by a run "
+    "where it is not named. May be repeated.",
 )
 force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -348,9 +348,8 @@ max_drop_option = click.option(
 steps_option = click.option(
     "--steps",
     type=click.IntRange(1),
-    default=STEPS,
-    show_default=True,
-    help="Cut in this many steps, and score again before each.",
+    help="Cut in this many steps, and score again before each: what was repaired, where repair "
+    f"follows. [{REPAIRED_STEPS} with repair, {STEPS} without]",
 )
 width_options = combined(
     click.option(
@@ -470,7 +469,7 @@ def budget_of(options: dict[str, Any]) -> Budget:
         **{field.name: options.get(field.name) for field in Budget.target_fields()},
         max_drop=options.get("max_drop"),
         ranking=options["ranking"],
-        steps=options.get("steps", STEPS),
+        steps=options.get("steps"),
         scope=replace(scope_of(options), limits=limits, **widths),
     )
 

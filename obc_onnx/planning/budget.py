@@ -22,6 +22,8 @@ TARGET_MACS = 0.5
 SWEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Targets of a sweep, where none are given."""
 STEPS = 4
+REPAIRED_STEPS = 2
+"""Where what is left is repaired before it is scored again: docs/criteria.md."""
 MEASURED_SAMPLES = 512
 """Held-out samples that the sensitivity of groups is measured on."""
 DESIGNS = 12
@@ -47,7 +49,8 @@ class Budget:
             unit saves, as a share of each cost whose target is not met yet; "uniform" takes the
             same share of every group; "isomorphic" compares units within sets of groups of equal
             structure, each of which loses the same share. None is what suits the criterion.
-        steps: Score again this many times on the way.
+        steps: Cut in this many steps, and score before each. None is 2 where repair follows, and
+            units are scored again on the network that was repaired; else 4.
         target_params: Elements of weights.
         target_size: Bytes of the file.
         target_latency: Nanoseconds of one run, as a profile tells them: 2.5e6 are 2.5 ms.
@@ -61,7 +64,7 @@ class Budget:
         f"several targets are given all have to hold. [{TARGET_MACS}, where none is]"
     )
     ranking: Ranking | None = None
-    steps: int = STEPS
+    steps: int | None = None
     target_params: float | None = _target("Parameters that may be left, in the same way.")
     target_size: float | None = _target(
         "Size that the file may have: a share, or bytes such as 500KB or 1.5MiB.", "bytes"
@@ -104,5 +107,5 @@ class Budget:
             raise RequestError(
                 "`Budget.max_drop` finds how much may go: give it or targets, and not both"
             )
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise RequestError(f"`Budget.steps` must be at least 1, found {self.steps}")

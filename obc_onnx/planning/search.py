@@ -10,6 +10,7 @@ import numpy as np
 
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.planning.blocks import steps_of
+from obc_onnx.planning.budget import REPAIRED_STEPS, STEPS
 from obc_onnx.planning.costs import COSTS, Cost, share_of, units_left
 from obc_onnx.planning.plan import PruningPlan, slices_of
 from obc_onnx.planning.ranking import narrowest, ranked
@@ -72,6 +73,7 @@ def search_plan(
     seed: int,
     *,
     splits: bool = False,
+    repaired: bool = False,
     predictor: Predictor | None = None,
 ) -> PruningPlan:
     """Remove the least salient units until the budget holds.
@@ -83,6 +85,7 @@ def search_plan(
         criterion: Its name, for the record and for the usual ranking.
         seed: For the record.
         splits: Whether repair or training comes after, see `Cost`.
+        repaired: Whether `score` looks at what repair makes of the units that are left.
         predictor: What tells milliseconds, for a target of them.
     Raises:
         RequestError: A number is out of range, a pattern matches nothing, or a group that may lose
@@ -105,8 +108,9 @@ def search_plan(
     budget = replace(budget, scope=scope)
     keep: dict[Dim, NDArray[np.bool_]] = {}
     cuts: list[Removal] = []
-    for step in range(1, budget.steps + 1):
-        done = step / budget.steps
+    n_steps = budget.steps or (REPAIRED_STEPS if repaired else STEPS)
+    for step in range(1, n_steps + 1):
+        done = step / n_steps
         met = all(target.holds(keep, done) for target in targets)
         if not met or any(room.is_too_wide(keep) for room in rooms):
             saliency = score(keep)

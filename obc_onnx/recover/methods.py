@@ -12,6 +12,8 @@ Method = Literal["auto", "none", "stats", "refit", "fuse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 NEED_DATA: tuple[Method, ...] = ("stats", "refit")
 """Those that make no sense without samples; `auto` is none then."""
+SOLVE: tuple[Method, ...] = ("auto", "refit")
+"""Those that solve for weights where there are samples."""
 MINUTES = 3.0
 """Of refinement by gradient, as a rule."""
 

@@ -13,14 +13,15 @@ from obc_onnx.recover.methods import Recovery
 from obc_onnx.recover.norms import find_norms, reestimate_norms, why_no_norms
 from obc_onnx.recover.refine import refine
 from obc_onnx.recover.refit import refit
+from obc_onnx.surgery.cut import Cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.recover.methods import LayerFit, Method
     from obc_onnx.samples.samples import Samples
-    from obc_onnx.surgery.cut import Cut
 
 _STEPS: dict[Method, tuple[str, ...]] = {
     "auto": ("refit", "stats", "refine"),
@@ -29,6 +30,8 @@ _STEPS: dict[Method, tuple[str, ...]] = {
     "refit": ("refit",),
     "fuse": ("fuse", "stats"),
 }
+_REHEARSED = 128
+"""Samples of a repair that says what to remove next, and is not kept."""
 _NAMES = {
     "refit": "least-squares refit",
     "stats": "statistics",
@@ -138,6 +141,26 @@ def recover(
             cut, before = cut.holding(step.graph), after
         del step  # what was not kept makes room for the next one
     return Recovered(cut.pruned, steps, notes, warnings)
+
+
+def rehearse(
+    coupling: Coupling, keep: Keep, samples: Samples, seed: int, device: str = "cpu"
+) -> Coupling:
+    """Repair on a few samples what units leave, to look at it in the whole network.
+
+    Args:
+        coupling: Of the whole network.
+        keep: The units that stay.
+        samples: To draw some from; labels are not used.
+        seed: Of every random choice.
+        device: Where torch runs.
+    Returns:
+        The same coupling with other weights; with the other units masked, they are the repaired
+        network's.
+    """
+    cut = Cut.of(coupling, keep)
+    few = samples.draw(_REHEARSED, coupling.graph.batch, seed)
+    return cut.holding(recover(cut, few, "refit", seed, device).graph).whole()
 
 
 def _try(name: str, cut: Cut, means: _Means, *, solved: bool) -> _Step:

@@ -17,6 +17,7 @@ from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
 from obc_onnx.planning.scope import AUTO
 from obc_onnx.planning.search import search_plan
+from obc_onnx.recover.methods import SOLVE
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
 from obc_onnx.report.summary import (
@@ -30,7 +31,7 @@ from obc_onnx.report.summary import (
     summarise_groups,
     summarise_saliency,
 )
-from obc_onnx.run.decision import given_plan, outlook_of, remembering
+from obc_onnx.run.decision import Scorer, given_plan, outlook_of, remembering
 from obc_onnx.run.measurement import measure
 from obc_onnx.run.opened import Opened, analysed, read
 from obc_onnx.run.timing import Timing, plan_in_time
@@ -238,11 +239,11 @@ class Compression:
             self.notes.extend(notes)
             return plan
         with self.clock("score and plan"):
-            name, scorer = self._scorer(coupling, opened.samples)
-            score = remembering(scorer, self.first_scores)
+            scorer = self._scorer(coupling, opened.samples)
+            score = remembering(scorer.score, self.first_scores)
             repairs = opened.samples is not None or request.recover != "none"
-            scored = partial(search_plan, coupling, score, criterion=name)
-            told = {"splits": repairs, "predictor": opened.predictor}
+            scored = partial(search_plan, coupling, score, criterion=scorer.name)
+            told = {"splits": repairs, "repaired": scorer.repairs, "predictor": opened.predictor}
             plan_of = partial(scored, seed=request.seed, **told)
             if request.goal.max_drop is not None:
                 plan = self._plan_within_drop(opened, plan_of)
@@ -307,22 +308,31 @@ class Compression:
         shapes = {port.name: coupling.shapes[port.name] for port in coupling.graph.inputs}
         return analyse(graph, shapes, request.rules, self.clock, feed=first_of(samples))[0], epochs
 
-    def _scorer(
-        self, coupling: Coupling, samples: Samples | None
-    ) -> tuple[str, Callable[[Keep], Mapping[str, NDArray[np.float64]]]]:
-        """Return what scores units and its name: scores that were given, or a criterion."""
+    def _scorer(self, coupling: Coupling, samples: Samples | None) -> Scorer:
+        """Return what scores units: scores that were given, or a criterion."""
         request = self.request
         if request.scores is not None:
             given = request.scores
             given.check(coupling)
-            return given.criterion, lambda _: given.groups
+            return Scorer(given.criterion, lambda _: given.groups)
         criterion = choose_criterion(request.criterion, samples, request.look)
         if request.criterion is None and samples is None:
             self.notes.append(
                 f"no data was given, so units are scored by '{criterion.name}', which needs none"
             )
         scene = make_scene(coupling, samples, request.look, request.seed, request.device)
-        return criterion.name, lambda keep: criterion.score(scene, keep)
+        if scene.samples is None or request.recover not in SOLVE or not criterion.needs_data:
+            return Scorer(criterion.name, partial(criterion.score, scene))
+        from obc_onnx.recover.stage import rehearse
+
+        repair = partial(
+            rehearse, coupling, samples=scene.samples, seed=request.seed, device=request.device
+        )
+
+        def score(keep: Keep) -> Mapping[str, NDArray[np.float64]]:
+            return criterion.score(scene.holding(repair(keep)) if keep else scene, keep)
+
+        return Scorer(criterion.name, score, repairs=True)
 
     def _recover(
         self, made: Candidate, samples: Samples | None

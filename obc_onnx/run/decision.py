@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.summary import (
@@ -29,10 +29,24 @@ if TYPE_CHECKING:
     Score = Callable[[Keep], Saliency]
 
 
+class Scorer(NamedTuple):
+    """What scores units.
+
+    Attributes:
+        name: Of the criterion.
+        score: Gives every unit a saliency, for the units that are left.
+        repairs: Whether it looks at what repair makes of those.
+    """
+
+    name: str
+    score: Score
+    repairs: bool = False
+
+
 def given_plan(
     made: PruningPlan,
     coupling: Coupling,
-    scorer: Callable[[], tuple[str, Score]],
+    scorer: Callable[[], Scorer],
     predictor: Predictor | None,
 ) -> tuple[PruningPlan, list[str]]:
     """Bring a plan that was given into the form of one that was made.
@@ -40,8 +54,8 @@ def given_plan(
     Args:
         made: As a file says it, which a person may have edited.
         coupling: Of the model.
-        scorer: Gives what scores units, and its name; asked where the plan says how many units of
-            a group stay, and not which.
+        scorer: Gives what scores units; asked where the plan says how many units of a group stay,
+            and not which.
         predictor: What tells milliseconds, where there is a profile.
     Returns:
         The plan, and what to say of it.
@@ -50,8 +64,8 @@ def given_plan(
     """
     plan = made
     if made.open_groups:
-        criterion, score = scorer()
-        plan = made.filled(coupling, score({}), criterion)
+        asked = scorer()
+        plan = made.filled(coupling, asked.score({}), asked.name)
     edited = plan.is_edited(coupling)
     recounted = plan.recounted(coupling, predictor)
     return recounted, notes_on_edit(made, recounted) if edited else []

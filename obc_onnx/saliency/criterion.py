@@ -44,6 +44,7 @@ class Scene:
         seed: Of every random choice.
         device: Where torch runs.
         scoring: How.
+        first: The scene before anything was removed, where units were.
     """
 
     coupling: Coupling
@@ -51,6 +52,11 @@ class Scene:
     seed: int = 0
     device: str = "cpu"
     scoring: Scoring = field(default_factory=Scoring)
+    first: Scene | None = None
+
+    def holding(self, coupling: Coupling) -> Scene:
+        """Return the same scene with other weights; outputs are seen on the same scales."""
+        return replace(self, coupling=coupling, first=self.first or self)
 
     def data(self) -> Samples:
         """Return the samples.
@@ -65,6 +71,8 @@ class Scene:
     @cached_property
     def scales(self) -> list[Scale]:
         """The scales of the model's float outputs on the samples; whole, whatever is masked."""
+        if self.first is not None:
+            return self.first.scales
         from obc_onnx.measuring.outputs import batch_size_of
         from obc_onnx.measuring.scales import measure_scales
         from obc_onnx.twin.build import derived_twin

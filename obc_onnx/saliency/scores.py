@@ -156,11 +156,7 @@ def make_scene(
 ) -> Scene:
     """Draw the samples to score on: whole batches where the model's batch is static."""
     if samples is not None:
-        order = np.random.default_rng(seed).permutation(len(samples))
-        n_scored = scoring.n_samples
-        if coupling.graph.batch is not None:
-            n_scored = max(n_scored // coupling.graph.batch, 1) * coupling.graph.batch
-        samples = samples.part(np.sort(order[:n_scored]))
+        samples = samples.draw(scoring.n_samples, coupling.graph.batch, seed)
     return Scene(coupling, samples, seed, device, scoring)
 
 

@@ -140,6 +140,19 @@ class Samples:
             lengths=None if self.lengths is None else self.lengths[which],
         )
 
+    def draw(self, n: int, batch: int | None, seed: int) -> Samples:
+        """Draw samples at random, in their order; all of them where there are no more.
+
+        Args:
+            n: How many; whole batches, and at least one, where `batch` says how large those are.
+            batch: Of the model, where it is static.
+            seed: Of the choice.
+        """
+        if batch is not None:
+            n = max(n // batch, 1) * batch
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.part(np.sort(order[:n]))
+
     def mixed(self) -> Samples:
         """Return all samples in a random order, the same for equal numbers of samples."""
         return self.part(np.random.default_rng(_ORDER_SEED).permutation(len(self)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.graph.node import holds_weights
 from obc_onnx.memory import make_room
 from obc_onnx.surgery.respelling import respell
 
@@ -42,6 +43,29 @@ class Cut:
     def holding(self, pruned: Graph) -> Cut:
         """Return the same cut with other weights."""
         return replace(self, pruned=pruned)
+
+    def whole(self) -> Coupling:
+        """Return the original's coupling with the weights of this cut where those stay.
+
+        With the other units masked, that network gives what this cut gives.
+        """
+        graph = self.coupling.graph
+        kept = self.coupling.kept_positions(self.keep)
+        spelled = {
+            graph.producers[patch.key].inputs[patch.place]  # numbers that only the cut has right
+            for patch in self.coupling.patches
+            if isinstance(patch.place, int) and graph.producers[patch.key].has_input(patch.place)
+        }
+        arrays = {}
+        for name in (graph.initializers.keys() & self.pruned.initializers.keys()) - spelled:
+            new, old = self.pruned.initializers[name], graph.initializers[name]
+            axes = [
+                kept.get(name, {}).get(axis, range(size)) for axis, size in enumerate(old.shape)
+            ]
+            if new is not old and holds_weights(new.dtype) and new.shape == (*map(len, axes),):
+                arrays[name] = old.copy()
+                arrays[name][np.ix_(*axes)] = new
+        return replace(self.coupling, graph=graph.edit(arrays).known_as(graph))
 
 
 def remove_units(coupling: Coupling, keep: Keep) -> Graph:

@@ -21,6 +21,7 @@ if _typing.TYPE_CHECKING:
         RequestError,
         ShapeError,
         UnsupportedOperatorError,
+        UserCodeError,
         VerificationError,
     )
     from obc_onnx.latency.profile import Profile
@@ -95,6 +96,7 @@ _DEFINED_IN = {
     "Swept": "run.sweep",
     "TrainingOptions": "training.options",
     "UnsupportedOperatorError": "errors",
+    "UserCodeError": "errors",
     "VerificationError": "errors",
     "apply": "run.api",
     "compress": "run.api",
@@ -161,6 +163,7 @@ __all__ = [
     "Swept",
     "TrainingOptions",
     "UnsupportedOperatorError",
+    "UserCodeError",
     "VerificationError",
     "__version__",
     "apply",

@@ -49,7 +49,7 @@ def not_a_number(runs):
 def files(tmp_path: Path) -> tuple[Path, ...]:
     (tmp_path / "metrics.py").write_text(METRICS)
     data = archive(tmp_path, x=images(40), labels=classes(40))
-    held = archive(tmp_path, "held.npz", x=images(24, seed=5), labels=classes(24, seed=6))
+    held = archive(tmp_path, "held.npz", x=images(150, seed=5), labels=classes(150, seed=6))
     return saved(tmp_path), data, held
 
 
@@ -90,6 +90,7 @@ def test_a_run_has_inputs_outputs_and_labels_of_the_same_samples(files: tuple[Pa
     assert report.metric.name == "look"
     session = onnxruntime.InferenceSession(str(files[0]))
     (before, after) = seen
+    assert len(before) > 1
     assert sum(len(run.labels) for run in before) == len(given["x"])
     for run in before:
         (scores,) = session.run(None, run.inputs)
@@ -114,11 +115,11 @@ def test_a_drop_by_it_is_that_of_accuracy(
 
 
 def test_a_sweep_shows_it(files: tuple[Path, ...], tmp_path: Path) -> None:
-    command = ("sweep", *arguments(files, "misses"), "--lower-is-better", "-o", tmp_path / "swept")
+    command = ("sweep", *arguments(files, "size"), "--lower-is-better", "-o", tmp_path / "swept")
     done = invoke(*command, "--targets", "0.5", "--report", tmp_path / "page.html")
     assert done.exit_code == 0, done.output
-    assert "misses" in done.stdout
-    assert '<th scope="col">misses</th>' in (tmp_path / "page.html").read_text()
+    assert "size" in done.stdout
+    assert '<th scope="col">size</th>' in (tmp_path / "page.html").read_text()
     (point,) = json.loads((tmp_path / "swept" / "sweep.json").read_text())["points"]
     metric = point["metric"]
     assert point["drop"] == pytest.approx(metric["after"] - metric["before"])

@@ -190,7 +190,7 @@ def test_a_drop_is_one_from_the_original_that_sparse_learning_changed(
     monkeypatch.setattr(
         compression,
         "DropMeter",
-        lambda original, held: judged.append(original) or meter(original, held),
+        lambda original, held, _metric: judged.append(original) or meter(original, held),
     )
     training = TrainingOptions(epochs=0, sparse_epochs=1, batch_size=8, lr=0.05)
     compress(graph, data=samples, budget=Budget(max_drop=0.9), training=training)

@@ -16,10 +16,11 @@ from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import output_error
 from obc_onnx.planning.budget import Budget
 from obc_onnx.recover.norms import why_no_norms
-from obc_onnx.recover.stage import recover
+from obc_onnx.recover.stage import recover, rehearse
 from obc_onnx.run.api import compress
 from obc_onnx.samples.samples import Samples
 from obc_onnx.surgery.cut import Cut, remove_units
+from obc_onnx.surgery.mask import mask_reads
 
 if TYPE_CHECKING:
     import onnx
@@ -114,6 +115,18 @@ def test_statistics_approach_those_of_one_large_batch(momentum: float) -> None:
     assert recovery.kept
     assert recovery.after < recovery.before
     assert_statistics_are_measured(cut, repaired)
+
+
+def test_a_rehearsal_shows_the_repaired_network_in_the_whole_one() -> None:
+    cut = cut_of(DEEP)
+    whole = rehearse(cut.coupling, cut.keep, cut.samples, 0)
+    feed = used_of(cut).feed(slice(0, None))
+    expected = Session(cut.original).run(feed)["y"]
+    plain, repaired = (
+        mean_error(expected, Session(mask_reads(of, cut.keep)).run(feed)["y"])
+        for of in (cut.coupling, whole)
+    )
+    assert repaired < plain / 2
 
 
 def test_only_statistics_change() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -32,6 +32,7 @@ from obc_onnx.ops.elementwise import Unary
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.plan import PruningPlan
 from obc_onnx.run.api import verify
+from obc_onnx.saliency.jacobian import Jacobian
 from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.samples import Samples
 from obc_onnx.training.options import TrainingOptions
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.coupling.model import Keep
+    from obc_onnx.saliency.criterion import Saliency, Scene
+
 
 def samples_of(n: int = 40, *, labelled: bool = True) -> Samples:
     labels = classes(n) if labelled else None
@@ -49,6 +53,38 @@ def samples_of(n: int = 40, *, labelled: bool = True) -> Samples:
 
 def run(model: onnx.ModelProto, **feed: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return list(Session(Graph.from_model(model)).run(feed).values())
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_steps", "repaired"),
+    [
+        ({}, 2, True),
+        ({"recover": "refit"}, 2, True),
+        ({"recover": "none"}, 4, False),
+        ({"recover": "stats"}, 4, False),
+        ({"budget": Budget(0.5, steps=3)}, 3, True),
+    ],
+)
+def test_later_steps_score_what_repair_makes_of_the_network(
+    asked: dict[str, Any], n_steps: int, repaired: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Scene, Keep]] = []
+
+    def score(criterion: Jacobian, scene: Scene, keep: Keep) -> Saliency:
+        seen.append((scene, keep))
+        return scored(criterion, scene, keep)
+
+    scored = Jacobian.score
+    monkeypatch.setattr(Jacobian, "score", score)
+    obc_onnx.make_plan(chain(), **{"data": samples_of(), "budget": 0.5, **asked})
+    assert len(seen) == n_steps
+    first, *later = (scene.coupling.graph.initializers for scene, _ in seen)
+    assert later
+    assert all(keep for _, keep in seen[1:])
+    for arrays in later:
+        changed = any(not np.array_equal(array, first[name]) for name, array in arrays.items())
+        assert changed == repaired
+    assert all(scene.scales is seen[0][0].scales for scene, _ in seen)
 
 
 def test_a_model_in_memory_is_compressed_and_left_as_it_is() -> None:

@@ -23,8 +23,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from token_graphs import TOKEN_BLOCKS, TOKEN_HEADS, build_token_net, token_nets
 
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.verification.oracle import Oracle
 
 if TYPE_CHECKING:
     import onnx
@@ -71,6 +72,33 @@ def test_a_pruned_token_net_equals_the_masked_one_and_costs_what_was_predicted(
     model: onnx.ModelProto, seed: int
 ) -> None:
     assert_random_plan_is_exact(model, seed)
+
+
+@settings(max_examples=200)
+@given(model=every_net, seed=seeds)
+def test_the_whole_net_with_the_weights_of_a_cut_gives_what_the_cut_gives(
+    model: onnx.ModelProto, seed: int
+) -> None:
+    coupling, rng = analyse(model).coupling, np.random.default_rng(seed)
+    keep = coupling.exact(random_keep(coupling, rng))
+    assume(removes_something(keep))
+    cut = Cut.of(coupling, keep)
+    weights = {role.node.inputs[role.slot] for role in coupling.roles}
+    arrays = cut.pruned.initializers
+    changed = cut.holding(
+        cut.pruned.edit(
+            {
+                name: arrays[name] * rng.uniform(0.5, 1.5, arrays[name].shape).astype(np.float32)
+                for name in sorted(weights & arrays.keys())
+                if arrays[name].dtype == np.float32
+            }
+        )
+    )
+    feed = make_feed(coupling.graph, rng, 3)
+    oracle, whole = Oracle(coupling, keep, feed), changed.whole()
+    masked = oracle.run_masked(mask_reads(whole, keep))
+    assert_close(oracle.run_pruned(changed.pruned), masked)
+    assert whole.graph.sha256 == coupling.graph.sha256
 
 
 @settings(max_examples=100)

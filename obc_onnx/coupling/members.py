@@ -139,7 +139,7 @@ def left_of(coupling: Coupling, keep: Keep, name: str) -> NDArray[np.bool_] | No
 def _real(coupling: Coupling, role: Role, array: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return what stored integers stand for."""
     node, rule = role.node, coupling.rules.find(role.node)
-    quantised = None if rule is None else rule.quantisation(role.slot)
+    quantised = None if rule is None else rule.quantisation(node, role.slot)
     if quantised is None:
         return array
     slots = [s for s in (quantised.zero, quantised.scale) if s is not None and node.has_input(s)]

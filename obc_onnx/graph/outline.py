@@ -138,10 +138,18 @@ def outlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Inline local functions; a model that has none is returned as it is."""
+    """Inline local functions; a model that has none is returned as it is.
+
+    Raises:
+        ModelError: A call does not fit its function.
+    """
     if not model.functions:
         return model
-    result = onnx.inliner.inline_local_functions(outlined(model))
+    try:
+        result = onnx.inliner.inline_local_functions(outlined(model))
+    except RuntimeError as error:  # what failed checks of onnx's own raise
+        reason = str(error).rpartition(": ")[2]
+        raise ModelError(f"the local functions cannot be inlined: {reason}") from error
     del result.graph.input[:]
     result.graph.input.extend(model.graph.input)
     result.graph.initializer.extend(_large(model))

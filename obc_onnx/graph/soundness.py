@@ -29,7 +29,7 @@ from onnx.external_data_helper import uses_external_data
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.nested import all_nodes
 from obc_onnx.graph.node import domain_of
-from obc_onnx.graph.operators import CHOICES, DIVIDING
+from obc_onnx.graph.operators import CHOICES, DIVIDING, LAST_CHOICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -87,6 +87,7 @@ def check_sound(model: onnx.ModelProto, folder: Path | None = None) -> None:
     for node in all_nodes(model.graph):
         _check_divisors(node)
         _check_choices(node)
+        _check_numbers(node)
         _check_axes(node)
         _check_gives(node)
         _check_given(node, versions.get(domain_of(node.domain), 1))
@@ -278,6 +279,23 @@ def _check_choices(node: NodeProto) -> None:
             raise ModelError(
                 f"{_named(node, '')} has {attribute.name} '{attribute.s.decode()}': it is one of "
                 f"{', '.join(known)}"
+            )
+
+
+def _check_numbers(node: NodeProto) -> None:
+    """Check attributes that choose by a number, and those that count what a node has."""
+    last = {} if domain_of(node.domain) else LAST_CHOICES.get(node.op_type, {})
+    for attribute in node.attribute:
+        if attribute.name in last and not 0 <= attribute.i <= last[attribute.name]:
+            raise ModelError(
+                f"{_named(node, '')} has {attribute.name} {attribute.i}: it goes from 0 to "
+                f"{last[attribute.name]}"
+            )
+        counts = node.op_type == "Split" and attribute.name == "num_outputs"
+        if counts and attribute.i != len(node.output):
+            raise ModelError(
+                f"{_named(node, '')} has num_outputs {attribute.i} and {len(node.output)} outputs: "
+                f"they are to agree"
             )
 
 

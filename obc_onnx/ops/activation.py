@@ -137,8 +137,11 @@ class Clip(PositionByPosition):
         """Read the bounds, where they are constants."""
         low, high = node.number("min", -math.inf), node.number("max", math.inf)
         given = [node.inputs[slot] if node.has_input(slot) else "" for slot in (1, 2)]
-        lowest, highest = (float(numbers[name]) if name in numbers else None for name in given)
-        return low if lowest is None else lowest, high if highest is None else highest
+        held = [numbers.get(name) for name in given]
+        if any(array is not None and array.size != 1 for array in held):
+            return super().changing(node, numbers)
+        lowest, highest = (None if array is None else array.item() for array in held)
+        return low if lowest is None else float(lowest), high if highest is None else float(highest)
 
 
 class Dropout(FreeOfMacs):

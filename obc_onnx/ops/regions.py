@@ -195,25 +195,45 @@ def _average_regions(
 ) -> Tensor:
     """Average `counts` rows and columns of samples in each of `size` cells of a region.
 
-    Samples outside of the image by more than a position are zero.
+    Samples outside of the image by more than a position are zero. One row of all cells is sampled
+    after the other, so that memory does not grow with the samples of a cell along both sides.
     """
     import torch
     from torch.nn import functional
 
+    total = x.new_zeros(x.shape[0], x.shape[1], *size)
     if min(counts) < 1:
-        return x.new_zeros(x.shape[0], x.shape[1], *size)
-    grids, insides = [], []
-    for side in (0, 1):
-        n_places, length = size[side] * counts[side], x.shape[2 + side]
-        steps = (torch.arange(n_places, device=x.device, dtype=x.dtype) + 0.5) / n_places
-        place = start[:, side, None] + steps * extent[:, side, None]
-        insides.append((place >= -1) & (place <= length))
-        grids.append((2 * place.clamp(0, length - 1) + 1) / length - 1)
-    inside = insides[0][:, :, None] & insides[1][:, None, :]
-    rows, columns = grids[0][:, :, None], grids[1][:, None, :]
-    grid = torch.stack([columns.expand(inside.shape), rows.expand(inside.shape)], -1)
-    sampled = functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
-    return functional.avg_pool2d(sampled * inside[:, None], counts)
+        return total
+    places, insides = zip(
+        *(
+            _places(start[:, side], extent[:, side], size[side] * counts[side], x.shape[2 + side])
+            for side in (0, 1)
+        ),
+        strict=True,
+    )
+    for first in range(counts[0]):
+        own = slice(first, None, counts[0])
+        inside = insides[0][:, own, None] & insides[1][:, None, :]
+        rows, columns = places[0][:, own, None], places[1][:, None, :]
+        grid = torch.stack([columns.expand(inside.shape), rows.expand(inside.shape)], -1)
+        sampled = functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
+        total = total + functional.avg_pool2d(sampled * inside[:, None], (1, counts[1]))
+    return total / counts[0]
+
+
+def _places(start: Tensor, extent: Tensor, n_places: int, length: int) -> tuple[Tensor, Tensor]:
+    """Spread samples along one side of each region.
+
+    Returns:
+        Where they lie in an image of some length, from -1 to 1, and whether that is inside of it;
+        shape [n_regions, n_places].
+    """
+    import torch
+
+    steps = (torch.arange(n_places, device=start.device, dtype=start.dtype) + 0.5) / n_places
+    place = start[:, None] + steps * extent[:, None]
+    inside = (place >= -1) & (place <= length)
+    return (2 * place.clamp(0, length - 1) + 1) / length - 1, inside
 
 
 def max_roi_pool(x: Tensor, rois: Tensor, *, size: tuple[int, int], scale: float) -> Tensor:

@@ -176,7 +176,7 @@ def _sparse(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     if not tensors:
         return
     tensor = tensors[rng.integers(len(tensors))]
-    size = max(math.prod(tensor.dims), 1)
+    size = min(max(math.prod(tensor.dims), 1), SIZES[-1] - 1)
     places = np.sort(rng.integers(-1 if rng.random() < 0.1 else 0, size + 1, 3))
     numbers = rng.standard_normal(3).astype(np.float32)
     sparse = helper.make_sparse_tensor(

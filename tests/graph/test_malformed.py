@@ -312,6 +312,47 @@ def test_a_head_count_of_zero_is_refused_before_it_is_divided_by() -> None:
         check_sound(model)
 
 
+def test_a_choice_by_number_that_an_operator_does_not_know_is_refused() -> None:
+    model = build(
+        "net (float[1,4,8] q) => (float[1,4,8] y, float[1,2,4,4] s)"
+        "{ y, k, v, s = Attention<q_num_heads=2, kv_num_heads=2>(q, q, q) }",
+        opset=23,
+    )
+    mode = helper.make_attribute("qk_matmul_output_mode", 3)
+    model.graph.node[0].attribute.append(mode)
+    check_sound(model)
+    for wrong in (4, 2**33, -1):
+        mode = helper.make_attribute("qk_matmul_output_mode", wrong)
+        del model.graph.node[0].attribute[-1]
+        model.graph.node[0].attribute.append(mode)
+        with pytest.raises(ModelError, match=f"qk_matmul_output_mode {wrong}: it goes from 0 to 3"):
+            check_sound(model)
+
+
+def test_a_split_into_another_number_of_outputs_is_refused() -> None:
+    model = build(
+        "net (float[2,4] x) => (float[2,4] y)"
+        "{ a, b = Split<axis=1, num_outputs=2>(x) y = Concat<axis=1>(a, b) }",
+        opset=18,
+    )
+    check_sound(model)
+    model.graph.node[0].attribute[1].i = 1
+    with pytest.raises(ModelError, match="Split 'a' has num_outputs 1 and 2 outputs"):
+        check_sound(model)
+
+
+def test_a_call_with_more_inputs_than_its_function_is_refused(tmp_path: Path) -> None:
+    model = build("net (float[2,4] x) => (float[2,4] y) { y = Relu(x) }")
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    opsets = list(model.opset_import)
+    model.functions.append(helper.make_function("own", "f", ["a"], ["b"], body, opsets))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node[0].CopyFrom(helper.make_node("f", ["x", "x"], ["y"], domain="own"))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    assert_refused(invoke("inspect", path), "local functions cannot be inlined: Number of actual")
+
+
 def test_a_text_that_an_operator_does_not_know_is_refused(tmp_path: Path) -> None:
     text = (
         "net (float[4,4] x) => (float[4,4] y) <float[1,4] w>"

@@ -193,7 +193,7 @@ class Rule(ABC):
         """
         return None
 
-    def quantisation(self, slot: int) -> Quantisation | None:  # noqa: ARG002
+    def quantisation(self, node: Node, slot: int) -> Quantisation | None:  # noqa: ARG002
         """Say how the integers in a slot become real; None where they stand for themselves."""
         return None
 

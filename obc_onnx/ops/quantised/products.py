@@ -98,7 +98,7 @@ class QuantizedProduct(Rule):
     def forward(self, context: ForwardContext) -> Call:
         """Compute the plain operator on what lies above the zero points."""
         slots = self.slots
-        operands = zip(slots.factors, slots.zeros, self.zero_axes, strict=True)
+        operands = zip(slots.factors, slots.zeros, self.axes_of_zeros(context.node), strict=True)
         prepared = {
             slot: above_zero(context, slot, zero, axis)
             for slot, zero, axis in operands
@@ -107,13 +107,18 @@ class QuantizedProduct(Rule):
         call = forward_as(self.plain, context, slots.factors + slots.others)
         return replace(call, prepared=prepared)
 
-    def quantisation(self, slot: int) -> Quantisation | None:
+    def quantisation(self, node: Node, slot: int) -> Quantisation | None:
         """Say where scale and zero point of a factor are."""
         slots = self.slots
         if slot not in slots.factors:
             return None
         which = slots.factors.index(slot)
-        return Quantisation(slots.scales[which], slots.zeros[which], self.zero_axes[which])
+        axis = self.axes_of_zeros(node)[which]
+        return Quantisation(slots.scales[which], slots.zeros[which], axis)
+
+    def axes_of_zeros(self, node: Node) -> tuple[int, int]:  # noqa: ARG002
+        """Say along which axis of each factor its scales and zero points lie."""
+        return self.zero_axes
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Count as the plain operator does."""
@@ -221,18 +226,20 @@ class QGemm(QuantizedProduct):
     plain = Gemm()
     slots = Slots((0, 3), (2, 5), (1, 4), {4: -1, 5: -1}, others=(6,), whole=(6,))
 
+    def axes_of_zeros(self, node: Node) -> tuple[int, int]:
+        """Follow the columns of the second factor, which may be transposed."""
+        return self.zero_axes[0], 0 if node.integer("transB", 0) else -1
+
     def forward(self, context: ForwardContext) -> Call:
         """Multiply and add in whole numbers; alpha belongs to the scale."""
         call, node = super().forward(context), context.node
-        columns = 0 if node.integer("transB", 0) else -1
-        prepared = {**call.prepared, 3: above_zero(context, 3, 5, columns)}
         constants = {**call.constants, "alpha": 1.0, "beta": 1.0}
         factor = node.number("alpha", 1.0)
         if node.has_input(7):
             result = _rounded(context, 7, (-2, -1), factor)
         else:
             result = Call(scaled, {"axes": (-2, -1), "factor": factor}, order=(1, 4))
-        return replace(call, constants=constants, prepared=prepared, result=result)
+        return replace(call, constants=constants, result=result)
 
 
 class MatMulIntegerToFloat(QuantizedProduct):

@@ -10,7 +10,7 @@ import click
 
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import REPAIRED_STEPS, STEPS, Budget
-from obc_onnx.planning.scope import AUTO, BLOCKS, MIN_CHANNELS, RUNTIMES, Scope, load_limits
+from obc_onnx.planning.scope import AUTO, BLOCKS, MIN_CHANNELS, RUNTIMES, Scope, read_config
 from obc_onnx.recover.methods import METHODS, MINUTES
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
 from obc_onnx.samples.image_options import IMAGE_COLORS, IMAGE_LAYOUTS, IMAGE_RESIZES
@@ -384,7 +384,8 @@ width_options = combined(
     click.option(
         "--config",
         type=FILE,
-        help="A TOML file with a table for each pattern of names: min, max, round_to, keep.",
+        help="TOML file of options, such as target-macs = 0.5, and of limits: a table for each "
+        "pattern of names, with min, max, round_to, keep. What the command line says goes before.",
     ),
 )
 """What says how a plan is made, apart from its targets."""
@@ -463,7 +464,7 @@ def data_of(options: dict[str, Any]) -> DataOptions:
 
 def budget_of(options: dict[str, Any]) -> Budget:
     """Gather what a plan has to meet."""
-    limits = {} if options["config"] is None else load_limits(options["config"])
+    limits = {} if options["config"] is None else read_config(options["config"]).limits
     widths = {name: options[name] for name in ("round_to", "runtime", "min_channels")}
     return Budget(
         **{field.name: options.get(field.name) for field in Budget.target_fields()},

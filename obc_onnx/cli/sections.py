@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from obc_onnx.cli.run_file import with_file
+from obc_onnx.errors import RequestError
 from obc_onnx.training.options import FIELDS
 
 if TYPE_CHECKING:
@@ -113,7 +115,11 @@ class SectionedCommand(click.Command):
             )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the arguments as they were given, for reports that name the command."""
+        """Keep the arguments, those of a file among them, for reports that name the command."""
+        try:
+            args = with_file(self, args)
+        except RequestError as error:
+            raise click.ClickException(str(error)) from error
         ctx.meta[ARGUMENTS] = [*args]
         named = (arg.partition("=") for arg in args)
         return super().parse_args(

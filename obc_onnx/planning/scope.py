@@ -94,11 +94,39 @@ _WIDTH = "a number of units such as 8, a share in (0, 1] such as 0.25"
 _MEANING = {"min": _WIDTH, "max": _WIDTH, "round_to": "a number above 0", "keep": "true, false"}
 
 
+@dataclass(frozen=True)
+class Config:
+    """What a file says.
+
+    Attributes:
+        options: What stands outside of tables, by its key.
+        limits: The tables, by the pattern of names that each is for.
+    """
+
+    options: dict[str, Any]
+    limits: dict[str, Limits]
+
+
 def load_limits(path: str | Path) -> dict[str, Limits]:
     """Read a file of limits: TOML, with a table for each pattern of names.
 
     Raises:
         RequestError: It is missing, no TOML, or has a key or a value that is not known.
+    """
+    found = read_config(path)
+    for key in found.options:
+        raise RequestError(
+            f"config '{path}' has '{key}' outside of any table: write it below the pattern of "
+            f'names that it is for, such as ["conv1*"]'
+        )
+    return found.limits
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a file of limits and of options.
+
+    Raises:
+        RequestError: It is missing, no TOML, or a table has a key or a value that is not known.
     """
     import tomllib  # help waits for nothing that it does not need
 
@@ -106,30 +134,28 @@ def load_limits(path: str | Path) -> dict[str, Limits]:
 
     check_regular(Path(path), "config", RequestError)
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        said = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
         raise RequestError(f"config '{path}' is nested too deeply to be read as TOML") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"config '{path}' cannot be read as TOML: {error}") from error
-    found = {}
-    for pattern, table in tables.items():
-        if not isinstance(table, dict):
+    tables = {key: value for key, value in said.items() if isinstance(value, dict)}
+    options = {key: value for key, value in said.items() if key not in tables}
+    return Config(options, {key: _limits(path, key, table) for key, table in tables.items()})
+
+
+def _limits(path: str | Path, pattern: str, table: dict[str, Any]) -> Limits:
+    for key, value in table.items():
+        if key not in _HOLDS:
+            hint = ": put quotes around the pattern" if isinstance(value, dict) else ""
             raise RequestError(
-                f"config '{path}' has '{pattern}' outside of any table: write it below the "
-                f'pattern of names that it is for, such as ["conv1*"]'
+                f"config '{path}' has an unknown key '{key}' for '{pattern}'{hint}; there are "
+                f"{', '.join(_HOLDS)}"
             )
-        for key, value in table.items():
-            if key not in _HOLDS:
-                hint = ": put quotes around the pattern" if isinstance(value, dict) else ""
-                raise RequestError(
-                    f"config '{path}' has an unknown key '{key}' for '{pattern}'{hint}; there are "
-                    f"{', '.join(_HOLDS)}"
-                )
-        try:
-            found[pattern] = Limits(**table)
-        except RequestError as error:
-            raise RequestError(f"config '{path}', '{pattern}': {error}") from error
-    return found
+    try:
+        return Limits(**table)
+    except RequestError as error:
+        raise RequestError(f"config '{path}', '{pattern}': {error}") from error
 
 
 @dataclass(frozen=True)

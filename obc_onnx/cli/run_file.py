@@ -1,0 +1,87 @@
+"""Options of a command that a file says: what `--config` names, outside of its tables."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from obc_onnx.errors import RequestError
+from obc_onnx.planning.scope import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONFIG = "--config"
+_OWN = ("help", "help_all", "config")
+"""Parameters that a file says nothing of."""
+
+
+def with_file(command: click.Command, args: Sequence[str]) -> list[str]:
+    """Put the options that a file says in front of those that were given, which go before them.
+
+    Args:
+        command: Whose options they are.
+        args: As they were given.
+    Returns:
+        Arguments that stand for both.
+    Raises:
+        RequestError: The file cannot be read, or says what is no option.
+    """
+    path = _named(args)
+    if path is None or not any(CONFIG in option.opts for option in command.params):
+        return [*args]
+    said: list[str] = []
+    for key, value in read_config(path).options.items():
+        option = _option(command, path, key, value)
+        names = {*option.opts, *option.secondary_opts}
+        if names.isdisjoint(arg.partition("=")[0] for arg in args):
+            said += _written(option, value)
+    return [*said, *args]
+
+
+def _named(args: Sequence[str]) -> Path | None:
+    """Return the last file that is named."""
+    found = None
+    for place, arg in enumerate(args):
+        name, sign, rest = arg.partition("=")
+        if name == CONFIG and (sign or place + 1 < len(args)):
+            found = Path(rest if sign else args[place + 1])
+    return found
+
+
+def _option(command: click.Command, path: Path, key: str, value: Any) -> click.Option:
+    """Find what a key stands for: the long name of an option, with `-` or `_`."""
+    name = "--" + key.replace("_", "-")
+    options = {
+        max(own.opts, key=len): own
+        for own in command.params
+        if isinstance(own, click.Option) and own.name not in _OWN
+    }
+    if name not in options:
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f", but '{near[0].removeprefix('--')}'" if near else ""
+        raise RequestError(
+            f"config '{path}' has '{key}' outside of any table, where options stand, and "
+            f"`{command.name}` has no such one{hint}; limits stand below the pattern of names that "
+            f'they are for, such as ["conv1*"]'
+        )
+    option = options[name]
+    if isinstance(value, bool) != option.is_flag:
+        wanted = "true or false" if option.is_flag else "a value"
+        raise RequestError(f"config '{path}', '{key}': it takes {wanted}, found {value!r}")
+    return option
+
+
+def _written(option: click.Option, value: Any) -> list[str]:
+    """Write an option as on a command line; a list is given several times, or joined by commas."""
+    name = max(option.opts, key=len)
+    if isinstance(value, bool):
+        return [name] if value else [*option.secondary_opts[:1]]
+    if not isinstance(value, list):
+        return [f"{name}={value}"]
+    if option.multiple:
+        return [f"{name}={one}" for one in value]
+    return [f"{name}={','.join(map(str, value))}"]

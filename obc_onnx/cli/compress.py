@@ -14,11 +14,11 @@ from obc_onnx.cli.options import (
     json_option,
     latency_option,
     plan_options,
-    quality_options,
     recover_option,
     run_options,
 )
 from obc_onnx.cli.pages import page_option
+from obc_onnx.cli.quality_options import quality_options
 from obc_onnx.cli.score_options import scoring_options
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (

@@ -411,22 +411,6 @@ recover_option = combined(method_option, _minutes_option)
 """What says how to repair."""
 
 
-quality_options = combined(
-    click.option(
-        "--metric",
-        metavar="FILE.py:FUNCTION",
-        help="Function that says how good a model is, in place of top-1 accuracy: it gets runs "
-        "with inputs, outputs and labels, and returns one number.",
-    ),
-    click.option(
-        "--lower-is-better",
-        is_flag=True,
-        help="The number of --metric is an error.",
-    ),
-)
-"""What says how quality is measured."""
-
-
 def eval_samples_option(default: int = EVAL_SAMPLES) -> Callable[[Any], Any]:
     """Return the option of how many samples are measured on."""
     return click.option(

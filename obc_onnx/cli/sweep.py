@@ -15,11 +15,11 @@ from obc_onnx.cli.options import (
     latency_option,
     method_option,
     parse_numbers,
-    quality_options,
     run_options,
     width_options,
 )
 from obc_onnx.cli.pages import page_option, write_page
+from obc_onnx.cli.quality_options import quality_options
 from obc_onnx.cli.score_options import scoring_options
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import (

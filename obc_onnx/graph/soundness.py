@@ -29,7 +29,7 @@ from onnx.external_data_helper import uses_external_data
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.nested import all_nodes
 from obc_onnx.graph.node import domain_of
-from obc_onnx.graph.operators import CHOICES, DIVIDING, LAST_CHOICES
+from obc_onnx.graph.operators import CHOICES, COUNTS_OUTPUTS, DIVIDING, LAST_CHOICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -300,11 +300,11 @@ def _check_numbers(node: NodeProto) -> None:
                 f"{_named(node, '')} has {attribute.name} {attribute.i}: it goes from 0 to "
                 f"{last[attribute.name]}"
             )
-        counts = node.op_type == "Split" and attribute.name == "num_outputs"
+        counts = COUNTS_OUTPUTS.get(node.op_type) == attribute.name
         if counts and attribute.i != len(node.output):
             raise ModelError(
-                f"{_named(node, '')} has num_outputs {attribute.i} and {len(node.output)} outputs: "
-                f"they are to agree"
+                f"{_named(node, '')} has {attribute.name} {attribute.i} and {len(node.output)} "
+                f"outputs: they are to agree"
             )
 
 

@@ -57,6 +57,7 @@ def canonical(model: onnx.ModelProto) -> tuple[gs.Graph, dict[str, str]]:
         The graph, and for each copy of a vector the initializer that it is a copy of.
     """
     surgeon = imported(model)
+    _drop_trailing(surgeon)
     _forget_types(surgeon)
     _lift_constants(surgeon)
     surgeon.toposort()
@@ -79,6 +80,14 @@ def settle(surgeon: gs.Graph, model: onnx.ModelProto) -> dict[str, str]:
     fold_transposes(surgeon, defaults)
     drop_zero_states(surgeon, defaults)
     return give_copies(surgeon, listed)
+
+
+def _drop_trailing(surgeon: gs.Graph) -> None:
+    """Drop input slots at the end that nothing is given to: ONNX Runtime reads some of those."""
+    for scope in (surgeon, *surgeon.subgraphs(recursive=True)):
+        for node in scope.nodes:
+            while node.inputs and node.inputs[-1].is_empty():
+                node.inputs.pop()
 
 
 def _forget_types(surgeon: gs.Graph) -> None:

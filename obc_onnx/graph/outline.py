@@ -16,6 +16,7 @@ from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper
 
 from obc_onnx.errors import ModelError
+from obc_onnx.graph.soundness import check_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -141,7 +142,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """Inline local functions; a model that has none is returned as it is.
 
     Raises:
-        ModelError: A call does not fit its function.
+        ModelError: A call does not fit its function, or what comes of it is malformed.
     """
     if not model.functions:
         return model
@@ -150,6 +151,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     except RuntimeError as error:  # what failed checks of onnx's own raise
         reason = str(error).rpartition(": ")[2]
         raise ModelError(f"the local functions cannot be inlined: {reason}") from error
+    check_nodes(result)
     del result.graph.input[:]
     result.graph.input.extend(model.graph.input)
     result.graph.initializer.extend(_large(model))

@@ -83,6 +83,16 @@ def check_sound(model: onnx.ModelProto, folder: Path | None = None) -> None:
             _check_type(message.elem_type, where)
         elif isinstance(message, SparseTensorProto):
             _check_sparse(message, where, most_bytes(model.ByteSize()))
+    check_nodes(model)
+    _check_functions(model)
+
+
+def check_nodes(model: onnx.ModelProto) -> None:
+    """Check what the nodes of a model say, but for those in its local functions.
+
+    Raises:
+        ModelError: ONNX Runtime would compute nonsense with it, or end the process.
+    """
     versions = {domain_of(entry.domain): entry.version for entry in model.opset_import}
     for node in all_nodes(model.graph):
         _check_divisors(node)
@@ -91,7 +101,6 @@ def check_sound(model: onnx.ModelProto, folder: Path | None = None) -> None:
         _check_axes(node)
         _check_gives(node)
         _check_given(node, versions.get(domain_of(node.domain), 1))
-    _check_functions(model)
 
 
 def element_bytes(data_type: int, count: int) -> int:

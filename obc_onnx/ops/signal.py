@@ -182,8 +182,11 @@ def dft(
     if inverse and onesided:
         real: Tensor = torch.fft.irfft(signal, length, at)
         return real.unsqueeze(-1)
-    transform = torch.fft.rfft if onesided else torch.fft.ifft if inverse else torch.fft.fft
+    halved = onesided and not signal.is_complex()
+    transform = torch.fft.rfft if halved else torch.fft.ifft if inverse else torch.fft.fft
     spectrum: Tensor = transform(signal, length, at)
+    if onesided and not halved:  # of complex numbers, ONNX Runtime gives as many frequencies
+        spectrum = spectrum.narrow(at, 0, spectrum.shape[at] // 2 + 1)
     return torch.view_as_real(spectrum.resolve_conj())
 
 

@@ -353,6 +353,28 @@ def test_a_call_with_more_inputs_than_its_function_is_refused(tmp_path: Path) ->
     assert_refused(invoke("inspect", path), "local functions cannot be inlined: Number of actual")
 
 
+def test_an_input_that_a_call_leaves_out_is_missed_in_the_function(tmp_path: Path) -> None:
+    model = build("net (float[2,4] x) => (float[2,4] y) <float[4,4] w> { y = MatMul(x, w) }")
+    body = [helper.make_node("Einsum", ["a", "b"], ["c"], equation="ij,jk->ik")]
+    opsets = list(model.opset_import)
+    model.functions.append(helper.make_function("own", "f", ["a", "b"], ["c"], body, opsets))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node[0].CopyFrom(helper.make_node("f", ["x"], ["y"], domain="own"))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    assert_refused(invoke("inspect", path), "Einsum 'y' lacks input 1, 'Inputs', which it needs")
+
+
+def test_a_slot_at_the_end_that_nothing_is_given_to_is_dropped() -> None:
+    model = build(
+        "net (float[2,4] x) => (float[2,4] y) <float[4] s> { y = LayerNormalization(x, s) }"
+    )
+    model.graph.node[0].input.append("")
+    (node,) = Graph.from_model(model).to_model().graph.node
+    assert list(node.input) == ["x", "s"]
+    assert list(model.graph.node[0].input) == ["x", "s", ""]
+
+
 def test_a_text_that_an_operator_does_not_know_is_refused(tmp_path: Path) -> None:
     text = (
         "net (float[4,4] x) => (float[4,4] y) <float[1,4] w>"

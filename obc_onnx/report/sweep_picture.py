@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 30, 50, 50
 _NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 _LINES = 5
-"""Of the grid, on each axis."""
+"""Steps of the grid across, and the most of them downwards."""
 _ROOM = 1.08
 """Times the largest drop that the axis goes to."""
 
@@ -68,18 +69,31 @@ def _place(least: float, most: float) -> Callable[[Point], tuple[float, float]]:
 
 
 def _grid(least: float, most: float) -> list[str]:
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     lines = []
     for share in np.linspace(0, 1, _LINES + 1):
-        x = _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-        y = _TOP + share * (_HEIGHT - _TOP - _BOTTOM)
-        ends = f'y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"', f'x1="{_LEFT}" x2="{_WIDTH - _RIGHT}"'
+        x = _LEFT + share * (right - _LEFT)
         lines += [
-            f'<line x1="{x:g}" x2="{x:g}" {ends[0]} stroke="#ddd"/>',
-            f'<line y1="{y:g}" y2="{y:g}" {ends[1]} stroke="#ddd"/>',
-            text(x, _HEIGHT - _BOTTOM + 16, f"{share:.1f}", anchor="middle"),
-            text(_LEFT - 8, y + 4, f"{least + share * (most - least):.3g}", anchor="end"),
+            f'<line x1="{x:g}" x2="{x:g}" y1="{_TOP}" y2="{bottom}" stroke="#ddd"/>',
+            text(x, bottom + 16, f"{share:.1f}", anchor="middle"),
+        ]
+    for drop in _round_numbers(least, most):
+        y = _TOP + (drop - least) / (most - least) * (bottom - _TOP)
+        lines += [
+            f'<line y1="{y:.1f}" y2="{y:.1f}" x1="{_LEFT}" x2="{right}" stroke="#ddd"/>',
+            text(_LEFT - 8, y + 4, f"{drop:.4g}", anchor="end"),
         ]
     return lines
+
+
+def _round_numbers(least: float, most: float) -> list[float]:
+    """Return the multiples of 1, 2 or 5 times a power of ten from one to the other, a few."""
+    step = (most - least) / _LINES
+    if not math.isfinite(step):
+        return []  # an unbounded drop leaves no scale
+    power = 10.0 ** math.floor(math.log10(step))
+    step = next(times * power for times in (1, 2, 5, 10) if times * power >= step)
+    return [n * step for n in range(math.ceil(least / step), math.floor(most / step) + 1)]
 
 
 def _dot(point: Point, place: tuple[float, float], *, full: bool, ring: bool) -> list[str]:

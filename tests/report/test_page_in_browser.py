@@ -1,4 +1,7 @@
-"""The report in a browser: scripts run without errors, and fold, search and dark mode work."""
+"""The report in a browser: scripts run without errors, and fold, search and dark mode work.
+
+Pages are those of a small network and of real ones, as wide as a desk has it and as a telephone.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,21 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx
 import pytest
+from conftest import ROOT
 from report.page_parts import ORIGIN, pages
+from run.test_zoo import ZOO, load
 from small import chain
 
-from obc_onnx.report.page import inspection_page
+from obc_onnx.report.page import compression_page, inspection_page
+from obc_onnx.run.api import compress
 from obc_onnx.run.inspection import inspect
+from obc_onnx.samples.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +43,22 @@ document.body.innerHTML = "";
 document.body.textContent = JSON.stringify(told);
 </script></body>
 """
+WINDOW = """<!doctype html>
+<iframe width="%d" height="900" style="border: 0" srcdoc="%s" onload="
+  document.body.textContent = this.contentDocument.body.textContent"></iframe>
+"""
+"""A frame is as narrow as a telephone; windows of Chromium are not."""
+DESK, TELEPHONE = 1280, 390
+"""Pixels of width."""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 
 
-def told_by(page: str, folder: Path, script: str) -> dict[str, Any]:
+def told_by(page: str, folder: Path, script: str, width: int = DESK) -> dict[str, Any]:
     """Run a script at the end of a page, and return what it found; raise on errors of scripts."""
     path = folder / "page.html"
-    path.write_text(page.replace("</body>", DO % script), encoding="utf-8")
+    page = page.replace("</body>", DO % script)
+    path.write_text(WINDOW % (width, escape(page)), encoding="utf-8")
     command = [
         *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
         *("--window-size=1280,900", f"--user-data-dir={folder / 'profile'}"),
@@ -63,16 +80,19 @@ def many_layers() -> str:
     return inspection_page(replace(found, layers=layers), ORIGIN)
 
 
-@pytest.mark.parametrize("kind", ["compression", "plan", "inspection", "sensitivity"])
+@pytest.mark.parametrize("width", [DESK, TELEPHONE])
+@pytest.mark.parametrize("kind", ["compression", "plan", "inspection", "sensitivity", "sweep"])
 def test_every_page_runs_without_errors_and_nothing_is_wider_than_the_window(
-    kind: str, tmp_path: Path
+    kind: str, width: int, tmp_path: Path
 ) -> None:
     script = """
       told.sections = visible(".section > summary h2");
       told.wide = document.documentElement.scrollWidth > innerWidth;
+      told.width = innerWidth;
       told.bars = [...document.querySelectorAll(".bar")].map((bar) => bar.clientWidth);
     """
-    told = told_by(pages()[kind], tmp_path, script)
+    told = told_by(pages()[kind], tmp_path, script, width)
+    assert told["width"] == width
     assert told["sections"] >= 2
     assert not told["wide"]
     assert all(width > 50 for width in told["bars"])
@@ -154,3 +174,45 @@ def test_dark_and_light_can_be_read(kind: str, tmp_path: Path) -> None:
     assert {first, second} == {"true", "false"}
     assert ground != other
     assert min(contrast, other_contrast) >= 4.5
+
+
+def shipped_page() -> str:
+    """Of the shipped ResNet-20, cut to half."""
+    with np.load(ROOT / "models" / "fashion-test.npz") as arrays:
+        pixels, labels = arrays["input"][:128], arrays["labels"][:128]
+    samples = Samples({"input": pixels}, labels, {"input": np.dtype("float32")})
+    model = ROOT / "models" / "fashion_resnet20.onnx"
+    done = compress(model, data=samples, budget=0.5, recover="none")
+    return compression_page(done.report, ORIGIN)
+
+
+def zoo_page(name: str) -> str:
+    """What can be pruned of a public architecture."""
+    if not (ZOO / "fill.py").is_file():
+        pytest.skip(f"no zoo in '{ZOO}'")
+    return inspection_page(inspect(load(ZOO / "fill.py").fill(onnx.load(ZOO / name))), ORIGIN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion_resnet20.onnx", "swin_t.ts.onnx", "test_vit.ts.onnx"])
+def test_pages_of_real_networks_show_their_layers_and_find_them(name: str, tmp_path: Path) -> None:
+    page = shipped_page() if name == "fashion_resnet20.onnx" else zoo_page(name)
+    script = """
+      told.tables = visible("table");
+      told.bars = visible(".bar");
+      told.layers = visible(".layer");
+      told.wide = document.documentElement.scrollWidth > innerWidth;
+      const search = document.getElementById("search");
+      search.value = document.querySelector(".layer .name").textContent;
+      search.dispatchEvent(new Event("input"));
+      told.found = visible(".layer");
+      document.getElementById("fold").click();
+      told.folded = visible("table");
+      document.getElementById("theme").click();
+    """
+    told = told_by(page, tmp_path, script)
+    assert told["tables"] >= 2
+    assert told["bars"] >= told["layers"] > 20
+    assert not told["wide"]
+    assert 0 < told["found"] < told["layers"]
+    assert told["folded"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -16,6 +17,7 @@ from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.session import Session
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.report.sweep_picture import sweep_svg
 from obc_onnx.run.api import apply, compress, score
 from obc_onnx.run.profiling import profile
 from obc_onnx.run.sweep import sweep
@@ -158,6 +160,30 @@ def test_the_command_draws_and_lists_every_point(tmp_path: Path) -> None:
     titles = [element.text or "" for element in picture.iter("{http://www.w3.org/2000/svg}title")]
     for point in table["points"]:
         assert any(f"target {point['target']:g}: {point['cost']:.3f}" in title for title in titles)
+
+
+def test_the_picture_has_round_numbers_at_the_height_of_their_drops() -> None:
+    found = swept().sweep
+    picture = ET.fromstring(sweep_svg(found))
+    space = "{http://www.w3.org/2000/svg}"
+    labels = [one for one in picture.iter(f"{space}text") if one.get("text-anchor") == "end"]
+    drops = [float(one.text or "") for one in labels]
+    heights = [float(one.get("y", "")) - 4 for one in labels]
+    assert len(drops) >= 3
+    digits = f"{drops[1] - drops[0]:.6e}".partition("e")[0]
+    assert digits in {"1.000000", "2.000000", "5.000000"}
+    slope = (heights[-1] - heights[0]) / (drops[-1] - drops[0])
+    dots = [
+        float(one.get("cy", "")) for one in picture.iter(f"{space}circle") if one.get("r") == "4"
+    ]
+    expected = [heights[0] + slope * (point.drop - drops[0]) for point in found.points]
+    np.testing.assert_allclose(dots, expected, atol=1)
+
+
+def test_the_picture_of_an_unbounded_drop_is_drawn_without_a_scale() -> None:
+    found = swept().sweep
+    picture = sweep_svg(replace(found, points=[replace(found.points[0], drop=np.inf)]))
+    assert 'text-anchor="end"' not in picture
 
 
 def test_the_command_loses_nothing_that_is_there(tmp_path: Path) -> None:

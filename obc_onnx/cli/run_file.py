@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +34,16 @@ def with_file(command: click.Command, args: Sequence[str]) -> list[str]:
     path = _named(args)
     if path is None or not any(CONFIG in option.opts for option in command.params):
         return [*args]
-    said: list[str] = []
+    said: dict[str, list[str]] = {}
     for key, value in read_config(path).options.items():
-        option = _option(command, path, key, value)
+        option = _option(command, path, key)
+        if str(option.name) in said:
+            raise RequestError(f"config '{path}' has '{key}' twice, by another name")
         names = {*option.opts, *option.secondary_opts}
-        if names.isdisjoint(arg.partition("=")[0] for arg in args):
-            said += _written(option, value)
-    return [*said, *args]
+        is_given = not names.isdisjoint(arg.partition("=")[0] for arg in args)
+        written = _written(option, f"config '{path}', '{key}'", value)
+        said[str(option.name)] = [] if is_given else written
+    return [*itertools.chain(*said.values()), *args]
 
 
 def _named(args: Sequence[str]) -> Path | None:
@@ -52,13 +56,15 @@ def _named(args: Sequence[str]) -> Path | None:
     return found
 
 
-def _option(command: click.Command, path: Path, key: str, value: Any) -> click.Option:
+def _option(command: click.Command, path: Path, key: str) -> click.Option:
     """Find what a key stands for: the long name of an option, with `-` or `_`."""
     name = "--" + key.replace("_", "-")
     options = {
-        max(own.opts, key=len): own
+        spelled: own
         for own in command.params
         if isinstance(own, click.Option) and own.name not in _OWN
+        for spelled in own.opts
+        if spelled.startswith("--")
     }
     if name not in options:
         near = difflib.get_close_matches(name, options, n=1)
@@ -68,20 +74,25 @@ def _option(command: click.Command, path: Path, key: str, value: Any) -> click.O
             f"`{command.name}` has no such one{hint}; limits stand below the pattern of names that "
             f'they are for, such as ["conv1*"]'
         )
-    option = options[name]
+    return options[name]
+
+
+def _written(option: click.Option, where: str, value: Any) -> list[str]:
+    """Write an option as on a command line."""
+    name = max(option.opts, key=len)
     if isinstance(value, bool) != option.is_flag:
         wanted = "true or false" if option.is_flag else "a value"
-        raise RequestError(f"config '{path}', '{key}': it takes {wanted}, found {value!r}")
-    return option
-
-
-def _written(option: click.Option, value: Any) -> list[str]:
-    """Write an option as on a command line; a list is given several times, or joined by commas."""
-    name = max(option.opts, key=len)
-    if isinstance(value, bool):
+        raise RequestError(f"{where}: it takes {wanted}, found {value!r}")
+    if option.is_flag:
         return [name] if value else [*option.secondary_opts[:1]]
-    if not isinstance(value, list):
-        return [f"{name}={value}"]
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, (str, int, float)) for one in values):
+        raise RequestError(f"{where}: it takes text and numbers, found {value}")
     if option.multiple:
-        return [f"{name}={one}" for one in value]
-    return [f"{name}={','.join(map(str, value))}"]
+        return [f"{name}={one}" for one in values]
+    joined = "," in (option.metavar or "")
+    if len(values) != option.nargs and not joined:
+        raise RequestError(f"{where}: it takes {option.nargs} value(s), found {len(values)}")
+    if option.nargs > 1:
+        return [name, *map(str, values)]
+    return [f"{name}={','.join(map(str, values))}"]

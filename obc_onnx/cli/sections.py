@@ -65,6 +65,7 @@ COMMON = (
 """Patterns of the names of parameters that plain help shows."""
 HELP = {"help_option_names": ["-h", "--help"]}
 """Settings of the program and of each of its commands."""
+_HELPING = frozenset({*HELP["help_option_names"], "--help-all"})
 ARGUMENTS = f"{__name__}.arguments"
 """Where a context keeps what the command was given."""
 _FEW = 16
@@ -117,7 +118,9 @@ class SectionedCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments, those of a file among them, for reports that name the command."""
         try:
-            args = with_file(self, args)
+            # help and completion do not wait for a file that may be broken
+            if not ctx.resilient_parsing and _HELPING.isdisjoint(args):
+                args = with_file(self, args)
         except RequestError as error:
             raise click.ClickException(str(error)) from error
         ctx.meta[ARGUMENTS] = [*args]

@@ -107,21 +107,6 @@ class Config:
     limits: dict[str, Limits]
 
 
-def load_limits(path: str | Path) -> dict[str, Limits]:
-    """Read a file of limits: TOML, with a table for each pattern of names.
-
-    Raises:
-        RequestError: It is missing, no TOML, or has a key or a value that is not known.
-    """
-    found = read_config(path)
-    for key in found.options:
-        raise RequestError(
-            f"config '{path}' has '{key}' outside of any table: write it below the pattern of "
-            f'names that it is for, such as ["conv1*"]'
-        )
-    return found.limits
-
-
 def read_config(path: str | Path) -> Config:
     """Read a file of limits and of options.
 

@@ -74,6 +74,10 @@ def test_limits_stand_in_tables_beside_options(tmp_path: Path) -> None:
         ("config = 'other.toml'", "'config' outside of any table"),
         ("force = 1", "'force': it takes true or false, found 1"),
         ("epochs = true", "'epochs': it takes a value, found True"),
+        ("target-macs = 0.5\ntarget_macs = 0.6", "'target_macs' twice"),
+        ("data = ['a.npz', 'b.npz']", "'data': it takes 1 value(s), found 2"),
+        ("data = 2026-01-01", "'data': it takes text and numbers, found 2026-01-01"),
+        ("image-size = [224]", "'image-size': it takes 2 value(s), found 1"),
         ("epochs = 'x'", "'--epochs': 'x' is not a valid integer"),
     ],
 )
@@ -85,6 +89,19 @@ def test_what_is_no_option_or_no_value_of_one_is_refused(
     assert found.exit_code in (1, 2)
     assert part in found.stderr
     assert not out.exists()
+
+
+def test_help_does_not_wait_for_a_file_that_is_broken(tmp_path: Path) -> None:
+    config = written(tmp_path, "[a")
+    assert invoke("compress", "--config", config, "--help").exit_code == 0
+
+
+def test_a_list_stands_for_several_values_of_one_option(tmp_path: Path) -> None:
+    config = written(tmp_path, "image-size = [8, 8]\nimage-mean = [0.5, 0.5, 0.5]\n")
+    data = archive(tmp_path, x=images(20))
+    command = ("plan", saved(tmp_path), "-o", tmp_path / "plan.json", "--data", data)
+    pictures = "and no pictures: leave --image-mean, --image-size out"
+    assert_refused(invoke(*command, "--config", config), pictures)
 
 
 def test_a_file_that_is_not_there_is_named_before_what_is_missing(tmp_path: Path) -> None:

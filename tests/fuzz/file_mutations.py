@@ -17,7 +17,7 @@ from small import chain, half_plan, images
 
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.plan import PruningPlan
-from obc_onnx.planning.scope import load_limits
+from obc_onnx.planning.scope import read_config
 from obc_onnx.run.api import score
 from obc_onnx.saliency.scores import Scores
 from obc_onnx.samples.read import load_samples
@@ -197,7 +197,7 @@ def read_picture(path: Path) -> None:
 
 KINDS = {
     "plan": (mutated_plan, read_plan, ".json"),
-    "limits": (mutated_limits, load_limits, ".toml"),
+    "limits": (mutated_limits, read_config, ".toml"),
     "archive": (mutated_archive, read_samples, ".npz"),
     "scores": (mutated_scores, read_scores, ".npz"),
     "tar": (mutated_tar, read_samples, ".tar"),

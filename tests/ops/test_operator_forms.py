@@ -34,6 +34,12 @@ FORMS: dict[str, tuple[str, dict, Feed, int]] = {
         {"x": drawn(2, 3), "v": np.array(-100, np.float32)},
         17,
     ),
+    "half_of_the_frequencies_of_complex_numbers": (
+        "net (float[N,8,2] x) => (float[N,A,B,2] y) { y = STFT<onesided=1>(x, step, , size) }",
+        {"step": 2, "size": 4},
+        {"x": drawn(3, 8, 2)},
+        17,
+    ),
     "pad_by_a_cast": (
         "net (float[N,3] x) => (float[N,5] y) { v = Cast<to=1>(h) y = Pad(x, k, v) }",
         {"k": [0, 1, 0, 1], "h": np.float16(7)},

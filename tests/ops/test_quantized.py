@@ -25,6 +25,7 @@ from ops.exports import assert_prunes_exactly
 
 import obc_onnx
 import obc_onnx.verification.result
+from obc_onnx.coupling.members import Operands
 from obc_onnx.errors import VerificationError
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.ops.quantised.linear import dequantize, quantize
@@ -358,3 +359,25 @@ def test_kernels_that_saturate_matter_only_where_a_twin_was_used(
     assert noted.detail.endswith("; no twin was used")
     with pytest.raises(VerificationError, match=r"error 0\.3 above"):
         obc_onnx.compress(model, data=draw_samples(analyse(model).graph, 32), **options)
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_scales_of_columns_follow_a_second_factor_that_is_transposed(transposed: int) -> None:
+    stored, scales = STORED["w1"].reshape(8, 27)[:, :6], STORED["s1"]
+    weight = stored if transposed else stored.T
+    of = analyse(
+        build(
+            f"net (float[N,6] x) => (float[N,4] y) <float[8,4] last> {{ q = QuantizeLinear(x, s, z)"
+            f" h = com.microsoft.QGemm<transB={transposed}>(q, s, z, w, ws, wz)"
+            f" y = MatMul(h, last) }}",
+            {
+                "s": np.float32(0.02),
+                "z": np.uint8(120),
+                "w": weight,
+                "ws": scales,
+                "wz": np.zeros(8, np.int8),
+            },
+        )
+    ).coupling
+    real = stored * scales[:, None].astype(np.float64)
+    np.testing.assert_allclose(Operands(of, {})["w"], real if transposed else real.T)

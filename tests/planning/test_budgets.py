@@ -17,7 +17,7 @@ from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.costs import FileSize, Macs, Params, share_of
-from obc_onnx.planning.scope import Limits, Scope, load_limits
+from obc_onnx.planning.scope import Limits, Scope, read_config
 from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import compress
 from obc_onnx.saliency.options import RANKINGS
@@ -350,7 +350,7 @@ def test_limits_that_contradict_each_other_are_refused(
 def test_a_config_file_says_the_same_as_limits_in_python(tmp_path: Path) -> None:
     config = tmp_path / "limits.toml"
     config.write_text('["a*"]\nmin = 0.5\nround_to = 2\n\n[b]\nkeep = true\nmax = 8\n')
-    found = load_limits(config)
+    found = read_config(config).limits
     assert found == {"a*": Limits(min=0.5, round_to=2), "b": Limits(keep=True, max=8)}
     config.write_text('["b:0"]\nkeep = true\n')
     small = tmp_path / "small.onnx"

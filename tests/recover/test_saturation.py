@@ -36,6 +36,13 @@ BOUNDED = {
 }
 
 
+def test_a_bound_of_clip_may_be_a_list_of_one_number() -> None:
+    graph, _, _ = analyse(
+        build("net (float[N,9] x) => (float[N,9] y) <float[1] low = {-0.5}> { y = Clip(x, low) }")
+    )
+    assert DEFAULT_RULES.changing(graph.nodes[-1], graph.initializers) == (-0.5, np.inf)
+
+
 @pytest.mark.parametrize("call", BOUNDED)
 def test_beyond_its_bounds_an_activation_gives_what_it_gives_there(call: str) -> None:
     graph, _, _ = analyse(

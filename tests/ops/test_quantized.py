@@ -367,7 +367,8 @@ def test_scales_of_columns_follow_a_second_factor_that_is_transposed(transposed:
     weight = stored if transposed else stored.T
     of = analyse(
         build(
-            f"net (float[N,6] x) => (float[N,4] y) <float[8,4] last> {{ q = QuantizeLinear(x, s, z)"
+            f"net (float[N,6] x) => (float[N,4] y) <float[8,4] last, float[N,8] h>"
+            f"{{ q = QuantizeLinear(x, s, z)"
             f" h = com.microsoft.QGemm<transB={transposed}>(q, s, z, w, ws, wz)"
             f" y = MatMul(h, last) }}",
             {

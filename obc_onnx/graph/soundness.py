@@ -293,15 +293,16 @@ def _check_choices(node: NodeProto) -> None:
 
 def _check_numbers(node: NodeProto) -> None:
     """Check attributes that choose by a number, and those that count what a node has."""
-    last = {} if domain_of(node.domain) else LAST_CHOICES.get(node.op_type, {})
+    if domain_of(node.domain):
+        return
+    last, count = LAST_CHOICES.get(node.op_type, {}), COUNTS_OUTPUTS.get(node.op_type)
     for attribute in node.attribute:
         if attribute.name in last and not 0 <= attribute.i <= last[attribute.name]:
             raise ModelError(
                 f"{_named(node, '')} has {attribute.name} {attribute.i}: it goes from 0 to "
                 f"{last[attribute.name]}"
             )
-        counts = COUNTS_OUTPUTS.get(node.op_type) == attribute.name
-        if counts and attribute.i != len(node.output):
+        if attribute.name == count and attribute.i != len(node.output):
             raise ModelError(
                 f"{_named(node, '')} has {attribute.name} {attribute.i} and {len(node.output)} "
                 f"outputs: they are to agree"

@@ -166,6 +166,10 @@ def roi_align(
     extent = corners[:, 2:].flip(1) - start
     extent = extent if half_pixel else extent.clamp(min=1.0)
     index = images.to(x.device).long()
+    if n_samples > _MOST_SAMPLES:
+        raise DataError(
+            f"RoiAlign: sampling_ratio {n_samples} is above {_MOST_SAMPLES}, which the twin takes"
+        )
     if n_samples:
         return _average_regions(x[index], start, extent, size, [n_samples, n_samples])
     parts = [x.new_zeros(0, x.shape[1], *size)]

@@ -173,6 +173,17 @@ def twin_of(model: onnx.ModelProto) -> TorchTwin:
     return build_twin(graph, shapes, DEFAULT_RULES)
 
 
+def test_more_samples_of_a_region_than_the_twin_takes_are_refused() -> None:
+    model = build(
+        "net (float[1,2,8,7] x) => (float[A,B,C,D] y)"
+        "{ y = RoiAlign<sampling_ratio=4097>(x, r, i) }",
+        {"r": np.float32([[0, 0, 4, 4]]), "i": [0]},
+    )
+    graph, shapes, _ = analyse(model)
+    with pytest.raises(DataError, match="sampling_ratio 4097 is above 4096"):
+        run_twin(graph, shapes, {"x": drawn(1, 2, 8, 7)})
+
+
 def test_a_region_that_no_image_has_room_for_is_refused() -> None:
     for size in (1e38, np.inf):
         model = build(

@@ -369,14 +369,15 @@ def test_scales_of_columns_follow_a_second_factor_that_is_transposed(transposed:
         build(
             f"net (float[N,6] x) => (float[N,4] y) <float[8,4] last, float[N,8] h>"
             f"{{ q = QuantizeLinear(x, s, z)"
-            f" h = com.microsoft.QGemm<transB={transposed}>(q, s, z, w, ws, wz)"
+            f" h = com.microsoft.QGemm<transB={transposed}>(q, s, z, w, ws, wz, c)"
             f" y = MatMul(h, last) }}",
             {
-                "s": np.float32(0.02),
-                "z": np.uint8(120),
+                "s": np.array(0.02, np.float32),
+                "z": np.array(120, np.uint8),
                 "w": weight,
                 "ws": scales,
                 "wz": np.zeros(8, np.int8),
+                "c": np.zeros(8, np.int32),
             },
         )
     ).coupling

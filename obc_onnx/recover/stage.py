@@ -160,7 +160,8 @@ def rehearse(
     """
     cut = Cut.of(coupling, keep)
     few = samples.draw(_REHEARSED, coupling.graph.batch, seed)
-    return cut.holding(recover(cut, few, "refit", seed, device).graph).whole()
+    cut = cut.holding(recover(cut, few, "refit", seed, device).graph)  # the first one makes room
+    return cut.whole()
 
 
 def _try(name: str, cut: Cut, means: _Means, *, solved: bool) -> _Step:

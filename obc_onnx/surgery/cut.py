@@ -62,9 +62,12 @@ class Cut:
             axes = [
                 kept.get(name, {}).get(axis, range(size)) for axis, size in enumerate(old.shape)
             ]
-            if new is not old and holds_weights(new.dtype) and new.shape == (*map(len, axes),):
+            index = np.ix_(*axes)
+            if new is old or not holds_weights(new.dtype) or new.shape != (*map(len, axes),):
+                continue
+            if not np.array_equal(old[index], new):  # what did not change needs no copy
                 arrays[name] = old.copy()
-                arrays[name][np.ix_(*axes)] = new
+                arrays[name][index] = new
         return replace(self.coupling, graph=graph.edit(arrays).known_as(graph))
 
 

@@ -348,8 +348,8 @@ max_drop_option = click.option(
 steps_option = click.option(
     "--steps",
     type=click.IntRange(1),
-    help="Cut in this many steps, and score again before each: what was repaired, where repair "
-    f"follows. [{REPAIRED_STEPS} with repair, {STEPS} without]",
+    help="Cut in this many steps, and score again before each: what was repaired, where no "
+    f"training follows. [{REPAIRED_STEPS} with repair alone, else {STEPS}]",
 )
 width_options = combined(
     click.option(

@@ -49,8 +49,8 @@ class Budget:
             unit saves, as a share of each cost whose target is not met yet; "uniform" takes the
             same share of every group; "isomorphic" compares units within sets of groups of equal
             structure, each of which loses the same share. None is what suits the criterion.
-        steps: Cut in this many steps, and score before each. None is 2 where repair follows, and
-            units are scored again on the network that was repaired; else 4.
+        steps: Cut in this many steps, and score before each. None is 2 where repair is all that
+            follows, and units are scored again on the network that was repaired; else 4.
         target_params: Elements of weights.
         target_size: Bytes of the file.
         target_latency: Nanoseconds of one run, as a profile tells them: 2.5e6 are 2.5 ms.

@@ -321,7 +321,8 @@ class Compression:
                 f"no data was given, so units are scored by '{criterion.name}', which needs none"
             )
         scene = make_scene(coupling, samples, request.look, request.seed, request.device)
-        if scene.samples is None or request.recover not in SOLVE or not criterion.needs_data:
+        repaired = request.recover in SOLVE and not request.trains
+        if scene.samples is None or not repaired or not criterion.needs_data:
             return Scorer(criterion.name, partial(criterion.score, scene))
         from obc_onnx.recover.stage import rehearse
 

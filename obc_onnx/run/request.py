@@ -126,8 +126,12 @@ class Request:
     @property
     def refining_minutes(self) -> float:
         """How long repair may refine by gradient, see `minutes_of`."""
-        trains = self.training is not None and self.training.epochs > 0
-        return minutes_of(self.recover_minutes, trains=trains)
+        return minutes_of(self.recover_minutes, trains=self.trains)
+
+    @property
+    def trains(self) -> bool:
+        """Whether fine-tuning follows."""
+        return self.training is not None and self.training.epochs > 0
 
     @property
     def code(self) -> list[str | None]:

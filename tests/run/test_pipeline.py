@@ -62,6 +62,7 @@ def run(model: onnx.ModelProto, **feed: NDArray[np.float32]) -> list[NDArray[np.
         ({"recover": "refit"}, 2, True),
         ({"recover": "none"}, 4, False),
         ({"recover": "stats"}, 4, False),
+        ({"training": TrainingOptions(epochs=1)}, 4, False),
         ({"budget": Budget(0.5, steps=3)}, 3, True),
     ],
 )
@@ -76,7 +77,8 @@ def test_later_steps_score_what_repair_makes_of_the_network(
 
     scored = Jacobian.score
     monkeypatch.setattr(Jacobian, "score", score)
-    obc_onnx.make_plan(chain(), **{"data": samples_of(), "budget": 0.5, **asked})
+    run = obc_onnx.compress if "training" in asked else obc_onnx.make_plan
+    run(chain(), **{"data": samples_of(), "budget": 0.5, **asked})
     assert len(seen) == n_steps
     first, *later = (scene.coupling.graph.initializers for scene, _ in seen)
     assert later

@@ -82,16 +82,17 @@ class _Sizes:
         domain, names = domain_of(node.domain), list(dict.fromkeys(names_read(node)))
         if not defs.has(node.op_type, domain) or any(name not in self._types for name in names):
             return
-        for name, kind in self._inferred(node, names).items():
+        for name, kind in self._inferred(node, domain, names).items():
             if name not in self._types or detail(kind) > detail(self._types[name]):
                 self._types[name] = kind
             sizes = kind.tensor_type.shape.dim
             if kind.tensor_type.HasField("shape") and all(s.HasField("dim_value") for s in sizes):
                 self.known[name] = tuple(size.dim_value for size in sizes)
 
-    def _inferred(self, node: onnx.NodeProto, names: Iterable[str]) -> Mapping[str, onnx.TypeProto]:
+    def _inferred(
+        self, node: onnx.NodeProto, domain: str, names: Iterable[str]
+    ) -> Mapping[str, onnx.TypeProto]:
         """Ask onnx, which refuses a node that lacks an input as well as one of wrong shapes."""
-        domain = domain_of(node.domain)
         numbers = {name: self._number(name) for name in names}
         try:
             found: Mapping[str, onnx.TypeProto] = infer_node_outputs(

@@ -65,6 +65,10 @@ class Node:
         """Say whether an optional input is given."""
         return slot < len(self.inputs) and self.inputs[slot] != ""
 
+    def read_at(self, slot: int) -> str:
+        """Return the value that an input slot reads, "" where none is given."""
+        return self.inputs[slot] if self.has_input(slot) else ""
+
 
 CLASSES_RANK = 2
 """Class scores have shape [batch, classes]."""

@@ -136,12 +136,14 @@ class Clip(PositionByPosition):
     def changing(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
         """Read the bounds, where they are constants."""
         low, high = node.number("min", -math.inf), node.number("max", math.inf)
-        given = [node.inputs[slot] if node.has_input(slot) else "" for slot in (1, 2)]
-        held = [numbers.get(name) for name in given]
+        held = [numbers.get(node.read_at(slot)) for slot in (1, 2)]
         if any(array is not None and array.size != 1 for array in held):
             return super().changing(node, numbers)
-        lowest, highest = (None if array is None else array.item() for array in held)
-        return low if lowest is None else float(lowest), high if highest is None else float(highest)
+        lowest, highest = (
+            bound if array is None else float(array.item())
+            for array, bound in zip(held, (low, high), strict=True)
+        )
+        return lowest, highest
 
 
 class Dropout(FreeOfMacs):

@@ -146,7 +146,7 @@ def _find_bias(facts: Facts, role: Role) -> Bias | None:
     if slot is not None:
         weight = facts.coupling.shapes[node.inputs[role.slot]]
         fits = is_last or rule.filters_of(node, weight) is not None
-        name = node.inputs[slot] if node.has_input(slot) else ""
+        name = node.read_at(slot)
         fits = fits and (not name or _fits(facts, name, width))
         return Bias(node.key, slot, name, axis, width) if fits else None
     readers = graph.consumers.get(node.key, [])

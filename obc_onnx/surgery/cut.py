@@ -52,20 +52,19 @@ class Cut:
         graph = self.coupling.graph
         kept = self.coupling.kept_positions(self.keep)
         spelled = {
-            graph.producers[patch.key].inputs[patch.place]  # numbers that only the cut has right
+            graph.producers[patch.key].read_at(patch.place)  # numbers that only the cut has right
             for patch in self.coupling.patches
-            if isinstance(patch.place, int) and graph.producers[patch.key].has_input(patch.place)
+            if isinstance(patch.place, int)
         }
         arrays = {}
         for name in (graph.initializers.keys() & self.pruned.initializers.keys()) - spelled:
             new, old = self.pruned.initializers[name], graph.initializers[name]
-            axes = [
-                kept.get(name, {}).get(axis, range(size)) for axis, size in enumerate(old.shape)
-            ]
-            index = np.ix_(*axes)
-            if new is old or not holds_weights(new.dtype) or new.shape != (*map(len, axes),):
+            if new is old or not holds_weights(new.dtype):
                 continue
-            if not np.array_equal(old[index], new):  # what did not change needs no copy
+            cut = kept.get(name, {})
+            index = np.ix_(*(cut.get(axis, range(size)) for axis, size in enumerate(old.shape)))
+            part = old[index]  # what did not change needs no copy
+            if part.shape == new.shape and not np.array_equal(part, new):
                 arrays[name] = old.copy()
                 arrays[name][index] = new
         return replace(self.coupling, graph=graph.edit(arrays).known_as(graph))

@@ -130,8 +130,7 @@ class _Writer:
         return self._names[content]
 
     def _read(self, place: Place) -> str:
-        node, slot = self._graph.producers[place[0]], place[1]
-        return node.inputs[slot] if node.has_input(slot) else ""
+        return self._graph.producers[place[0]].read_at(place[1])
 
     def _fresh(self, name: str, key: str) -> str:
         return self._graph.fresh_name(f"{name}.{key}", {*self._arrays, *self._copied})

@@ -200,7 +200,7 @@ def encoding_of(graph: Graph, name: str) -> Encoding | None:
 def _encoding(node: Node, array: NDArray[Any]) -> Encoding:
     return Encoding(
         scale=node.inputs[1],
-        zero=node.inputs[2] if node.has_input(2) else "",
+        zero=node.read_at(2),
         data_type=int(helper.np_dtype_to_tensor_dtype(array.dtype)),
         axis=node.integer("axis", 1),
         block_size=node.integer("block_size", 0),

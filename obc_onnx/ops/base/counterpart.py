@@ -71,7 +71,7 @@ def forward_as(
         opset: Of the other operator, where the node's own says nothing of it.
     """
     node = context.node
-    names = tuple(node.inputs[slot] if node.has_input(slot) else "" for slot in slots)
+    names = tuple(node.read_at(slot) for slot in slots)
     own = replace(
         node,
         op_type=op_type or node.op_type,
@@ -98,7 +98,7 @@ def forward_as(
 def _view(context: CoupleContext, slots: Sequence[int], opset: int) -> CoupleContext:
     """Show a node as if its operands were in the first slots."""
     node = context.node
-    names = tuple(node.inputs[slot] if node.has_input(slot) else "" for slot in slots)
+    names = tuple(node.read_at(slot) for slot in slots)
     return replace(
         context,
         node=replace(node, opset=opset, inputs=names),

@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from obc_onnx.cli.engine_options import engine_of, engine_options
 from obc_onnx.cli.options import (
@@ -19,6 +18,7 @@ from obc_onnx.cli.options import (
 )
 from obc_onnx.cli.sections import command
 from obc_onnx.cli.shared import check_targets, in_shell, reports_errors
+from obc_onnx.cli.wording import is_given, long_name
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.budget import DESIGNS
 from obc_onnx.planning.scope import BLOCKS
@@ -133,12 +133,7 @@ _OF_ENGINES = (
 
 def _refuse(names: tuple[str, ...], why: str) -> None:
     """Refuse options that were given."""
-    context = click.get_current_context()
-    said = [
-        max(option.opts, key=len)
-        for option in context.command.params
-        if option.name in names
-        and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
-    ]
+    params = click.get_current_context().command.params
+    said = [long_name(own) for own in params if own.name in names and is_given(own)]
     if said:
         raise RequestError(f"{why}: leave {', '.join(said)} out")

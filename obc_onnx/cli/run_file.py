@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from obc_onnx.cli.wording import long_name
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.scope import read_config
 
@@ -79,7 +80,7 @@ def _option(command: click.Command, path: Path, key: str) -> click.Option:
 
 def _written(option: click.Option, where: str, value: Any) -> list[str]:
     """Write an option as on a command line."""
-    name = max(option.opts, key=len)
+    name = long_name(option)
     if isinstance(value, bool) != option.is_flag:
         wanted = "true or false" if option.is_flag else "a value"
         raise RequestError(f"{where}: it takes {wanted}, found {value!r}")

@@ -17,19 +17,8 @@ if TYPE_CHECKING:
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Files": (
-        *(
-            "output",
-            "kit",
-            "brought",
-            "plan",
-            "plan_out",
-            "page",
-            "report_out",
-            "plot",
-            "scores",
-            "force",
-        ),
-        "as_json",
+        *("output", "kit", "brought", "plan", "plan_out", "page", "report_out", "plot"),
+        *("scores", "force", "as_json"),
     ),
     "Samples": ("data", "eval_*", "metric", "lower_is_better", "holdout", "mask_input", "image_*"),
     "Budget": (

@@ -84,16 +84,22 @@ def _option(quoted: re.Match[str], options: Mapping[str, click.Option]) -> str:
     if name in GROUPS:
         given = (options.get(parameter_of(part)) for part in GROUPS[name])
         names = [
-            _written(option, []) for option in given if option is not None and _is_given(option)
+            _written(option, []) for option in given if option is not None and is_given(option)
         ]
         return ", ".join(names) or quoted[0]
     option = options.get(parameter_of(name))
     return quoted[0] if option is None else _written(option, values)
 
 
-def _is_given(option: click.Option) -> bool:
+def is_given(option: click.Parameter) -> bool:
+    """Say whether the command that runs was given an option, by its line or by a file."""
     source = click.get_current_context().get_parameter_source(str(option.name))
     return source is ParameterSource.COMMANDLINE
+
+
+def long_name(option: click.Parameter) -> str:
+    """Return the name of an option that people remember."""
+    return max(option.opts, key=len)
 
 
 def parsed(text: str) -> tuple[str, list[Any]] | None:
@@ -130,7 +136,7 @@ def _written(option: click.Option, values: list[Any]) -> str:
     """Write an option, and a value as it is given there."""
     if values == [False] and option.secondary_opts:
         return option.secondary_opts[0]
-    name = max(option.opts, key=len)
+    name = long_name(option)
     if not values or option.is_flag:
         return name
     (value,) = values

@@ -21,7 +21,7 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _MARK = "obc-onnx-"
 """Part of the name of each temporary folder. Its process holds it locked: others are swept."""
@@ -48,11 +48,7 @@ class Replacement:
         """
         check_writable(path)
         target = destination(path)
-        sweep(target.parent, target.name)
-        prefix = f".{target.name}.{_MARK}"
-        folder = tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent)
-        temporary = Path(self._folders.enter_context(folder)) / target.name
-        self._folders.enter_context(_locked(temporary.parent))
+        temporary = self._folders.enter_context(_beside(target))
         self._moves.append((temporary, target))
         return temporary
 
@@ -75,9 +71,7 @@ class Replacement:
             self._rename()
             for folder in {target.parent for _, target in self._moves}:
                 _flush_folder(folder)
-            written = _WRITTEN.get()
-            if written is not None:
-                written += [target for _, target in self._moves]
+            _record(target for _, target in self._moves)
 
     def _rename(self) -> None:
         placed: list[tuple[Path, Path]] = []
@@ -140,19 +134,31 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     if not target.parent.is_dir():
         raise ModelError(f"cannot write '{path}': folder '{target.parent}' does not exist")
     try:
-        sweep(target.parent, target.name)
-        prefix = f".{target.name}.{_MARK}"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
-            temporary = Path(folder) / target.name
+        with _beside(target) as temporary:
             temporary.mkdir()
-            with _locked(Path(folder)):
-                yield temporary
-                temporary.replace(target)
-                written = _WRITTEN.get()
-                if written is not None:
-                    written.append(target)
+            yield temporary
+            temporary.replace(target)
+            _record([target])
     except OSError as error:
         raise ModelError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give a path in a hidden folder beside a target, and sweep those that were left."""
+    sweep(target.parent, target.name)
+    prefix = f".{target.name}.{_MARK}"
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder,
+        _locked(Path(folder)),
+    ):
+        yield Path(folder) / target.name
+
+
+def _record(targets: Iterable[Path]) -> None:
+    written = _WRITTEN.get()
+    if written is not None:
+        written.extend(targets)
 
 
 @contextmanager

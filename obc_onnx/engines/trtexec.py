@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from obc_onnx.engines.engine import Feed
 
 _OLDEST = 10
@@ -63,7 +61,7 @@ class _Built(Loaded):
         self._command, self._model, self._folder = command, model, folder
         files = {name: folder / f"input{place}.bin" for place, name in enumerate(feed)}
         for name, path in files.items():
-            path.write_bytes(raw_bytes(feed[name]))
+            path.write_bytes(feed[name].tobytes())
         self._flags = Flags(open_shapes(model, feed), files)
         said = run_program(
             [*command, *self._flags.building(model, folder)],
@@ -83,7 +81,7 @@ class _Built(Loaded):
 
     def layers(self) -> list[Layer]:
         """Read the times of layers in a run of their own, and which nodes they are."""
-        path = self._folder / PROFILE
+        path = self._folder / _PROFILE
         self._run(path, self._flags.profiling(self._folder))
         return layers_in(self._model, self._folder)
 
@@ -122,7 +120,7 @@ class Flags:
 
     def profiling(self, folder: str | Path) -> list[str]:
         """Time the layers of the engine in a folder, in a run of their own."""
-        profile = f"--exportProfile={folder}/{PROFILE}"
+        profile = f"--exportProfile={folder}/{_PROFILE}"
         return ["--separateProfileRun", *self._running(folder), profile]
 
     def _running(self, folder: str | Path) -> list[str]:
@@ -133,7 +131,7 @@ class Flags:
 
 _BOUNDS = ("min", "opt", "max")
 """Of the shapes that an engine is built for."""
-_PLAN, _LAYERS, PROFILE = "model.plan", "layers.json", "profile.json"
+_PLAN, _LAYERS, _PROFILE = "model.plan", "layers.json", "profile.json"
 """Files of one engine."""
 
 
@@ -158,7 +156,7 @@ def layers_in(model: Path, folder: Path) -> list[Layer]:
     Raises:
         EngineError: A file is missing, torn, or of another version.
     """
-    path = folder / PROFILE
+    path = folder / _PROFILE
     entries = [entry for entry in _read_list(path) if "name" in entry]
     nodes = layer_nodes(_read(folder / _LAYERS))
     times = []
@@ -240,11 +238,6 @@ def open_shapes(model: Path, feed: Feed) -> str:
         for port in graph.input
     }
     return shapes_text({name: array for name, array in feed.items() if is_open.get(name)})
-
-
-def raw_bytes(array: NDArray[Any]) -> bytes:
-    """Write an input as trtexec's `--loadInputs` reads it."""
-    return np.ascontiguousarray(array).tobytes()
 
 
 def _read(path: Path) -> Any:

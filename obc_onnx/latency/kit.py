@@ -14,7 +14,6 @@ from obc_onnx.engines.trtexec import (
     Flags,
     layers_in,
     open_shapes,
-    raw_bytes,
     seconds_in,
     version_and_device,
 )
@@ -110,7 +109,7 @@ def write_kit(
         if array.dtype.kind not in _NUMBERS:
             raise RequestError(f"input '{name}' holds no numbers, and a kit has files of raw ones")
         inputs[name] = {"file": f"input{place}.bin", "dtype": array.dtype.name}
-        (folder / inputs[name]["file"]).write_bytes(raw_bytes(array))
+        (folder / inputs[name]["file"]).write_bytes(array.tobytes())
     widths = [{}, *map(dict, designs)]
     for place, own in enumerate(track(widths, "writing designs")):
         write_named(remove_units(coupling, keep_of(coupling, own)), folder / _design(place))
@@ -166,7 +165,8 @@ def read_kit(folder: Path, engine: str) -> Profile:
 
 def _from_onnxruntime(folder: Path, kit: Kit) -> Profile:
     own = folder / "onnxruntime"
-    found = _finished(own, "times.json", "onnxruntime")
+    _check_finished(own / "times.json", "onnxruntime")
+    found = _json(own / "times.json")
     try:
         _check_files(folder, kit, found["files"], "onnxruntime")
         races = [_race(race["before"], race["after"]) for race in found["races"]]
@@ -191,7 +191,7 @@ def _from_onnxruntime(folder: Path, kit: Kit) -> Profile:
 
 def _from_trtexec(folder: Path, kit: Kit) -> Profile:
     own = folder / "trtexec"
-    _finished(own, "done", "trtexec")
+    _check_finished(own / "done", "trtexec")
     command = _text(own / "command").strip()
     lines = (line.split(maxsplit=1) for line in _text(own / "files.sha256").splitlines())
     digests = {line[1].lstrip("*"): line[0] for line in lines if len(line) > 1}
@@ -242,14 +242,13 @@ def _race(before: Sequence[float], after: Sequence[float]) -> Race:
     return Race(times[0], times[1])
 
 
-def _finished(own: Path, mark: str, engine: str) -> Any:
-    """Read the file that a script writes last."""
-    path = own / mark
-    if not path.is_file():
+def _check_finished(last: Path, engine: str) -> None:
+    """Check that the file is there that a script writes last."""
+    if not last.is_file():
         raise RequestError(
-            f"'{own}' is half written: '{SCRIPTS[engine]}' did not come to its end; run it again"
+            f"'{last.parent}' is half written: '{SCRIPTS[engine]}' did not come to its end; run it "
+            f"again"
         )
-    return _json(path) if path.suffix == ".json" else None
 
 
 def _check_files(folder: Path, kit: Kit, timed: Mapping[str, str], engine: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,10 @@ from obc_onnx.planning.scope import BLOCKS, Scope
 from obc_onnx.report.profiling import Profiling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from obc_onnx.coupling.model import Coupling
+    from obc_onnx.engines.engine import Feed
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.latency.profile import Profile
     from obc_onnx.ops.base.rule import RuleSet
@@ -58,9 +60,7 @@ def profile(
     Raises:
         ObcError: The request cannot be met; the message says why.
     """
-    graph = load_model(model)
-    coupling, inputs = analyse(graph, input_shape, rules, Clock(), batch_axes)
-    with told(coupling.graph, inputs):
+    with _opened(model, input_shape, batch_axes, rules) as (coupling, inputs):
         found = profile_coupling(
             coupling,
             EngineOptions(engine) if isinstance(engine, str) else engine,
@@ -91,14 +91,8 @@ def profile_coupling(
         round_to: Of how many channels their widths are a multiple.
         seed: Of the designs and of what the model is fed.
     """
-    return measure_profile(
-        coupling,
-        engine,
-        draw_designs(coupling, _allowed(coupling, round_to), designs, seed),
-        random_feed(coupling.graph, inputs, seed),
-        round_to=round_to,
-        seed=seed,
-    )
+    drawn = _drawn(coupling, inputs, designs, round_to, seed)
+    return measure_profile(coupling, engine, *drawn, round_to=round_to, seed=seed)
 
 
 def write_kit(
@@ -133,20 +127,10 @@ def write_kit(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RequestError(f"'{folder}' is not empty: name another folder for the kit")
-    graph = load_model(model)
-    coupling, inputs = analyse(graph, input_shape, rules, Clock(), batch_axes)
-    with told(coupling.graph, inputs):
-        shapes = _resized(coupling, inputs, batch)
-        drawn = draw_designs(coupling, _allowed(coupling, round_to), designs, seed)
+    with _opened(model, input_shape, batch_axes, rules) as (coupling, inputs):
+        drawn = _drawn(coupling, _resized(coupling, inputs, batch), designs, round_to, seed)
         with replacing_folder(folder) as temporary:
-            kit.write_kit(
-                coupling,
-                drawn,
-                random_feed(coupling.graph, shapes, seed),
-                temporary,
-                round_to=round_to,
-                seed=seed,
-            )
+            kit.write_kit(coupling, *drawn, temporary, round_to=round_to, seed=seed)
     return [folder / script for script in kit.SCRIPTS.values()]
 
 
@@ -172,16 +156,29 @@ def read_kit(
         ObcError: Times are missing, half written, of another kit or of another model.
     """
     found = kit.read_kit(Path(folder), engine)
-    graph = load_model(model)
-    coupling, inputs = analyse(graph, input_shape, rules, Clock(), batch_axes)
-    with told(coupling.graph, inputs):
+    with _opened(model, input_shape, batch_axes, rules) as (coupling, _):
         return Profiling(model_name(model), found, fit(coupling, found).errors)
 
 
-def _allowed(coupling: Coupling, round_to: int) -> dict[str, list[int]]:
-    """Return the widths that a later plan may choose, for each group."""
+@contextmanager
+def _opened(
+    model: Model, input_shape: Mapping[str, Shape] | None, batch_axes: Axes | None, rules: RuleSet
+) -> Iterator[tuple[Coupling, Mapping[str, Shape]]]:
+    """Load and analyse a model; errors in the block name what was found out about it."""
+    graph = load_model(model)
+    coupling, inputs = analyse(graph, input_shape, rules, Clock(), batch_axes)
+    with told(coupling.graph, inputs):
+        yield coupling, inputs
+
+
+def _drawn(
+    coupling: Coupling, inputs: Mapping[str, Shape], designs: int, round_to: int, seed: int
+) -> tuple[list[dict[str, int]], Feed]:
+    """Draw designs among the widths that a later plan may choose, and what they are fed."""
     scope = Scope(round_to=round_to, allow_inexact=True)
-    return {room.group.name: room.widths for room in rooms_of(coupling, scope)}
+    allowed = {room.group.name: room.widths for room in rooms_of(coupling, scope)}
+    feed = random_feed(coupling.graph, inputs, seed)
+    return draw_designs(coupling, allowed, designs, seed), feed
 
 
 def _resized(coupling: Coupling, inputs: Mapping[str, Shape], batch: int) -> Mapping[str, Shape]:

@@ -21,6 +21,7 @@ from obc_onnx.twin.processes import world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from obc_onnx.coupling.model import Coupling
     from obc_onnx.engines.engine import Feed, Loaded
@@ -108,8 +109,7 @@ class Timing:
         Raises:
             EngineError: The engine does not run one of them.
         """
-        feed = random_feed(before, self._shapes, self.seed)
-        with _pair(self.profile.engine, before, after, feed) as pair:
+        with self._pair(before, after) as pair:
             return race_closely(*pair)
 
     def race_and_nodes(self, before: Graph, after: Graph) -> tuple[Race, list[NodeTime]]:
@@ -118,9 +118,12 @@ class Timing:
         Raises:
             EngineError: The engine does not run one of them.
         """
-        feed = random_feed(before, self._shapes, self.seed)
-        with _pair(self.profile.engine, before, after, feed) as pair:
+        with self._pair(before, after) as pair:
             return race_closely(*pair), _nodes(before, pair)
+
+    def _pair(self, before: Graph, after: Graph) -> AbstractContextManager[tuple[Loaded, Loaded]]:
+        feed = random_feed(before, self._shapes, self.seed)
+        return _pair(self.profile.engine, before, after, feed)
 
     @cached_property
     def absent(self) -> str:

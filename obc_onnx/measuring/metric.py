@@ -51,11 +51,6 @@ class MetricChange:
     after: float
     lower_is_better: bool
 
-    @property
-    def drop(self) -> float:
-        """How much worse the result is, in units of the metric; below 0 where it is better."""
-        return _worse(self.before, self.after, lower_is_better=self.lower_is_better)
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -116,11 +111,7 @@ class Metric:
 
     def drop(self, before: float, after: float) -> float:
         """Return how much worse `after` is; below 0 where it is better."""
-        return _worse(before, after, lower_is_better=self.lower_is_better)
-
-
-def _worse(before: float, after: float, *, lower_is_better: bool) -> float:
-    return after - before if lower_is_better else before - after
+        return after - before if self.lower_is_better else before - after
 
 
 def _name_of(function: MetricFunction) -> str:

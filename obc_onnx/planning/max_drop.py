@@ -136,27 +136,33 @@ class DropMeter:
     """
 
     def __init__(self, original: Coupling, held: Samples, metric: Metric | None = None) -> None:
-        graph, self._metric = original.graph, metric
-        self._original, self._held, self.n_samples = original, held, len(held)
+        self._original, self._held, self._metric = original, held, metric
+        self.n_samples = len(held)
         if metric is not None:
             self.what = f"metric '{metric.name}'"
-            self._before: float | None = metric.of_model(graph, held)
-            return
-        self.what = "accuracy"
-        if held.labels is None:
+        elif held.labels is not None:
+            self.what = "accuracy"
+        elif classes_of(original.graph) is None:
             self.what = "error of the outputs"
-            if classes_of(graph) is not None:
-                self.what = "agreement with the original"
-                self._held = replace(held, labels=answers(graph, held))
-        self._before = accuracy(graph, self._held)
+        else:
+            self.what = "agreement with the original"
+            self._held = replace(held, labels=answers(original.graph, held))
+        self._before = self._quality(original.graph)
 
     def drop(self, graph: Graph) -> float:
         """Return how much worse a graph is; below 0 where it is better."""
-        if self._before is None:
+        after = self._quality(graph)
+        if self._before is None or after is None:
             return self._distance(graph)
         if self._metric is not None:
-            return self._metric.drop(self._before, self._metric.of_model(graph, self._held))
-        return self._before - (accuracy(graph, self._held) or 0.0)
+            return self._metric.drop(self._before, after)
+        return self._before - after
+
+    def _quality(self, graph: Graph) -> float | None:
+        """Return what a graph is worth by itself; None where only the error tells."""
+        if self._metric is not None:
+            return self._metric.of_model(graph, self._held)
+        return accuracy(graph, self._held)
 
     @cached_property
     def _distance(self) -> Callable[[Graph], float]:

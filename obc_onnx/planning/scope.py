@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from obc_onnx.errors import RequestError
 
@@ -20,7 +20,7 @@ BLOCKS = (8, 4, 2, 1)
 Convolutions of ONNX Runtime work on blocks of 8 or 16 channels and leave that layout where a width
 is no multiple; tensor cores take multiples of 8.
 """
-AUTO = "auto"
+AUTO: Final = "auto"
 """In place of a multiple: each group has the one at which the times of a profile step."""
 MIN_CHANNELS = 1 / 8
 """Share of its units that a group keeps."""
@@ -171,8 +171,7 @@ class Scope:
     runtime: str | None = None
 
     def __post_init__(self) -> None:
-        asked = self.round_to if self.round_to != "auto" else None
-        Limits(min=self.min_channels, round_to=asked)  # checks both
+        Limits(min=self.min_channels, round_to=self._asked)  # checks both
         if self.runtime is None:
             return
         if self.runtime not in RUNTIMES:
@@ -190,4 +189,8 @@ class Scope:
         """Of how many channels widths have to be a multiple; None where nobody says it."""
         if self.runtime is not None:
             return RUNTIMES[self.runtime]
-        return self.round_to if isinstance(self.round_to, int) else None
+        return self._asked
+
+    @property
+    def _asked(self) -> int | None:
+        return None if self.round_to == AUTO else self.round_to

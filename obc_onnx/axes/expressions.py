@@ -306,17 +306,38 @@ def mask(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> NDArray[np.bool_]
 
 def count(expr: Expr, keep: Mapping[Dim, NDArray[np.bool_]]) -> int:
     """Count the positions of an axis that stay; equals `mask(expr, keep).sum()`."""
-    if not occur(keep.keys(), expr):
-        return expr.size
-    match expr:
-        case Dim():
-            return int(np.count_nonzero(keep[expr]))
-        case Product(factors=factors):
-            return math.prod(count(factor, keep) for factor in factors)
-        case Joined(parts=parts):
-            return sum(count(part, keep) for part in parts)
-        case Take():
-            return int(np.count_nonzero(mask(expr, keep)))
+    return Counts(keep).of(expr)
+
+
+class Counts:
+    """How many positions of axes stay; what long concatenations have in common is counted once.
+
+    Args:
+        keep: As `mask` takes it.
+    """
+
+    def __init__(self, keep: Mapping[Dim, NDArray[np.bool_]]) -> None:
+        self._keep = keep
+        self._known: dict[int, tuple[Joined, int]] = {}
+
+    def of(self, expr: Expr) -> int:
+        """Count the positions of an axis that stay."""
+        if isinstance(expr, Joined) and id(expr) in self._known:
+            return self._known[id(expr)][1]
+        if not occur(self._keep.keys(), expr):
+            return expr.size
+        match expr:
+            case Dim():
+                return int(np.count_nonzero(self._keep[expr]))
+            case Product(factors=factors):
+                return math.prod(map(self.of, factors))
+            case Joined():
+                found = sum(map(self.of, children(expr)))
+                # Kept with its count: a number stands for an expression only while it is there.
+                self._known[id(expr)] = expr, found
+                return found
+            case Take():
+                return int(np.count_nonzero(mask(expr, self._keep)))
 
 
 def only_position(expr: Expr, at: int) -> dict[Dim, NDArray[np.bool_]]:

@@ -6,13 +6,23 @@ masked oracle all follow from the expressions of the axes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Dim, Joined, Product, Take, count, leaves, mask, only_position
+from obc_onnx.axes.expressions import (
+    Counts,
+    Dim,
+    Joined,
+    Product,
+    Take,
+    leaves,
+    mask,
+    only_position,
+)
 from obc_onnx.graph.copies import merge_copies
 from obc_onnx.graph.node import holds_weights
 
@@ -156,15 +166,14 @@ class Coupling:
 
     def macs(self, keep: Keep) -> int:
         """Count multiply-accumulates of one sample once only the kept units are left."""
-        return sum(self.node_macs(node, keep) for node in self.costed)
+        counted = self._counts(keep)
+        return sum(self._node_macs(node, counted) for node in self.costed)
 
     def params(self, keep: Keep) -> int:
         """Count the elements of weights that are written once only the kept units are left."""
-        merged = self.merged(keep)
+        merged, counted = self.merged(keep), Counts(keep)
         return self.graph.params_aside + sum(
-            int(np.prod([count(axis, keep) for axis in self.axes[name]], dtype=np.int64))
-            if name in self.axes
-            else array.size
+            math.prod(self._shape(name, counted)) if name in self.axes else array.size
             for name, array in self.graph.initializers.items()
             if holds_weights(array.dtype) and name not in merged
         )
@@ -181,17 +190,27 @@ class Coupling:
 
     def node_macs(self, node: Node, keep: Keep) -> int:
         """Count the multiply-accumulates of one node for one sample."""
+        return self._node_macs(node, self._counts(keep))
+
+    def _counts(self, keep: Keep) -> Counts:
+        """Return what counts axes for MACs: of one sample where the batch can be followed."""
+        return Counts(keep if self.single is not None else {**keep, **self._one_sample})
+
+    def _node_macs(self, node: Node, counted: Counts) -> int:
         rule = self.rules.find(node)
         if rule is None or node.key not in self.axes:
             return 0
+        left = self._cost(rule, node, counted)
         if self.single is None:
-            return self._cost(rule, node, {**keep, **self._one_sample})
-        whole = self._cost(rule, node, {})
+            return left
+        whole = self._cost(rule, node, Counts({}))
         one = rule.macs(node, *([self.single.get(n, ()) for n in names] for names in _ports(node)))
-        return self._cost(rule, node, keep) * one // whole if whole else 0
+        return left * one // whole if whole else 0
 
-    def _cost(self, rule: Rule, node: Node, keep: Keep) -> int:
-        return rule.macs(node, *([self._shape(n, keep) for n in names] for names in _ports(node)))
+    def _cost(self, rule: Rule, node: Node, counted: Counts) -> int:
+        return rule.macs(
+            node, *([self._shape(n, counted) for n in names] for names in _ports(node))
+        )
 
     @cached_property
     def _one_sample(self) -> Keep:
@@ -220,8 +239,8 @@ class Coupling:
         )
         return tuple(found)
 
-    def _shape(self, name: str, keep: Keep) -> Shape:
-        return tuple(count(axis, keep) for axis in self.axes.get(name, ()))
+    def _shape(self, name: str, counted: Counts) -> Shape:
+        return tuple(map(counted.of, self.axes.get(name, ())))
 
     def _dims(self, name: str) -> Iterable[Dim]:
         return (dim for axis in self.axes.get(name, ()) for dim in leaves(axis))

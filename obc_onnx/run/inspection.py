@@ -59,12 +59,14 @@ def inspect(
     coupling, _ = analyse(graph, input_shape, rules, clock, batch_axes)
     if scores is not None:
         scores.check(coupling)
+    least_macs = _least_macs(coupling, allow_inexact=False)
+    inexact = any(group.inexact is not None for group in coupling.groups)
     return Inspection(
         model=model_name(model),
         sha256=graph.sha256,
         macs=coupling.macs({}),
-        least_macs=_least_macs(coupling, allow_inexact=False),
-        least_macs_inexact=_least_macs(coupling, allow_inexact=True),
+        least_macs=least_macs,
+        least_macs_inexact=_least_macs(coupling, allow_inexact=True) if inexact else least_macs,
         params=graph.params,
         groups=summarise_groups(coupling, {}),
         layers=list_layers(coupling, {}),

@@ -42,7 +42,7 @@ class Gather(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Take constant positions of the axis, freeze it for any others; pass the rest through."""
         data, indices = context.value(0), context.value(1)
-        axis = context.node.integer("axis", 0) % len(data.axes)
+        axis = context.axis(0, context.node.integer("axis", 0))
         if data.numbers is not None:
             numbers = apply(
                 lambda known, picked: np.take(known, picked, axis, mode="wrap"),
@@ -79,7 +79,7 @@ class GatherElements(FreeOfMacs):
         Along the gathered axis the output has the positions of the indices.
         """
         data, indices = context.value(0), context.value(1)
-        axis = context.node.integer("axis", 0) % len(data.axes)
+        axis = context.axis(0, context.node.integer("axis", 0))
         context.freeze([data.axes[axis]], "the gathered axis")
         places = {}
         for i, (own, other) in enumerate(zip(data.axes, indices.axes, strict=True)):

@@ -32,7 +32,7 @@ class Cumulate(FreeOfMacs):
         if axes is None:
             context.freeze(x.axes, "an axis that may be summed over")
         elif context.node.op_type == "CumSum":
-            context.reads(0, axes[0] % len(x.axes))
+            context.reads(0, context.axis(0, axes[0]))
         else:
             context.mark_inexact([x.axes[axes[0]]], "product")
         return [Value(x.axes)]

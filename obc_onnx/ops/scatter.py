@@ -30,7 +30,7 @@ class ScatterElements(FreeOfMacs):
         """Freeze the axis; every other one is the same in all three inputs, where it is whole."""
         operands = [context.value(slot) for slot in range(3)]
         data, indices, updates = (value.axes for value in operands)
-        scattered = context.node.integer("axis", 0) % len(data)
+        scattered = context.axis(0, context.node.integer("axis", 0))
         for i, axes in enumerate(zip(data, indices, updates, strict=True)):
             if i == scattered:
                 context.freeze(axes, "the scattered axis")

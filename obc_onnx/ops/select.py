@@ -35,7 +35,7 @@ class ArgExtremum(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Freeze the axis, whose positions are counted, and drop it."""
         x = context.value(0)
-        axis = context.node.integer("axis", 0) % len(x.axes)
+        axis = context.axis(0, context.node.integer("axis", 0))
         context.freeze([x.axes[axis]], "counted positions")
         return [Value(without(context, x.axes, {axis}))]
 

@@ -113,6 +113,20 @@ class CoupleContext:
                     f"'{self.node.inputs[slot]}' of shape {value.shape} has {len(value.axes)}"
                 )
 
+    def axis(self, slot: int, axis: int) -> int:
+        """Return an axis of an input by its place from the front; it may count from the end.
+
+        Raises:
+            ModelError: The input has no such axis.
+        """
+        rank = len(self.value(slot).axes)
+        if not -rank <= axis < rank:
+            raise ModelError(
+                f"{self.node.label} takes axis {axis} of its input {slot}, but "
+                f"'{self.node.inputs[slot]}' has {_axes(rank)}"
+            )
+        return axis % rank
+
     def shape(self, slot: int = 0) -> Shape:
         """Return the concrete shape of an output."""
         shape = self.output_shapes[slot]

@@ -35,7 +35,7 @@ class LayerNormalization(FreeOfMacs):
         """Mark the normalised axes inexact, and tie scale and bias by broadcasting."""
         x, scale, bias = context.value(0), context.value(1), context.optional(2)
         given = [x, scale] if bias is None else [x, scale, bias]
-        first = context.node.integer("axis", -1) % len(x.axes)
+        first = context.axis(0, context.node.integer("axis", -1))
         centred = context.node.op_type == "LayerNormalization"
         context.mark_inexact(x.axes[first:], MEAN_AND_VARIANCE if centred else MEAN_SQUARE)
         broadcast_axes(context, [value.axes for value in given])

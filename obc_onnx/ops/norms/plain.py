@@ -27,7 +27,8 @@ class MeanVarianceNormalization(FreeOfMacs):
         """Mark the axes inexact."""
         x = context.value(0)
         axes = context.node.integers("axes") or self._default
-        context.mark_inexact([x.axes[axis] for axis in axes], MEAN_AND_VARIANCE)
+        standardised = [x.axes[context.axis(0, axis)] for axis in axes]
+        context.mark_inexact(standardised, MEAN_AND_VARIANCE)
         return [Value(x.axes)]
 
     def forward(self, context: ForwardContext) -> Call:
@@ -43,7 +44,7 @@ class LpNormalization(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Read the axis, and pass it through."""
         x = context.value(0)
-        context.reads(0, context.node.integer("axis", -1) % len(x.axes))
+        context.reads(0, context.axis(0, context.node.integer("axis", -1)))
         return [Value(x.axes)]
 
     def forward(self, context: ForwardContext) -> Call:

@@ -72,6 +72,8 @@ LAST_CHOICES = {"Attention": {"qk_matmul_output_mode": 3}}
 """Attributes that choose by a number from 0 on, and the last of it."""
 COUNTS_OUTPUTS = {"Split": "num_outputs"}
 """Attributes that say how many outputs a node has: ONNX Runtime ends the process where they err."""
+READ_ANYWAY = {("com.microsoft", "Attention"): {2: "bias"}}
+"""Inputs that may be left out, which ONNX Runtime reads all the same: that ends the process."""
 _Texts = dict[str, tuple[str, ...]]
 _DIRECTIONS: _Texts = {"direction": ("forward", "reverse", "bidirectional")}
 _JOINS: _Texts = {"reduction": ("none", "add", "mul", "max", "min")}

@@ -29,7 +29,7 @@ from onnx.external_data_helper import uses_external_data
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.nested import all_nodes
 from obc_onnx.graph.node import domain_of
-from obc_onnx.graph.operators import CHOICES, COUNTS_OUTPUTS, DIVIDING, LAST_CHOICES
+from obc_onnx.graph.operators import CHOICES, COUNTS_OUTPUTS, DIVIDING, LAST_CHOICES, READ_ANYWAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -329,6 +329,12 @@ def _check_gives(node: NodeProto) -> None:
 def _check_given(node: NodeProto, version: int) -> None:
     """Check that inputs which an operator needs are given: ONNX Runtime would read what is not."""
     domain = domain_of(node.domain)
+    for slot, called in READ_ANYWAY.get((domain, node.op_type), {}).items():
+        if not any(node.input[slot : slot + 1]):
+            raise ModelError(
+                f"{_named(node, '')} has no input {slot}, '{called}', without which ONNX Runtime "
+                f"would end the process: give it zeros"
+            )
     if "" not in node.input or not defs.has(node.op_type, domain):
         return
     try:

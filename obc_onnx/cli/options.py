@@ -381,12 +381,6 @@ width_options = combined(
         f"[{MIN_CHANNELS:g}]",
     ),
     scope_options,
-    click.option(
-        "--config",
-        type=FILE,
-        help="TOML file of options, such as target-macs = 0.5, and of limits: a table for each "
-        "pattern of names, with min, max, round_to, keep. What the command line says goes before.",
-    ),
 )
 """What says how a plan is made, apart from its targets."""
 plan_options = combined(target_options, max_drop_option, steps_option, width_options)
@@ -423,7 +417,15 @@ def eval_samples_option(default: int = EVAL_SAMPLES) -> Callable[[Any], Any]:
 
 
 device_option = click.option("--device", default="cpu", show_default=True, help="Where torch runs.")
-run_options = combined(force_option, device_option, model_options, batch_axis_option, seed_option)
+config_option = click.option(
+    "--config",
+    type=FILE,
+    help="TOML file of options, such as seed = 1, and where a plan is made of limits: a table for "
+    "each pattern of names, with min, max, round_to, keep. The command line goes before it.",
+)
+run_options = combined(
+    *(force_option, device_option, config_option, model_options, batch_axis_option, seed_option)
+)
 """Of every command that scores, repairs or trains, and writes."""
 
 

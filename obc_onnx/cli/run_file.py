@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,32 +18,47 @@ if TYPE_CHECKING:
 CONFIG = "--config"
 _OWN = ("help", "help_all", "config")
 """Parameters that a file says nothing of."""
+_PLANS = "ranking"
+"""A parameter of the commands that make a plan."""
 
 
-def with_file(command: click.Command, args: Sequence[str]) -> list[str]:
+def with_file(command: click.Command, args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Put the options that a file says in front of those that were given, which go before them.
 
     Args:
         command: Whose options they are.
         args: As they were given.
     Returns:
-        Arguments that stand for both.
+        Arguments that stand for both; and, by the parameters whose values the file says, where in
+        it, for people.
     Raises:
-        RequestError: The file cannot be read, or says what is no option.
+        RequestError: The file cannot be read, or says what is no option, or limits where no plan is
+            made.
     """
     path = _named(args)
     if path is None or not any(CONFIG in option.opts for option in command.params):
-        return [*args]
-    said: dict[str, list[str]] = {}
-    for key, value in read_config(path).options.items():
-        option = _option(command, path, key)
-        if str(option.name) in said:
+        return [*args], {}
+    config = read_config(path)
+    if config.limits and not any(option.name == _PLANS for option in command.params):
+        raise RequestError(
+            f"config '{path}' has a table '{next(iter(config.limits))}', which limits widths, but "
+            f"`{command.name}` makes no plan"
+        )
+    seen: set[str] = set()
+    said: dict[str, str] = {}
+    arguments: list[str] = []
+    for key, value in config.options.items():
+        option, where = _option(command, path, key), f"config '{path}', '{key}'"
+        name = str(option.name)
+        if name in seen:
             raise RequestError(f"config '{path}' has '{key}' twice, by another name")
+        seen.add(name)
+        written = _written(option, where, value)
         names = {*option.opts, *option.secondary_opts}
-        is_given = not names.isdisjoint(arg.partition("=")[0] for arg in args)
-        written = _written(option, f"config '{path}', '{key}'", value)
-        said[str(option.name)] = [] if is_given else written
-    return [*itertools.chain(*said.values()), *args]
+        if names.isdisjoint(arg.partition("=")[0] for arg in args):
+            said[name] = where
+            arguments += written
+    return [*arguments, *args], said
 
 
 def _named(args: Sequence[str]) -> Path | None:

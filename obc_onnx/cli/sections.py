@@ -24,7 +24,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Budget": (
         *("target*", "cost", "costs", "pick", "max_drop", "round_to", "runtime", "min_channels"),
         *("ranking", "steps"),
-        *("allow_inexact", "exclude", "only", "config"),
+        *("allow_inexact", "exclude", "only"),
     ),
     "Scores": (
         *("criterion", "preset", "objective", "score_*", "rows", "batches"),
@@ -106,17 +106,25 @@ class SectionedCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments, those of a file among them, for reports that name the command."""
+        said: dict[str, str] = {}
         try:
             # help and completion do not wait for a file that may be broken
             if not ctx.resilient_parsing and _HELPING.isdisjoint(args):
-                args = with_file(self, args)
+                args, said = with_file(self, args)
         except RequestError as error:
             raise click.ClickException(str(error)) from error
         ctx.meta[ARGUMENTS] = [*args]
         named = (arg.partition("=") for arg in args)
-        return super().parse_args(
-            ctx, [self._former.get(name, name) + sign + rest for name, sign, rest in named]
-        )
+        try:
+            return super().parse_args(
+                ctx, [self._former.get(name, name) + sign + rest for name, sign, rest in named]
+            )
+        except click.BadParameter as error:
+            where = None if error.param is None else said.get(str(error.param.name))
+            if where is None:
+                raise
+            text = f"{error.message.rstrip('.')}, as {where} says."
+            raise click.BadParameter(text, error.ctx, error.param, error.param_hint) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""

@@ -78,7 +78,8 @@ def test_limits_stand_in_tables_beside_options(tmp_path: Path) -> None:
         ("data = ['a.npz', 'b.npz']", "'data': it takes 1 value(s), found 2"),
         ("data = 2026-01-01", "'data': it takes text and numbers, found 2026-01-01"),
         ("image-size = [224]", "'image-size': it takes 2 value(s), found 1"),
-        ("epochs = 'x'", "'--epochs': 'x' is not a valid integer"),
+        ("epochs = 'x'", "'--epochs': 'x' is not a valid integer range, as config"),
+        ("target-macs = 'half'", "run.toml', 'target-macs' says"),
     ],
 )
 def test_what_is_no_option_or_no_value_of_one_is_refused(
@@ -107,3 +108,29 @@ def test_a_list_stands_for_several_values_of_one_option(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named_before_what_is_missing(tmp_path: Path) -> None:
     found = invoke("compress", saved(tmp_path), "--config", tmp_path / "none.toml")
     assert_refused(found, "none.toml", "cannot be read")
+
+
+def test_training_takes_a_file_too(tmp_path: Path) -> None:
+    model, plan, data = saved(tmp_path), tmp_path / "plan.json", archive(tmp_path, x=images(40))
+    assert_done(invoke("plan", model, "-o", plan, "--target-macs", "0.6"))
+    said, given = tmp_path / "said.onnx", tmp_path / "given.onnx"
+    config = written(
+        tmp_path, f'plan = "{plan.as_posix()}"\nepochs = 1\nbatch-size = 8\nlr = 0.01\n'
+    )
+    assert_done(invoke("finetune", model, "-o", said, "--data", data, "--config", config))
+    options = ("--plan", plan, "--epochs", "1", "--batch-size", "8", "--lr", "0.01")
+    assert_done(invoke("finetune", model, "-o", given, "--data", data, *options))
+    assert said.read_bytes() == given.read_bytes()
+
+
+def test_limits_are_refused_where_no_plan_is_made(tmp_path: Path) -> None:
+    config, out = written(tmp_path, '["b:0"]\nkeep = true\n'), tmp_path / "scores.npz"
+    found = invoke("score", saved(tmp_path), "-o", out, "--config", config)
+    assert_refused(found, "has a table 'b:0', which limits widths, but `score` makes no plan")
+
+
+def test_a_wrong_value_of_the_command_line_is_not_told_as_the_files(tmp_path: Path) -> None:
+    config, out = written(tmp_path, "epochs = 1\n"), tmp_path / "small.onnx"
+    found = invoke("compress", saved(tmp_path), "-o", out, "--config", config, "--epochs", "x")
+    assert found.exit_code == 2
+    assert "run.toml" not in found.stderr

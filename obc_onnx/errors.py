@@ -23,6 +23,10 @@ class ShapeError(ModelError):
     """A tensor has no concrete shape where one is needed."""
 
 
+class NoSizeError(ShapeError):
+    """A size would be below 0, in nodes behind which ONNX Runtime may end the process."""
+
+
 class UnsupportedOperatorError(ModelError):
     """The twin needs operators that have no rule."""
 

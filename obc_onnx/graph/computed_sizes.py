@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 def completed(
     model: onnx.ModelProto, kinds: Iterable[onnx.ValueInfoProto], known: Mapping[str, Shape]
 ) -> dict[str, Shape]:
-    """Add sizes that follow from numbers to those that are known.
+    """Add sizes that follow from numbers to those that are known, up to a size below 0.
+
+    onnx ends the process in some nodes behind such a size.
 
     Args:
         model: With concrete inputs, its nodes in order.
@@ -47,6 +49,8 @@ def completed(
     for node in model.graph.node:
         if any(name and name not in sizes.known for name in node.output):
             sizes.infer(node)
+        if any(min(sizes.known.get(name, ()), default=0) < 0 for name in node.output):
+            break
     return sizes.known
 
 

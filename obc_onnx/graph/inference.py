@@ -17,7 +17,7 @@ from onnx import defs
 from obc_onnx.graph.computed_sizes import completed, detail
 from obc_onnx.graph.nested import subgraphs
 from obc_onnx.graph.node import domain_of
-from obc_onnx.graph.operators import DROPS_AXES, MAKES_VECTORS
+from obc_onnx.graph.operators import DROPS_AXES, MAKES_VECTORS, PADDING
 from obc_onnx.graph.outline import KEPT_ELEMENTS
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ def infer_sizes(model: onnx.ModelProto) -> Shapes:
     Raises:
         InferenceError: onnx finds the model inconsistent.
     """
-    if any(True for node in model.graph.node for _ in subgraphs(node)):
-        return completed(model, (), _declared(model))  # onnx copies all that it knows for each
+    # onnx copies all that it knows for each subgraph, and dies in nodes behind a size below 0
+    if any(True for node in model.graph.node for _ in subgraphs(node)) or _takes_away(model):
+        return completed(model, (), _declared(model))
     kinds = _inferred(model, follows=False)
     known = _declared(model) | _concrete(kinds.values())
     if not _unknown(model, known):
@@ -49,6 +50,21 @@ def infer_sizes(model: onnx.ModelProto) -> Shapes:
         if name not in kinds or detail(port.type) > detail(kinds[name].type):
             kinds[name] = port
     return completed(model, kinds.values(), known | _concrete(kinds.values()))
+
+
+def _takes_away(model: onnx.ModelProto) -> bool:
+    """Say whether amounts of padding may be below 0, which takes positions away."""
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == PADDING:
+            amounts = [number for attribute in node.attribute for number in attribute.ints]
+            if len(node.input) > 1 and node.input[1] not in held:
+                return True
+            if len(node.input) > 1:
+                amounts += onnx.numpy_helper.to_array(held[node.input[1]]).reshape(-1).tolist()
+            if min(amounts, default=0) < 0:
+                return True
+    return False
 
 
 def _inferred(model: onnx.ModelProto, *, follows: bool) -> Ports:

@@ -44,6 +44,8 @@ OF_NUMBERS = SHAPE_ARITHMETIC | {
     "ScatterElements", "ScatterND", "Sign", "Trilu", "Where", "Xor",
 }  # fmt: skip
 """What whole numbers are computed with that sizes follow from; what they give has one size."""
+PADDING = "Pad"
+"""Its amounts may be below 0, which takes positions away: more than there are are no shape."""
 SIZE = "Size"
 COUNTING = frozenset({"Shape", SIZE})
 """They tell how large a value is, whatever it holds: each of its axes, or all of it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from obc_onnx.errors import ModelError, RequestError, ShapeError
+from obc_onnx.errors import ModelError, NoSizeError, RequestError, ShapeError
 from obc_onnx.graph.batch_axes import is_anonymous
 from obc_onnx.graph.feeds import candidates, check_room, trials
 from obc_onnx.graph.foreign import inferable
@@ -205,6 +205,8 @@ def infer_shapes(
     fault: ModelError | None = None
     try:
         known |= infer_strictly(graph, shapes)
+    except NoSizeError:
+        raise
     except ModelError as error:
         fault = error
     computed = [output for node in graph.nodes for output in node.outputs if output]
@@ -227,6 +229,7 @@ def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape
 
     Raises:
         ModelError: It finds the graph inconsistent.
+        NoSizeError: A size would be below 0.
     """
     try:
         found = infer_sizes(_with_inputs(graph, shapes))
@@ -235,7 +238,7 @@ def infer_strictly(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Shape
     sizes = {name: found[name] for node in graph.nodes for name in node.outputs if name in found}
     for name, shape in sizes.items():
         if min(shape, default=0) < 0:  # a window that is larger than what it slides over
-            raise ModelError(
+            raise NoSizeError(
                 f"for inputs {dict(shapes)} value '{name}' would have shape {shape}: give larger "
                 f"inputs"
             )

@@ -8,6 +8,7 @@ one sentence with the name of the node or tensor. What operators mean is for the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     import onnx
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+_Called = tuple[str, str, str]
+"""What calls a local function: its domain, name and overload."""
 _NAMES = frozenset(TensorProto.DataType.keys())
 _KNOWN = frozenset(TensorProto.DataType.values())
 """Data types; 0 says of an input or output that it has none."""
@@ -349,8 +352,12 @@ def _check_given(node: NodeProto, version: int) -> None:
 
 def _check_functions(model: onnx.ModelProto) -> None:
     """Check that calls of local functions end, and how much they stand for."""
-    functions = {(domain_of(f.domain), f.name): f for f in model.functions}
-    counts: dict[tuple[str, str], int] = {}
+    functions = {_implements(f, f.name): f for f in model.functions}
+    if len(functions) < len(model.functions):
+        names = Counter(_implements(f, f.name) for f in model.functions)
+        domain, name, _ = names.most_common(1)[0][0]
+        raise ModelError(f"local function '{domain}.{name}' is there more than once")
+    counts: dict[_Called, int] = {}
     if functions and _inlined(model.graph.node, functions, counts, ()) > _MOST_INLINED:
         raise ModelError(
             f"the calls of local functions stand for more than {_MOST_INLINED} nodes: inline them "
@@ -358,23 +365,28 @@ def _check_functions(model: onnx.ModelProto) -> None:
         )
 
 
+def _implements(one: FunctionProto | NodeProto, name: str) -> _Called:
+    """Return what a local function is called by, or what a node calls."""
+    return domain_of(one.domain), name, one.overload
+
+
 def _inlined(
     nodes: Iterable[NodeProto],
-    functions: dict[tuple[str, str], FunctionProto],
-    counts: dict[tuple[str, str], int],
-    calls: tuple[tuple[str, str], ...],
+    functions: dict[_Called, FunctionProto],
+    counts: dict[_Called, int],
+    calls: tuple[_Called, ...],
 ) -> int:
     """Count what nodes are when every call is replaced by its function.
 
     Args:
         nodes: What to count.
-        functions: By domain and name.
+        functions: By what calls them.
         counts: What is known of functions; more is added.
         calls: The functions that the nodes are in.
     """
     total = 0
     for node in nodes:
-        key = (domain_of(node.domain), node.op_type)
+        key = _implements(node, node.op_type)
         if key in calls:
             raise ModelError(f"function '{node.op_type}' calls itself, and would never end")
         if len(calls) > _MOST_NESTED:

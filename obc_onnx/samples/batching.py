@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.errors import ModelError
+from obc_onnx.errors import ModelError, NoSizeError
 from obc_onnx.graph.feeds import candidates, check_room, random_feed
 from obc_onnx.graph.node import is_float
 from obc_onnx.graph.operators import SHAPED_BY_INPUT
@@ -235,6 +235,8 @@ def _has_room(graph: Graph, shapes: Mapping[str, Shape]) -> bool:
     """Say whether a model can run, as far as the sizes of its values are known before it does."""
     try:
         known = infer_strictly(graph, shapes)
+    except NoSizeError:
+        raise
     except ModelError:
         known = {}  # ONNX Runtime may know better
     try:

@@ -127,6 +127,17 @@ class CoupleContext:
             )
         return axis % rank
 
+    def distinct_axes(self, slot: int, axes: Sequence[int]) -> list[int]:
+        """Return axes of an input as `axis` does, each of which may be named once.
+
+        Raises:
+            ModelError: The input has no such axis, or one is named twice.
+        """
+        found = [self.axis(slot, axis) for axis in axes]
+        if len(set(found)) < len(found):
+            raise ModelError(f"{self.node.label} names an axis twice: {list(axes)}")
+        return found
+
     def shape(self, slot: int = 0) -> Shape:
         """Return the concrete shape of an output."""
         shape = self.output_shapes[slot]

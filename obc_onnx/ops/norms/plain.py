@@ -27,7 +27,7 @@ class MeanVarianceNormalization(FreeOfMacs):
         """Mark the axes inexact."""
         x = context.value(0)
         axes = context.node.integers("axes") or self._default
-        standardised = [x.axes[context.axis(0, axis)] for axis in axes]
+        standardised = [x.axes[axis] for axis in context.distinct_axes(0, axes)]
         context.mark_inexact(standardised, MEAN_AND_VARIANCE)
         return [Value(x.axes)]
 

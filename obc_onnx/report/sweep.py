@@ -115,6 +115,8 @@ def sweep_text(sweep: Sweep) -> str:
         f"units were scored once, by '{sweep.criterion}'; a drop is one of the {sweep.what} on "
         f"{sweep.n_samples:,} held-out samples"
     )
+    if sweep.front:
+        to.print("* the Pareto set: no other result costs less and is as good")
     _print_choice(to, sweep)
     return str(to.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
@@ -122,17 +124,14 @@ def sweep_text(sweep: Sweep) -> str:
 def _table(sweep: Sweep) -> Table:
     named = next((point.metric.name for point in sweep.points if point.metric), None)
     quality = named or "accuracy"
-    headings = ("target", "MACs", "params", "file", "speed", quality, "error", "drop", "")
+    headings = ("target", "MACs", "params", "file", "speed", quality, "error", "drop")
     table = Table(*headings, title=f"{sweep.model}: targets of {sweep.cost}")
-    for column in table.columns[:-1]:
+    for column in table.columns:
         column.justify = "right"
     curve = sweep.front
     for point in sweep.points:
-        marks = ["Pareto"] if point.target in curve else []
-        marks += ["knee"] if point.target == sweep.knee else []
-        marks += ["picked"] if point.target in sweep.picked else []
         table.add_row(
-            f"{point.target:g}",
+            f"{'*' if point.target in curve else ''} {point.target:g}",
             in_si(point.macs.after or 0.0).rstrip(),
             in_si(point.params.after or 0.0).rstrip(),
             f"{in_si(point.file_bytes.after or 0.0).rstrip()}B",
@@ -140,7 +139,6 @@ def _table(sweep: Sweep) -> Table:
             _quality(point),
             f"{point.error:.3g}",
             f"{point.drop:.4g}",
-            ", ".join(marks),
         )
     return table
 
@@ -162,6 +160,8 @@ def _print_choice(to: Console, sweep: Sweep) -> None:
         to.print("no knee: no result is better than those beside it would let expect")
     else:
         to.print(f"knee: {sweep.knee:g}; below it each step costs more than above it")
+    if sweep.picked:
+        to.print(f"picked: {', '.join(f'{target:g}' for target in sweep.picked)}")
     doubtful = [point for point in sweep.points if not point.verdict.startswith("good")]
     for point in doubtful:
         to.print(f"{point.target:g} is {point.verdict}")

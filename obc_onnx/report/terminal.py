@@ -331,16 +331,16 @@ def checks_text(checks: Sequence[Check]) -> str:
 
 def check_table(checks: Sequence[Check]) -> Table:
     """Lay out checks, one a row."""
-    table = Table("check", "", "error", "noise", "allowed", "found")
+    table = Table("check", "", "error", "noise", "allowed", "mistakes\nfound")
     for check in checks:
         measured = check.tolerance > 0
-        tried = f"{check.caught} of {check.planted} planted mistakes" if check.planted else ""
+        tried = f"{check.caught} of {check.planted}" if check.planted else ""
         table.add_row(
             check.name,
             "ok" if check.passed else "FAILED",
-            f"{check.error:.2e}" if measured else "",
-            f"{check.noise:.2e}" if check.noise else "",
-            f"{check.tolerance:.2e}" if measured else "",
+            f"{check.error:.1e}" if measured else "",
+            f"{check.noise:.1e}" if check.noise else "",
+            f"{check.tolerance:.1e}" if measured else "",
             check.detail or check.doubt or tried,
         )
     return table

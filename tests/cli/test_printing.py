@@ -179,3 +179,28 @@ def test_options_of_scores_have_one_name_and_the_former_one_is_understood(
     assert done.exit_code == 0, done.output
     assert Scores.load(scores).scoring["samples"] == 7
     assert "  --samples" not in invoke("score", "--help-all").stdout
+
+
+@pytest.mark.parametrize("name", ["compress", "strip", "sweep"])
+def test_tables_fit_80_columns_where_no_terminal_says_how_wide_it_is(
+    name: str, tmp_path: Path
+) -> None:
+    model, data = saved(tmp_path), archive(tmp_path, x=images(), labels=classes())
+    options = {
+        "compress": ("--data", data, "--target-macs", "0.6", "--recover-minutes", "0"),
+        "strip": (),
+        "sweep": (
+            "--data",
+            data,
+            "--targets",
+            "0.8,0.6",
+            "--pick",
+            "0.6",
+            "--recover-minutes",
+            "0",
+        ),
+    }[name]
+    done = invoke(name, model, "-o", tmp_path / "out", *options)
+    assert done.exit_code == 0, done.stderr
+    tables = [line for line in done.stdout.splitlines() if line[0:1] in {"┃", "│", "└", "┏"}]
+    assert max(map(len, tables)) <= 80

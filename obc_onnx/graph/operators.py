@@ -70,6 +70,8 @@ DIVIDING = {
     "MultiHeadAttention": ("num_heads",), "SpaceToDepth": ("blocksize",),
 }  # fmt: skip
 """Attributes that ONNX Runtime divides by, unchecked: a zero would end the process."""
+WINDOWS = frozenset({"dilations", "kernel_shape", "strides"})
+"""Attributes that say how windows lie, whatever slides them."""
 LAST_CHOICES = {"Attention": {"qk_matmul_output_mode": 3}}
 """Attributes that choose by a number from 0 on, and the last of it."""
 COUNTS_OUTPUTS = {"Split": "num_outputs"}

@@ -30,7 +30,14 @@ from onnx.external_data_helper import uses_external_data
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.nested import all_nodes
 from obc_onnx.graph.node import domain_of
-from obc_onnx.graph.operators import CHOICES, COUNTS_OUTPUTS, DIVIDING, LAST_CHOICES, READ_ANYWAY
+from obc_onnx.graph.operators import (
+    CHOICES,
+    COUNTS_OUTPUTS,
+    DIVIDING,
+    LAST_CHOICES,
+    READ_ANYWAY,
+    WINDOWS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -274,13 +281,17 @@ def _check_sparse(sparse: SparseTensorProto, where: str, most: int) -> None:
 
 
 def _check_divisors(node: NodeProto) -> None:
+    """Check numbers that are divided by, and the steps and sizes of windows."""
     for attribute in node.attribute:
         is_divisor = attribute.name in DIVIDING.get(node.op_type, ())
-        if is_divisor and not 0 < attribute.i <= _LARGEST_DIVISOR:
-            raise ModelError(
-                f"{_named(node, '')} has {attribute.name} {attribute.i}: it goes from 1 to "
-                f"{_LARGEST_DIVISOR}"
-            )
+        numbers = [attribute.i] if is_divisor else []
+        numbers += attribute.ints if attribute.name in WINDOWS else []
+        for number in numbers:
+            if not 0 < number <= _LARGEST_DIVISOR:
+                raise ModelError(
+                    f"{_named(node, '')} has {attribute.name} {number}: it goes from 1 to "
+                    f"{_LARGEST_DIVISOR}"
+                )
 
 
 def _check_choices(node: NodeProto) -> None:

@@ -32,6 +32,7 @@ from obc_onnx.measuring.error import output_error
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import STEPS, Budget
 from obc_onnx.planning.search import search_plan
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import choose_criterion, make_scene
@@ -127,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
             budget = Budget(target, steps=options.steps)
             plan = search_plan(coupling, scorer, budget, "jacobian", repeat)
             cut = Cut.of(coupling, plan.keep(coupling))
-            found = recover(cut, repaired, "refit", 0).graph
+            found = recover(cut, Bench(coupling, repaired), "refit", 0).graph
             row = Row(
                 model=name,
                 variant=variant,

@@ -39,6 +39,7 @@ from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.methods import MINUTES
 from obc_onnx.recover.stage import recover
@@ -55,7 +56,9 @@ Repair = Callable[[Cut, "Samples", int], Graph]
 
 def step(method: Method, minutes: float = 0.0) -> Repair:
     """Return what repairs by one method, with refinement of so many minutes."""
-    return lambda cut, samples, seed: recover(cut, samples, method, seed, minutes=minutes).graph
+    return lambda cut, samples, seed: (
+        recover(cut, Bench(cut.coupling, samples), method, seed, minutes=minutes).graph
+    )
 
 
 METHODS: dict[str, Repair] = {

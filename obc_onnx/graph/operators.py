@@ -72,8 +72,11 @@ DIVIDING = {
 """Attributes that ONNX Runtime divides by, unchecked: a zero would end the process."""
 WINDOWS = frozenset({"dilations", "kernel_shape", "strides"})
 """Attributes that say how windows lie, whatever slides them."""
-LAST_CHOICES = {"Attention": {"qk_matmul_output_mode": 3}}
-"""Attributes that choose by a number from 0 on, and the last of it."""
+LAST_CHOICES = {
+    "Attention": {"qk_matmul_output_mode": 3}, "RoiAlign": {"sampling_ratio": 2**8},
+}  # fmt: skip
+"""Attributes that choose by a number from 0 on, and the last of it; or of samples, whose square for
+each cell ONNX Runtime takes memory for, the most."""
 COUNTS_OUTPUTS = {"Split": "num_outputs"}
 """Attributes that say how many outputs a node has: ONNX Runtime ends the process where they err."""
 READ_ANYWAY = {("com.microsoft", "Attention"): {2: "bias"}}

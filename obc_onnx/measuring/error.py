@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,16 +98,19 @@ class Distance:
     Args:
         original: Whose outputs are wanted.
         samples: To measure on.
-        reference: What it gives for them, where others ask for that too.
+
+    Attributes:
+        reference: What the original gives for them; it runs once, when that is first asked for.
     """
 
-    def __init__(
-        self, original: Coupling, samples: Samples, reference: Outputs | None = None
-    ) -> None:
-        self._original, self._samples = original, samples
-        self._reference = reference or Outputs(original.graph, samples)
-        ports, runs = original.graph.outputs, self._reference.runs()
-        self._scales = scales_from(original, ports, samples, runs)
+    def __init__(self, original: Coupling, samples: Samples) -> None:
+        self.original, self.samples = original, samples
+        self.reference = Outputs(original.graph, samples)
+
+    @cached_property
+    def _scales(self) -> list[Scale]:
+        ports = self.original.graph.outputs
+        return scales_from(self.original, ports, self.samples, self.reference.runs())
 
     def __call__(self, changed: Graph) -> float:
         """Return one number for all outputs; 0 where there is no float among them."""
@@ -114,14 +118,14 @@ class Distance:
 
     def outputs(self, changed: Graph) -> list[OutputError]:
         """Return the error of each float output."""
-        return self.errors(Outputs(changed, self._samples))
+        return self.errors(Outputs(changed, self.samples))
 
     def errors(self, changed: Outputs) -> list[OutputError]:
         """Return the error of each float output, of a network that others ask, too."""
         sums = [_Differences(scale) for scale in self._scales]
-        both = zip(self._reference.runs(), changed.runs(), strict=True)
+        both = zip(self.reference.runs(), changed.runs(), strict=True)
         for (part, expected), (_, values) in both:
-            real = real_of(self._original, self._samples, part)
+            real = real_of(self.original, self.samples, part)
             for own in sums:
                 name = own.scale.name
                 own.add(expected[name], values[name], real(name))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from obc_onnx.errors import RequestError
-from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.user_code import calling, load_function
 
 if TYPE_CHECKING:
@@ -16,9 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.graph.model import Graph
+    from obc_onnx.measuring.outputs import Outputs
     from obc_onnx.samples.options import DataOptions, MetricFunction
-    from obc_onnx.samples.samples import Samples
 
 
 class MeasuredRun(NamedTuple):
@@ -100,10 +98,6 @@ class Metric:
                 f"metric '{self.name}' returned {number}: it has to return a finite number"
             )
         return float(number)
-
-    def of_model(self, graph: Graph, samples: Samples) -> float:
-        """Return what the function says of a model that nobody else runs."""
-        return self.value(Outputs(graph, samples))
 
     def change(self, before: Outputs, after: Outputs) -> MetricChange:
         """Hold a result against the original."""

@@ -73,8 +73,10 @@ class Outputs:
             In [0, 1]; None where there are no labels.
         """
         labels = self.samples.labels
-        if labels is None:
-            return None
+        return None if labels is None else self.share_right(labels)
+
+    def share_right(self, labels: NDArray[np.int64]) -> float:
+        """Return the share of samples whose label, shape [samples], is the largest output."""
         name = self.graph.outputs[0].name
         correct = sum(
             int((found[name].argmax(axis=-1) == labels[part]).sum()) for part, found in self.runs()

@@ -7,25 +7,22 @@ gives: it can be made again, and its budget is verified like any other.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from obc_onnx.errors import InfeasibleTargetError
-from obc_onnx.measuring.error import Distance
-from obc_onnx.measuring.outputs import accuracy, answers
+from obc_onnx.measuring.outputs import Outputs, answers
 from obc_onnx.samples.checks import classes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
+    from obc_onnx.measuring.error import Distance
     from obc_onnx.measuring.metric import Metric
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
-    from obc_onnx.samples.samples import Samples
 
 _ROUNDING = 1e-9
 """Of a difference of two shares."""
@@ -130,40 +127,36 @@ class DropMeter:
     metric of the user's comes before all of these, in its own units.
 
     Args:
-        original: Of the model before.
-        held: Samples to judge on; none that were scored or repaired on.
+        distance: From the model before, on samples that were neither scored nor repaired on.
         metric: Of the user's.
     """
 
-    def __init__(self, original: Coupling, held: Samples, metric: Metric | None = None) -> None:
-        self._original, self._held, self._metric = original, held, metric
-        self.n_samples = len(held)
+    def __init__(self, distance: Distance, metric: Metric | None = None) -> None:
+        self._distance, self._metric = distance, metric
+        original, held = distance.original.graph, distance.samples
+        self.n_samples, self._labels = len(held), held.labels
         if metric is not None:
             self.what = f"metric '{metric.name}'"
         elif held.labels is not None:
             self.what = "accuracy"
-        elif classes_of(original.graph) is None:
+        elif classes_of(original) is None:
             self.what = "error of the outputs"
         else:
             self.what = "agreement with the original"
-            self._held = replace(held, labels=answers(original.graph, held))
-        self._before = self._quality(original.graph)
+            self._labels = answers(original, held)
+        self._before = self._quality(distance.reference)
 
     def drop(self, graph: Graph) -> float:
         """Return how much worse a graph is; below 0 where it is better."""
-        after = self._quality(graph)
+        after = self._quality(Outputs(graph, self._distance.samples))
         if self._before is None or after is None:
             return self._distance(graph)
         if self._metric is not None:
             return self._metric.drop(self._before, after)
         return self._before - after
 
-    def _quality(self, graph: Graph) -> float | None:
-        """Return what a graph is worth by itself; None where only the error tells."""
+    def _quality(self, outputs: Outputs) -> float | None:
+        """Return what a network is worth by itself; None where only the error tells."""
         if self._metric is not None:
-            return self._metric.of_model(graph, self._held)
-        return accuracy(graph, self._held)
-
-    @cached_property
-    def _distance(self) -> Callable[[Graph], float]:
-        return Distance(self._original, self._held)
+            return self._metric.value(outputs)
+        return None if self._labels is None else outputs.share_right(self._labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from obc_onnx.measuring.error import Distance, split
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.calibration import looks_like_noise
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.match import match
@@ -75,14 +75,11 @@ class _Means:
     """What every step works with, besides the cut graph.
 
     Attributes:
-        used: Samples that it may look at.
-        held: Samples that judge.
-        error_of: Judges a graph on those.
+        bench: Samples that it may look at, and those that judge.
+        minutes: What refinement may take.
     """
 
-    used: Samples
-    held: Samples
-    error_of: Distance
+    bench: Bench
     minutes: float
     seed: int
     device: str
@@ -90,7 +87,7 @@ class _Means:
 
 def recover(
     cut: Cut,
-    samples: Samples | None,
+    bench: Bench | None,
     method: Method,
     seed: int,
     device: str = "cpu",
@@ -100,20 +97,19 @@ def recover(
 
     Args:
         cut: The cut graph.
-        samples: To measure and to judge on, labels are not used; None has no data.
+        bench: Of the network before the cut; None has no data.
         method: Which steps.
         seed: Of every random choice.
         device: Where torch runs.
         minutes: What refinement by gradient may take, by estimate; 0 leaves it out.
     """
-    if samples is None:
+    if bench is None:
         return _without_data(cut, method)
-    used, held = split(samples, cut.pruned.batch or 1)
     notes: list[str] = []
-    if not len(used):
-        few = f"nothing was repaired: {len(samples)} samples are too few"
+    if not len(bench.used):
+        few = f"nothing was repaired: {bench.n_samples} samples are too few"
         return Recovered(cut.pruned, [], [few], [])
-    noisy = looks_like_noise(cut.coupling.graph, used) if _STEPS[method] else ""
+    noisy = looks_like_noise(cut.coupling.graph, bench.used) if _STEPS[method] else ""
     if noisy:
         notes.append(
             f"input '{noisy}' of the samples looks like noise: repair needs real ones, and does "
@@ -121,9 +117,8 @@ def recover(
         )
     if not _STEPS[method]:
         return Recovered(cut.pruned, [], notes, [])
-    error_of = Distance(cut.coupling, held)
-    means = _Means(used, held, error_of, minutes, seed, device)
-    before = error_of(cut.pruned)
+    means = _Means(bench, minutes, seed, device)
+    before = bench.distance(cut.pruned)
     steps, warnings = list[Recovery](), list[str]()
     for name in _STEPS[method]:
         if name == "refine" and not minutes:
@@ -135,7 +130,7 @@ def recover(
         if step.reason:
             notes.append(step.reason)
             continue
-        after = error_of(step.graph)
+        after = bench.distance(step.graph)
         steps.append(Recovery(_NAMES[name], before, after, after < before, step.layers))
         if after < before:
             cut, before = cut.holding(step.graph), after
@@ -160,7 +155,8 @@ def rehearse(
     """
     cut = Cut.of(coupling, keep)
     few = samples.draw(_REHEARSED, coupling.graph.batch, seed)
-    cut = cut.holding(recover(cut, few, "refit", seed, device).graph)  # the first one makes room
+    found = recover(cut, Bench(coupling, few), "refit", seed, device).graph
+    cut = cut.holding(found)  # the first one makes room
     return cut.whole()
 
 
@@ -173,13 +169,14 @@ def _try(name: str, cut: Cut, means: _Means, *, solved: bool) -> _Step:
         means: To take it with.
         solved: Whether weights are what least squares gave.
     """
+    bench = means.bench
     if name == "refit":
-        found, layers = refit(cut, means.used, means.seed, device=means.device)
+        found, layers = refit(cut, bench.used, means.seed, device=means.device)
         nothing = "no layer was refit: none has an input that changed"
         return _Step(found, layers, "" if layers else nothing)
     if name == "refine":
-        parts = means.used, means.held
-        refined = refine(cut, parts, means.error_of, means.minutes, means.seed, means.device)
+        parts = bench.used, bench.held
+        refined = refine(cut, parts, bench.distance, means.minutes, means.seed, means.device)
         return _Step(refined.graph, [], refined.reason, refined.notes, refined.warnings)
     if name == "fuse":
         return _Step(fuse(cut), [])
@@ -192,15 +189,16 @@ def _statistics(cut: Cut, means: _Means, *, solved: bool) -> _Step:
     What least squares leave of an output has no part that goes with what is given, so that every
     factor would add to it.
     """
-    reason = why_no_norms(cut, means.used)
+    used = means.bench.used
+    reason = why_no_norms(cut, used)
     if not reason:
-        return _Step(reestimate_norms(cut, means.used, means.seed, means.device), [])
+        return _Step(reestimate_norms(cut, used, means.seed, means.device), [])
     if find_norms(cut):
         return _Step(cut.pruned, [], f"norms stay as they are: {reason}")
     if solved:
         reason = "statistics of layers stay as they are: least squares leave nothing for a factor"
         return _Step(cut.pruned, [], reason)
-    found, layers = match(cut, means.used, means.seed, means.device)
+    found, layers = match(cut, used, means.seed, means.device)
     return _Step(found, layers, "" if layers else "no layer has statistics to match")
 
 

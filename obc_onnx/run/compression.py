@@ -10,13 +10,14 @@ from obc_onnx.coupling.analysis import Clock, Model, analyse, told
 from obc_onnx.errors import InvariantError
 from obc_onnx.graph.model import Graph
 from obc_onnx.installation import require_torch, require_transport
+from obc_onnx.measuring.error import Distance
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.metric import Metric
 from obc_onnx.measuring.noise import Reference
-from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
 from obc_onnx.planning.scope import AUTO
 from obc_onnx.planning.search import search_plan
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.methods import SOLVE
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
@@ -100,7 +101,8 @@ class Compression:
         if folder is not None and folder.note is not None:
             self.notes.append(folder.note)
         coupling, sparse_epochs = self._sparsify(original, opened.samples, folder)
-        opened = opened._replace(coupling=coupling)
+        if coupling is not original and opened.samples is not None:
+            opened = opened._replace(coupling=coupling, bench=Bench(coupling, opened.samples))
         inputs, samples, held = opened.inputs, opened.samples, opened.held
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
@@ -111,7 +113,7 @@ class Compression:
             require(checks)
         with self.clock("cut"):
             made = self._candidate(opened, plan, feed)
-        repaired, recovery = self._recover(made, samples)
+        repaired, recovery = self._recover(made, opened.bench)
         tuned, epochs, folded = self._finetune(repaired, samples, folder)
         result = tuned.cut.pruned
         written = Graph.from_model(result.written()).with_batch(graph.batch_axes)
@@ -203,8 +205,9 @@ class Compression:
             samples, held = with_padding(coupling, samples, held)
             if samples.padding is not None:
                 self.notes.append(describe_padding(samples.padding))
-        before = None if held is None else Outputs(coupling.graph, held)
-        opened = Opened(coupling, inputs, samples, held, coupling, before, metric)
+        distance = None if held is None else Distance(coupling, held)
+        bench = None if samples is None else Bench(coupling, samples)
+        opened = Opened(coupling, inputs, samples, held, coupling, distance, bench, metric)
         with told(coupling.graph, inputs):
             return opened._replace(timing=self._timing(opened))
 
@@ -279,16 +282,16 @@ class Compression:
     ) -> PruningPlan:
         """Find the smallest plan whose result, repaired but not trained, is hardly worse."""
         coupling, held = opened.coupling, opened.held
-        if held is None:
+        if held is None or opened.distance is None:
             raise InvariantError("a drop was asked for without samples to measure it on")
         feed = verification_feed(coupling.graph, held, opened.inputs, self.request.seed)
         notes, warnings = list(self.notes), list(self.warnings)
 
         def result_of(plan: PruningPlan) -> Graph:
             tried = self._candidate(opened, plan, feed)
-            return self._recover(tried, opened.samples)[0].cut.pruned
+            return self._recover(tried, opened.bench)[0].cut.pruned
 
-        judge = DropMeter(opened.original, held, opened.metric)
+        judge = DropMeter(opened.distance, opened.metric)
         plan, note = plan_within_drop(plan_of, self.request.goal, result_of, judge)
         self.notes[:] = [*notes, note]  # and not those of the repairs that were tried
         self.warnings[:] = warnings
@@ -335,9 +338,7 @@ class Compression:
 
         return Scorer(criterion.name, score, repairs=True)
 
-    def _recover(
-        self, made: Candidate, samples: Samples | None
-    ) -> tuple[Candidate, list[Recovery]]:
+    def _recover(self, made: Candidate, bench: Bench | None) -> tuple[Candidate, list[Recovery]]:
         """Repair without labels, where there is anything to do it with."""
         method = self.request.recover
         if method == "none":
@@ -350,7 +351,7 @@ class Compression:
         with self.clock("recover"):
             seed, device = self.request.seed, self.request.device
             minutes = self.request.refining_minutes
-            found = recover(made.cut, samples, method, seed, device, minutes)
+            found = recover(made.cut, bench, method, seed, device, minutes)
         self.notes.extend(found.notes)
         self.warnings.extend(found.warnings)
         return made.holding(found.graph), found.steps

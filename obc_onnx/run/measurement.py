@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.measuring.baseline import Baseline, examine
-from obc_onnx.measuring.error import Distance, OutputError
+from obc_onnx.measuring.error import OutputError
 from obc_onnx.measuring.latency import race
 from obc_onnx.measuring.outputs import Outputs
 from obc_onnx.report.doubts import (
@@ -60,14 +60,14 @@ def measure(request: Request, opened: Opened, final: Candidate, *, trained: bool
         final: The result.
         trained: Whether it was fine-tuned.
     """
-    graph, held, before = final.original.graph, opened.held, opened.before
+    graph, held, distance = final.original.graph, opened.held, opened.distance
     baseline, outputs, change = Baseline(), list[OutputError](), Change(None, None)
     metric: MetricChange | None = None
-    if opened.samples is not None and held is not None and before is not None:
-        apart = request.data.evaluation is not None
+    if opened.samples is not None and held is not None and distance is not None:
+        apart, before = request.data.evaluation is not None, distance.reference
         after = Outputs(final.cut.pruned, held)
         baseline = examine(before, opened.samples, apart=apart)
-        outputs = Distance(final.original, held, before).errors(after)
+        outputs = distance.errors(after)
         change = Change(baseline.accuracy, after.accuracy())
         if opened.metric is not None:
             metric = opened.metric.change(before, after)

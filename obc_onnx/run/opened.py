@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.graph.model import Graph
     from obc_onnx.latency.predictor import Predictor
+    from obc_onnx.measuring.error import Distance
     from obc_onnx.measuring.metric import Metric
-    from obc_onnx.measuring.outputs import Outputs
     from obc_onnx.ops.base.rule import RuleSet
+    from obc_onnx.recover.bench import Bench
     from obc_onnx.run.timing import Timing
     from obc_onnx.samples.options import DataOptions
     from obc_onnx.samples.samples import Samples
@@ -34,7 +35,8 @@ class Opened(NamedTuple):
         samples: To score, repair and train on.
         held: To measure on.
         original: The model as it came.
-        before: What that gives for the samples to measure on.
+        distance: From what the original gives for the samples to measure on.
+        bench: What repair looks at and is judged on.
         metric: Of the user's, which quality is measured by.
         timing: What tells milliseconds, where there is a profile.
     """
@@ -44,7 +46,8 @@ class Opened(NamedTuple):
     samples: Samples | None
     held: Samples | None
     original: Coupling
-    before: Outputs | None
+    distance: Distance | None
+    bench: Bench | None
     metric: Metric | None = None
     timing: Timing | None = None
 

@@ -138,7 +138,7 @@ class _Run:
     def __init__(
         self, request: Request, opened: Opened, first: Compression, cost: str, rule: Pick
     ) -> None:
-        if opened.held is None:
+        if opened.distance is None:
             raise RequestError("a sweep is measured on samples: give `data`")
         self._opened, self._cost, self._rule = opened, cost, rule
         self._clock, self._notes = first.clock, list(first.notes)
@@ -153,7 +153,7 @@ class _Run:
             )
         self._scores = scores
         self._request = replace(request, scores=scores, criterion=None, scoring=None)
-        self._judge = DropMeter(opened.original, opened.held, opened.metric)
+        self._judge = DropMeter(opened.distance, opened.metric)
         self._points: list[Point] = []
         self._unreachable: dict[float, str] = {}
         self._plans: dict[float, PruningPlan] = {}

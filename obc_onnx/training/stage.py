@@ -10,7 +10,7 @@ from obc_onnx.coupling.analysis import Clock, analyse
 from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.equivalent.norms import fold_norms, same_units, unfold_norms
 from obc_onnx.equivalent.starts import channel_start
-from obc_onnx.measuring.error import Distance, split
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover as repair
 from obc_onnx.saliency.options import Scoring
@@ -147,8 +147,8 @@ def _student(cut: Cut, samples: Samples, training: Training, *, recover: Method)
     sliced = EquivalentTwin(cut, recombine=options.recombines)
     if not options.recombines or options.start == "select":
         return sliced
-    used, held = split(samples, cut.coupling.graph.batch or 1)
-    scene = make_scene(cut.coupling, used, Scoring(), training.seed, training.device)
+    bench = Bench(cut.coupling, samples)
+    scene = make_scene(cut.coupling, bench.used, Scoring(), training.seed, training.device)
     start = channel_start(scene, cut.keep)
     plain = Cut.of(cut.coupling, cut.keep)  # what a refit gave stands for other matrices
     started = plain.holding(EquivalentTwin(plain, start=start).fold(plain.pruned))
@@ -156,11 +156,11 @@ def _student(cut: Cut, samples: Samples, training: Training, *, recover: Method)
     if recover != "none" and not why_no_norms(started, samples):
         started = _repaired(started, samples, training, "stats")
     student = EquivalentTwin(started, start=start)
-    error_of = Distance(cut.coupling, held)
-    before, after = error_of(cut.pruned), error_of(started.pruned)
+    before, after = bench.distance(cut.pruned), bench.distance(started.pruned)
     logger.info("start from least squares: error %g instead of %g", after, before)
     return student if after < before else sliced
 
 
 def _repaired(cut: Cut, samples: Samples, training: Training, method: Method) -> Cut:
-    return cut.holding(repair(cut, samples, method, training.seed, training.device).graph)
+    bench = Bench(cut.coupling, samples)
+    return cut.holding(repair(cut, bench, method, training.seed, training.device).graph)

@@ -43,8 +43,8 @@ def setting(n_samples: int) -> tuple[Coupling, Samples]:
 
 def test_all_who_ask_share_the_runs(counts: list[int]) -> None:
     coupling, samples = setting(300)
-    before = Outputs(coupling.graph, samples)
-    distance = Distance(coupling, samples, before)
+    distance = Distance(coupling, samples)
+    before = distance.reference
     (same,) = distance.errors(before)
     baseline = examine(before, samples, apart=False)
     assert counts == [128, 128, 44]
@@ -65,8 +65,7 @@ def test_no_session_stays_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Session, "__init__", counted)
     coupling, samples = setting(300)
-    before, after = (Outputs(coupling.graph, samples) for _ in range(2))
-    distance = Distance(coupling, samples, before)
+    distance, after = Distance(coupling, samples), Outputs(coupling.graph, samples)
     assert len(alive) == 0
     for _ in after.runs():
         assert len(alive) == 1

@@ -13,7 +13,7 @@ from small import CHAIN, TWO_INPUTS, archive, assert_refused, half_plan, images,
 
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.session import Session
-from obc_onnx.measuring.error import output_error
+from obc_onnx.measuring.error import Distance, output_error
 from obc_onnx.measuring.outputs import accuracy
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.max_drop import GRID, DropMeter, find_plan
@@ -137,7 +137,7 @@ def test_a_model_without_classes_is_judged_by_the_error_of_its_outputs() -> None
     result = compress(model, data=samples, budget=Budget(max_drop=0.2, steps=1), criterion="l2")
     error = output_error(coupling, result.graph, held)
     assert 0 < error <= 0.2
-    assert DropMeter(coupling, held).drop(result.graph) == error
+    assert DropMeter(Distance(coupling, held)).drop(result.graph) == error
     assert "as far as the error of the outputs" in " ".join(result.report.notes)
 
 
@@ -190,7 +190,7 @@ def test_a_drop_is_one_from_the_original_that_sparse_learning_changed(
     monkeypatch.setattr(
         compression,
         "DropMeter",
-        lambda original, held, _metric: judged.append(original) or meter(original, held),
+        lambda distance, _metric: judged.append(distance.original) or meter(distance),
     )
     training = TrainingOptions(epochs=0, sparse_epochs=1, batch_size=8, lr=0.05)
     compress(graph, data=samples, budget=Budget(max_drop=0.9), training=training)

@@ -12,6 +12,7 @@ from nets import HEAD, IMAGE, draw_samples
 
 from obc_onnx.graph.session import Session
 from obc_onnx.recover import stage
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.match import Statistics, match
 from obc_onnx.recover.methods import LayerFit
 from obc_onnx.recover.stage import recover
@@ -140,10 +141,10 @@ def test_behind_least_squares_that_helped_nothing_is_matched(
     graph, _, coupling = analyse(build(PLAIN))
     keep = {coupling.by_name["w1:0"].dim: np.arange(6) < 4}
     cut, samples = Cut(coupling, keep, remove_units(coupling, keep)), draw_samples(graph, 300)
-    helped = recover(cut, samples, "auto", 0)
+    helped = recover(cut, Bench(cut.coupling, samples), "auto", 0)
     assert [(step.step, step.kept) for step in helped.steps] == [("least-squares refit", True)]
     assert any("leave nothing for a factor" in note for note in helped.notes)
     monkeypatch.setattr(stage, "refit", lambda *_, **__: (cut.pruned, [LayerFit("w2", 1.0, 1.0)]))
-    without = recover(cut, samples, "auto", 0)
+    without = recover(cut, Bench(cut.coupling, samples), "auto", 0)
     assert [step.step for step in without.steps] == ["least-squares refit", "statistics"]
     assert not without.steps[0].kept

@@ -15,6 +15,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import output_error
 from obc_onnx.planning.budget import Budget
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.norms import why_no_norms
 from obc_onnx.recover.stage import recover, rehearse
 from obc_onnx.run.api import compress
@@ -81,7 +82,7 @@ def cut_of(text: str, n_samples: int = 320, batch: int | None = None) -> Case:
 def normed(cut: Case, seed: int = 0) -> tuple[Graph, Recovery]:
     """Re-estimate norms, where that helps."""
     cut_graph = Cut(cut.coupling, cut.keep, cut.pruned)
-    graph, steps, *_ = recover(cut_graph, cut.samples, "stats", seed)
+    graph, steps, *_ = recover(cut_graph, Bench(cut_graph.coupling, cut.samples), "stats", seed)
     return graph, steps[0]
 
 
@@ -248,6 +249,6 @@ def test_samples_that_are_too_few_are_said() -> None:
     graph, _, coupling = analyse(model_of("dense"))
     keep = draw_keep(coupling)
     pruned = remove_units(coupling, keep)
-    found = recover(Cut(coupling, keep, pruned), draw_samples(graph, 1), "auto", 0)
+    found = recover(Cut(coupling, keep, pruned), Bench(coupling, draw_samples(graph, 1)), "auto", 0)
     assert found.graph is pruned
     assert "too few" in found.notes[0]

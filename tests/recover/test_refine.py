@@ -24,6 +24,7 @@ from obc_onnx.measuring.scales import inner_port, scales_of
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.scope import Scope
 from obc_onnx.recover import refine as refining
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.borders import find_borders
 from obc_onnx.recover.calibration import changes_of_pictures
 from obc_onnx.recover.effort import estimate
@@ -355,7 +356,7 @@ def test_the_clock_stops_what_takes_far_too_long_and_says_so(
 
 def test_refinement_is_the_last_step_of_repair_and_0_minutes_leave_it_out() -> None:
     cut = cut_of(BLOCKS, 200)
-    own = cut.cut, cut.samples, "auto", 0, "cpu"
+    own = cut.cut, Bench(cut.cut.coupling, cut.samples), "auto", 0, "cpu"
     found, without = recover(*own, 1.0), recover(*own, 0.0)
     assert [step.step for step in found.steps][-1] == "refinement by gradient"
     assert "refinement by gradient" not in {step.step for step in without.steps}

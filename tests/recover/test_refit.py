@@ -13,6 +13,7 @@ from nets import HEAD, IMAGE, NETS, case_of, draw_keep, draw_samples, model_of, 
 from obc_onnx.equivalent.network import EquivalentTwin
 from obc_onnx.measuring.error import output_error
 from obc_onnx.planning.budget import Budget
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.calibration import looks_like_noise
 from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.layers import find_layers
@@ -110,7 +111,7 @@ def test_repair_never_makes_a_network_worse(net: str) -> None:
     graph, _, coupling = analyse(model_of(net))
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 200)
-    repaired, steps, *_ = recover(Cut(coupling, keep, pruned), samples, "auto", 0)
+    repaired, steps, *_ = recover(Cut(coupling, keep, pruned), Bench(coupling, samples), "auto", 0)
     held = samples.part(slice(160, 200))
     before, after = (output_error(coupling, g, held) for g in (pruned, repaired))
     assert after <= before * (1 + 1e-6)
@@ -231,7 +232,7 @@ def test_a_gpu_repairs_as_a_cpu_does(method: Any) -> None:
     keep = draw_keep(coupling)
     pruned, samples = remove_units(coupling, keep), draw_samples(graph, 200)
     found = [
-        recover(Cut(coupling, keep, pruned), samples, method, 0, device).graph
+        recover(Cut(coupling, keep, pruned), Bench(coupling, samples), method, 0, device).graph
         for device in ("cpu", "cuda")
     ]
     for name, array in found[0].initializers.items():

@@ -16,6 +16,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.error import split
 from obc_onnx.planning.budget import Budget
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.stage import recover
@@ -166,7 +167,9 @@ def test_a_refit_helps_samples_that_it_has_not_seen(name: str) -> None:
 def test_other_repair_makes_nothing_worse(name: str, method: Any) -> None:
     cut = cut_of(name)
     original = cut.coupling.graph
-    found = recover(Cut(cut.coupling, cut.keep, cut.graph), cut.samples, method, 0)
+    found = recover(
+        Cut(cut.coupling, cut.keep, cut.graph), Bench(cut.coupling, cut.samples), method, 0
+    )
     _, held = split(cut.samples, original.batch or 1)
     channels = 1 if name in IMAGES else -1
     before, after = (

@@ -53,7 +53,7 @@ class Gather(FreeOfMacs):
             numbers = None
         picked = _picked(context, data.axes[axis], rank=1)
         if picked is None:
-            context.freeze([data.axes[axis]], "the gathered axis")
+            context.looks_up(0, axis, 1)
         n_inserted = len(indices.axes)
         places = {
             i: i if i < axis else i + n_inserted - 1 for i in range(len(data.axes)) if i != axis

@@ -1,0 +1,157 @@
+"""Rows of embeddings that nobody asks for: which tables hold them, and the graph without them.
+
+The vocabulary of a table is an axis like any. Two things alone keep it whole: ids pick from it, and
+an output that it reaches is known outside. A table in front of the lookup numbers the ids again, and
+what an output lacks is put back behind it; so the coupling is solved without both, and cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obc_onnx.axes.expressions import Dim, leaves
+from obc_onnx.coupling.inference import find_coupling
+from obc_onnx.coupling.model import Released
+from obc_onnx.errors import RequestError
+from obc_onnx.stripping.heads import Head, find_heads, finished
+from obc_onnx.stripping.renumber import renumbered
+from obc_onnx.stripping.tables import chosen_of, inputs_of_ids, tables_of
+from obc_onnx.surgery.cut import remove_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.stripping.tables import Table
+
+    Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a vocabulary is to stay.
+
+    Attributes:
+        ids: Those that stay, sorted, shape [n_ids].
+        inputs: Inputs of the model that hold them; found where none is named.
+        unknown: The id in place of which all others are taken; None lets a lookup of those fail.
+        narrow_head: Whether outputs with an axis of the vocabulary lose positions.
+        untied_head: Whether outputs are cut too that have weights of their own.
+    """
+
+    ids: Indices
+    inputs: tuple[str, ...] = ()
+    unknown: int | None = None
+    narrow_head: bool = False
+    untied_head: bool = False
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """A graph with a smaller vocabulary.
+
+    Attributes:
+        graph: The result.
+        tables: The embeddings that lost rows.
+        heads: The outputs that were cut with them.
+        ids: The ids that stay, sorted: those that were asked for, and those that the graph asks
+            for itself.
+        kept: For each initializer that shrank, for each axis, which positions stay.
+        left: Sentences about embeddings that stay whole.
+    """
+
+    graph: Graph
+    tables: tuple[Table, ...]
+    heads: tuple[Head, ...]
+    ids: Indices
+    kept: dict[str, dict[int, Indices]]
+    left: tuple[str, ...]
+
+
+def cut_vocabulary(coupling: Coupling, wanted: Wanted) -> Narrowed:
+    """Leave the rows of embeddings that are asked for, and number ids again in front of them.
+
+    Args:
+        coupling: Of the model.
+        wanted: What stays.
+    Raises:
+        RequestError: No embedding can lose rows, or the ids do not fit.
+    """
+    graph, all_tables = coupling.graph, tables_of(coupling)
+    inputs = inputs_of_ids(all_tables, wanted.inputs, int(wanted.ids.max(initial=0)))
+    tables, left = chosen_of(all_tables, frozenset(inputs))
+    kept = _kept_ids(tables, wanted)
+    tables = [table for table in tables if len(kept) < table.rows]
+    if not tables:
+        raise RequestError(f"every row stays: all {len(kept)} ids of the vocabulary are kept")
+    heads = find_heads(coupling, tables, untied=wanted.untied_head, narrow=wanted.narrow_head)
+    released = Released(
+        frozenset(table.lookup.place for table in tables),
+        frozenset((head.output, head.axis) for head in heads),
+    )
+    solved = find_coupling(graph, coupling.shapes, coupling.rules, released)
+    keep: Keep = {
+        **_keep(solved, [(t.name, t.lookup.axis, t.name) for t in tables], kept),
+        **_keep(solved, [(h.output, h.axis, h.output) for h in heads], kept),
+    }
+    smaller = remove_units(solved, keep)
+    smaller = renumbered(smaller, tables, kept, wanted.unknown)
+    smaller = finished(smaller, heads, kept)
+    positions = solved.kept_positions(keep)
+    return Narrowed(smaller, tuple(tables), tuple(heads), kept, positions, tuple(left))
+
+
+def _kept_ids(tables: Sequence[Table], wanted: Wanted) -> Indices:
+    """Return the ids that stay, with those that the graph itself asks for.
+
+    Raises:
+        RequestError: One is no row, or the id in place of unknown ones does not stay.
+    """
+    if not len(wanted.ids):
+        raise RequestError("no id is to stay: name at least one")
+    own = {number for table in tables for number in table.ids.constants}
+    rows = min(table.rows for table in tables)
+    smallest = min(tables, key=lambda table: table.rows)
+    kept = np.union1d(wanted.ids, np.asarray([n % rows for n in own if -rows <= n < rows], int))
+    if kept[0] < 0 or kept[-1] >= rows:
+        wrong = kept[0] if kept[0] < 0 else kept[-1]
+        raise RequestError(
+            f"id {wrong} is no row of embedding '{smallest.name}', which has {rows}: ids are 0 to "
+            f"{rows - 1}"
+        )
+    if wanted.unknown is not None and wanted.unknown not in kept:
+        raise RequestError(
+            f"`Vocabulary.unknown={wanted.unknown}` is not one of the ids that stay: add it to them"
+        )
+    return kept.astype(np.int64)
+
+
+def _keep(
+    coupling: Coupling, places: Iterable[tuple[str, int, str]], kept: Indices
+) -> dict[Dim, NDArray[np.bool_]]:
+    """Say which units of the axes of values stay.
+
+    Raises:
+        RequestError: An axis is no dim of its own, or something else keeps it whole.
+    """
+    found = {}
+    for name, axis, called in places:
+        dim = coupling.axes[name][axis]
+        reason = next((coupling.reasons[own] for own in leaves(dim) if own in coupling.reasons), "")
+        inexact = (group.inexact for group in coupling.groups if group.dim in leaves(dim))
+        reason = reason or next(filter(None, inexact), "")
+        if not reason and not isinstance(dim, Dim):
+            reason = "it is made of several axes"
+        if reason:
+            raise RequestError(f"the vocabulary of '{called}' cannot be cut: {reason} keeps it")
+        assert isinstance(dim, Dim)
+        flags = np.zeros(dim.size, np.bool_)
+        flags[kept] = True
+        found[dim] = flags
+    return found

@@ -204,7 +204,7 @@ class Graph:
     def opset(self) -> int:
         """The version of the standard operators, 0 where the model uses none."""
         versions = {domain_of(e.domain): e.version for e in self.header.opset_import}
-        return versions.get("", 0)
+        return int(versions.get("", 0))
 
     @property
     def overridable(self) -> set[str]:

@@ -162,4 +162,3 @@ def _weights(coupling: Coupling, expr: Expr) -> Iterator[NDArray[Any]]:
         weight = coupling.graph.initializers.get(name)
         if role.kind == "writes" and weight is not None and coupling.axes[name][role.axis] == expr:
             yield np.moveaxis(weight, role.axis, 0).reshape(expr.size, -1)
-

@@ -7,7 +7,7 @@ of integers that holds them all. Everything else computes other numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import helper
@@ -97,7 +97,7 @@ def _converted(node: Node, rules: RuleSet) -> int:
 
 def _integer(data_type: int) -> np.dtype[np.integer] | None:
     """Return an ONNX type of integers; None for any other."""
-    kind = helper.tensor_dtype_to_np_dtype(data_type) if data_type else np.dtype(object)
+    kind: Any = helper.tensor_dtype_to_np_dtype(data_type) if data_type else np.dtype(object)
     return kind if np.issubdtype(kind, np.integer) else None
 
 

@@ -81,7 +81,16 @@ def inputs_of_ids(tables: Sequence[Table], named: Sequence[str], largest: int) -
 
 
 def chosen_of(tables: Iterable[Table], inputs: frozenset[str]) -> tuple[list[Table], list[str]]:
-    """Part the embeddings that ids of some inputs pick from into those to cut and those to leave."""
+    """Find the embeddings that ids of some inputs pick from, and say which others stay whole.
+
+    Args:
+        tables: All embeddings of a model.
+        inputs: Those that hold ids of the vocabulary.
+    Returns:
+        What can be cut, and sentences about what cannot.
+    Raises:
+        RequestError: An embedding is read by ids of other inputs too, or not by all ids.
+    """
     chosen, left = [], []
     for table in tables:
         if inputs.isdisjoint(table.ids.inputs):

@@ -1,8 +1,11 @@
 """Rows of embeddings that nobody asks for: which tables hold them, and the graph without them.
 
 The vocabulary of a table is an axis like any. Two things alone keep it whole: ids pick from it, and
-an output that it reaches is known outside. A table in front of the lookup numbers the ids again, and
+an output that it reaches is known outside. A table in front of the lookup numbers ids again, and
 what an output lacks is put back behind it; so the coupling is solved without both, and cut.
+
+Elsewhere units go that are zero where they are read. Rows of a vocabulary are not: so nothing at all
+may combine its positions.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from obc_onnx.axes.expressions import Dim, leaves
 from obc_onnx.coupling.inference import find_coupling
 from obc_onnx.coupling.model import Released
 from obc_onnx.errors import RequestError
+from obc_onnx.ops.base.effect import Effect
 from obc_onnx.stripping.heads import Head, find_heads, finished
 from obc_onnx.stripping.renumber import renumbered
 from obc_onnx.stripping.tables import chosen_of, inputs_of_ids, tables_of
@@ -96,6 +100,7 @@ def cut_vocabulary(coupling: Coupling, wanted: Wanted) -> Narrowed:
         frozenset((head.output, head.axis) for head in heads),
     )
     solved = find_coupling(graph, coupling.shapes, coupling.rules, released)
+    _require_apart(solved, tables, heads)
     keep: Keep = {
         **_keep(solved, [(t.name, t.lookup.axis, t.name) for t in tables], kept),
         **_keep(solved, [(h.output, h.axis, h.output) for h in heads], kept),
@@ -105,6 +110,34 @@ def cut_vocabulary(coupling: Coupling, wanted: Wanted) -> Narrowed:
     smaller = finished(smaller, heads, kept)
     positions = solved.kept_positions(keep)
     return Narrowed(smaller, tuple(tables), tuple(heads), kept, positions, tuple(left))
+
+
+def _require_apart(coupling: Coupling, tables: Sequence[Table], heads: Sequence[Head]) -> None:
+    """Check that every node hands the positions of a vocabulary on, each for itself.
+
+    Raises:
+        RequestError: One does not, such as a sum over them.
+    """
+    axes = {table.lookup.place: table.lookup.axis for table in tables}
+    places = [(table.name, table.lookup.axis) for table in tables]
+    places += [(head.output, head.axis) for head in heads]
+    dims = {dim for name, axis in places for dim in leaves(coupling.axes[name][axis])}
+    for node in coupling.graph.nodes:
+        if Effect.MEASURES in coupling.rules.effect(node):
+            continue
+        for slot, name in enumerate(node.inputs):
+            read = _dims_of(coupling, name) & dims
+            if (node.key, slot) in axes:
+                read -= set(leaves(coupling.axes[name][axes[node.key, slot]]))
+            if any(not read <= _dims_of(coupling, output) for output in filter(None, node.outputs)):
+                raise RequestError(
+                    f"the vocabulary cannot be cut: {node.label} combines all positions of "
+                    f"'{name}' along it"
+                )
+
+
+def _dims_of(coupling: Coupling, name: str) -> set[Dim]:
+    return {dim for axis in coupling.axes.get(name, ()) for dim in leaves(axis)}
 
 
 def _kept_ids(tables: Sequence[Table], wanted: Wanted) -> Indices:

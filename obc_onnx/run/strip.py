@@ -31,7 +31,7 @@ from obc_onnx.verification.checks import (
 from obc_onnx.verification.same import check_same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -134,12 +134,11 @@ class _Outcome:
         runs = stripped.scenes.runs
         sizes = [{name: array.shape for name, array in run.feed.items()} for run in runs]
         graph = stripped.scenes.coupling.graph
-        feeds = [random_feed(graph, own, seed) for own in sizes]  # no constant was read off those
-        self._feeds: list[tuple[Feed, str]]
-        self._feeds = [(feed, _SIZES[place]) for place, feed in enumerate(feeds)]
+        # no constant was read off those
+        self._feeds: list[list[Feed]] = [[random_feed(graph, own, seed)] for own in sizes]
         self.graph, self.coupling, self.kept = stripped.graph, stripped.coupling, stripped.kept
         if cut is not None:
-            self._feeds = [(one, at) for feed, at in self._feeds for one in cut.feeds(feed, seed)]
+            self._feeds = [list(cut.feeds(feed, seed)) for (feed,) in self._feeds]
             self.graph, self.kept = cut.narrowed.graph, composed(self.kept, cut.narrowed.kept)
             self.coupling = cut.coupled(self._feeds[0][0])
 
@@ -148,7 +147,7 @@ class _Outcome:
         original, cut = self._original, self._cut
         declared = original if cut is None else cut.declared(original)
         written = Graph.from_model(self.graph.written()).with_batch(original.batch_axes)
-        (feed, _), merged = self._feeds[0], self.graph.merged
+        feed, merged = self._feeds[0][0], self.graph.merged
         copies = {n: of for n, of in self.graph.copies.items() if n not in merged}
         checks = [
             check_description(declared, written, copies),
@@ -161,22 +160,14 @@ class _Outcome:
             checks += cut.checks(written, feed)
         if not all(check.passed for check in checks):
             return checks
-        return [*checks, *self._same(written)]
-
-    def _same(self, written: Graph) -> Iterator[Check]:
-        """Compare outputs; of several runs at the same sizes, the worst."""
-        found: dict[str, Check] = {}
-        for feed, name in self._feeds:
-            looked_at = self._stripped.looked_at
-            check = check_same(name, looked_at, written, feed, self.coupling, self._views)
-            known = found.get(name)
-            if known is None or (check.passed, -check.error) < (known.passed, -known.error):
-                found[name] = check
-        yield from found.values()
+        looked_at = self._stripped.looked_at
+        for name, feeds in zip(_SIZES, self._feeds, strict=False):
+            checks.append(check_same(name, looked_at, written, feeds, self.coupling, self._views))
+        return checks
 
     def errors(self) -> dict[str, float]:
         """Measure how far each output is from the original's."""
-        (feed, _), (whole, smaller) = self._feeds[0], self._views
+        feed, (whole, smaller) = self._feeds[0][0], self._views
         before = whole(Session(self._original, optimize=False).run(feed))
         after = smaller(Session(self.graph, optimize=False).run(feed))
         return {name: relative_error(after[name], value) for name, value in before.items()}

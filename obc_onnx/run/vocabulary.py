@@ -152,7 +152,8 @@ class Cut:
 
     def checks(self, written: Graph, feed: Feed) -> Iterator[Check]:
         """Check rows, ids that did not stay, and what was put back."""
-        yield check_rows(self.before.graph, written, self.narrowed.kept)
+        merged = self.narrowed.graph.merged
+        yield check_rows(self.before.graph, written, self.narrowed.kept, merged)
         removed = np.setdiff1d(np.arange(self.narrowed.tables[0].rows), self.narrowed.ids)
         strange = dict(feed)
         for name in self.wanted.inputs:

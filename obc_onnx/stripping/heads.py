@@ -157,8 +157,12 @@ def _is_made(coupling: Coupling, table: Table, expr: Expr) -> bool:
 
 def _weights(coupling: Coupling, expr: Expr) -> Iterator[NDArray[Any]]:
     """Yield the weights that make an axis, shape [positions, elements]."""
-    for role in coupling.roles:
-        name = role.node.inputs[role.slot]
-        weight = coupling.graph.initializers.get(name)
-        if role.kind == "writes" and weight is not None and coupling.axes[name][role.axis] == expr:
-            yield np.moveaxis(weight, role.axis, 0).reshape(expr.size, -1)
+    graph, axes = coupling.graph, coupling.axes
+    roles = (role for role in coupling.roles if role.kind == "writes")
+    places = ((role.node.inputs[role.slot], role.axis) for role in roles)
+    operands = (name for name, axis in places if axes[name][axis] == expr)
+    sources = (name for operand in operands for name in coupling.sources(operand))
+    for name in dict.fromkeys(sources):
+        for axis, own in enumerate(axes[name]):
+            if own == expr:
+                yield np.moveaxis(graph.initializers[name], axis, 0).reshape(expr.size, -1)

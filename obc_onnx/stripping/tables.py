@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from obc_onnx.errors import RequestError
+from obc_onnx.graph.node import holds_weights
+from obc_onnx.graph.shapes import ElementTypes
 from obc_onnx.stripping.ids import find_ids
 
 if TYPE_CHECKING:
@@ -34,11 +36,14 @@ class Table:
 
 
 def tables_of(coupling: Coupling) -> list[Table]:
-    """List the embeddings of a model that are read by what its integer inputs are given."""
-    found, ids = [], find_ids(coupling.graph, coupling.rules)
+    """List the embeddings of a model that are read by what its integer inputs are given.
+
+    A table of other numbers than weights is none: it gives ids, or sizes.
+    """
+    found, ids, types = [], find_ids(coupling.graph, coupling.rules), ElementTypes(coupling.graph)
     for lookup in coupling.lookups:
         name, own = lookup.node.inputs[lookup.table], ids.get(lookup.node.inputs[lookup.ids])
-        if own is not None and own.inputs:
+        if own is not None and own.inputs and holds_weights(types[name]):
             rows = coupling.shapes[name][lookup.axis]
             found.append(Table(lookup, name, rows, own))
     return found

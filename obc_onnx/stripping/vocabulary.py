@@ -4,8 +4,8 @@ The vocabulary of a table is an axis like any. Two things alone keep it whole: i
 an output that it reaches is known outside. A table in front of the lookup numbers ids again, and
 what an output lacks is put back behind it; so the coupling is solved without both, and cut.
 
-Elsewhere units go that are zero where they are read. Rows of a vocabulary are not: so nothing at all
-may combine its positions.
+Elsewhere units go that are zero where they are read. Rows of a vocabulary are not: so no node may
+combine its positions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Dim, leaves
+from obc_onnx.axes.expressions import Dim, leaves, mask
 from obc_onnx.coupling.inference import find_coupling
 from obc_onnx.coupling.model import Released
 from obc_onnx.errors import RequestError
@@ -100,11 +100,11 @@ def cut_vocabulary(coupling: Coupling, wanted: Wanted) -> Narrowed:
         frozenset((head.output, head.axis) for head in heads),
     )
     solved = find_coupling(graph, coupling.shapes, coupling.rules, released)
-    _require_apart(solved, tables, heads)
     keep: Keep = {
         **_keep(solved, [(t.name, t.lookup.axis, t.name) for t in tables], kept),
         **_keep(solved, [(h.output, h.axis, h.output) for h in heads], kept),
     }
+    _require_apart(solved, tables, keep)
     smaller = remove_units(solved, keep)
     smaller = renumbered(smaller, tables, kept, wanted.unknown)
     smaller = finished(smaller, heads, kept)
@@ -112,16 +112,21 @@ def cut_vocabulary(coupling: Coupling, wanted: Wanted) -> Narrowed:
     return Narrowed(smaller, tuple(tables), tuple(heads), kept, positions, tuple(left))
 
 
-def _require_apart(coupling: Coupling, tables: Sequence[Table], heads: Sequence[Head]) -> None:
+def _require_apart(coupling: Coupling, tables: Sequence[Table], keep: Keep) -> None:
     """Check that every node hands the positions of a vocabulary on, each for itself.
 
     Raises:
-        RequestError: One does not, such as a sum over them.
+        RequestError: One does not, such as a sum over them, or picks some that go.
     """
+    picked = {axis for axis in coupling.tied_axes if not mask(axis, keep).all()}
+    for name, own in coupling.axes.items():
+        if not picked.isdisjoint(own):
+            raise RequestError(
+                f"the vocabulary cannot be cut: '{name}' holds positions that the graph itself "
+                f"picks, and not all of those stay"
+            )
+    dims = set(keep)
     axes = {table.lookup.place: table.lookup.axis for table in tables}
-    places = [(table.name, table.lookup.axis) for table in tables]
-    places += [(head.output, head.axis) for head in heads]
-    dims = {dim for name, axis in places for dim in leaves(coupling.axes[name][axis])}
     for node in coupling.graph.nodes:
         if Effect.MEASURES in coupling.rules.effect(node):
             continue

@@ -22,14 +22,21 @@ if TYPE_CHECKING:
     Kept = Mapping[str, Mapping[int, NDArray[np.int64]]]
 
 
-def check_rows(original: Graph, result: Graph, kept: Kept) -> Check:
-    """Check to the bit that what shrank is a slice of the original's."""
+def check_rows(original: Graph, result: Graph, kept: Kept, merged: Mapping[str, str]) -> Check:
+    """Check to the bit that what shrank is a slice of the original's.
+
+    Args:
+        original: The model before.
+        result: As it is read back.
+        kept: For each initializer that shrank, for each axis, which positions stay.
+        merged: Under which name some are written, see `Graph.merged`.
+    """
     name = "kept rows to the bit"
     for initializer, axes in kept.items():
         expected = original.initializers[initializer]
         for axis, positions in axes.items():
             expected = np.moveaxis(np.moveaxis(expected, axis, 0)[positions], 0, axis)
-        found = result.stored.get(result.merged.get(initializer, initializer))
+        found = result.initializers.get(merged.get(initializer, initializer))
         if found is None:
             return Check(name, passed=False, detail=f"'{initializer}' is missing")
         if found.shape != expected.shape or found.tobytes() != expected.tobytes():

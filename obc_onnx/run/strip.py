@@ -98,26 +98,7 @@ def strip(
             outcome = _Outcome(graph, stripped, cut, seed + 1)
             checks = outcome.checks()
             require(checks)
-    errors = outcome.errors()
-    report = StripReport(
-        model=model_name(model),
-        below=below,
-        macs=Change(stripped.scenes.coupling.macs({}), outcome.coupling.macs({})),
-        params=Change(graph.params, outcome.graph.params),
-        file_bytes=Change(graph.file_bytes or graph.size_bytes(), outcome.graph.size_bytes()),
-        rounds=[list(findings) for findings in stripped.rounds],
-        initializers={
-            name: {str(axis): kept.tolist() for axis, kept in axes.items()}
-            for name, axes in outcome.kept.items()
-        },
-        errors=errors,
-        notes=[*notes_on_graph(graph), *_notes(stripped, cut, below, errors)],
-        warnings=doubts(checks),
-        verification=checks,
-        seconds=clock.seconds,
-        vocabulary=None if cut is None else cut.report(),
-    )
-    return Stripping(outcome.graph, report)
+    return Stripping(outcome.graph, outcome.report(model_name(model), below, checks, clock.seconds))
 
 
 class _Outcome:
@@ -171,6 +152,38 @@ class _Outcome:
         before = whole(Session(self._original, optimize=False).run(feed))
         after = smaller(Session(self.graph, optimize=False).run(feed))
         return {name: relative_error(after[name], value) for name, value in before.items()}
+
+    def report(
+        self, name: str, below: float, checks: list[Check], seconds: dict[str, float]
+    ) -> StripReport:
+        """Tell what became of the model.
+
+        Args:
+            name: Of the model.
+            below: Up to which size weights counted as zeros.
+            checks: What they found.
+            seconds: Of each stage.
+        """
+        original, stripped, cut, errors = self._original, self._stripped, self._cut, self.errors()
+        before = original.file_bytes or original.size_bytes()
+        return StripReport(
+            model=name,
+            below=below,
+            macs=Change(stripped.scenes.coupling.macs({}), self.coupling.macs({})),
+            params=Change(original.params, self.graph.params),
+            file_bytes=Change(before, self.graph.size_bytes()),
+            rounds=[list(findings) for findings in stripped.rounds],
+            initializers={
+                name: {str(axis): kept.tolist() for axis, kept in axes.items()}
+                for name, axes in self.kept.items()
+            },
+            errors=errors,
+            notes=[*notes_on_graph(original), *_notes(stripped, cut, below, errors)],
+            warnings=doubts(checks),
+            verification=checks,
+            seconds=seconds,
+            vocabulary=None if cut is None else cut.report(),
+        )
 
     @property
     def _views(self) -> Views:

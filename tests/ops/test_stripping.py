@@ -78,7 +78,6 @@ STOPS = {
     "Resize": "computed_sizes",
     "ReverseSequence": "samples_first",
     "RoiAlign": "fed",
-    "RotaryEmbedding": "computed",
     "Scatter": "rows",
     "ScatterElements": "rows",
     "ScatterND": "tokens_11",

@@ -379,7 +379,7 @@ def test_ids_of_samples_stay_and_rare_ones_go() -> None:
         (None, {}, "no id is to stay"),
         ([1, 10], {}, "no embedding has a row for id 10"),
         ([-1, 2], {}, "id -1 is no row of embedding 't'"),
-        ([1, 2], {"unknown": 0}, r"`Vocabulary.unknown=0` is not one of the ids"),
+        ([1, 2], {"unknown": 0}, r"`Vocabulary\(unknown=0\)` is not one of the ids"),
         ([1, 2], {"min_count": 2}, "of samples"),
         ([1, 2], {"min_count": 0}, "1 or more"),
         ([1, 2], {"narrow_head": True}, "there is none"),

@@ -165,7 +165,8 @@ def _kept_ids(tables: Sequence[Table], wanted: Wanted) -> Indices:
         )
     if wanted.unknown is not None and wanted.unknown not in kept:
         raise RequestError(
-            f"`Vocabulary(unknown={wanted.unknown})` is not one of the ids that stay: add it to them"
+            f"`Vocabulary(unknown={wanted.unknown})` is not one of the ids that stay: add it to "
+            f"them"
         )
     return kept.astype(np.int64)
 

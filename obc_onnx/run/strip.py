@@ -193,7 +193,7 @@ class _Outcome:
 def _notes(
     stripped: Stripped, cut: Cut | None, below: float, errors: Mapping[str, float]
 ) -> list[str]:
-    found = [] if cut is None else [*cut.narrowed.left]
+    found = [] if cut is None else cut.notes()
     if not stripped.rounds and cut is None:
         found.append("nothing was found that does nothing: the model is as it was")
     if not stripped.scenes.settled:

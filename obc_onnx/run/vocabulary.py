@@ -163,6 +163,16 @@ class Cut:
             if not head.narrow:
                 yield check_put_back(written, feed, head, self.narrowed.ids)
 
+    def notes(self) -> list[str]:
+        """Say which embeddings stay whole, and where nothing is won."""
+        found, saved = list(self.narrowed.left), self.report().bytes_saved
+        if saved <= 0:
+            found.append(
+                f"the vocabulary takes {-saved} bytes more than before: what numbers ids again is "
+                f"larger than what went"
+            )
+        return found
+
     def report(self) -> VocabularyReport:
         """Tell what stayed and what went."""
         before, after = self.before.graph.initializers, self.narrowed.graph.initializers

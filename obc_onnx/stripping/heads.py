@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Dim, leaves
+from obc_onnx.axes.expressions import leaves
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.node_lists import NewNode
 from obc_onnx.graph.shapes import ElementTypes
@@ -138,7 +138,7 @@ def _put_back(graph: Graph, head: Head, kept: Indices) -> Graph:
 def _is_tied(coupling: Coupling, table: Table, expr: Expr) -> bool:
     """Say whether an axis is the vocabulary of a table, or is made by weights that equal it."""
     own = coupling.axes[table.name][table.lookup.axis]
-    if isinstance(own, Dim) and own in leaves(expr):
+    if not set(leaves(own)).isdisjoint(leaves(expr)):
         return True
     rows = coupling.graph.initializers.get(table.name)
     if rows is None or expr.size != table.rows:

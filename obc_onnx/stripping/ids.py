@@ -59,7 +59,7 @@ def find_ids(graph: Graph, rules: RuleSet) -> dict[str, Ids]:
             found[name] = Ids(constants=frozenset(np.unique(array).tolist()))
     for node in graph.nodes:
         ids = _behind(node, rules, found)
-        if ids is not None and ids.inputs:
+        if ids is not None:
             found |= dict.fromkeys(filter(None, node.outputs), ids)
     return found
 
@@ -73,8 +73,11 @@ def _behind(node: Node, rules: RuleSet, known: Mapping[str, Ids]) -> Ids | None:
         return replace(joined, most=min(joined.most, _converted(node, rules)))
     if Effect.MEASURES in rules.effect(node):
         return None
-    inputs = (known[name].inputs for name in (*node.inputs, *node.captures) if name in known)
-    return Ids(frozenset().union(*inputs), computed=(node.label,))
+    others = (known[name].inputs for name in (*node.inputs, *node.captures) if name in known)
+    inputs = frozenset[str]().union(*others)
+    if read and not inputs:
+        return _joined(read)  # numbers of constants, however often
+    return Ids(inputs, computed=(node.label,)) if inputs else None
 
 
 def _passed(node: Node, rules: RuleSet) -> Sequence[str]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obc_onnx.axes.expressions import Dim, leaves, mask
+from obc_onnx.axes.expressions import leaves, mask
 from obc_onnx.coupling.inference import find_coupling
+from obc_onnx.coupling.members import by_unit
 from obc_onnx.coupling.model import Released
 from obc_onnx.errors import RequestError
 from obc_onnx.ops.base.effect import Effect
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.axes.expressions import Dim
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.stripping.tables import Table
@@ -100,10 +102,9 @@ def cut_vocabulary(coupling: Coupling, wanted: Wanted) -> Narrowed:
         frozenset((head.output, head.axis) for head in heads),
     )
     solved = find_coupling(graph, coupling.shapes, coupling.rules, released)
-    keep: Keep = {
-        **_keep(solved, [(t.name, t.lookup.axis, t.name) for t in tables], kept),
-        **_keep(solved, [(h.output, h.axis, h.output) for h in heads], kept),
-    }
+    places = [(table.name, table.lookup.axis) for table in tables]
+    places += [(head.output, head.axis) for head in heads]
+    keep = _keep(solved, places, kept)
     _require_apart(solved, tables, keep)
     smaller = remove_units(solved, keep)
     smaller = renumbered(smaller, tables, kept, wanted.unknown)
@@ -141,10 +142,6 @@ def _require_apart(coupling: Coupling, tables: Sequence[Table], keep: Keep) -> N
                 )
 
 
-def _dims_of(coupling: Coupling, name: str) -> set[Dim]:
-    return {dim for axis in coupling.axes.get(name, ()) for dim in leaves(axis)}
-
-
 def _kept_ids(tables: Sequence[Table], wanted: Wanted) -> Indices:
     """Return the ids that stay, with those that the graph itself asks for.
 
@@ -171,26 +168,31 @@ def _kept_ids(tables: Sequence[Table], wanted: Wanted) -> Indices:
     return kept.astype(np.int64)
 
 
-def _keep(
-    coupling: Coupling, places: Iterable[tuple[str, int, str]], kept: Indices
-) -> dict[Dim, NDArray[np.bool_]]:
-    """Say which units of the axes of values stay.
+def _keep(coupling: Coupling, places: Iterable[tuple[str, int]], kept: Indices) -> Keep:
+    """Say which units of the axes of values stay; a table may be joined of several.
 
     Raises:
-        RequestError: An axis is no dim of its own, or something else keeps it whole.
+        RequestError: Something else keeps an axis whole, or it has no units of its own.
     """
-    found = {}
-    for name, axis, called in places:
-        dim = coupling.axes[name][axis]
-        reason = next((coupling.reasons[own] for own in leaves(dim) if own in coupling.reasons), "")
-        inexact = (group.inexact for group in coupling.groups if group.dim in leaves(dim))
-        reason = reason or next(filter(None, inexact), "")
-        if not reason and not isinstance(dim, Dim):
-            reason = "it is made of several axes"
-        if reason:
-            raise RequestError(f"the vocabulary of '{called}' cannot be cut: {reason} keeps it")
-        assert isinstance(dim, Dim)
-        flags = np.zeros(dim.size, np.bool_)
+    found: dict[Dim, NDArray[np.bool_]] = {}
+    inexact = {group.dim: group.inexact for group in coupling.groups if group.inexact is not None}
+    reasons = {**coupling.reasons, **inexact}
+    for name, axis in places:
+        expr = coupling.axes[name][axis]
+        flags = np.zeros(expr.size, np.bool_)
         flags[kept] = True
-        found[dim] = flags
+        dims = dict.fromkeys(leaves(expr))
+        own = {dim: by_unit(expr, dim, flags.astype(np.float64)) > 0 for dim in dims}
+        reason = next((reasons[dim] for dim in dims if dim in reasons), "")
+        if not reason and not np.array_equal(mask(expr, own), flags):
+            reason = f"axis {axis} of '{name}' holds more than ids"
+        if not reason and not all(units.any() for units in own.values()):
+            reason = f"'{name}' is joined of several tables, and one would lose every row"
+        if reason:
+            raise RequestError(f"the vocabulary of '{name}' cannot be cut: {reason}")
+        found |= own
     return found
+
+
+def _dims_of(coupling: Coupling, name: str) -> set[Dim]:
+    return {dim for axis in coupling.axes.get(name, ()) for dim in leaves(axis)}

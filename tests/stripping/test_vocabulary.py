@@ -344,6 +344,57 @@ def test_a_fused_embedding_of_onnx_runtime_loses_rows() -> None:
     assert found.graph.initializers["p"].shape == (8, 4)
 
 
+@pytest.mark.parametrize(
+    ("body", "constants"),
+    [
+        ("k = Concat<axis=0>(a, b) h = Gather(k, ids)", {}),
+        ("i = Unsqueeze(ids, last) k = Identity(t) h = GatherND(k, i)", {"last": [-1]}),
+        ("k = Mul(t, two) h = Gather(k, ids)", {"two": np.float32(2)}),
+        ("i = Expand(ids, shape) h = GatherElements<axis=0>(t, i)", {"shape": [6, 4]}),
+    ],
+)
+def test_tables_of_other_forms_lose_rows(body: str, constants: dict[str, Any]) -> None:
+    weights = "float[7,4] a, float[3,4] b" if "Concat" in body else "float[10,4] t"
+    shape = "6,1" if "GatherElements" in body else "2,6"
+    output = "6,4" if "GatherElements" in body else "2,6,4"
+    text = f"net (int64[{shape}] ids) => (float[{output}] y) <{weights}> {{ {body} y = Relu(h) }}"
+    graph, found = cut(build(text, constants), shape=tuple(map(int, shape.split(","))))
+    ids = np.random.default_rng(0).choice(KEPT, graph.inputs[0].shape)
+    after = run_onnx(found.graph, {"ids": ids})["y"]
+    np.testing.assert_array_equal(after, run_onnx(graph, {"ids": ids})["y"])
+    tables = [a for n, a in found.graph.initializers.items() if n in {"a", "b", "t"}]
+    assert sum(len(table) for table in tables) == len(KEPT)
+
+
+def test_a_table_that_is_joined_keeps_a_row_of_each_part() -> None:
+    text = (
+        "net (int64[2,6] ids) => (float[2,6,4] y) <float[7,4] a, float[3,4] b>"
+        "{ k = Concat<axis=0>(a, b) h = Gather(k, ids) y = Relu(h) }"
+    )
+    with pytest.raises(RequestError, match="joined of several tables, and one would lose every"):
+        cut(text, ids=[1, 3])
+
+
+def test_what_the_graph_puts_in_front_stays() -> None:
+    """A token that begins every sentence, as often as there are sentences."""
+    text = (
+        "net (int64[N,6] ids) => (float[N,7,4] y) <float[10,4] t>"
+        "{ s = Shape(ids) n = Slice(s, zero, one) c = Concat<axis=0>(n, one) b = Expand(first, c)"
+        "  i = Concat<axis=1>(b, ids) h = Gather(t, i) y = Relu(h) }"
+    )
+    graph, found = cut(build(text, {"zero": [0], "one": [1], "first": [[2]]}))
+    assert found.report.vocabulary.ids == [1, 2, 3, 4, 8]
+    feed = {"ids": np.random.default_rng(0).choice(KEPT, (3, 6))}
+    np.testing.assert_array_equal(run_onnx(found.graph, feed)["y"], run_onnx(graph, feed)["y"])
+
+
+def test_a_vocabulary_that_saves_nothing_says_so() -> None:
+    _, found = cut(TIED)
+    assert any("takes 38 bytes more than before" in note for note in found.report.notes)
+    _, found = cut(PLAIN)
+    assert not found.report.notes
+
+
 def test_dead_channels_go_too() -> None:
     text = (
         "net (int64[N,L] ids) => (float[N,L,2] y) <float[10,4] t, float[4,2] w>"

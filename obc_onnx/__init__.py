@@ -57,6 +57,7 @@ if _typing.TYPE_CHECKING:
     from obc_onnx.samples.image_options import ImageOptions
     from obc_onnx.samples.options import DataOptions
     from obc_onnx.samples.samples import Samples
+    from obc_onnx.stripping.options import Vocabulary
     from obc_onnx.training.options import TrainingOptions
     from obc_onnx.verification.checks import Check
 
@@ -100,6 +101,7 @@ _DEFINED_IN = {
     "UnsupportedOperatorError": "errors",
     "UserCodeError": "errors",
     "VerificationError": "errors",
+    "Vocabulary": "stripping.options",
     "apply": "run.api",
     "compress": "run.api",
     "export_trt": "run.export_trt",
@@ -168,6 +170,7 @@ __all__ = [
     "UnsupportedOperatorError",
     "UserCodeError",
     "VerificationError",
+    "Vocabulary",
     "__version__",
     "apply",
     "compress",

@@ -14,7 +14,8 @@ from small import CHAIN, archive, classes, images, saved
 if TYPE_CHECKING:
     from pathlib import Path
 
-LENGTH, VOCABULARY = 9, 12
+LENGTH, USED = 9, 10
+"""Tokens of a sentence, and ids that occur: fewer than the encoder has rows."""
 ENCODER = """
 net (int64[N,L] input_ids, int64[N,L] attention_mask, int64[N,L] token_type_ids)
  => (float[N,8] embedding)
@@ -65,7 +66,7 @@ def _write_sentences(folder: Path) -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, LENGTH + 1, 40)
     there = np.arange(LENGTH) < lengths[:, None]
-    ids = np.where(there, rng.integers(0, VOCABULARY, there.shape), 0)
+    ids = np.where(there, rng.integers(0, USED, there.shape), 0)
     kinds = np.zeros_like(ids)
     mask = there.astype(np.int64)
     archive(folder, "sentences.npz", input_ids=ids, token_type_ids=kinds, attention_mask=mask)

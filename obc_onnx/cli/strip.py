@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,8 @@ from obc_onnx.cli.wording import in_options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from obc_onnx.stripping.options import Vocabulary
+
 
 @command()
 @click.argument("model", type=FILE)
@@ -31,6 +33,46 @@ if TYPE_CHECKING:
     default=0.0,
     show_default=True,
     help="Size up to which weights count as zeros; above 0 the result is not exact.",
+)
+@click.option(
+    "--vocabulary",
+    type=FILE,
+    help="Text file with an id on each line: rows of embeddings for other ids go.",
+)
+@click.option(
+    "--vocabulary-from",
+    metavar="DATA",
+    type=FILE,
+    help="Samples as of --data of compress: the ids in them stay, with those of --vocabulary.",
+)
+@click.option(
+    "--min-count",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Occurrences of an id in --vocabulary-from from which on it stays.",
+)
+@click.option(
+    "--ids-input",
+    metavar="NAME",
+    multiple=True,
+    help="Input that holds the ids; found where only one can. May be repeated.",
+)
+@click.option(
+    "--unknown-id",
+    type=click.IntRange(0),
+    help="Id in place of which those that went are taken. [the model refuses to run on them]",
+)
+@click.option(
+    "--narrow-head",
+    is_flag=True,
+    help="Leave outputs of embeddings, such as logits, as long as what stays of the vocabulary, "
+    "instead of putting the lowest number where ids went.",
+)
+@click.option(
+    "--untied-head",
+    is_flag=True,
+    help="Cut outputs as long as the vocabulary too that have weights of their own.",
 )
 @click.option("--report-out", type=FILE, help="Where to write what went and why, as JSON.")
 @force_option
@@ -50,6 +92,7 @@ def strip(
     batch_axes: dict[str, int | None],
     seed: int,
     as_json: bool,
+    **asked: Any,
 ) -> str:
     """Write MODEL without what costs and does nothing to OUTPUT; no data is needed.
 
@@ -59,11 +102,33 @@ def strip(
     from obc_onnx.report.terminal import strip_text
     from obc_onnx.run.strip import strip as strip_model
 
-    check_targets([output, report_out], model, [], force=force)
+    sources = [path for path in (asked["vocabulary"], asked["vocabulary_from"]) if path is not None]
+    check_targets([output, report_out], model, sources, force=force)
     stripping = strip_model(
-        model, below=below, input_shape=input_shape, batch_axes=batch_axes, seed=seed
+        model,
+        below=below,
+        input_shape=input_shape,
+        batch_axes=batch_axes,
+        seed=seed,
+        vocabulary=_vocabulary_of(asked),
     )
     stripping.save(output, report_out)
     report = in_options(stripping.report)
     click.echo(report.to_json() if as_json else strip_text(report))
     return f"use it in place of {model}"
+
+
+def _vocabulary_of(asked: dict[str, Any]) -> Vocabulary | None:
+    """Gather what is to stay of a vocabulary; None where nothing says that."""
+    from obc_onnx.stripping.options import Vocabulary
+
+    found = Vocabulary(
+        ids=asked["vocabulary"],
+        data=asked["vocabulary_from"],
+        min_count=asked["min_count"],
+        inputs=asked["ids_input"],
+        unknown=asked["unknown_id"],
+        narrow_head=asked["narrow_head"],
+        untied_head=asked["untied_head"],
+    )
+    return None if found == Vocabulary() else found

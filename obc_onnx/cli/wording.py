@@ -38,6 +38,10 @@ PARAMETERS = {
     "Scoring.loss": "score_loss",
     "Scoring.samples": "score_samples",
     "Scoring.batch_size": "score_batch_size",
+    "Vocabulary.ids": "vocabulary",
+    "Vocabulary.data": "vocabulary_from",
+    "Vocabulary.inputs": "ids_input",
+    "Vocabulary.unknown": "unknown_id",
 }
 """Parameters of commands that are not called like the argument or the field."""
 PREFIXES = {"ImageOptions": "image_"}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from obc_onnx.axes.expressions import Dim, leaves, occurs
 from obc_onnx.axes.sizes import Sized, axes_of, value_of
 from obc_onnx.axes.unification import AxisSystem
-from obc_onnx.coupling.model import Coupling, FrozenDim, Group, constant_sources
+from obc_onnx.coupling.model import Coupling, FrozenDim, Group, Released, constant_sources
 from obc_onnx.coupling.spelling import find_patches
 from obc_onnx.graph.node import holds_weights
 from obc_onnx.ops.base.context import CoupleContext, Role
@@ -29,22 +29,32 @@ if TYPE_CHECKING:
     from obc_onnx.axes.expressions import Expr
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
+    from obc_onnx.ops.base.context import Lookup
     from obc_onnx.ops.base.rule import Rule, RuleSet, Shape
     from obc_onnx.ops.base.value import Wanted
 
 
-def find_coupling(graph: Graph, shapes: Mapping[str, Shape], rules: RuleSet) -> Coupling:
+_NOTHING = Released()
+
+
+def find_coupling(
+    graph: Graph,
+    shapes: Mapping[str, Shape],
+    rules: RuleSet,
+    released: Released = _NOTHING,
+) -> Coupling:
     """Derive the coupled groups of a graph.
 
     Args:
         graph: The model.
         shapes: A concrete shape for every tensor, from `infer_shapes`.
         rules: What is known of operators; others freeze what they touch.
+        released: What is not frozen though it is known outside.
     Returns:
         The coupling; the graph is not changed.
     """
     with _no_garbage_collection():
-        return _Finder(graph, shapes, rules).find()
+        return _Finder(graph, shapes, rules, released).find()
 
 
 def axes_apart(
@@ -87,16 +97,19 @@ class _Finder:
         graph: Graph,
         shapes: Mapping[str, Shape],
         rules: RuleSet,
+        released: Released = _NOTHING,
         *,
         free_batch: bool = False,
     ) -> None:
         self.graph, self.shapes, self.rules = graph, shapes, rules
+        self.released = released
         self.why_batch = None if free_batch else "the batch"
         self.system = AxisSystem()
         self.values: dict[str, Value] = {}
         self.roles: list[Role] = []
         self.spellings: list[Spelling] = []
         self.renumberings: list[Renumbering] = []
+        self.lookups: list[Lookup] = []
         self.unknown: list[str] = []
         self.batch: Dim | None = None
         self.symbols: dict[tuple[str, int], Dim] = {}
@@ -189,7 +202,7 @@ class _Finder:
         self._follow()
         for port in self.graph.outputs:
             if port.name in self.values:
-                self._freeze(port.name, self.graph.opaque.output_called(port.name))
+                self._freeze_output(port.name)
         self.system.settle()
         patches = find_patches(self.spellings, self.system, self.graph, self.values, self.rules)
         resolve = self.system.resolve
@@ -210,6 +223,7 @@ class _Finder:
             reasons=self.system.reasons,
             patches=patches,
             renumberings=tuple(replace(r, source=resolve(r.source)) for r in self.renumberings),
+            lookups=tuple(self.lookups),
             unknown=(*self.graph.opaque.labels, *self.unknown),
             loses_batch=self.loses_batch,
             batch=None if self.batch is None else resolve(self.batch),
@@ -272,6 +286,8 @@ class _Finder:
             roles=self.roles,
             arrays=tuple(self.graph.initializers.get(name) for name in node.inputs),
             renumberings=self.renumberings,
+            lookups=self.lookups,
+            released=self.released.tables,
         )
         context.check_ranks(rule.ranks)
         given = [value for value in context.inputs if value is not None]
@@ -396,9 +412,11 @@ class _Finder:
         axes = tuple(self.system.dim(size) for size in array.shape)
         return Value(axes, followed(array), constant=True)
 
-    def _freeze(self, name: str, why: str) -> None:
-        for axis in self.values[name].axes:
-            self.system.freeze(axis, why)
+    def _freeze_output(self, name: str) -> None:
+        why = self.graph.opaque.output_called(name)
+        for place, axis in enumerate(self.values[name].axes):
+            if (name, place) not in self.released.outputs:
+                self.system.freeze(axis, why)
 
     def _read_off(
         self, axes: Mapping[str, tuple[Expr, ...]]

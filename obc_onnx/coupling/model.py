@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from obc_onnx.coupling.patch import Patch
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
-    from obc_onnx.ops.base.context import Role
+    from obc_onnx.ops.base.context import Lookup, Role
     from obc_onnx.ops.base.rule import Rule, RuleSet, Shape
     from obc_onnx.ops.base.value import Renumbering, Value
 
@@ -73,6 +73,19 @@ class FrozenDim:
     reason: str
 
 
+@dataclass(frozen=True)
+class Released:
+    """Positions that may go though they are known outside: someone numbers them again, or says so.
+
+    Attributes:
+        tables: Those that ids pick from, by `Lookup.place`.
+        outputs: Axes of outputs of the model, by name and axis.
+    """
+
+    tables: frozenset[tuple[str, int]] = frozenset()
+    outputs: frozenset[tuple[str, int]] = frozenset()
+
+
 @dataclass(frozen=True, eq=False)
 class Coupling:
     """The solved coupling of one graph at concrete shapes.
@@ -86,6 +99,7 @@ class Coupling:
         reasons: Why dims are frozen, whether weights meet them or not.
         patches: Numbers that nodes spell out and that may have to be written again.
         renumberings: Constant positions that nodes pick.
+        lookups: Tables of constants that are read by computed positions.
         unknown: Labels of nodes whose operator has no rule.
         batch: The open axis of the inputs that holds the samples, None where it is static.
         loses_batch: Whether some operator hides which of its axes hold the batch.
@@ -102,6 +116,7 @@ class Coupling:
     reasons: Mapping[Dim, str]
     patches: tuple[Patch, ...]
     renumberings: tuple[Renumbering, ...]
+    lookups: tuple[Lookup, ...]
     unknown: tuple[str, ...]
     batch: Expr | None
     loses_batch: bool = False

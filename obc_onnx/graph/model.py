@@ -23,6 +23,7 @@ from obc_onnx.graph.canonical import canonical, settle
 from obc_onnx.graph.copies import merge_copies
 from obc_onnx.graph.dense import make_sparse_again, sparse_constants, without_sparse
 from obc_onnx.graph.export import (
+    FIRST_IR_WITH_DEFAULTS,
     described,
     export,
     first_output,
@@ -41,7 +42,7 @@ from obc_onnx.graph.external import (
     write_arrays,
 )
 from obc_onnx.graph.malformed import faults_told
-from obc_onnx.graph.node import Node, holds_weights
+from obc_onnx.graph.node import Node, domain_of, holds_weights
 from obc_onnx.graph.opaque import set_apart
 from obc_onnx.graph.operators import DEQUANTISING
 from obc_onnx.graph.outline import (
@@ -58,11 +59,12 @@ from obc_onnx.graph.structure import Structure
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from obc_onnx.files import Replacement
+    from obc_onnx.graph.node_lists import NewNode
 
 _PROTOBUF_SLACK = 2**24
 
@@ -198,6 +200,19 @@ class Graph:
             found[node.label] = inner + sum(math.prod(t.dims) for t in outer if is_weight(t))
         return {label: count for label, count in found.items() if count}
 
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators, 0 where the model uses none."""
+        versions = {domain_of(e.domain): e.version for e in self.header.opset_import}
+        return int(versions.get("", 0))
+
+    @property
+    def overridable(self) -> set[str]:
+        """Initializers that a caller may set."""
+        if self.header.ir_version < FIRST_IR_WITH_DEFAULTS:
+            return set()
+        return {port.name for port in self.header.graph.input} & self.held
+
     @cached_property
     def aside(self) -> dict[str, onnx.TensorProto]:
         """Constants that stay as they are in the file, see `kept_aside`."""
@@ -314,6 +329,30 @@ class Graph:
             inserted[key, slot] = (name, operand, array.dtype)
             arrays[operand] = array
         structure = self._structure.with_operators(op_type, inserted)
+        return Graph(structure, arrays, None, self.copies, self.batch_axes)
+
+    def insert(
+        self,
+        nodes: Sequence[NewNode] = (),
+        initializers: Mapping[str, NDArray[Any]] | None = None,
+        rewired: Mapping[tuple[str, int], str] | None = None,
+        renamed: Mapping[str, str] | None = None,
+        sizes: Mapping[tuple[str, int], int] | None = None,
+    ) -> Graph:
+        """Return a copy with more nodes.
+
+        Args:
+            nodes: What to insert.
+            initializers: New arrays by name.
+            rewired: What input slots (`Node.key`, slot) are to use.
+            renamed: New names of values that nodes compute; what they were called is free for what
+                new nodes compute, as for an output of the model.
+            sizes: Sizes that axes (name, axis) of outputs are declared with, where they have one.
+        """
+        arrays = {**self.initializers, **(initializers or {})}
+        structure = self._structure.with_nodes(
+            arrays, nodes, rewired or {}, renamed or {}, sizes or {}
+        )
         return Graph(structure, arrays, None, self.copies, self.batch_axes)
 
     def to_model(self) -> onnx.ModelProto:

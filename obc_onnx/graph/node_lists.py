@@ -6,12 +6,15 @@ changes all over a graph would take a time that grows with its square.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
 
 
 def by_key(surgeon: gs.Graph) -> dict[str, gs.Node]:
@@ -38,6 +41,67 @@ def insert_in_front(surgeon: gs.Graph, added: Mapping[str, list[gs.Node]]) -> No
     surgeon.nodes = [
         own for node in surgeon.nodes for own in (*added.get(places[id(node)], ()), node)
     ]
+
+
+@dataclass(frozen=True)
+class NewNode:
+    """A node of one output that a graph is to gain.
+
+    Attributes:
+        op_type: Of the standard domain.
+        inputs: Names of values.
+        output: The name of what it computes.
+        dtype: The type of that.
+        before: The key of a node that it stands in front of; "" at the end.
+        attributes: By name.
+    """
+
+    op_type: str
+    inputs: tuple[str, ...]
+    output: str
+    dtype: np.dtype[Any]
+    before: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def insert_new(surgeon: gs.Graph, nodes: Sequence[NewNode], tensors: dict[str, gs.Tensor]) -> None:
+    """Put new nodes where they say, in their order.
+
+    Args:
+        surgeon: The graph; it is changed in place.
+        nodes: What to insert.
+        tensors: Values by name; those that the nodes compute are added.
+    """
+    front: dict[str, list[gs.Node]] = {}
+    behind: list[gs.Node] = []
+    for new in nodes:
+        result = tensors.setdefault(new.output, gs.Variable(new.output, dtype=new.dtype))
+        inputs = [tensors[name] for name in new.inputs]
+        node = gs.Node(new.op_type, new.output, dict(new.attributes), inputs, [result])
+        place = front.setdefault(new.before, []) if new.before else behind
+        place.append(node)
+    insert_in_front(surgeon, front)
+    surgeon.nodes.extend(behind)
+
+
+def rename_value(surgeon: gs.Graph, old: str, new: str) -> gs.Variable:
+    """Give what a node computes another name, for all nodes that use it; the old name is free.
+
+    Args:
+        surgeon: The graph; it is changed in place. Its outputs stay what they are called.
+        old: The name of a value.
+        new: A name that nothing has.
+    Returns:
+        The value of the new name.
+    """
+    tensor = surgeon.tensors()[old]
+    renamed = gs.Variable(new, dtype=tensor.dtype)
+    (producer,) = tensor.inputs
+    for values in (producer.outputs, *(node.inputs for node in tensor.outputs)):
+        for place, value in enumerate(values):
+            if value is tensor:
+                values[place] = renamed
+    return renamed
 
 
 def insert_copies(surgeon: gs.Graph, sources: Mapping[str, str]) -> dict[str, gs.Variable]:

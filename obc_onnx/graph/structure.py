@@ -24,13 +24,16 @@ from obc_onnx.graph.node_lists import (
     drop_detached,
     insert_copies,
     insert_in_front,
+    insert_new,
+    rename_value,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from obc_onnx.graph.node_lists import NewNode
     from obc_onnx.graph.opaque import Opaque
 
     Arrays = Mapping[str, NDArray[Any]]
@@ -206,6 +209,28 @@ class Structure:
                     detach(node)
         drop_detached(copy)
 
+    def with_nodes(
+        self,
+        constants: Iterable[str],
+        nodes: Sequence[NewNode],
+        rewired: Mapping[Place, str],
+        renamed: Mapping[str, str],
+        sizes: Mapping[Place, int],
+    ) -> Structure:
+        """Return a copy with more nodes, see `Graph.insert`."""
+        copy = self._surgeon.copy()
+        tensors, own = copy.tensors(), by_key(copy)
+        for name in constants:
+            if name not in tensors:
+                tensors[name] = gs.Constant(name, _ELSEWHERE)
+        insert_new(copy, [new for new in nodes if new.before], tensors)
+        for (key, slot), name in rewired.items():
+            own[key].inputs[slot] = tensors[name]
+        for old, name in renamed.items():
+            tensors[name] = rename_value(copy, old, name)
+        insert_new(copy, [new for new in nodes if not new.before], tensors)
+        return Structure(copy, _redescribed(self.original, renamed, sizes), self.opaque)
+
     def with_operators(
         self, op_type: str, inserted: Mapping[Place, tuple[str, str, np.dtype[Any]]]
     ) -> Structure:
@@ -227,3 +252,23 @@ class Structure:
             node.inputs[slot] = result
         insert_in_front(copy, added)
         return Structure(copy, self.original, self.opaque)
+
+
+def _redescribed(
+    original: onnx.ModelProto, renamed: Mapping[str, str], sizes: Mapping[Place, int]
+) -> onnx.ModelProto:
+    """Return a description in which values have other names, and outputs of the model other sizes.
+
+    What is said of a node is found by the name of what it computes.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(original)
+    for node in model.graph.node if renamed else ():
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    ports = {port.name: port for port in model.graph.output}
+    for (name, axis), size in sizes.items():
+        dims = ports[name].type.tensor_type.shape.dim
+        if axis < len(dims) and dims[axis].HasField("dim_value"):
+            dims[axis].dim_value = size
+    return model

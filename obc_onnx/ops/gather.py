@@ -53,7 +53,7 @@ class Gather(FreeOfMacs):
             numbers = None
         picked = _picked(context, data.axes[axis], rank=1)
         if picked is None:
-            context.freeze([data.axes[axis]], "the gathered axis")
+            context.looks_up(0, axis, 1)
         n_inserted = len(indices.axes)
         places = {
             i: i if i < axis else i + n_inserted - 1 for i in range(len(data.axes)) if i != axis
@@ -80,7 +80,7 @@ class GatherElements(FreeOfMacs):
         """
         data, indices = context.value(0), context.value(1)
         axis = context.axis(0, context.node.integer("axis", 0))
-        context.freeze([data.axes[axis]], "the gathered axis")
+        context.looks_up(0, axis, 1)
         places = {}
         for i, (own, other) in enumerate(zip(data.axes, indices.axes, strict=True)):
             if i == axis:
@@ -119,7 +119,10 @@ class GatherND(FreeOfMacs):
         picked = _picked(context, data.axes[0], rank=_ONE_PER_ROW) if n_batch == 0 else None
         if picked is not None:
             return [Value((picked, *data.axes[1:]))]
-        context.freeze(data.axes[n_batch:first], "a gathered axis")
+        if first == 1:
+            context.looks_up(0, 0, 1)
+        else:
+            context.freeze(data.axes[n_batch:first], "a gathered axis")
         context.freeze(indices.axes[-1:], "the tuples of positions")
         behind = range(first, len(data.axes))
         places = {i: len(indices.axes) - 1 + i - first for i in behind}

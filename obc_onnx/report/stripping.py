@@ -15,7 +15,65 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.report.summary import Change
     from obc_onnx.stripping.find import Finding
+    from obc_onnx.stripping.heads import Head
     from obc_onnx.verification.checks import Check
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """An embedding that lost rows.
+
+    Attributes:
+        name: Of the table.
+        node: What picks from it.
+        before: Rows it had.
+        after: Rows it has.
+    """
+
+    name: str
+    node: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Ids of samples.
+
+    Attributes:
+        ids: How many different ones there are.
+        kept: How many of them stay.
+        occurrences: How often ids occur, all together.
+        kept_occurrences: How often those that stay do.
+    """
+
+    ids: int
+    kept: int
+    occurrences: int
+    kept_occurrences: int
+
+
+@dataclass(frozen=True)
+class VocabularyReport:
+    """What became of a vocabulary.
+
+    Attributes:
+        inputs: Inputs of the model that hold its ids.
+        tables: The embeddings.
+        heads: The outputs that were cut with them.
+        ids: Those that stay, sorted; an id has the row of its place here.
+        unknown: The id in place of which all others are taken; None where those are refused.
+        bytes_saved: Bytes of initializers that went, less those that were added.
+        seen: Ids of the samples; None without.
+    """
+
+    inputs: list[str]
+    tables: list[TableRows]
+    heads: list[Head]
+    ids: list[int]
+    unknown: int | None
+    bytes_saved: int
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +95,7 @@ class StripReport:
         warnings: What makes the result doubtful.
         verification: Each check with its measured error.
         seconds: Of each stage.
+        vocabulary: What became of the vocabulary; None where that was not asked for.
     """
 
     model: str
@@ -51,6 +110,7 @@ class StripReport:
     warnings: list[str]
     verification: list[Check]
     seconds: dict[str, float]
+    vocabulary: VocabularyReport | None = None
 
     @property
     def n_units(self) -> int:

@@ -16,13 +16,13 @@ from obc_onnx.report.summary import Change
 from obc_onnx.stripping.find import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from obc_onnx.latency.nodes import NodeTime
     from obc_onnx.measuring.baseline import Fed
     from obc_onnx.measuring.error import OutputError
     from obc_onnx.planning.sensitivity import Point, Sensitivity
-    from obc_onnx.report.stripping import StripReport
+    from obc_onnx.report.stripping import StripReport, VocabularyReport
     from obc_onnx.report.summary import Extremes, GroupSummary, Inspection, Outlook, Report
     from obc_onnx.verification.checks import Check
 
@@ -285,6 +285,10 @@ def strip_text(report: StripReport) -> str:
     console.print(table)
     if report.rounds:
         console.print(_findings_table(report))
+    if report.vocabulary is not None:
+        console.print(_vocabulary_table(report.vocabulary))
+        for line in _vocabulary_lines(report.vocabulary):
+            console.print(line)
     console.print(check_table(report.verification))
     _print_said(console, report)
     return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
@@ -300,6 +304,33 @@ def _findings_table(report: StripReport) -> Table:
     for group, own in counts.items():
         table.add_row(group, *(str(own[reason] or "") for reason in reasons))
     return table
+
+
+def _vocabulary_table(found: VocabularyReport) -> Table:
+    """Show what embeddings and outputs have left of a vocabulary."""
+    table = Table("vocabulary", "at", "before", "after")
+    for own in found.tables:
+        table.add_row(own.name, own.node, str(own.before), str(own.after))
+    for head in found.heads:
+        how = f"output, axis {head.axis}"
+        put_back = "" if head.narrow else f", put back to {head.size}"
+        table.add_row(head.output, how, str(head.size), f"{len(found.ids)}{put_back}")
+    return table
+
+
+def _vocabulary_lines(found: VocabularyReport) -> Iterator[str]:
+    """Say what that saves, how many ids of samples stay, and what becomes of others."""
+    yield f"saves {found.bytes_saved} bytes of initializers"
+    seen = found.seen
+    if seen is not None:
+        yield (
+            f"of {seen.ids} ids of the samples {seen.kept} stay, which are "
+            f"{seen.kept_occurrences} of {seen.occurrences} occurrences"
+        )
+    if found.unknown is None:
+        yield "other ids are refused when the model runs"
+    else:
+        yield f"other ids are taken as {found.unknown}"
 
 
 def _percent(point: Point) -> str:

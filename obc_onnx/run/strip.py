@@ -14,7 +14,10 @@ from obc_onnx.graph.session import Session
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.report.stripping import Stripping, StripReport
 from obc_onnx.report.summary import Change, notes_on_graph
-from obc_onnx.stripping.strip import strip_graph
+from obc_onnx.run.vocabulary import Cut, samples_of
+from obc_onnx.samples.placing import shapes_of
+from obc_onnx.stripping.options import Vocabulary
+from obc_onnx.stripping.strip import composed, strip_graph
 from obc_onnx.verification.apart import checks_apart
 from obc_onnx.verification.checks import (
     Check,
@@ -28,7 +31,8 @@ from obc_onnx.verification.checks import (
 from obc_onnx.verification.same import check_same
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray
@@ -36,9 +40,13 @@ if TYPE_CHECKING:
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.stripping.strip import Stripped
+    from obc_onnx.verification.same import Views
 
     Shape = tuple[int, ...]
     Feed = Mapping[str, NDArray[Any]]
+
+_SIZES = ("same outputs", "same outputs at other sizes")
+"""What runs are called, at the sizes that are given and at larger ones."""
 
 
 def strip(
@@ -49,6 +57,7 @@ def strip(
     batch_axes: Axes | None = None,
     seed: int = 0,
     rules: RuleSet = DEFAULT_RULES,
+    vocabulary: Vocabulary | str | Path | Iterable[int] | None = None,
 ) -> Stripping:
     """Remove what costs and does nothing, without data and without loss, and prove it.
 
@@ -63,6 +72,8 @@ def strip(
         batch_axes: The axis of each input that holds samples, or None; found where it is not named.
         seed: Of the inputs that original and result are compared on.
         rules: What is known of operators.
+        vocabulary: Rows of embeddings that stay, or the ids of those, or a file with an id on each
+            line; None leaves all. What is computed for these ids stays the same.
     Returns:
         The model and its report. Nothing is written.
     Raises:
@@ -71,74 +82,119 @@ def strip(
     """
     if not (math.isfinite(below) and below >= 0):
         raise RequestError(f"`below` is the size up to which weights are zeros, not {below}")
-    clock = Clock()
+    clock, asked = Clock(), None if vocabulary is None else Vocabulary.of(vocabulary)
     with clock("load"):
-        graph = load_model(model)
-    with told(graph, input_shape):
+        graph, samples = samples_of(asked, load_model(model), batch_axes, input_shape)
+    sizes = {**shapes_of(samples), **(input_shape or {})}
+    with told(graph, sizes):
         with clock("strip"):
-            graph = settled(graph, input_shape, batch_axes or {}, rules)
-            stripped = strip_graph(graph, input_shape, rules, seed, below)
+            graph = settled(graph, sizes, batch_axes or {}, rules)
+            stripped = strip_graph(graph, sizes, rules, seed, below)
+        cut = None
+        if asked is not None:
+            with clock("vocabulary"):
+                cut = Cut.of(stripped.coupling, asked, samples)
         with clock("verify"):
-            feeds = _feeds(stripped, seed + 1)
-            checks = _check(stripped, graph, feeds)
+            outcome = _Outcome(graph, stripped, cut, seed + 1)
+            checks = outcome.checks()
             require(checks)
-    errors = _errors(graph, stripped.graph, feeds[0])
-    report = StripReport(
-        model=model_name(model),
-        below=below,
-        macs=Change(stripped.scenes.coupling.macs({}), stripped.coupling.macs({})),
-        params=Change(graph.params, stripped.graph.params),
-        file_bytes=Change(graph.file_bytes or graph.size_bytes(), stripped.graph.size_bytes()),
-        rounds=[list(findings) for findings in stripped.rounds],
-        initializers={
-            name: {str(axis): kept.tolist() for axis, kept in axes.items()}
-            for name, axes in stripped.kept.items()
-        },
-        errors=errors,
-        notes=[*notes_on_graph(graph), *_notes(stripped, below, errors)],
-        warnings=doubts(checks),
-        verification=checks,
-        seconds=clock.seconds,
-    )
-    return Stripping(stripped.graph, report)
+    return Stripping(outcome.graph, outcome.report(model_name(model), below, checks, clock.seconds))
 
 
-def _feeds(stripped: Stripped, seed: int) -> list[Feed]:
-    """Draw inputs at the sizes of all runs; not those that constants were read off."""
-    graph = stripped.scenes.coupling.graph
-    shapes = [{n: a.shape for n, a in run.feed.items()} for run in stripped.scenes.runs]
-    return [random_feed(graph, own, seed) for own in shapes]
+class _Outcome:
+    """What was made of a model, and what it is checked on.
 
+    Attributes:
+        graph: The result.
+        coupling: Of the result.
+        kept: For each initializer that shrank, for each axis, which positions stay.
+    """
 
-def _check(stripped: Stripped, original: Graph, feeds: list[Feed]) -> list[Check]:
-    """Check the result as it is read back."""
-    written = Graph.from_model(stripped.graph.written()).with_batch(original.batch_axes)
-    sizes = {name: array.shape for name, array in feeds[0].items()}
-    merged = stripped.graph.merged
-    copies = {n: of for n, of in stripped.graph.copies.items() if n not in merged}
-    checks = [
-        check_description(original, written, copies),
-        check_interface(original, written),
-        *checks_apart(original, written),
-        *check_format(original, written, sizes),
-        check_runs(written, feeds[0]),
-    ]
-    if not all(check.passed for check in checks):
+    def __init__(self, original: Graph, stripped: Stripped, cut: Cut | None, seed: int) -> None:
+        self._original, self._stripped, self._cut = original, stripped, cut
+        runs = stripped.scenes.runs
+        sizes = [{name: array.shape for name, array in run.feed.items()} for run in runs]
+        graph = stripped.scenes.coupling.graph
+        # no constant was read off those
+        self._feeds: list[list[Feed]] = [[random_feed(graph, own, seed)] for own in sizes]
+        self.graph, self.coupling, self.kept = stripped.graph, stripped.coupling, stripped.kept
+        if cut is not None:
+            self._feeds = [list(cut.feeds(feed, seed)) for (feed,) in self._feeds]
+            self.graph, self.kept = cut.narrowed.graph, composed(self.kept, cut.narrowed.kept)
+            self.coupling = cut.coupled(self._feeds[0][0])
+
+    def checks(self) -> list[Check]:
+        """Check the result as it is read back."""
+        original, cut = self._original, self._cut
+        declared = original if cut is None else cut.declared(original)
+        written = Graph.from_model(self.graph.written()).with_batch(original.batch_axes)
+        feed, merged = self._feeds[0][0], self.graph.merged
+        copies = {n: of for n, of in self.graph.copies.items() if n not in merged}
+        checks = [
+            check_description(declared, written, copies),
+            check_interface(declared, written),
+            *checks_apart(original, written),
+            *check_format(original, written, {name: array.shape for name, array in feed.items()}),
+            check_runs(written, feed),
+        ]
+        if cut is not None:
+            checks += cut.checks(written, feed)
+        if not all(check.passed for check in checks):
+            return checks
+        looked_at = self._stripped.looked_at
+        for name, feeds in zip(_SIZES, self._feeds, strict=False):
+            checks.append(check_same(name, looked_at, written, feeds, self.coupling, self._views))
         return checks
-    names = ["same outputs", "same outputs at other sizes"]
-    for name, feed in zip(names, feeds, strict=False):
-        checks.append(check_same(name, stripped.looked_at, written, feed, stripped.coupling))
-    return checks
+
+    def errors(self) -> dict[str, float]:
+        """Measure how far each output is from the original's."""
+        feed, (whole, smaller) = self._feeds[0][0], self._views
+        before = whole(Session(self._original, optimize=False).run(feed))
+        after = smaller(Session(self.graph, optimize=False).run(feed))
+        return {name: relative_error(after[name], value) for name, value in before.items()}
+
+    def report(
+        self, name: str, below: float, checks: list[Check], seconds: dict[str, float]
+    ) -> StripReport:
+        """Tell what became of the model.
+
+        Args:
+            name: Of the model.
+            below: Up to which size weights counted as zeros.
+            checks: What they found.
+            seconds: Of each stage.
+        """
+        original, stripped, cut, errors = self._original, self._stripped, self._cut, self.errors()
+        before = original.file_bytes or original.size_bytes()
+        return StripReport(
+            model=name,
+            below=below,
+            macs=Change(stripped.scenes.coupling.macs({}), self.coupling.macs({})),
+            params=Change(original.params, self.graph.params),
+            file_bytes=Change(before, self.graph.size_bytes()),
+            rounds=[list(findings) for findings in stripped.rounds],
+            initializers={
+                name: {str(axis): kept.tolist() for axis, kept in axes.items()}
+                for name, axes in self.kept.items()
+            },
+            errors=errors,
+            notes=[*notes_on_graph(original), *_notes(stripped, cut, below, errors)],
+            warnings=doubts(checks),
+            verification=checks,
+            seconds=seconds,
+            vocabulary=None if cut is None else cut.report(),
+        )
+
+    @property
+    def _views(self) -> Views:
+        return (dict, dict) if self._cut is None else (self._cut.whole, self._cut.smaller)
 
 
-def _errors(original: Graph, result: Graph, feed: Feed) -> dict[str, float]:
-    before, after = (Session(graph, optimize=False).run(feed) for graph in (original, result))
-    return {name: relative_error(after[name], value) for name, value in before.items()}
-
-
-def _notes(stripped: Stripped, below: float, errors: Mapping[str, float]) -> list[str]:
-    found = []
-    if not stripped.rounds:
+def _notes(
+    stripped: Stripped, cut: Cut | None, below: float, errors: Mapping[str, float]
+) -> list[str]:
+    found = [] if cut is None else cut.notes()
+    if not stripped.rounds and cut is None:
         found.append("nothing was found that does nothing: the model is as it was")
     if not stripped.scenes.settled:
         found.append(

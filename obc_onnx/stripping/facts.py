@@ -11,14 +11,12 @@ other nodes end what is known.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from obc_onnx.axes.expressions import leaves
 from obc_onnx.errors import ModelError
-from obc_onnx.graph.export import FIRST_IR_WITH_DEFAULTS
 from obc_onnx.graph.session import run_node
 from obc_onnx.ops.base.effect import Effect
 from obc_onnx.stripping.units import alike, any_of, comparable, owned, rows, uniform
@@ -47,6 +45,7 @@ class Facts:
     def __init__(self, scenes: Scenes) -> None:
         self.scenes, self.coupling = scenes, scenes.coupling
         self.graph, self.rules = self.coupling.graph, self.coupling.rules
+        self._overridable = self.graph.overridable
         self.groups = [group for group in self.coupling.groups if self._is_exact(group.name)]
         self._sizes = {group.name: group.size for group in self.groups}
         self._on = _places(scenes, self._sizes.keys())
@@ -121,14 +120,6 @@ class Facts:
 
     def _any(self, scene: Scene, name: str, group: str, elements: Flags) -> Flags:
         return any_of(scene.coupling.axes[name], scene.dim(group), elements)
-
-    @cached_property
-    def _overridable(self) -> set[str]:
-        """Initializers that a caller may set."""
-        header = self.graph.header
-        if header.ir_version < FIRST_IR_WITH_DEFAULTS:
-            return set()
-        return {port.name for port in header.graph.input}
 
     def _start(self, name: str) -> None:
         """Note what an initializer holds."""

@@ -88,6 +88,16 @@ def strip_graph(
     return Stripped(scenes.coupling.graph, looked_at, tuple(rounds), kept, first, scenes.coupling)
 
 
+def composed(first: Kept, then: Kept) -> Kept:
+    """Say which positions stay after two cuts; the second numbers what the first has left."""
+    found = {name: dict(axes) for name, axes in first.items()}
+    for name, axes in then.items():
+        own = found.setdefault(name, {})
+        for axis, positions in axes.items():
+            own[axis] = own[axis][positions] if axis in own else positions
+    return found
+
+
 def _cut(
     scenes: Scenes, edited: Graph, kept: Mapping[str, NDArray[np.bool_]], so_far: Kept
 ) -> Graph:
@@ -96,10 +106,7 @@ def _cut(
     shapes = {name: array.shape for name, array in first.feed.items()}
     coupling, _ = analyse(edited, shapes, scenes.coupling.rules, Clock())
     keep = {coupling.by_name[name].dim: flags for name, flags in kept.items()}
-    for name, axes in coupling.kept_positions(keep).items():
-        own = so_far.setdefault(name, {})
-        for axis, positions in axes.items():
-            own[axis] = own[axis][positions] if axis in own else positions
+    so_far |= composed(so_far, coupling.kept_positions(keep))
     return remove_units(coupling, keep)
 
 

@@ -59,3 +59,61 @@ def test_the_command_never_writes_over_what_it_reads(tmp_path: Path) -> None:
     existing = saved(tmp_path, name="other.onnx")
     assert_refused(invoke("strip", model, "-o", existing), existing, "--force")
     assert_refused(invoke("strip", model, "-o", tmp_path / "s.onnx", "--below", "-1"), code=2)
+
+
+EMBEDDING = (
+    "net (int64[2,6] ids) => (float[2,6,4] y) <float[10,4] t> { h = Gather(t, ids) y = Relu(h) }"
+)
+
+
+def embedding(folder: Path, ids: str) -> tuple[Path, Path]:
+    (folder / "kept.txt").write_text(ids)
+    return saved(folder, EMBEDDING), folder / "kept.txt"
+
+
+def test_the_command_cuts_a_vocabulary_and_says_what_that_saves(tmp_path: Path) -> None:
+    model, kept = embedding(tmp_path, "# special\n0 # padding\n\n1\n7\n")
+    small, samples = tmp_path / "small.onnx", tmp_path / "ids.npz"
+    np.savez(samples, ids=np.array([[3, 3, 3, 5, 7, 1]] * 4))
+    options = ("--vocabulary-from", samples, "--min-count", 5, "--unknown-id", 1)
+    result = invoke("strip", model, "-o", small, "--vocabulary", kept, *options)
+    assert result.exit_code == 0, result.output
+    assert "of 4 ids of the samples 3 stay, which are 20 of 24 occurrences" in result.stdout
+    assert "other ids are taken as 1" in result.stdout
+    shown = next(line for line in result.stdout.splitlines() if "Gather 'h'" in line)
+    assert [part.strip() for part in shown.split("│")[1:-1]] == ["t", "Gather 'h'", "10", "4"]
+    graph = Graph.load(small)
+    table = Graph.load(model).initializers["t"]
+    feed = {"ids": np.array([[0, 1, 2, 3, 7, 9]] * 2)}
+    expected = np.maximum(table[[[0, 1, 1, 3, 7, 1]] * 2], 0)
+    np.testing.assert_array_equal(run_onnx(graph, feed)["y"], expected)
+
+
+def test_the_command_tells_a_vocabulary_as_json(tmp_path: Path) -> None:
+    model, kept = embedding(tmp_path, "1\n3")
+    done = invoke("strip", model, "-o", tmp_path / "s.onnx", "--vocabulary", kept, "--json")
+    found = json.loads(done.stdout)["vocabulary"]
+    assert found["ids"] == [1, 3]
+    assert found["tables"] == [{"name": "t", "node": "Gather 'h'", "before": 10, "after": 2}]
+    assert found["seen"] is None
+    assert found["bytes_saved"] == 8 * 4 * 4 - 10 * 8
+
+
+def test_the_command_says_which_line_holds_no_id(tmp_path: Path) -> None:
+    out = tmp_path / "s.onnx"
+    for text, said in (
+        ("1\nthe", f"line 2 of '{tmp_path / 'kept.txt'}' is no id: 'the'"),
+        ("-1", "line 1"),
+        ("1\n10", "no embedding has a row for id 10"),
+        ("", "no id is to stay"),
+    ):
+        model, kept = embedding(tmp_path, text)
+        assert_refused(invoke("strip", model, "-o", out, "--vocabulary", kept), said)
+    lacking = invoke("strip", model, "-o", out, "--vocabulary", tmp_path / "none.txt")
+    assert_refused(lacking, "cannot read the ids")
+    alone = invoke("strip", model, "-o", out, "--unknown-id", "1")
+    assert_refused(alone, "give --vocabulary or --vocabulary-from")
+    kept.write_text("1")
+    unknown = invoke("strip", model, "-o", out, "--vocabulary", kept, "--unknown-id", "2")
+    assert_refused(unknown, "--unknown-id 2 is not one of the ids that stay")
+    assert not out.exists()

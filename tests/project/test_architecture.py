@@ -75,6 +75,8 @@ NAMES_OPERATORS = {
     "graph.constants": {"Concat", "ConstantOfShape", "Transpose"},
     "graph.copies": {"Identity"},  # one of its own stands for a copy
     "surgery.mask": {"Mul"},  # written in front of what is masked
+    "stripping.heads": {"Gather", "Where"},  # written behind outputs that are put back
+    "stripping.renumber": {"Gather"},  # written in front of embeddings
     "equivalent.norms": {"BatchNormalization"},  # written behind convolutions
     "twin.control": {"Identity"},  # written into a graph that would have no node
 }

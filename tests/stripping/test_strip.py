@@ -492,7 +492,7 @@ def test_a_computed_factor_of_zero_is_not_called_unread() -> None:
 def test_the_check_plants_mistakes_and_allows_a_few_roundings() -> None:
     graph, _, coupling = analyse(build(CHAIN))
     feed = make_feed(graph, np.random.default_rng(0), 4)
-    check = same.check_same("same outputs", graph, graph, feed, coupling)
+    check = same.check_same("same outputs", graph, graph, [feed], coupling)
     assert (check.planted, check.caught, check.error) == (3, 3, 0.0)
     assert check.tolerance < 1e-5
 

@@ -20,7 +20,7 @@ from obc_onnx.errors import ModelError
 from obc_onnx.ops.base.value import Renumbering, Spelling, Value, Wanted, concrete
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,6 +70,28 @@ class Role:
     tap: Tap | None = None
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """Positions of a table of constants that a node picks by numbers which others compute.
+
+    Attributes:
+        node: The node.
+        table: The slot of the table.
+        axis: Of the table, along which it picks.
+        ids: The slot of the numbers.
+    """
+
+    node: Node
+    table: int
+    axis: int
+    ids: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The node's key and the slot of the table."""
+        return self.node.key, self.table
+
+
 @dataclass
 class CoupleContext:
     """One node on its way through `Rule.couple`."""
@@ -82,6 +104,9 @@ class CoupleContext:
     arrays: tuple[NDArray[Any] | None, ...]
     """The initializer in each input slot, None where the input is computed or left out."""
     renumberings: list[Renumbering]
+    lookups: list[Lookup]
+    released: Container[tuple[str, int]] = ()
+    """Tables whose ids are numbered again, by the node's key and their slot."""
     spellings: list[Spelling] = field(default_factory=list)
     written_dims: set[Expr] = field(default_factory=set)
     """Axes of outputs whose sizes the node itself spells out."""
@@ -243,6 +268,18 @@ class CoupleContext:
         index = tuple(position % axis.size for position in picked)
         self.renumberings.append(Renumbering(self.node, slot, axis, index))
         return take(axis, index)
+
+    def looks_up(self, table: int, axis: int, ids: int) -> None:
+        """Record that numbers in a slot pick positions of a table along an axis, and freeze that.
+
+        Whoever numbers them again releases it.
+        """
+        data, picked = self.value(table), self.value(ids)
+        lookup = Lookup(self.node, table, axis, ids)
+        if data.constant and not picked.constant:
+            self.lookups.append(lookup)
+        if lookup.place not in self.released:
+            self.freeze([data.axes[axis]], "the gathered axis")
 
     def reads(
         self, slot: int, axis: int, *, mixes: Sequence[Expr] = (), tap: Tap | None = None

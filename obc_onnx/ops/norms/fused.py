@@ -96,10 +96,13 @@ class EmbedLayerNormalization(FreeOfMacs):
     def couple(self, context: CoupleContext) -> list[Value]:
         """Tie the hidden axis of all tables, gamma and beta, and mark it inexact."""
         ids, hidden = context.value(0), context.value(self._words).axes[1]
-        for slot in range(self._words, self._segments + 1):
+        for slot, picked in enumerate((0, self._positions, 1), self._words):
             table = context.optional(slot)
             if table is not None:
-                context.freeze(table.axes[:1], "the gathered axis")
+                if context.optional(picked) is None:
+                    context.freeze(table.axes[:1], "counted positions")
+                else:
+                    context.looks_up(slot, 0, picked)
                 context.unify(table.axes[1], hidden)
                 if table.constant:
                     context.writes(slot, 1, tap=None, mixes=[hidden])

@@ -380,6 +380,13 @@ width_options = combined(
         help="Least width of a group that shrinks: units such as 8, or a share such as 0.25. "
         f"[{MIN_CHANNELS:g}]",
     ),
+    click.option(
+        "--strip/--no-strip",
+        default=True,
+        show_default=True,
+        help="Exact removal, before anything is scored, of what does nothing; left out with "
+        "--scores and --costs, which are of the model as it is.",
+    ),
     scope_options,
 )
 """What says how a plan is made, apart from its targets."""
@@ -454,6 +461,7 @@ def budget_of(options: dict[str, Any]) -> Budget:
     widths = {name: options[name] for name in ("round_to", "runtime", "min_channels")}
     return Budget(
         **{field.name: options.get(field.name) for field in Budget.target_fields()},
+        strip=options["strip"],
         max_drop=options.get("max_drop"),
         ranking=options["ranking"],
         steps=options.get("steps"),

@@ -13,6 +13,8 @@ from obc_onnx.errors import RequestError
 from obc_onnx.planning.scope import Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from obc_onnx.saliency.options import Ranking
 
 Unit = Literal["number", "bytes", "time"]
@@ -57,6 +59,8 @@ class Budget:
         max_drop: Find the smallest network that is no worse than this on held-out samples, in place
             of targets.
         scope: Which groups may lose units, and how narrow each may get.
+        strip: Whether what does nothing goes first, as `strip` takes it out; not where a profile or
+            scores are of the model as it is.
     """
 
     target_macs: float | None = _target(
@@ -72,6 +76,7 @@ class Budget:
     target_latency: float | None = _target("Time of a run: a share, or such as 2.5ms.", "time")
     max_drop: float | None = None
     scope: Scope = field(default_factory=Scope)
+    strip: bool = True
 
     @classmethod
     def target_fields(cls) -> list[Field[Any]]:
@@ -85,8 +90,12 @@ class Budget:
 
     def at(self, cost: str, target: float) -> Budget:
         """Return this budget with a target of one cost."""
-        aim: dict[str, Any] = {f"{_TARGET}{cost}": target}
-        return replace(self, **aim)
+        return self.with_targets({cost: target})
+
+    def with_targets(self, targets: Mapping[str, float]) -> Budget:
+        """Return this budget with other targets, by the names of their costs."""
+        asked: dict[str, Any] = {f"{_TARGET}{cost}": target for cost, target in targets.items()}
+        return replace(self, **asked)
 
     @property
     def targets(self) -> dict[str, float]:

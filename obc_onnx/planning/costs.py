@@ -263,6 +263,22 @@ def share_of(target: float, full: int) -> float:
     return target if target <= 1 or not full else target / full
 
 
+def target_of_rest(name: str, target: float, original: Coupling, rest: Coupling) -> float:
+    """Return a target of a model as one of what stripping has left of it.
+
+    Args:
+        name: Of the cost.
+        target: A share in (0, 1] of the original's, which becomes one of what is left; a number
+            above 1 stays.
+        original: Of the model.
+        rest: Of what is left.
+    """
+    if target > 1:
+        return target
+    full, left = (COSTS[name](coupling).full for coupling in (original, rest))
+    return min(target * full / left, 1.0)
+
+
 def units_left(group: Group, keep: Keep) -> NDArray[np.bool_]:
     """Say which units of a group are still there; do not write into the result."""
     return keep.get(group.dim, np.ones(group.size, np.bool_))

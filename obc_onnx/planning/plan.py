@@ -48,6 +48,7 @@ class PruningPlan:
         round_to: Of how many channels widths that shrank are a multiple.
         weights_sha256: Digest of the written weights, where repair or training changed them.
         profile_sha256: Of the profile that told times, where there was one.
+        stripped: Whether what does nothing went first: all this is said of what that left.
         latency: Nanoseconds of one run before and after, as that profile tells them.
     """
 
@@ -66,6 +67,7 @@ class PruningPlan:
     round_to: int | None = None
     profile_sha256: str | None = None
     latency: tuple[int, int] | None = None
+    stripped: bool = False
     format: int = FORMAT
 
     def to_json(self) -> str:

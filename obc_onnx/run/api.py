@@ -15,6 +15,7 @@ from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.run.compression import Compression
 from obc_onnx.run.opened import analysed, read
 from obc_onnx.run.request import check_device, request_of
+from obc_onnx.run.strip import strip_first
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.scores import Scores, score_units
 from obc_onnx.samples.options import DataOptions
@@ -362,6 +363,8 @@ def verify(
     before, after = load_model(original), load_model(compressed)
     plan.check_model(before.sha256, model_name(original))
     coupling, inputs = analyse(before, input_shape, rules, clock, batch_axes)
+    if plan.stripped:
+        coupling = strip_first(coupling, inputs, plan.seed) or coupling
     before, after = coupling.graph, after.with_batch(coupling.graph.batch_axes)
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)

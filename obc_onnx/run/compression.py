@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.coupling.analysis import Clock, Model, analyse, told
-from obc_onnx.errors import InvariantError
+from obc_onnx.errors import InvariantError, ModelError, VerificationError
 from obc_onnx.graph.model import Graph
 from obc_onnx.installation import require_torch, require_transport
 from obc_onnx.measuring.error import Distance
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.measuring.metric import Metric
 from obc_onnx.measuring.noise import Reference
+from obc_onnx.planning.costs import target_of_rest
 from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
 from obc_onnx.planning.scope import AUTO
 from obc_onnx.planning.search import search_plan
@@ -35,6 +36,7 @@ from obc_onnx.report.summary import (
 from obc_onnx.run.decision import Scorer, given_plan, outlook_of, remembering
 from obc_onnx.run.measurement import measure
 from obc_onnx.run.opened import Opened, analysed, read
+from obc_onnx.run.strip import strip_first
 from obc_onnx.run.timing import Timing, plan_in_time
 from obc_onnx.saliency.scores import choose_criterion, make_scene
 from obc_onnx.samples.padding import describe_padding
@@ -195,6 +197,7 @@ class Compression:
             graph, samples, request.input_shape, request.batch_axes, request.rules, self.clock
         )
         self.notes.extend(coupling.graph.batch_axes.notes)
+        came, coupling = coupling, self._stripped(coupling, inputs)
         if samples is not None and held is not None:
             most = request.data.eval_samples
             if len(held) > most - (graph.batch or 1):
@@ -208,8 +211,35 @@ class Compression:
         distance = None if held is None else Distance(coupling, held)
         bench = None if samples is None else Bench(coupling, samples)
         opened = Opened(coupling, inputs, samples, held, coupling, distance, bench, metric)
+        if coupling is not came:
+            opened = opened._replace(came=came)
         with told(coupling.graph, inputs):
             return opened._replace(timing=self._timing(opened))
+
+    def _stripped(self, coupling: Coupling, inputs: Mapping[str, Shape]) -> Coupling:
+        """Take out what does nothing, where that was asked for or a plan says so."""
+        request = self.request
+        asked = request.goal.strip and request.scores is None
+        asked &= request.costs is None and not request.is_timed
+        if not (asked if request.plan is None else request.plan.stripped):
+            return coupling
+        with self.clock("strip"):
+            try:
+                seed = request.seed if request.plan is None else request.plan.seed
+                found = strip_first(coupling, inputs, seed)
+            except (ModelError, VerificationError) as error:
+                if request.plan is not None:
+                    raise
+                found = None
+                self.notes.append(f"what does nothing was not taken out first: {error}")
+        if found is None:
+            return coupling
+        before, after = (sum(g.size for g in c.groups) for c in (coupling, found))
+        self.notes.append(
+            f"{before - after} units of {before} did nothing and went first, exactly: "
+            f"`Budget(strip=False)` leaves them to the plan"
+        )
+        return found
 
     def _folder(self, graph: Graph) -> RunFolder | None:
         """Open the folder of the run, which has to have been asked for the same."""
@@ -253,7 +283,8 @@ class Compression:
             elif opened.timing is not None and request.is_timed and measures:
                 plan = self._plan_in_time(opened.timing, coupling, plan_of)
             else:
-                plan = plan_of(request.goal)
+                plan = plan_of(_goal_of_rest(request.goal, opened))
+            plan = replace(plan, stripped=opened.came is not None)
         if request.goal.scope.round_to == AUTO and opened.predictor is not None:
             self.notes.append(note_on_steps(coupling, opened.predictor))
         elif request.goal.scope.multiple is None and plan.round_to is not None:
@@ -395,7 +426,8 @@ class Compression:
         epochs: tuple[list[Epoch], list[Epoch]],
         recovery: list[Recovery],
     ) -> Report:
-        graph, plan, cut = final.original.graph, final.plan, final.cut
+        plan, cut, came = final.plan, final.cut, opened.came or final.original
+        asked = self.request.goal.targets if opened.came and not self.request.plan else plan.targets
         with self.clock("measure"):
             found = measure(self.request, opened, final, trained=bool(epochs[1]))
         self.notes.extend(found.notes)
@@ -403,10 +435,12 @@ class Compression:
         return Report(
             model=self.request.name,
             criterion=plan.criterion,
-            targets=plan.targets,
-            macs=Change(*plan.macs),
-            params=Change(*plan.params),
-            file_bytes=Change(graph.file_bytes or graph.size_bytes(), cut.pruned.size_bytes()),
+            targets=asked,
+            macs=Change(came.macs({}), plan.macs[1]),
+            params=Change(came.graph.params, plan.params[1]),
+            file_bytes=Change(
+                came.graph.file_bytes or came.graph.size_bytes(), cut.pruned.size_bytes()
+            ),
             held_out=0 if opened.held is None else len(opened.held),
             groups=summarise_groups(cut.coupling, cut.keep),
             layers=list_layers(cut.coupling, cut.keep),
@@ -422,3 +456,15 @@ class Compression:
             seconds=self.clock.seconds,
             **found.measured._asdict(),
         )
+
+
+def _goal_of_rest(goal: Budget, opened: Opened) -> Budget:
+    """Return a budget of the model as one of what stripping has left of it."""
+    if opened.came is None:
+        return goal
+    return goal.with_targets(
+        {
+            name: target_of_rest(name, target, opened.came, opened.coupling)
+            for name, target in goal.targets.items()
+        }
+    )

@@ -106,7 +106,7 @@ def _raced(request: Request, opened: Opened, final: Candidate) -> _Speed:
 
     Nodes are timed where speed was asked for, by an option or by a target.
     """
-    graph, asked = final.original.graph, request.latency
+    graph, asked = (opened.came or final.original).graph, request.latency
     if asked is False:
         return _Speed(None, [], [], [])
     if opened.timing is not None and not opened.timing.absent:

@@ -34,7 +34,8 @@ class Opened(NamedTuple):
         inputs: Sizes of its inputs.
         samples: To score, repair and train on.
         held: To measure on.
-        original: The model as it came.
+        original: The model as it came, without what does nothing where that went first.
+        came: The model with that; None where nothing went.
         distance: From what the original gives for the samples to measure on.
         bench: What repair looks at and is judged on.
         metric: Of the user's, which quality is measured by.
@@ -50,6 +51,7 @@ class Opened(NamedTuple):
     bench: Bench | None
     metric: Metric | None = None
     timing: Timing | None = None
+    came: Coupling | None = None
 
     @property
     def predictor(self) -> Predictor | None:

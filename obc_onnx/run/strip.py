@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from obc_onnx.coupling.analysis import Clock, Model, load_model, model_name, settled, told
@@ -16,6 +17,7 @@ from obc_onnx.report.stripping import Stripping, StripReport
 from obc_onnx.report.summary import Change, notes_on_graph
 from obc_onnx.run.vocabulary import Cut, samples_of
 from obc_onnx.samples.placing import shapes_of
+from obc_onnx.stripping.hints import may_strip
 from obc_onnx.stripping.options import Vocabulary
 from obc_onnx.stripping.strip import composed, strip_graph
 from obc_onnx.verification.apart import checks_apart
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.batch_axes import Axes
     from obc_onnx.ops.base.rule import RuleSet
     from obc_onnx.stripping.strip import Stripped
@@ -99,6 +102,28 @@ def strip(
             checks = outcome.checks()
             require(checks)
     return Stripping(outcome.graph, outcome.report(model_name(model), below, checks, clock.seconds))
+
+
+def strip_first(coupling: Coupling, inputs: Mapping[str, Shape], seed: int) -> Coupling | None:
+    """Take out what does nothing before a model is compressed, as `strip` does it.
+
+    Args:
+        coupling: Of the model.
+        inputs: Sizes of its inputs.
+        seed: Of the inputs that original and result are compared on.
+    Returns:
+        Of what is left, which computes the same; None where nothing goes.
+    Raises:
+        ModelError: ONNX Runtime does not run the model.
+        VerificationError: The result failed a check.
+    """
+    if not may_strip(coupling):
+        return None
+    stripped = strip_graph(coupling.graph, inputs, coupling.rules, seed)
+    if not stripped.rounds:
+        return None
+    require(_Outcome(coupling.graph, stripped, None, seed + 1).checks())
+    return replace(stripped.coupling, graph=stripped.graph.known_as(coupling.graph))
 
 
 class _Outcome:

@@ -230,12 +230,9 @@ def _without_targets(budget: Budget, cost: str) -> Budget:
 
 def _left(result: Result, cost: str) -> float:
     """Return the share of a cost that is left."""
-    size = result.report.file_bytes
-    pairs = {
-        "macs": result.plan.macs,
-        "params": result.plan.params,
-        "latency": result.plan.latency,
-        "size": (size.before, size.after),
-    }
-    before, after = pairs[cost] or (None, None)
+    told = result.report
+    changes = {"macs": told.macs, "params": told.params, "size": told.file_bytes}
+    pairs = {name: (change.before, change.after) for name, change in changes.items()}
+    pairs["latency"] = result.plan.latency or (None, None)
+    before, after = pairs[cost]
     return (after or 0.0) / (before or 1.0)

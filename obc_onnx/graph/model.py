@@ -176,6 +176,10 @@ class Graph:
             return []
         return [node for node, _ in uses]
 
+    def may_change(self, name: str) -> bool:
+        """Say whether an initializer holds weights, or what stands for some: repair changes them."""
+        return holds_weights(self.initializers[name].dtype) or bool(self.dequantised_by(name))
+
     @property
     def params(self) -> int:
         """Elements of the initializers that hold weights."""

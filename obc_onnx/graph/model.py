@@ -43,7 +43,7 @@ from obc_onnx.graph.external import (
 from obc_onnx.graph.malformed import faults_told
 from obc_onnx.graph.node import Node, holds_weights
 from obc_onnx.graph.opaque import set_apart
-from obc_onnx.graph.operators import DEQUANTISING
+from obc_onnx.graph.operators import CODING, DEQUANTISING, SCALE
 from obc_onnx.graph.outline import (
     MAX_PROTOBUF_BYTES,
     Outline,
@@ -179,6 +179,12 @@ class Graph:
     def may_change(self, name: str) -> bool:
         """Say whether an initializer holds weights, or what stands for some: repair changes them."""
         return holds_weights(self.initializers[name].dtype) or bool(self.dequantised_by(name))
+
+    def is_scale(self, name: str) -> bool:
+        """Say whether a value is nothing but what numbers are quantised or dequantised by."""
+        uses = self.consumers.get(name, [])
+        scales = all(node.op_type in CODING and slot == SCALE for node, slot in uses)
+        return bool(uses) and scales and not self.escapes(name)
 
     @property
     def params(self) -> int:

@@ -177,7 +177,7 @@ class Graph:
         return [node for node, _ in uses]
 
     def may_change(self, name: str) -> bool:
-        """Say whether an initializer holds weights, or what stands for some: repair changes them."""
+        """Say whether an initializer holds weights, or numbers that stand for some."""
         return holds_weights(self.initializers[name].dtype) or bool(self.dequantised_by(name))
 
     def is_scale(self, name: str) -> bool:

@@ -318,9 +318,7 @@ def _moments(parts: Sequence[_Sums]) -> Moments:
     return found
 
 
-def put_into_layer(
-    scores: MatrixProduct, matrices: Tensor, twin: TorchTwin, codes: Codes
-) -> None:
+def put_into_layer(scores: MatrixProduct, matrices: Tensor, twin: TorchTwin, codes: Codes) -> None:
     """Let the layer give what the matrices make of its outputs."""
     layer = scores.layer
     weight = twin.get_parameter(parameter_name(layer.weight))

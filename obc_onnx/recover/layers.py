@@ -161,7 +161,7 @@ def _candidates(
             own = roles.get((node.key, slot), [])
             weight = stored(graph, coupling.rules, name) if own else None
             if weight is not None and parameter_name(weight.name) in learned:
-                layer = _layer(coupling, graph, node, slot, weight, own, alone=alone)
+                layer = _layer(coupling, graph, node, weight, own, alone=alone)
                 if layer is not None:
                     yield layer
 
@@ -170,7 +170,6 @@ def _layer(
     coupling: Coupling,
     graph: Graph,
     node: Node,
-    slot: int,
     weight: Stored,
     roles: list[Role],
     *,
@@ -182,7 +181,6 @@ def _layer(
         coupling: Of the original.
         graph: The cut one.
         node: Of that.
-        slot: Where the weight is.
         weight: Where it is stored.
         roles: What it does there.
         alone: Whether its bias may be that of no other node.
@@ -256,5 +254,9 @@ def _bias_of(rules: RuleSet, graph: Graph, operand: str, *, alone: bool) -> str 
     if found is None:
         return None
     array = graph.initializers[found.name]
-    fits = array.ndim == 1 and array.size > 1 and (not alone or count_uses(graph, rules, found.name) == 1)
+    fits = (
+        array.ndim == 1
+        and array.size > 1
+        and (not alone or count_uses(graph, rules, found.name) == 1)
+    )
     return found.name if fits else None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from obc_onnx.twin.module import TorchTwin
     from obc_onnx.twin.weights import Encoding
 
-_SCALE, _ZERO = 1, 2
+SCALE, ZERO = 1, 2
 """Slots of a node that quantises or dequantises."""
 _FACTORS = 2
 """Of a product: an input and a weight."""
@@ -80,9 +80,7 @@ def _rounds(rules: RuleSet, node: Node) -> bool:
     """Say whether a node gives its first input as it is, but for rounding."""
     rule = rules.find(node)
     kind = 0 if rule is None else rule.converts_to(node)
-    return rules.recodes(node) or (
-        kind > 0 and is_float(helper.tensor_dtype_to_np_dtype(kind))
-    )
+    return rules.recodes(node) or (kind > 0 and is_float(helper.tensor_dtype_to_np_dtype(kind)))
 
 
 class Scale(NamedTuple):
@@ -101,14 +99,14 @@ class Scale(NamedTuple):
 def scale_of(graph: Graph, rules: RuleSet, found: Stored) -> Scale | None:
     """Return what an operand is rounded by; None where it is not, or where others share it."""
     nodes = [node for node in found.through if rules.recodes(node)]
-    names = tuple(dict.fromkeys(node.inputs[_SCALE] for node in nodes))
+    names = tuple(dict.fromkeys(node.inputs[SCALE] for node in nodes))
     keys = {node.key for node in nodes}
     for name in names:
         if name not in graph.initializers or graph.escapes(name):
             return None
         if any(node.key not in keys for node, _ in graph.consumers[name]):
             return None
-    if not nodes or any(node.read_at(_ZERO) not in {"", *graph.initializers} for node in nodes):
+    if not nodes or any(node.read_at(ZERO) not in {"", *graph.initializers} for node in nodes):
         return None
     return Scale(names, encoding_by(nodes[0], graph))
 
@@ -137,14 +135,14 @@ def find_ties(graph: Graph, rules: RuleSet) -> Iterator[Tie]:
             continue
         bias = stored(graph, rules, node.inputs[slot])
         factors = [
-            graph.producers[name].inputs[_SCALE]
+            graph.producers[name].inputs[SCALE]
             for i, name in enumerate(node.inputs)
             if i != slot and name in graph.producers and rules.recodes(graph.producers[name])
         ]
         known = len(factors) == _FACTORS and graph.initializers.keys() >= set(factors)
         if bias is None or not bias.through or not known:
             continue
-        own = bias.through[-1].read_at(_SCALE)
+        own = bias.through[-1].read_at(SCALE)
         if own in graph.initializers and _is_product(graph, own, factors):
             alone = count_uses(graph, rules, bias.name) == 1
             yield Tie(bias, scale_of(graph, rules, bias) if alone else None, tuple(factors))

@@ -2,9 +2,10 @@
 
 What a repair of one layer changes, all later layers have to see. So each node runs once, on all
 chunks, and its values stay until the last node that reads them has run. What is made of weights
-alone, such as dequantised ones, is made where it is read, wherever the file has it. Memory does not depend on
-how many samples there are, since `affordable` says how many may run from which place on; others
-join where values have become smaller.
+alone, such as dequantised ones, is made where it is read, wherever the file has it.
+
+Memory does not depend on how many samples there are, since `affordable` says how many may run from
+which place on; others join where values have become smaller.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import fx
 from obc_onnx.twin.probes import calls_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Set
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from torch import Tensor
 
@@ -171,7 +173,7 @@ class _Values(dict[fx.Node, Any]):
     def __init__(
         self,
         run: fx.Interpreter,
-        constants: Set[fx.Node],
+        constants: AbstractSet[fx.Node],
         known: Mapping[fx.Node, Any] | None = None,
     ) -> None:
         super().__init__(known or {})

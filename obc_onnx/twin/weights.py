@@ -204,7 +204,9 @@ def encoding_of(graph: Graph, name: str) -> Encoding | None:
 def encoding_by(node: Node, graph: Graph) -> Encoding:
     """Return how a node quantises or dequantises its first input, an initializer."""
     zero = node.read_at(2)
-    kind = graph.initializers[node.inputs[0]].dtype if node.inputs[0] in graph.initializers else None
+    kind = (
+        graph.initializers[node.inputs[0]].dtype if node.inputs[0] in graph.initializers else None
+    )
     if kind is not None and not is_float(kind):
         data_type = int(helper.np_dtype_to_tensor_dtype(kind))
     elif zero:

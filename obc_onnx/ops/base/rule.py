@@ -259,9 +259,7 @@ class RuleSet:
         rule = self.find(node)
         return EVERYWHERE if rule is None else rule.changing(node, numbers)
 
-    def line(
-        self, node: Node, numbers: Mapping[str, NDArray[Any]]
-    ) -> tuple[float, float] | None:
+    def line(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float] | None:
         """Return factor and shift that make outputs of the first input, see `Rule`."""
         rule = self.find(node)
         return None if rule is None else rule.line(node, numbers)

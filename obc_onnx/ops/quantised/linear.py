@@ -73,9 +73,7 @@ class QuantizeLinear(_Linear):
         }
         return Call(quantize, constants, context.given(0, 1, 2))
 
-    def changing(
-        self, node: Node, numbers: Mapping[str, NDArray[Any]]
-    ) -> tuple[float, float]:
+    def changing(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
         """Return the floats of the least and the greatest number that the result has room for.
 
         Quantisers leave out a Relu in front whose zero is the least number of the result.
@@ -90,9 +88,7 @@ class QuantizeLinear(_Linear):
         scale, offset = found
         return (limits[0] - offset) * scale, (limits[1] - offset) * scale
 
-    def line(
-        self, node: Node, numbers: Mapping[str, NDArray[Any]]
-    ) -> tuple[float, float] | None:
+    def line(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float] | None:
         """Divide by the scale, and add the zero point."""
         found = _one_of_each(node, numbers)
         return None if found is None else (1 / found[0], found[1])
@@ -113,10 +109,7 @@ class DequantizeLinear(_Linear):
         }
         return Call(dequantize, constants, context.given(0, 1, 2))
 
-
-    def line(
-        self, node: Node, numbers: Mapping[str, NDArray[Any]]
-    ) -> tuple[float, float] | None:
+    def line(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float] | None:
         """Multiply by the scale what lies above the zero point."""
         found = _one_of_each(node, numbers)
         return None if found is None else (found[0], -found[0] * found[1])
@@ -138,9 +131,7 @@ class DynamicQuantizeLinear(FreeOfMacs):
         return Call(dynamic_quantize)
 
 
-def _one_of_each(
-    node: Node, numbers: Mapping[str, NDArray[Any]]
-) -> tuple[float, float] | None:
+def _one_of_each(node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float] | None:
     """Return scale and zero point where both are constant, and hold for the whole tensor."""
     scale, zero = numbers.get(node.inputs[1]), numbers.get(node.read_at(2))
     if scale is None or scale.size > 1 or not scale.item() or (zero is None and node.has_input(2)):

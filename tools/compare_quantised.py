@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from given import given
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -32,6 +31,7 @@ from obc_onnx.samples.options import DataOptions
 from obc_onnx.samples.read import load_samples
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from obc_onnx.samples.samples import Samples

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.outline import Outline, element_type, serialised
@@ -15,6 +16,7 @@ from obc_onnx.graph.runtime import (
     OrtValue,
     SessionOptions,
     data_type_of,
+    lacks_code,
     load_refusals,
     run_once,
     run_refusals,
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
 
+_ADVICE = (
+    "; on a CPU it computes few operators in bfloat16, so that nothing could be verified: give the "
+    "model in float16 or float32, and convert the result"
+)
 _NOWHERE = "given"
 """The file that weights are said to lie in; it is never looked for."""
 
@@ -65,7 +71,8 @@ class Session:
             options = session_options(optimize=optimize, spins=not takes_turns, packs=optimize)
             self._session, self._weights = _load(outline, options, list(providers))
         except load_refusals() as error:
-            raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
+            advice = _ADVICE if lacks_code(error) and _has_brain_floats(graph) else ""
+            raise ModelError(f"ONNX Runtime cannot load the model: {error}{advice}") from error
 
     @property
     def output_types(self) -> dict[str, np.dtype[Any]]:
@@ -87,6 +94,14 @@ class Session:
         except run_refusals() as error:
             raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
         return dict(zip(self.output_names, values, strict=True))
+
+
+def _has_brain_floats(graph: Graph) -> bool:
+    """Say whether a model holds, takes or makes bfloat16."""
+    kind = TensorProto.BFLOAT16
+    types = {element_type(array.dtype) for array in graph.initializers.values()}
+    types |= {port.type.tensor_type.elem_type for port in graph.header.graph.input}
+    return kind in types or any(node.integer("to", 0) == kind for node in graph.nodes)
 
 
 def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

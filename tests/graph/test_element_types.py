@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session
 from obc_onnx.graph.shapes import ElementTypes, infer_shapes, input_shapes
 
 KEEP = np.arange(5) < 3
@@ -63,6 +65,21 @@ def test_initializers_of_types_that_numpy_lacks_survive(name: str) -> None:
     assert kept.data_type == kind
     expected = numpy_helper.to_array(tensor).astype(np.float32)
     np.testing.assert_array_equal(numpy_helper.to_array(kept).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_bfloat16_that_cannot_be_run_is_refused_with_what_to_do(cast: bool) -> None:
+    text = "net (bfloat16[N,4] x) => (bfloat16[N,3] y) <bfloat16[4,3] w> { y = MatMul(x, w) }"
+    if cast:
+        text = (
+            "net (float[N,4] a) => (float[N,3] b) <bfloat16[4,3] w>"
+            " { x = Cast<to=16>(a) y = MatMul(x, w) b = Cast<to=1>(y) }"
+        )
+    text = text.replace(" <bfloat16[4,3] w>", "")
+    weight = np.ones((4, 3), ml_dtypes.bfloat16)
+    graph = Graph.from_model(build(text, {"w": weight}))
+    with pytest.raises(ModelError, match="float16 or float32, and convert the result"):
+        Session(graph)
 
 
 def test_a_bfloat16_input_is_a_port() -> None:

@@ -318,14 +318,14 @@ def _moments(parts: Sequence[_Sums]) -> Moments:
     return found
 
 
-def put_into_layer(scores: MatrixProduct, matrices: Tensor, twin: TorchTwin, codes: Codes) -> None:
+def put_into_layer(scores: MatrixProduct, matrices: Tensor, codes: Codes) -> None:
     """Let the layer give what the matrices make of its outputs."""
     layer = scores.layer
-    weight = twin.get_parameter(parameter_name(layer.weight))
+    weight = codes.twin.get_parameter(parameter_name(layer.weight))
     rows = _recombined(scores, matrices, layer.matrix(weight.detach())[0])
     codes.write(layer.weight, layer.weight_of(rows[None], tuple(weight.shape)))
     if layer.bias is not None:
-        bias = twin.get_parameter(parameter_name(layer.bias))
+        bias = codes.twin.get_parameter(parameter_name(layer.bias))
         codes.write(layer.bias, _recombined(scores, matrices, bias.detach()))
 
 

@@ -245,7 +245,7 @@ def _repair_scores(pair: Pair, scores: MatrixProduct, rng: np.random.Generator) 
     ]
     matrices, fit = fit_scores(scores, chunks, pair.judges, rng)
     if fit.after < fit.before:
-        put_into_layer(scores, matrices, pair.twin, pair.codes)
+        put_into_layer(scores, matrices, pair.codes)
         changed = [recombine(scores, matrices, given[scores.slot]) for given in factors]
         pair.cut.replace(scores.key, scores.slot, changed)
     pair.release(scores.values)

@@ -167,10 +167,13 @@ class Codes:
         coupling: Of the original.
         graph: The cut one.
         twin: Of the cut one; its weights and scales are written to.
+
+    Attributes:
+        twin: That one.
     """
 
     def __init__(self, coupling: Coupling, graph: Graph, twin: TorchTwin) -> None:
-        self._original, self._graph, self._twin = coupling.graph, graph, twin
+        self._original, self.twin = coupling.graph, twin
         rules = coupling.rules
         self._scales: dict[str, Scale | None] = {}
         for node in graph.nodes:
@@ -187,7 +190,7 @@ class Codes:
             name: Its initializer.
             value: Of its shape.
         """
-        weight = self._twin.get_parameter(parameter_name(name))
+        weight = self.twin.get_parameter(parameter_name(name))
         weight.data.copy_(value)
         scale = self._scales.get(name)
         if scale is None or any(tie.bias.name == name for tie in self._ties):
@@ -206,7 +209,7 @@ class Codes:
                 held.copy_((left * right).expand(held.numel()).reshape(held.shape))
 
     def _buffer(self, name: str) -> Tensor:
-        return self._twin.get_buffer(parameter_name(name))
+        return self.twin.get_buffer(parameter_name(name))
 
     def _least(self, name: str, scale: Scale, weight: Tensor) -> Tensor:
         """Return the least scale with which a weight is within the numbers of the original's."""

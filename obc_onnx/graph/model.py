@@ -55,6 +55,7 @@ from obc_onnx.graph.outline import (
 from obc_onnx.graph.reading import read_model
 from obc_onnx.graph.runtime import why_refused
 from obc_onnx.graph.structure import Structure
+from obc_onnx.graph.widening import in_brain_floats
 
 if TYPE_CHECKING:
     import os
@@ -179,6 +180,11 @@ class Graph:
     def may_change(self, name: str) -> bool:
         """Say whether an initializer holds weights, or numbers that stand for some."""
         return holds_weights(self.initializers[name].dtype) or bool(self.dequantised_by(name))
+
+    @cached_property
+    def in_brain_floats(self) -> bool:
+        """Whether bfloat16 occurs, which ONNX Runtime computes little in, see `widening`."""
+        return in_brain_floats(self.outline())
 
     def is_scale(self, name: str) -> bool:
         """Say whether a value is nothing but what numbers are quantised or dequantised by."""

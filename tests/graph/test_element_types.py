@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -18,8 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.model import Graph
-from obc_onnx.graph.session import Session
+from obc_onnx.graph.session import Session, run_file
 from obc_onnx.graph.shapes import ElementTypes, infer_shapes, input_shapes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEEP = np.arange(5) < 3
 
@@ -68,18 +73,25 @@ def test_initializers_of_types_that_numpy_lacks_survive(name: str) -> None:
 
 
 @pytest.mark.parametrize("cast", [False, True])
-def test_bfloat16_that_cannot_be_run_is_refused_with_what_to_do(cast: bool) -> None:
-    text = "net (bfloat16[N,4] x) => (bfloat16[N,3] y) <bfloat16[4,3] w> { y = MatMul(x, w) }"
+def test_bfloat16_is_run_in_float32_where_the_runtime_has_no_code(
+    cast: bool, tmp_path: Path
+) -> None:
+    text = "net (bfloat16[N,4] x) => (bfloat16[N,3] y) { y = MatMul(x, w) }"
     if cast:
         text = (
-            "net (float[N,4] a) => (float[N,3] b) <bfloat16[4,3] w>"
-            " { x = Cast<to=16>(a) y = MatMul(x, w) b = Cast<to=1>(y) }"
+            "net (float[N,4] x) => (float[N,3] y)"
+            " { a = Cast<to=16>(x) b = MatMul(a, w) y = Cast<to=1>(b) }"
         )
-    text = text.replace(" <bfloat16[4,3] w>", "")
-    weight = np.ones((4, 3), ml_dtypes.bfloat16)
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(ml_dtypes.bfloat16)
     graph = Graph.from_model(build(text, {"w": weight}))
-    with pytest.raises(ModelError, match="float16 or float32, and convert the result"):
-        Session(graph)
+    x = np.eye(4, dtype=np.float32 if cast else ml_dtypes.bfloat16)
+    graph.save(tmp_path / "brain.onnx")
+    for found in (
+        Session(graph).run({"x": x})["y"],
+        run_file(tmp_path / "brain.onnx", {"x": x})["y"],
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, weight.astype(np.float32))
 
 
 def test_a_bfloat16_input_is_a_port() -> None:

@@ -44,7 +44,7 @@ from obc_onnx.graph.external import (
 from obc_onnx.graph.malformed import faults_told
 from obc_onnx.graph.node import Node, domain_of, holds_weights
 from obc_onnx.graph.opaque import set_apart
-from obc_onnx.graph.operators import DEQUANTISING
+from obc_onnx.graph.operators import CODING, DEQUANTISING, SCALE
 from obc_onnx.graph.outline import (
     MAX_PROTOBUF_BYTES,
     Outline,
@@ -56,6 +56,7 @@ from obc_onnx.graph.outline import (
 from obc_onnx.graph.reading import read_model
 from obc_onnx.graph.runtime import why_refused
 from obc_onnx.graph.structure import Structure
+from obc_onnx.graph.widening import in_brain_floats
 
 if TYPE_CHECKING:
     import os
@@ -177,6 +178,21 @@ class Graph:
         if self.escapes(name) or any(n.op_type != DEQUANTISING or slot for n, slot in uses):
             return []
         return [node for node, _ in uses]
+
+    def may_change(self, name: str) -> bool:
+        """Say whether an initializer holds weights, or numbers that stand for some."""
+        return holds_weights(self.initializers[name].dtype) or bool(self.dequantised_by(name))
+
+    @cached_property
+    def in_brain_floats(self) -> bool:
+        """Whether bfloat16 occurs, which ONNX Runtime computes little in, see `widening`."""
+        return in_brain_floats(self.outline())
+
+    def is_scale(self, name: str) -> bool:
+        """Say whether a value is nothing but what numbers are quantised or dequantised by."""
+        uses = self.consumers.get(name, [])
+        scales = all(node.op_type in CODING and slot == SCALE for node, slot in uses)
+        return bool(uses) and scales and not self.escapes(name)
 
     @property
     def params(self) -> int:

@@ -12,6 +12,10 @@ DEQUANTISING = "DequantizeLinear"
 QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 """They round to whole numbers; so does what has `ON_QUANTISED` in its name."""
 ON_QUANTISED = "QLinear"
+CODING = frozenset({DEQUANTISING, "QuantizeLinear"})
+"""Between floats and whole numbers, by a scale that is an input."""
+SCALE = 1
+"""The slot of that."""
 FUSED_NORMS = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
 """Norms that ONNX Runtime's optimizer writes into models of any opset."""
 READING_UNKNOWN = frozenset({

@@ -29,6 +29,7 @@ __all__ = [
     "custom_op_libraries",
     "data_type_of",
     "is_taken",
+    "lacks_code",
     "load_refusals",
     "optimization_level",
     "output_types",
@@ -180,6 +181,11 @@ def load_refusals() -> tuple[type[Exception], ...]:
         state.NotImplemented,
         state.RuntimeException,
     )
+
+
+def lacks_code(error: Exception) -> bool:
+    """Say whether ONNX Runtime refused a model since it has no code for an element type."""
+    return isinstance(error, onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented)
 
 
 def run_refusals() -> tuple[type[Exception], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +16,17 @@ from obc_onnx.graph.runtime import (
     OrtValue,
     SessionOptions,
     data_type_of,
+    lacks_code,
     load_refusals,
     run_once,
     run_refusals,
     session_options,
 )
+from obc_onnx.graph.widening import BFLOAT16, in_brain_floats, widened
 from obc_onnx.memory import make_room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
 
+_FLOAT = "tensor(float)"
+"""How ONNX Runtime writes float32."""
 _NOWHERE = "given"
 """The file that weights are said to lie in; it is never looked for."""
 
@@ -62,7 +67,9 @@ class Session:
             _give(outline.model, outputs)
         self.output_names = list(outputs or (port.name for port in graph.outputs))
         try:
-            options = session_options(optimize=optimize, spins=not takes_turns, packs=optimize)
+            options = partial(
+                session_options, optimize=optimize, spins=not takes_turns, packs=optimize
+            )
             self._session, self._weights = _load(outline, options, list(providers))
         except load_refusals() as error:
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
@@ -83,7 +90,7 @@ class Session:
             ModelError: ONNX Runtime fails on this input.
         """
         try:
-            values = self._session.run(self.output_names, dict(feed))
+            values = self._session.run(self.output_names, _as_taken(self._session, feed))
         except run_refusals() as error:
             raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
         return dict(zip(self.output_names, values, strict=True))
@@ -100,7 +107,14 @@ def run_file(path: Path, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
     try:
         return run_once(path, feed)
     except run_refusals() as error:
-        raise ModelError(f"ONNX Runtime cannot run '{path}': {error}") from error
+        refusal = error
+    model = onnx.load(path) if lacks_code(refusal) else onnx.ModelProto()
+    if not in_brain_floats(Outline(model, {})):
+        raise ModelError(f"ONNX Runtime cannot run '{path}': {refusal}") from refusal
+    session, used = _load(Outline(model, {}), partial(session_options, optimize=False), [CPU])
+    del used
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, _as_taken(session, feed)), strict=True))
 
 
 def run_node(
@@ -167,7 +181,7 @@ def compute_constants(graph: Graph, names: Iterable[str]) -> dict[str, NDArray[A
     _give(model, wanted)
     outline = Outline(model, {name: weights[name] for name in weights if name in needed})
     try:
-        session, _used = _load(outline, session_options(optimize=False), [CPU])
+        session, _used = _load(outline, partial(session_options, optimize=False), [CPU])
         values = session.run(wanted, {})
     except load_refusals() as error:
         raise ModelError(f"ONNX Runtime cannot compute the model's weights: {error}") from error
@@ -185,7 +199,7 @@ def _made_by(item: onnx.NodeProto | onnx.TensorProto) -> set[str]:
 
 
 def _load(
-    outline: Outline, options: SessionOptions, providers: list[str]
+    outline: Outline, options: Callable[[], SessionOptions], providers: list[str]
 ) -> tuple[InferenceSession, list[OrtValue]]:
     """Load a model that uses its weights where they are: none is copied or serialised.
 
@@ -193,11 +207,33 @@ def _load(
         The session, and what it uses, which has to live as long.
     """
     make_room(sum(array.nbytes for array in outline.weights.values()))
+    if not in_brain_floats(outline):
+        return _loaded(outline, options(), providers)
+    spare = onnx.ModelProto()
+    spare.CopyFrom(outline.model)
+    try:
+        return _loaded(outline, options(), providers)
+    except load_refusals() as error:
+        if not lacks_code(error):
+            raise
+    return _loaded(widened(Outline(spare, outline.weights)), options(), providers)
+
+
+def _loaded(
+    outline: Outline, options: SessionOptions, providers: list[str]
+) -> tuple[InferenceSession, list[OrtValue]]:
     values = [_reference(array) for array in outline.weights.values()]
     if values:
         options.add_external_initializers(list(outline.weights), values)
     message = serialised(outline.pointing(_NOWHERE, {}))
     return InferenceSession(message, options, providers), values
+
+
+def _as_taken(session: InferenceSession, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what a session is fed: bfloat16 in float32 where the model was widened."""
+    wide = {port.name for port in session.get_inputs() if port.type == _FLOAT}
+    brain = {name for name in wide & feed.keys() if np.asarray(feed[name]).dtype.name == BFLOAT16}
+    return {name: feed[name].astype(np.float32) if name in brain else feed[name] for name in feed}
 
 
 def _reference(array: NDArray[Any]) -> OrtValue:

@@ -229,15 +229,17 @@ def disturbed(graph: Graph, rng: np.random.Generator, roundings: int = 1) -> Gra
     """Move every weight of several axes by about its last bit, or by more roundings, up or down.
 
     Whole numbers stay: a mask needs its zeros, and positions mean exact numbers. So do vectors and
-    single numbers, such as exponents, scales of sizes and bounds.
+    single numbers, such as exponents, scales of sizes and bounds. What quantised numbers are scaled
+    by moves: so does what they stand for, and some fall into the next step.
     """
-    matrices = {
+    moving = {
         name: array
         for name, array in graph.initializers.items()
-        if is_float(array.dtype) and sum(size > 1 for size in array.shape) > 1
+        if is_float(array.dtype)
+        and (sum(size > 1 for size in array.shape) > 1 or graph.is_scale(name))
     }
-    make_room(sum(array.nbytes for array in matrices.values()))
-    return graph.edit({name: _moved(array, rng, roundings) for name, array in matrices.items()})
+    make_room(sum(array.nbytes for array in moving.values()))
+    return graph.edit({name: _moved(array, rng, roundings) for name, array in moving.items()})
 
 
 def _moved(array: NDArray[Any], rng: np.random.Generator, roundings: int) -> NDArray[Any]:

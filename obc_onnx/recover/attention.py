@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from obc_onnx.recover.layers import Layer
     from obc_onnx.recover.origins import Origin
     from obc_onnx.surgery.cut import Cut
+    from obc_onnx.twin.codes import Codes
     from obc_onnx.twin.module import TorchTwin
 
 _MOST_UNITS = 48
@@ -317,15 +318,15 @@ def _moments(parts: Sequence[_Sums]) -> Moments:
     return found
 
 
-def put_into_layer(scores: MatrixProduct, matrices: Tensor, twin: TorchTwin) -> None:
+def put_into_layer(scores: MatrixProduct, matrices: Tensor, codes: Codes) -> None:
     """Let the layer give what the matrices make of its outputs."""
     layer = scores.layer
-    weight = twin.get_parameter(parameter_name(layer.weight))
+    weight = codes.twin.get_parameter(parameter_name(layer.weight))
     rows = _recombined(scores, matrices, layer.matrix(weight.detach())[0])
-    weight.data.copy_(layer.weight_of(rows[None], tuple(weight.shape)))
+    codes.write(layer.weight, layer.weight_of(rows[None], tuple(weight.shape)))
     if layer.bias is not None:
-        bias = twin.get_parameter(parameter_name(layer.bias))
-        bias.data.copy_(_recombined(scores, matrices, bias.detach()))
+        bias = codes.twin.get_parameter(parameter_name(layer.bias))
+        codes.write(layer.bias, _recombined(scores, matrices, bias.detach()))
 
 
 def _recombined(scores: MatrixProduct, matrices: Tensor, rows: Tensor) -> Tensor:

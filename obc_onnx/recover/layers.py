@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from obc_onnx.ops.base.effect import Effect
+from obc_onnx.twin.codes import count_uses, stored
 from obc_onnx.twin.tensors import parameter_name
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from obc_onnx.graph.node import Node
     from obc_onnx.ops.base.context import Role, Tap
     from obc_onnx.ops.base.rule import RuleSet
+    from obc_onnx.twin.codes import Stored
     from obc_onnx.twin.module import TorchTwin
 
 _MATRIX = 2
@@ -137,17 +140,13 @@ def find_shared(coupling: Coupling, graph: Graph, twin: TorchTwin) -> list[list[
         uses.setdefault(layer.weight, []).append(layer)
     found = []
     for name, layers in uses.items():
-        bias, own = layers[0].bias, _is_all(graph, name, layers)
-        known = bias is None or _is_all(graph, bias, layers)
+        n_uses, bias = partial(count_uses, graph, coupling.rules), layers[0].bias
+        own = n_uses(name) == len(layers)
+        known = bias is None or n_uses(bias) == len(layers)
         alike = len({(u.bias, u.first, u.width, u.reach, u.blocks) for u in layers}) == 1
         if len(layers) > 1 and alike and known and (own or bias is not None):
             found.append([replace(layer, own=own) for layer in layers])
     return found
-
-
-def _is_all(graph: Graph, name: str, uses: list[Layer]) -> bool:
-    """Say whether as many nodes read an initializer as there are uses, and nothing else does."""
-    return len(graph.consumers[name]) == len(uses) and not graph.escapes(name)
 
 
 def _candidates(
@@ -160,14 +159,21 @@ def _candidates(
     for node in graph.nodes:
         for slot, name in enumerate(node.inputs):
             own = roles.get((node.key, slot), [])
-            if own and name in graph.initializers and parameter_name(name) in learned:
-                layer = _layer(coupling, graph, node, slot, own, alone=alone)
+            weight = stored(graph, coupling.rules, name) if own else None
+            if weight is not None and parameter_name(weight.name) in learned:
+                layer = _layer(coupling, graph, node, weight, own, alone=alone)
                 if layer is not None:
                     yield layer
 
 
 def _layer(
-    coupling: Coupling, graph: Graph, node: Node, slot: int, roles: list[Role], *, alone: bool
+    coupling: Coupling,
+    graph: Graph,
+    node: Node,
+    weight: Stored,
+    roles: list[Role],
+    *,
+    alone: bool,
 ) -> Layer | None:
     """Make a layer of what a weight does, None where it does something else too.
 
@@ -175,7 +181,7 @@ def _layer(
         coupling: Of the original.
         graph: The cut one.
         node: Of that.
-        slot: Where the weight is.
+        weight: Where it is stored.
         roles: What it does there.
         alone: Whether its bias may be that of no other node.
     """
@@ -184,33 +190,33 @@ def _layer(
     if len(roles) != _MATRIX or len(reads) != 1 or len(writes) != 1:
         return None
     read, written = reads[0], writes[0]
-    rule, rank = coupling.rules.find(node), graph.initializers[node.inputs[slot]].ndim
+    rule, shape = coupling.rules.find(node), graph.initializers[weight.name].shape
     if rule is None or not rule.is_linear(node):
         return None
     patches = rule.patches()
     flat = len(coupling.shapes[node.key]) < _MATRIX
     placed = _at(read.tap, "input") and _at(written.tap, "output")
-    if flat or not placed or (rank != _MATRIX and patches is None):
+    if flat or not placed or (len(shape) != _MATRIX and patches is None):
         return None
     assert read.tap is not None
     assert written.tap is not None
     if patches is None and not _same_rows(coupling, node, read.tap, written.tap):
         return None
-    weight, output, bias, addend = node.inputs[slot], node.key, "", None
-    width = graph.initializers[weight].shape[written.axis]
+    output, addend, bias = node.key, None, None
+    width = shape[written.axis]
     if written.bias is not None and node.has_input(written.bias):
-        bias = node.inputs[written.bias]
-        if not _is_bias(graph, bias, alone=alone):
-            bias, addend = "", written.bias
+        bias = _bias_of(coupling.rules, graph, node.inputs[written.bias], alone=alone)
+        addend = written.bias if bias is None else None
     elif written.tap.axis == len(coupling.shapes[output]) - 1:
         bias, output = _bias_behind(coupling.rules, graph, output, width, alone=alone)
     blocks = 1 if patches is None else node.integer("group", 1)
     place = (read.tap.slot, read.tap.axis, written.tap.axis)
     first = written.axis == 0
     width = width if first else width * blocks
-    reach = graph.initializers[weight].size // width
+    reach = math.prod(shape) // width
     matrix = (addend, *place, first, width, reach, blocks, patches)
-    return Layer(node, output, weight, _is_alone(graph, weight), bias or None, *matrix)
+    own = count_uses(graph, coupling.rules, weight.name) == 1
+    return Layer(node, output, weight.name, own, bias, *matrix)
 
 
 def _at(tap: Tap | None, where: str) -> bool:
@@ -226,29 +232,31 @@ def _same_rows(coupling: Coupling, node: Node, read: Tap, written: Tap) -> bool:
 
 def _bias_behind(
     rules: RuleSet, graph: Graph, output: str, width: int, *, alone: bool
-) -> tuple[str, str]:
+) -> tuple[str | None, str]:
     """Return a constant along the last axis that is added to a value, and the sum; else the value.
 
     Exporters write a fully connected layer on tokens as a product and a sum.
     """
     readers = graph.consumers.get(output, ())
     if graph.escapes(output) or len(readers) != 1:
-        return "", output
+        return None, output
     node, slot = readers[0]
     if Effect.ADDS not in rules.effect(node):
-        return "", output
-    bias = node.inputs[1 - slot]
-    fits = _is_bias(graph, bias, alone=alone) and graph.initializers[bias].size == width
-    return (bias, node.key) if fits else ("", output)
+        return None, output
+    bias = _bias_of(rules, graph, node.inputs[1 - slot], alone=alone)
+    fits = bias is not None and graph.initializers[bias].size == width
+    return (bias, node.key) if fits else (None, output)
 
 
-def _is_bias(graph: Graph, name: str, *, alone: bool) -> bool:
-    array = graph.initializers.get(name)
-    if array is None or array.ndim != 1 or array.size == 1:
-        return False
-    return not alone or _is_alone(graph, name)
-
-
-def _is_alone(graph: Graph, name: str) -> bool:
-    """Say whether an initializer is what one node reads and nothing else."""
-    return len(graph.consumers[name]) == 1 and not graph.escapes(name)
+def _bias_of(rules: RuleSet, graph: Graph, operand: str, *, alone: bool) -> str | None:
+    """Return where a bias is stored; None where an operand is none that may change."""
+    found = stored(graph, rules, operand)
+    if found is None:
+        return None
+    array = graph.initializers[found.name]
+    fits = (
+        array.ndim == 1
+        and array.size > 1
+        and (not alone or count_uses(graph, rules, found.name) == 1)
+    )
+    return found.name if fits else None

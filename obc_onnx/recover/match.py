@@ -108,12 +108,12 @@ def _write(pair: Pair, layer: Layer, factor: Tensor, shift: Tensor) -> None:
     """Let a layer give what it gives times a factor, and a shift."""
     assert layer.bias is not None
     bias = pair.twin.get_parameter(parameter_name(layer.bias))
-    bias.data.copy_(bias.detach().double().cpu() * factor + shift)
+    pair.codes.write(layer.bias, bias.detach().double().cpu() * factor + shift)
     if layer.own:
         weight = pair.twin.get_parameter(parameter_name(layer.weight))
         matrix = layer.matrix(weight.detach()).double().cpu()
         scaled = matrix * factor.reshape(*matrix.shape[:2], 1)
-        weight.data.copy_(layer.weight_of(scaled, tuple(weight.shape)))
+        pair.codes.write(layer.weight, layer.weight_of(scaled, tuple(weight.shape)))
 
 
 @dataclass(frozen=True)

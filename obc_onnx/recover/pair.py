@@ -25,6 +25,7 @@ from obc_onnx.recover.layers import Layer, find_layers, find_shared
 from obc_onnx.recover.least_squares import Halves
 from obc_onnx.recover.targets import Target, at_batch, target_of
 from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.codes import Codes
 from obc_onnx.twin.lockstep import Lockstep, affordable
 from obc_onnx.twin.tensors import as_inputs
 
@@ -70,6 +71,7 @@ class Pair:
         dense: The run of the original.
         cut: Of the cut network.
         twin: The cut network, whose weights are repaired.
+        codes: Writes those, and what they are rounded by.
         layers: Of the cut network, each as its uses, with the outputs that these should have.
         scores: Products of the cut network.
         judges: Of each chunk, whether it is held out.
@@ -89,6 +91,7 @@ class Pair:
         ]
         self._chunks = _Chunks(cut, samples, self._rooms[0][0], seed, device)
         cut = replace(cut, keep=self._chunks.keep)
+        self.codes = Codes(coupling, cut.pruned, self.twin)
         self.cut = Lockstep(self.twin)
         self.layers = list(_layers_of(cut, self.twin, self.cut))
         self.scores: list[MatrixProduct] = []

@@ -134,9 +134,9 @@ def _solve(pair: Pair, uses: list[Use], rng: np.random.Generator) -> LayerFit | 
         start = found if linear < before else matrix
         found, after = _move_targets(seen, halves, start, biased=biased)
         fit = LayerFit(layer.weight, before / total, after / total)
-    weight.data.copy_(layer.weight_of(found[..., :inputs], tuple(weight.shape)))
-    if bias is not None:
-        bias.data.copy_(found[..., -1].reshape(-1))
+    pair.codes.write(layer.weight, layer.weight_of(found[..., :inputs], tuple(weight.shape)))
+    if layer.bias is not None:
+        pair.codes.write(layer.bias, found[..., -1].reshape(-1))
     return fit
 
 
@@ -205,7 +205,7 @@ def _shift(pair: Pair, uses: list[Use]) -> LayerFit | None:
     if better is None:
         return None
     shift, fit = better
-    bias.data += shift[0, :, 0].to(bias)
+    pair.codes.write(layer.bias, bias.detach() + shift[0, :, 0].to(bias))
     return fit
 
 
@@ -245,7 +245,7 @@ def _repair_scores(pair: Pair, scores: MatrixProduct, rng: np.random.Generator) 
     ]
     matrices, fit = fit_scores(scores, chunks, pair.judges, rng)
     if fit.after < fit.before:
-        put_into_layer(scores, matrices, pair.twin)
+        put_into_layer(scores, matrices, pair.codes)
         changed = [recombine(scores, matrices, given[scores.slot]) for given in factors]
         pair.cut.replace(scores.key, scores.slot, changed)
     pair.release(scores.values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from obc_onnx.graph.precision import is_quantised
 from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.calibration import looks_like_noise
 from obc_onnx.recover.fuse import fuse
@@ -13,6 +14,7 @@ from obc_onnx.recover.methods import Recovery
 from obc_onnx.recover.norms import find_norms, reestimate_norms, why_no_norms
 from obc_onnx.recover.refine import refine
 from obc_onnx.recover.refit import refit
+from obc_onnx.recover.rescale import rescale
 from obc_onnx.surgery.cut import Cut
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from obc_onnx.samples.samples import Samples
 
 _STEPS: dict[Method, tuple[str, ...]] = {
-    "auto": ("refit", "stats", "refine"),
+    "auto": ("refit", "stats", "rescale", "refine"),
     "none": (),
     "stats": ("stats",),
     "refit": ("refit",),
@@ -35,6 +37,7 @@ _REHEARSED = 128
 _NAMES = {
     "refit": "least-squares refit",
     "stats": "statistics",
+    "rescale": "scales of activations",
     "fuse": "repair without data",
     "refine": "refinement by gradient",
 }
@@ -123,6 +126,8 @@ def recover(
     for name in _STEPS[method]:
         if name == "refine" and not minutes:
             continue
+        if name == "rescale" and not is_quantised(cut.pruned):
+            continue
         solved = any(step.kept and step.step == _NAMES["refit"] for step in steps)
         step = _try(name, cut, means, solved=solved)
         notes.extend(step.notes)
@@ -180,6 +185,8 @@ def _try(name: str, cut: Cut, means: _Means, *, solved: bool) -> _Step:
         return _Step(refined.graph, [], refined.reason, refined.notes, refined.warnings)
     if name == "fuse":
         return _Step(fuse(cut), [])
+    if name == "rescale":
+        return _Step(rescale(cut, bench.used), [])
     return _statistics(cut, means, solved=solved)
 
 

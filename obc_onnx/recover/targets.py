@@ -234,6 +234,8 @@ def _affine(
     """
     if slot == 0 and _SAME in rules.effect(node):
         return 1.0, 0.0
+    if slot == 0 and rules.recodes(node):
+        return _rounding(node, rules, graph)
     norm = rules.channel_norm(node)
     if norm is not None and norm.stored and layer.writes == 1:
         slots = (norm.scale, norm.bias, norm.mean, norm.variance)
@@ -245,6 +247,16 @@ def _affine(
     if constant and graph.initializers[constant].ndim == 1:
         return 1.0, graph.initializers[constant].astype(np.float64)
     return None
+
+
+def _rounding(node: Node, rules: RuleSet, graph: Graph) -> tuple[float, float] | None:
+    """Return factor and shift of a node that quantises or dequantises by one scale, else None.
+
+    None as well where it cuts off what lies on one side of 0, as an activation does.
+    """
+    line = rules.line(node, graph.initializers)
+    low, high = rules.changing(node, graph.initializers)
+    return line if low < 0 < high else None
 
 
 def at_batch(coupling: Coupling, keep: Keep, size: int) -> tuple[Keep, int]:

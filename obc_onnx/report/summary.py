@@ -397,6 +397,11 @@ def notes_on_graph(graph: Graph) -> list[str]:
             f"and stay as they are; MACs, errors and times are those of the rest, which is "
             f"{graph.opaque.coverage}"
         )
+    if graph.in_brain_floats:
+        notes.append(
+            "bfloat16 is computed in float32 where ONNX Runtime has no code for it: errors are "
+            "those of that, and times are not those of a runtime that has"
+        )
     if graph.header.training_info:
         notes.append("its training_info stays as it is, and may not fit weights that are cut")
     return notes

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.graph.node import holds_weights
 from obc_onnx.memory import make_room
 from obc_onnx.surgery.respelling import respell
 
@@ -59,7 +58,7 @@ class Cut:
         arrays = {}
         for name in (graph.initializers.keys() & self.pruned.initializers.keys()) - spelled:
             new, old = self.pruned.initializers[name], graph.initializers[name]
-            if new is old or not holds_weights(new.dtype):
+            if new is old or not graph.may_change(name):
                 continue
             cut = kept.get(name, {})
             index = np.ix_(*(cut.get(axis, range(size)) for axis, size in enumerate(old.shape)))

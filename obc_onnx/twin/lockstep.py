@@ -1,9 +1,11 @@
 """A network that runs node by node over all chunks of the samples, beside another one.
 
 What a repair of one layer changes, all later layers have to see. So each node runs once, on all
-chunks, and its values stay until the last node that reads them has run. Memory does not depend on
-how many samples there are, since `affordable` says how many may run from which place on; others
-join where values have become smaller.
+chunks, and its values stay until the last node that reads them has run. What is made of weights
+alone, such as dequantised ones, is made where it is read, wherever the file has it.
+
+Memory does not depend on how many samples there are, since `affordable` says how many may run from
+which place on; others join where values have become smaller.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from obc_onnx.twin.probes import calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from torch import Tensor
 
@@ -54,11 +57,14 @@ class Lockstep:
         self._twin, self._nodes = twin, list(twin.graph.nodes)
         self.places = {name_of(node): i for i, node in enumerate(self._nodes) if name_of(node)}
         numbers = {node: i for i, node in enumerate(self._nodes)}
+        self._constants = _constants_of(self._nodes)
         self.calls = {key: numbers[call] for key, call in calls_of(twin).items()}
         self._held = Counter(held)
         self._last = _last_uses(self._nodes)
         self._leave: dict[int, list[fx.Node]] = {}
         for node, i in self._last.items():
+            if node in self._constants:
+                continue
             self._leave.setdefault(i, []).append(node)
         self.done = 0
         self._runs: list[fx.Interpreter] = []
@@ -69,6 +75,7 @@ class Lockstep:
     def join(self, inputs: list[Tensor]) -> None:
         """Let one more chunk run up to where the others are, with the parameters of now."""
         run = fx.Interpreter(self._twin)
+        run.env = _Values(run, self._constants)
         run.args_iter = iter(inputs)
         self._runs.append(run)
         for i in range(self.done):
@@ -84,16 +91,15 @@ class Lockstep:
 
     def _run_node(self, run: fx.Interpreter, i: int) -> None:
         """Run the node at a place on one chunk, and drop what nobody reads any more."""
-        run.env[self._nodes[i]] = run.run_node(self._nodes[i])
+        if self._nodes[i] not in self._constants:
+            run.env[self._nodes[i]] = run.run_node(self._nodes[i])
         for node in self._leave.get(i, ()):
             if not self._held[name_of(node)]:
                 del run.env[node]
 
     def fork(self) -> Lockstep:
         """Return a run that goes on from here by itself: what it computes is not seen here."""
-        other, runs = copy.copy(self), [copy.copy(run) for run in self._runs]
-        for run in runs:
-            run.env = dict(run.env)
+        other, runs = copy.copy(self), [self._copied(run) for run in self._runs]
         vars(other).update(_held=Counter(self._held), _runs=runs)
         return other
 
@@ -113,15 +119,19 @@ class Lockstep:
         last = self._nodes[self.places[name]]
         ahead = self._ahead(last)
         for run in self._runs:
-            own = copy.copy(run)
-            own.env = dict(run.env)
+            own = self._copied(run)
             for node in ahead:
                 own.env[node] = own.run_node(node)
             yield own.env[last]
 
+    def _copied(self, run: fx.Interpreter) -> fx.Interpreter:
+        own = copy.copy(run)
+        own.env = _Values(own, self._constants, run.env)
+        return own
+
     def _ahead(self, last: fx.Node) -> list[fx.Node]:
         """List the nodes that have not run which a node needs, itself included, in order."""
-        waiting = set(self._nodes[self.done :])
+        waiting = set(self._nodes[self.done :]) - self._constants
         needed, found = [last], set[fx.Node]()
         while needed:
             node = needed.pop()
@@ -151,6 +161,44 @@ class Lockstep:
                 del run.env[node]
 
 
+class _Values(dict[fx.Node, Any]):
+    """What a run has computed; what is made of weights alone is made of those of now.
+
+    Args:
+        run: Whose values they are.
+        constants: The nodes that depend on weights alone.
+        known: What it has computed so far.
+    """
+
+    def __init__(
+        self,
+        run: fx.Interpreter,
+        constants: AbstractSet[fx.Node],
+        known: Mapping[fx.Node, Any] | None = None,
+    ) -> None:
+        super().__init__(known or {})
+        self._run, self._constants = run, constants
+
+    def __contains__(self, node: object) -> bool:
+        """Say whether a value is known, or made of weights alone."""
+        return super().__contains__(node) or node in self._constants
+
+    def __missing__(self, node: fx.Node) -> Any:
+        if node not in self._constants:
+            raise KeyError(node)
+        return self._run.run_node(node)
+
+
+def _constants_of(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Find the weights, and the nodes that depend on weights alone."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        made = node.op != "output" and node.all_input_nodes
+        if node.op == "get_attr" or (made and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
 def name_of(node: fx.Node) -> str:
     """Return the ONNX name of what a node gives, empty where it has none."""
     return str(node.meta.get("value", ""))
@@ -169,9 +217,9 @@ def affordable(twin: TorchTwin, shapes: Mapping[str, Shape], batch: int) -> list
         As many as there are nodes, one at least each, and never fewer than before.
     """
     nodes = list(twin.graph.nodes)
-    last = _last_uses(nodes)
+    last, constants = _last_uses(nodes), _constants_of(nodes)
     sizes = {
-        node: math.prod(shapes.get(name_of(node), (0,))) if node.op != "get_attr" else 0
+        node: 0 if node in constants else math.prod(shapes.get(name_of(node), (0,)))
         for node in nodes
     }
     alive, most = 0, []

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from obc_onnx.graph.widening import BFLOAT16
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -75,7 +77,7 @@ def to_tensor(array: NDArray[Any], *, shared: bool = False) -> torch.Tensor:
     # torch takes no memory that is marked as read-only, nor runs backwards through any
     stays = shared and array.flags.c_contiguous and array.flags.writeable
     numbers = np.asarray(array, larger) if stays else np.array(array, larger)
-    if array.dtype.name == "bfloat16":
+    if array.dtype.name == BFLOAT16:
         return torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(numbers)
 
@@ -84,7 +86,12 @@ def as_inputs(
     ports: Sequence[Port], feed: Mapping[str, NDArray[Any]], device: torch.device | str = "cpu"
 ) -> list[torch.Tensor]:
     """Return what a twin is called with: arrays by name as tensors, in the order of the inputs."""
-    return [torch.from_numpy(feed[port.name]).to(device) for port in ports]
+    arrays = [feed[port.name] for port in ports]
+    tensors = [
+        to_tensor(array) if array.dtype.name == BFLOAT16 else torch.from_numpy(array)
+        for array in arrays
+    ]
+    return [tensor.to(device) for tensor in tensors]
 
 
 def lay_channels_last(network: nn.Module) -> None:

@@ -167,8 +167,12 @@ class Holdings:
 def weights_of(twin: torch.nn.Module, graph: Graph) -> dict[str, NDArray[Any]]:
     """Read the twin's weights as initializers of `graph`, in their types."""
     state: dict[str, Tensor] = dict(twin.state_dict())
-    read = partial(_constant, graph)
-    weights = {}
+    weights: dict[str, NDArray[Any]] = {}
+
+    def read(name: str) -> Tensor:
+        held = state.get(parameter_name(name))
+        return _constant(graph, name) if held is None else held.cpu()
+
     for name, array in graph.initializers.items():
         tensor = state.get(parameter_name(name))
         if tensor is None:
@@ -189,7 +193,7 @@ def encoding_of(graph: Graph, name: str) -> Encoding | None:
     array, nodes = graph.initializers[name], graph.dequantised_by(name)
     if array.size == 1 or is_float(array.dtype) or not nodes:
         return None
-    found = {_encoding(node, array) for node in nodes}
+    found = {encoding_by(node, graph) for node in nodes}
     encoding = found.pop()
     beside = [key for key in (encoding.scale, encoding.zero) if key]
     if found or not all(graph.initializers.keys() & _made_of(graph, key) for key in beside):
@@ -197,11 +201,22 @@ def encoding_of(graph: Graph, name: str) -> Encoding | None:
     return encoding if _comes_back(graph, array, encoding) else None
 
 
-def _encoding(node: Node, array: NDArray[Any]) -> Encoding:
+def encoding_by(node: Node, graph: Graph) -> Encoding:
+    """Return how a node quantises or dequantises its first input, an initializer."""
+    zero = node.read_at(2)
+    kind = (
+        graph.initializers[node.inputs[0]].dtype if node.inputs[0] in graph.initializers else None
+    )
+    if kind is not None and not is_float(kind):
+        data_type = int(helper.np_dtype_to_tensor_dtype(kind))
+    elif zero:
+        data_type = int(helper.np_dtype_to_tensor_dtype(graph.initializers[zero].dtype))
+    else:
+        data_type = node.integer("output_dtype", 0) or TensorProto.UINT8
     return Encoding(
         scale=node.inputs[1],
-        zero=node.read_at(2),
-        data_type=int(helper.np_dtype_to_tensor_dtype(array.dtype)),
+        zero=zero,
+        data_type=data_type,
         axis=node.integer("axis", 1),
         block_size=node.integer("block_size", 0),
     )

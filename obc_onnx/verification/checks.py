@@ -13,7 +13,6 @@ import onnx
 from obc_onnx.errors import ModelError, UnsupportedOperatorError, VerificationError
 from obc_onnx.graph.feeds import random_feed
 from obc_onnx.graph.foreign import inferable
-from obc_onnx.graph.node import holds_weights
 from obc_onnx.graph.precision import relative_error
 from obc_onnx.graph.session import Session, run_file
 from obc_onnx.graph.shapes import infer_strictly
@@ -292,11 +291,7 @@ def _planned(original: Graph, plan: PruningPlan) -> dict[str, NDArray[Any]]:
 def _is_weight(original: Graph, initializer: str, plan: PruningPlan) -> bool:
     """Say whether the numbers of an initializer are weights, or follow from the plan."""
     source = plan.copies.get(initializer, initializer)
-    return (
-        initializer in plan.initializers
-        or holds_weights(original.initializers[source].dtype)
-        or bool(original.dequantised_by(source))
-    )
+    return initializer in plan.initializers or original.may_change(source)
 
 
 def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -17,7 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from obc_onnx.errors import ModelError
 from obc_onnx.graph.model import Graph
+from obc_onnx.graph.session import Session, run_file
 from obc_onnx.graph.shapes import ElementTypes, infer_shapes, input_shapes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEEP = np.arange(5) < 3
 
@@ -63,6 +70,28 @@ def test_initializers_of_types_that_numpy_lacks_survive(name: str) -> None:
     assert kept.data_type == kind
     expected = numpy_helper.to_array(tensor).astype(np.float32)
     np.testing.assert_array_equal(numpy_helper.to_array(kept).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_bfloat16_is_run_in_float32_where_the_runtime_has_no_code(
+    cast: bool, tmp_path: Path
+) -> None:
+    text = "net (bfloat16[N,4] x) => (bfloat16[N,3] y) { y = MatMul(x, w) }"
+    if cast:
+        text = (
+            "net (float[N,4] x) => (float[N,3] y)"
+            " { a = Cast<to=16>(x) b = MatMul(a, w) y = Cast<to=1>(b) }"
+        )
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(ml_dtypes.bfloat16)
+    graph = Graph.from_model(build(text, {"w": weight}))
+    x = np.eye(4, dtype=np.float32 if cast else ml_dtypes.bfloat16)
+    graph.save(tmp_path / "brain.onnx")
+    for found in (
+        Session(graph).run({"x": x})["y"],
+        run_file(tmp_path / "brain.onnx", {"x": x})["y"],
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, weight.astype(np.float32))
 
 
 def test_a_bfloat16_input_is_a_port() -> None:

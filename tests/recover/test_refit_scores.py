@@ -27,6 +27,7 @@ from obc_onnx.recover.refit import refit
 from obc_onnx.recover.targets import select_kept
 from obc_onnx.surgery.cut import Cut, remove_units
 from obc_onnx.twin.build import derived_twin
+from obc_onnx.twin.codes import Codes
 from obc_onnx.twin.lockstep import Lockstep
 from obc_onnx.twin.tensors import as_inputs
 
@@ -96,6 +97,7 @@ class Scored:
         self.samples = draw_samples(graph, 60)
         self.inputs = as_inputs(graph.inputs, self.samples.feed(slice(0, 60)))
         self.twin = derived_twin(self.graph, self.coupling)
+        self.codes = Codes(self.coupling, self.graph, self.twin)
         self.dense = Lockstep(derived_twin(graph, self.coupling), [self.inputs], ["s0", "p"])
         self.dense.advance(self.dense.places["p"] + 1)
         self.cut = self.run()
@@ -162,7 +164,7 @@ def test_what_the_layer_has_given_becomes_what_it_would_give(name: str) -> None:
     matrices = torch.from_numpy(rng.standard_normal((2, 2, 2)))
     case.cut.replace("s0", scores.slot, [recombine(scores, matrices, factors[scores.slot])])
     (replaced,) = case.cut.preview("s0")
-    put_into_layer(scores, matrices, case.twin)
+    put_into_layer(scores, matrices, case.codes)
     (again,) = case.run().preview("s0")
     torch.testing.assert_close(again, replaced, rtol=1e-4, atol=1e-5)
 
@@ -175,7 +177,7 @@ def test_values_of_a_fused_projection_stay(name: str) -> None:
     run = Lockstep(case.twin, [case.inputs], ["v", "k"])
     run.advance(len(key.nodes))
     before = run.values("v") + run.values("k")
-    put_into_layer(scores, torch.full((2, 2, 2), 2.0, dtype=torch.float64), case.twin)
+    put_into_layer(scores, torch.full((2, 2, 2), 2.0, dtype=torch.float64), case.codes)
     run = Lockstep(case.twin, [case.inputs], ["v", "k"])
     run.advance(len(key.nodes))
     for old, new in zip(before, run.values("v") + run.values("k"), strict=True):

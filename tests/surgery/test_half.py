@@ -1,15 +1,16 @@
-"""Networks in half precision whole: inputs, weights and outputs in float16."""
+"""Networks in half precision: in float16 whole, and in bfloat16 with ports of either type."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 from helpers import analyse, assert_pruned_equals_masked, make_feed, random_keep
 from nets import NETS, draw_samples, model_of
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import obc_onnx
 from obc_onnx.planning.budget import Budget
@@ -63,6 +64,58 @@ def test_a_network_in_half_precision_scores_as_in_single(name: str) -> None:
         assert single.keys() == half.keys()
         for group, values in single.items():
             assert np.abs(half[group] - values).max() < 0.05 * np.abs(values).max()
+
+
+def in_brain_floats(model: onnx.ModelProto, *, keep_io_types: bool) -> onnx.ModelProto:
+    """Store and compute everything in bfloat16, with ports in float32 where they are kept."""
+    brain = onnx.ModelProto()
+    brain.CopyFrom(model)
+    brain.opset_import[0].version = 22
+    for tensor in brain.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    if not keep_io_types:
+        for port in (*brain.graph.input, *brain.graph.output):
+            port.type.tensor_type.elem_type = TensorProto.BFLOAT16
+        onnx.checker.check_model(brain, full_check=True)
+        return brain
+    inner = {port.name: f"{port.name}_brain" for port in (*brain.graph.input, *brain.graph.output)}
+    for node in brain.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [inner.get(name, name) for name in names]
+    for port in brain.graph.input:
+        to = {"to": TensorProto.BFLOAT16}
+        brain.graph.node.insert(0, helper.make_node("Cast", [port.name], [inner[port.name]], **to))
+    for port in brain.graph.output:
+        to = {"to": TensorProto.FLOAT}
+        brain.graph.node.append(helper.make_node("Cast", [inner[port.name]], [port.name], **to))
+    onnx.checker.check_model(brain, full_check=True)
+    return brain
+
+
+@pytest.mark.parametrize("keep_io_types", [False, True])
+@pytest.mark.parametrize("name", ["residual", "norm", "dense"])
+def test_a_network_in_bfloat16_prunes_as_its_mask_says(name: str, keep_io_types: bool) -> None:
+    rng = np.random.default_rng(0)
+    graph, _, coupling = analyse(in_brain_floats(model_of(name), keep_io_types=keep_io_types))
+    keep, feed = random_keep(coupling, rng), make_feed(graph, rng, 3)
+    assert check_masked(coupling, keep, feed).passed
+    assert check_twin(coupling, feed).passed
+
+
+@pytest.mark.parametrize("keep_io_types", [False, True])
+def test_a_network_in_bfloat16_is_compressed_in_it(keep_io_types: bool) -> None:
+    model = in_brain_floats(model_of("residual"), keep_io_types=keep_io_types)
+    graph = analyse(model).graph
+    samples = draw_samples(graph, 40)
+    result = obc_onnx.compress(model, data=samples, budget=Budget(0.7), recover_minutes=0)
+    found = analyse(result.model).graph
+    assert weights_of(found) == weights_of(graph) == {"bfloat16"}
+    assert found.inputs == graph.inputs
+    assert found.outputs == graph.outputs
+    assert any("bfloat16 is computed in float32" in note for note in result.report.notes)
+    assert any(step.kept for step in result.report.recovery)
 
 
 def weights_of(graph: Graph) -> set[str]:

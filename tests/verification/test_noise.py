@@ -93,6 +93,28 @@ def test_numbers_that_mean_themselves_stay() -> None:
     np.testing.assert_array_equal(moved.initializers["fc"], exact)
 
 
+STEPS = """
+steps (float[N,6] x) => (float[N,4] y) <float[1] s = {0.125}, float one> {
+  q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)
+  v = DequantizeLinear(w, t, z) k = Mul(d, one) y = MatMul(k, v)
+}"""
+"""Numbers lie on the border between two steps: the last bit of a scale decides."""
+
+
+def test_what_numbers_are_quantised_by_moves_and_single_numbers_stay() -> None:
+    weight = np.arange(-12, 12, dtype=np.int8).reshape(6, 4)
+    numbers = {"w": weight, "z": np.array(0, np.int8), "t": np.array(0.3, np.float32), "one": 1.1}
+    graph = analyse(build(STEPS.replace(", float one", ""), numbers)).graph
+    moved = disturbed(graph, np.random.default_rng(0)).initializers
+    changed = {name for name, array in graph.initializers.items() if (moved[name] != array).any()}
+    assert changed == {"s", "t"}
+    x = np.full((2, 6), 0.125 * 2.5, np.float32)
+    reference = Reference.of_outputs(graph, {"x": x})
+    step = np.abs(weight.astype(np.float32) * 0.3).max() * 0.125 * 1.1
+    rms = float(np.sqrt(np.mean(reference.values["y"] ** 2)))
+    assert reference.limits["y"].noise * rms >= 0.5 * step
+
+
 @pytest.mark.parametrize(
     ("limit", "allowed"),
     [

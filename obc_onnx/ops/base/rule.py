@@ -114,6 +114,9 @@ class Rule(ABC):
     """What the operators do to single numbers, by operator; what is left out has no effect."""
     ranks: ClassVar[Mapping[int, int]] = {}
     """How many axes input slots have, where the operator leaves no choice."""
+    recodes: ClassVar[bool] = False
+    """Whether outputs are the first input's numbers, rounded to multiples of the second's, or such
+    multiples as numbers again; the third, where there is one, says which of them 0 is."""
     bias_slot: ClassVar[int | None] = None
     """The slot of a bias that a node may lack; None where there is none to add."""
 
@@ -162,6 +165,21 @@ class Rule(ABC):
             Both bounds, infinite where there is none that is known.
         """
         return EVERYWHERE
+
+    def line(
+        self,
+        node: Node,  # noqa: ARG002
+        numbers: Mapping[str, NDArray[Any]],  # noqa: ARG002
+    ) -> tuple[float, float] | None:
+        """Return the factor and the shift that make outputs of the first input, but for rounding.
+
+        Args:
+            node: The node.
+            numbers: Constants, by name.
+        Returns:
+            None where there are no such numbers, or several.
+        """
+        return None
 
     def channel_norm(self, node: Node) -> ChannelNorm | None:  # noqa: ARG002
         """Return the slots of a norm that has statistics of channels; None where it is no such."""
@@ -241,10 +259,25 @@ class RuleSet:
         rule = self.find(node)
         return EVERYWHERE if rule is None else rule.changing(node, numbers)
 
+    def line(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float] | None:
+        """Return factor and shift that make outputs of the first input, see `Rule`."""
+        rule = self.find(node)
+        return None if rule is None else rule.line(node, numbers)
+
     def channel_norm(self, node: Node) -> ChannelNorm | None:
         """Return the slots of a norm that has statistics of channels; None for other nodes."""
         rule = self.find(node)
         return None if rule is None else rule.channel_norm(node)
+
+    def recodes(self, node: Node) -> bool:
+        """Say whether a node quantises or dequantises its first input, see `Rule`."""
+        rule = self.find(node)
+        return rule is not None and rule.recodes
+
+    def bias_slot(self, node: Node) -> int | None:
+        """Return the slot of the bias of a node that multiplies by a weight; None for others."""
+        rule = self.find(node)
+        return rule.bias_slot if rule is not None and rule.is_linear(node) else None
 
     def extended(self, rules: Iterable[Rule]) -> RuleSet:
         """Return a set with more rules; they must be for operators that have none yet."""

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from obc_onnx.ops.base.dtypes import check_held, integer_limits, torch_dtype
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
 from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from obc_onnx.axes.expressions import Expr
+    from obc_onnx.graph.node import Node
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
 
 _HALF = 0.5
@@ -32,6 +36,7 @@ class _Linear(FreeOfMacs):
 
     domains = ("", "com.microsoft")
     held = (1, 2)
+    recodes = True
 
     def couple(self, context: CoupleContext) -> list[Value]:
         """Pass the axes through; tie scale and zero point to the axis that they lie along."""
@@ -68,6 +73,26 @@ class QuantizeLinear(_Linear):
         }
         return Call(quantize, constants, context.given(0, 1, 2))
 
+    def changing(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+        """Return the floats of the least and the greatest number that the result has room for.
+
+        Quantisers leave out a Relu in front whose zero is the least number of the result.
+        """
+        found, zero = _one_of_each(node, numbers), numbers.get(node.read_at(2))
+        kind = node.integer("output_dtype", 0) or TensorProto.UINT8
+        if zero is not None:
+            kind = int(helper.np_dtype_to_tensor_dtype(zero.dtype))
+        limits = integer_limits(kind)
+        if found is None or limits is None:
+            return super().changing(node, numbers)
+        scale, offset = found
+        return (limits[0] - offset) * scale, (limits[1] - offset) * scale
+
+    def line(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float] | None:
+        """Divide by the scale, and add the zero point."""
+        found = _one_of_each(node, numbers)
+        return None if found is None else (1 / found[0], found[1])
+
 
 class DequantizeLinear(_Linear):
     """Floats from whole numbers: what lies above the zero point, times the scale."""
@@ -84,6 +109,11 @@ class DequantizeLinear(_Linear):
         }
         return Call(dequantize, constants, context.given(0, 1, 2))
 
+    def line(self, node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float] | None:
+        """Multiply by the scale what lies above the zero point."""
+        found = _one_of_each(node, numbers)
+        return None if found is None else (found[0], -found[0] * found[1])
+
 
 class DynamicQuantizeLinear(FreeOfMacs):
     """Whole numbers from floats, with a scale and a zero point that follow the tensor's range."""
@@ -99,6 +129,14 @@ class DynamicQuantizeLinear(FreeOfMacs):
     def forward(self, context: ForwardContext) -> Call:  # noqa: ARG002
         """Round to whole numbers in floats, with a straight-through gradient."""
         return Call(dynamic_quantize)
+
+
+def _one_of_each(node: Node, numbers: Mapping[str, NDArray[Any]]) -> tuple[float, float] | None:
+    """Return scale and zero point where both are constant, and hold for the whole tensor."""
+    scale, zero = numbers.get(node.inputs[1]), numbers.get(node.read_at(2))
+    if scale is None or scale.size > 1 or not scale.item() or (zero is None and node.has_input(2)):
+        return None
+    return float(scale.item()), 0.0 if zero is None else float(zero.item())
 
 
 def _couple_blocks(context: CoupleContext, axis: Expr, scales: Expr) -> Expr:
@@ -139,7 +177,7 @@ def quantize(
     import torch
 
     wide = torch.promote_types(x.dtype, torch.float32)
-    scaled = x.to(wide) / _spread(scale, x, axis, block_size).to(wide)
+    scaled = x.to(wide) / spread(scale, x, axis, block_size).to(wide)
     limits = integer_limits(data_type)
     if limits is None:
         kind = torch_dtype(data_type)
@@ -149,7 +187,7 @@ def quantize(
     low, high = limits
     if zero is None:
         return _whole(scaled, low, high)
-    offset = _spread(zero, x, axis, block_size).to(wide)
+    offset = spread(zero, x, axis, block_size).to(wide)
     return _whole(scaled, low - offset, high - offset) + offset
 
 
@@ -168,8 +206,8 @@ def dequantize(
     wide = torch.promote_types(scale.dtype, torch.float32)
     value = x.to(wide)
     if zero is not None:
-        value = value - _spread(zero, x, axis, block_size).to(wide)
-    value = value * _spread(scale, x, axis, block_size).to(wide)
+        value = value - spread(zero, x, axis, block_size).to(wide)
+    value = value * spread(scale, x, axis, block_size).to(wide)
     return value.to(torch_dtype(data_type) if data_type else scale.dtype)
 
 
@@ -205,8 +243,15 @@ def _straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     return x + (rounded - x).detach()
 
 
-def _spread(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
-    """Shape scales or zero points so that they broadcast against what they belong to."""
+def spread(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
+    """Shape scales or zero points so that they broadcast against what they belong to.
+
+    Args:
+        parameter: For the whole tensor, for each position of the axis, or for each of its blocks.
+        x: What it belongs to.
+        axis: Along which there are several.
+        block_size: Positions of a block; 0 where there are none.
+    """
     if block_size:
         return parameter.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
     if parameter.numel() == 1:

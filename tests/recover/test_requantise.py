@@ -12,6 +12,7 @@ from onnxruntime.quantization import QuantFormat, QuantType
 from ops.exports import CONVOLUTIONS, of_floats, quantise
 
 from obc_onnx.measuring.error import output_error
+from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.layers import find_layers
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.rescale import Family, Reach, find_families, rescale
@@ -292,7 +293,7 @@ def test_a_quantised_network_is_repaired_and_verified(tmp_path: Path, form: str)
 def test_a_repaired_cut_masked_in_the_whole_network_is_the_cut(tmp_path: Path) -> None:
     """Biases of 32 bits go back there with their scales."""
     cut = cut_of(quantised("per channel", tmp_path))
-    found = recover(cut, draw_samples(cut.pruned, N_SAMPLES), "refit", 0).graph
+    found = recover(cut, Bench(cut.coupling, draw_samples(cut.pruned, N_SAMPLES)), "refit", 0).graph
     whole = cut.holding(found).whole()
     again = remove_units(whole, cut.keep)
     for name, array in found.initializers.items():

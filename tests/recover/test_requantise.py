@@ -13,7 +13,7 @@ from ops.exports import CONVOLUTIONS, of_floats, quantise
 
 from obc_onnx.measuring.error import output_error
 from obc_onnx.recover.bench import Bench
-from obc_onnx.recover.layers import find_layers
+from obc_onnx.recover.layers import find_layers, find_shared
 from obc_onnx.recover.refit import refit
 from obc_onnx.recover.rescale import Family, Reach, find_families, rescale
 from obc_onnx.recover.stage import recover
@@ -148,6 +148,22 @@ def test_what_is_made_of_weights_is_made_where_it_is_read() -> None:
     np.testing.assert_allclose(next(run.fork().preview("y")).detach(), wanted)
     run.advance(run.places["y"] + 1)
     np.testing.assert_allclose(run.values("y")[0].detach(), wanted)
+
+
+def test_a_quantised_weight_that_two_layers_read_is_no_layers_own() -> None:
+    text = (
+        "net (float[N,4] x) => (float[N,4] y, float[N,4] z) <float s = {0.5}>"
+        "{ d = DequantizeLinear(w, s) h = MatMul(x, d) r = Relu(h) y = MatMul(r, d)"
+        " z = MatMul(x, e) }"
+    )
+    weight = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
+    graph, _, coupling = analyse(build(text, {"w": weight, "e": np.eye(4, dtype=np.float32)}))
+    twin = derived_twin(graph, coupling)
+    assert {layer.weight for layer in find_layers(coupling, graph, twin)} == {"e"}
+    ((first, second),) = find_shared(coupling, graph, twin)
+    assert first.own
+    assert second.own
+    assert first.weight == second.weight == "w"
 
 
 # What follows a layer.

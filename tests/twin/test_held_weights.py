@@ -201,8 +201,9 @@ def test_a_quantised_model_is_fine_tuned_and_keeps_its_scales() -> None:
     model = build(text, stored)
     x = rng.normal(size=(200, 4)).astype(np.float32)
     samples = Samples({"x": x}, None, {"x": x.dtype})
-    plain = obc_onnx.compress(model, data=samples, budget=0.6, seed=1)
-    tuned = obc_onnx.compress(model, data=samples, budget=0.6, training=40, seed=1)
+    asked = {"data": samples, "budget": 0.6, "seed": 1, "recover": "none"}
+    plain = obc_onnx.compress(model, **asked)
+    tuned = obc_onnx.compress(model, training=40, **asked)
     before, after = (weights(result.model) for result in (plain, tuned))
     assert {name: array.dtype for name, array in before.items()} == {
         name: array.dtype for name, array in after.items()

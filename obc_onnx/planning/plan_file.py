@@ -143,5 +143,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "profile_sha256": _is_text_or_none,
     "latency": lambda value: value is None or _are_counts(value),
     "round_to": lambda value: value is None or _is_count(value),
+    "branches": _are_names,
 }
 """What a plan file has to hold, since people may have edited it."""

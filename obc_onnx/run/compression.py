@@ -107,7 +107,7 @@ class Compression:
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         feed = verification_feed(graph, held, inputs, request.seed)
         with self.clock("verify"):  # first, since it holds several copies of the weights
-            checks = [check_masked(coupling, keep, feed)]
+            checks = [check_masked(coupling, keep, feed, plan.branches)]
             require(checks)
         with self.clock("cut"):
             made = self._candidate(opened, plan, feed)
@@ -134,7 +134,7 @@ class Compression:
     ) -> Candidate:
         coupling = opened.coupling
         return Candidate(
-            cut=Cut.of(coupling, plan.keep(coupling)),
+            cut=Cut.of(coupling, plan.keep(coupling), plan.branches),
             plan=plan,
             inputs=opened.inputs,
             feed=feed,

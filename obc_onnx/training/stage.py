@@ -79,7 +79,7 @@ def tune(
         net, unfolded = _unfold(cut, samples, training, recover=recover)
     student = _student(net, samples, training, recover=recover)
     keeper = None if folder is None else Keeper(folder, TUNING)
-    course = finetune(student, net.pruned, teacher or cut.coupling, samples, training, keeper)
+    course = finetune(student, net.pruned, teacher or cut.original, samples, training, keeper)
     folded = student.fold(net.pruned)
     if unfolded is not None:
         folded = fold_norms(folded, unfolded)
@@ -130,11 +130,11 @@ def _unfold(
     cut: Cut, samples: Samples, training: Training, *, recover: Method
 ) -> tuple[Cut, Unfolded]:
     """Give the network back the norms that were folded away, and cut and repair that."""
-    before = cut.coupling
+    before = cut.original
     unfolded = unfold_norms(before.graph, samples, training.seed, before.rules)
     shapes = {port.name: before.shapes[port.name] for port in before.graph.inputs}
     coupling, _ = analyse(unfolded.graph, shapes, before.rules, Clock())
-    made = Cut.of(coupling, same_units(before, cut.keep, coupling))
+    made = Cut.of(coupling, same_units(before, cut.keep, coupling), cut.branches)
     return _repaired(made, samples, training, recover), unfolded
 
 
@@ -156,7 +156,7 @@ def _student(cut: Cut, samples: Samples, training: Training, *, recover: Method)
     if recover != "none" and not why_no_norms(started, samples):
         started = _repaired(started, samples, training, "stats")
     student = EquivalentTwin(started, start=start)
-    error_of = Distance(cut.coupling, held)
+    error_of = Distance(cut.original, held)
     before, after = error_of(cut.pruned), error_of(started.pruned)
     logger.info("start from least squares: error %g instead of %g", after, before)
     return student if after < before else sliced

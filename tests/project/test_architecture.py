@@ -31,6 +31,7 @@ LAYERS = (
     ("samples",),
     ("ops",),
     ("coupling",),
+    ("branches",),
     ("surgery",),
     ("stripping",),
     ("measuring",),
@@ -75,6 +76,7 @@ NAMES_OPERATORS = {
     "graph.constants": {"Concat", "ConstantOfShape", "Transpose"},
     "graph.copies": {"Identity"},  # one of its own stands for a copy
     "surgery.mask": {"Mul"},  # written in front of what is masked
+    "surgery.gate": {"Mul"},  # written in front of sums
     "equivalent.norms": {"BatchNormalization"},  # written behind convolutions
     "twin.control": {"Identity"},  # written into a graph that would have no node
 }

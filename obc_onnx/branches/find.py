@@ -13,7 +13,7 @@ from obc_onnx.graph.shapes import ElementTypes
 from obc_onnx.ops.base.effect import Effect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
@@ -89,13 +89,13 @@ def chosen(coupling: Coupling, wanted: Branches) -> tuple[Branch, ...]:
     return tuple(branch for key, branch in known.items() if wanted.get(key[0]) == key[1])
 
 
-def _why_unknown(known: Sequence[Branch], sum_: str, output: str) -> str:
+def _why_unknown(known: Iterable[Branch], sum_: str, output: str) -> str:
     own = [f"'{branch.output}'" for branch in known if branch.sum == sum_]
     if own:
         return f"the plan takes '{output}' out of sum '{sum_}', which can do without {own[0]} alone"
     return (
-        f"the plan takes '{output}' out of '{sum_}', which is no sum of two values of equal axes in "
-        f"this model, or none that can do without an operand: `inspect` lists those"
+        f"the plan takes '{output}' out of '{sum_}', but this model has no sum of that name that "
+        f"can do without an operand: `inspect` lists those"
     )
 
 
@@ -129,7 +129,7 @@ class _Reach:
         }
 
     def needed_alone(self, node: Node, slot: int) -> list[Node]:
-        """List the nodes that are there for one input of a node alone, in the order of the graph."""
+        """List the nodes that are there for one input of a node alone, in the graph's order."""
         graph, left = self._graph, dict(self._readers)
         dead: dict[str, Node] = {}
         queue = [node.inputs[slot]]

@@ -277,7 +277,7 @@ class Graph:
         return Graph(structure, arrays, None, self.copies, self.batch_axes)
 
     def bypass(self, stays: Mapping[str, int]) -> Graph:
-        """Return a copy in which nodes give one of their inputs, and what only others needed is gone.
+        """Return a copy in which nodes give one of their inputs, and what made the others is gone.
 
         Who reads such a node reads that input instead. Where subgraphs or outputs of the graph do,
         the node stays as an identity, which keeps the name.

@@ -57,6 +57,7 @@ class Budget:
         max_drop: Find the smallest network that is no worse than this on held-out samples, in place
             of targets.
         scope: Which groups may lose units, and how narrow each may get.
+        depth: Whether whole branches of residual sums may go too, where that costs less.
     """
 
     target_macs: float | None = _target(
@@ -72,6 +73,7 @@ class Budget:
     target_latency: float | None = _target("Time of a run: a share, or such as 2.5ms.", "time")
     max_drop: float | None = None
     scope: Scope = field(default_factory=Scope)
+    depth: bool = False
 
     @classmethod
     def target_fields(cls) -> list[Field[Any]]:

@@ -60,9 +60,14 @@ class Cost(ABC):
         self._bypasses = bypasses
 
     def on(self, left: Coupling) -> Self:
-        """Return the same cost of the network without branches, as `bypassed` gives it."""
+        """Return the same cost of the network without branches, as `bypassed` gives it.
+
+        Its shares are those of the whole network.
+        """
         splits, predictor = self._splits, self._predictor
-        return type(self)(left, splits=splits, predictor=predictor, bypasses=True)
+        found = type(self)(left, splits=splits, predictor=predictor, bypasses=True)
+        found.full = self.full
+        return found
 
     def _splits_copies(self, keep: Keep) -> bool:
         return self._splits and (bool(keep) or self._bypasses)

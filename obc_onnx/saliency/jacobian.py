@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obc_onnx.axes.expressions import Dim
+    from obc_onnx.branches.find import Branch
     from obc_onnx.coupling.members import Member
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.saliency.criterion import Saliency, Scene
     from obc_onnx.saliency.options import Scoring
 
-    Rows = dict[tuple[Member, Dim], Tensor]
+    Scored = tuple[Member, Dim] | Branch
+    Rows = dict[Scored, Tensor]
 
 
 class Jacobian(LossCriterion):
@@ -33,6 +35,8 @@ class Jacobian(LossCriterion):
 
     The squared first-order change of the loss when the unit's weights vanish; interactions between
     the weights of one member are kept. A row is that of one sample, or of the mean over a batch.
+
+    S(branch) = sum over rows n of (dL_n/dg)^2, where g = 1 is a factor of what the branch adds.
 
     Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equation of the criterion; the
     paper's rows are those of batches. With the reduction "coupled" the members of a group are added
@@ -42,15 +46,17 @@ class Jacobian(LossCriterion):
     name = "jacobian"
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | OF_MEMBERS | {"rows", COUPLED}
+    scores_branches = True
 
     def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
         """Score with removed units masked, which gives the rows of the pruned network.
 
         Where a norm takes statistics over a group, masking is not removing, and rows differ.
         """
-        totals = accumulate(scene, keep)
-        vectors = {key: total.cpu().numpy() for key, total in totals.items()}
-        return reduced(scene.coupling, keep, scene.scoring, vectors)
+        totals = {key: total.cpu().numpy() for key, total in accumulate(scene, keep).items()}
+        vectors = {key: own for key, own in totals.items() if isinstance(key, tuple)}
+        found = reduced(scene.coupling, keep, scene.scoring, vectors)
+        return found | {own.name: totals[own] for own in scene.branches}
 
 
 class GroupTaylor(LossCriterion):
@@ -64,6 +70,7 @@ class GroupTaylor(LossCriterion):
     needs_data = True
     uses = OF_SAMPLES | OF_LOSS | {"normalizer", "depthwise"}
     averages = True
+    scores_branches = True
 
     def score_by_loss(self, scene: Scene, keep: Keep) -> Saliency:
         """Score as the Jacobian criterion does with coupled rows of batches."""
@@ -75,8 +82,8 @@ def accumulate(scene: Scene, keep: Keep) -> Rows:
     """Sum squared rows over all samples, and over all processes.
 
     Returns:
-        For each member and dim, shape [n_units], float64. With coupled rows one of the members of
-        each group holds the sum of all.
+        For each member and dim, shape [n_units], float64; for each branch shape [1]. With coupled
+        rows one of the members of each group holds the sum of all.
     Raises:
         DataError: There are no samples, or the loss is not finite.
         RequestError: No output can be differentiated.
@@ -84,7 +91,7 @@ def accumulate(scene: Scene, keep: Keep) -> Rows:
     coupling, scoring = scene.coupling, scene.scoring
     objective = make_objective(scene)
     graph, twin = masked_twin(scene, keep)
-    taps = Taps(twin, coupling, scene.device, scoring)
+    taps = Taps(twin, coupling, scene.device, scoring, scene.branches)
     sweep = Sweep(
         scene,
         graph,
@@ -108,12 +115,12 @@ def accumulate(scene: Scene, keep: Keep) -> Rows:
 
 
 def _targets(
-    coupling: Coupling, sizes: dict[tuple[Member, Dim], int], scoring: Scoring
-) -> dict[tuple[Member, Dim], tuple[Member, Dim]]:
+    coupling: Coupling, sizes: dict[Scored, int], scoring: Scoring
+) -> dict[Scored, Scored]:
     """Say for each member which one its rows are added to before they are squared."""
     if scoring.reduction != "coupled":
         return {key: key for key in sizes}
-    firsts: dict[tuple[Member, Dim], tuple[Member, Dim]] = {}
+    firsts: dict[Scored, Scored] = {key: key for key in sizes if not isinstance(key, tuple)}
     for group in coupling.groups:
         members = [(member_of(role), group.dim) for role in group.members]
         own = [key for key in dict.fromkeys(members) if key in sizes]
@@ -121,7 +128,7 @@ def _targets(
     return firsts
 
 
-def _brought_together(rows: Rows, targets: dict[tuple[Member, Dim], tuple[Member, Dim]]) -> Rows:
+def _brought_together(rows: Rows, targets: dict[Scored, Scored]) -> Rows:
     found: Rows = {}
     for key, row in rows.items():
         target = targets[key]

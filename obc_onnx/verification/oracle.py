@@ -83,8 +83,9 @@ class Oracle:
     def names(self) -> list[str]:
         """The outputs, and what nodes compute whose weights lose positions of any axis.
 
-        Where branches go, what reads their sums is compared as well. An axis that holds samples as well as units is not followed, since there may be more or
-        fewer samples than the coupling was found for.
+        Where branches go, what reads their sums is compared as well. An axis that holds samples
+        besides units is not followed, since there may be more or fewer samples than the coupling
+        was found for.
         """
         coupling = self.coupling
         sized = {

@@ -11,7 +11,7 @@ from obc_onnx.coupling.members import member_of
 from obc_onnx.saliency.criterion import COUPLED, OF_LOSS, OF_MEMBERS, OF_SAMPLES
 from obc_onnx.saliency.losses import LossCriterion
 from obc_onnx.saliency.objective import make_objective
-from obc_onnx.saliency.reduction import reduced
+from obc_onnx.saliency.reduction import reduced, reduced_gates
 from obc_onnx.saliency.sweep import Sweep, masked_twin
 from obc_onnx.saliency.taps import Taps
 from obc_onnx.twin.processes import add_up
@@ -36,7 +36,9 @@ class Jacobian(LossCriterion):
     The squared first-order change of the loss when the unit's weights vanish; interactions between
     the weights of one member are kept. A row is that of one sample, or of the mean over a batch.
 
-    S(branch) = sum over rows n of (dL_n/dg)^2, where g = 1 is a factor of what the branch adds.
+    S(branch) is the same with the gradient of one factor g = 1 of what the branch adds in the place
+    of w_m . dL_n/dw_m, once for each member of a usual unit. For where all positions of a layer go
+    with the scale of one weight, each of the weights in a branch has that product.
 
     Source: Chen et al., Optimal Brain Connection, arXiv 2508.05521, equation of the criterion; the
     paper's rows are those of batches. With the reduction "coupled" the members of a group are added
@@ -56,7 +58,8 @@ class Jacobian(LossCriterion):
         totals = {key: total.cpu().numpy() for key, total in accumulate(scene, keep).items()}
         vectors = {key: own for key, own in totals.items() if isinstance(key, tuple)}
         found = reduced(scene.coupling, keep, scene.scoring, vectors)
-        return found | {own.name: totals[own] for own in scene.branches}
+        gates = {own.name: totals[own] for own in scene.branches}
+        return found | reduced_gates(scene.coupling, scene.scoring, gates)
 
 
 class GroupTaylor(LossCriterion):

@@ -32,7 +32,10 @@ WAYS = {
     "depth": Budget(depth=True, scope=Scope(min_channels=1.0)),
     "both": Budget(depth=True),
 }
-HEADER = "| target | way | MACs left | time left | branches gone | accuracy |\n|---|---|--:|--:|--:|--:|"
+HEADER = (
+    "| target | way | MACs left | time left | branches gone | accuracy |\n"
+    "|---|---|--:|--:|--:|--:|"
+)
 
 
 def row(target: float, way: str, result: Result) -> str:

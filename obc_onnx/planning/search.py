@@ -145,9 +145,10 @@ def search_plan(
 
 
 def _standing(rooms: Sequence[Room], depth: Depth, left: Left) -> list[Room]:
-    """List the groups that no branch has taken along."""
-    names = depth.network(left).by_name
-    return [room for room in rooms if room.group.name in names]
+    """List the groups that no branch has taken along, as what is left has them."""
+    groups = depth.network(left).by_name
+    names = ((room, room.group.name) for room in rooms)
+    return [replace(room, group=groups[name]) for room, name in names if name in groups]
 
 
 def _ranking(budget: Budget, criterion: str) -> Ranking:
@@ -320,7 +321,7 @@ def _needed(
     A cut may save far more than was missing: a block of channels of a residual stream runs through
     many layers. Cuts of a group are taken back in turn, so that widths stay allowed ones.
     """
-    room_of = {room.group: room for room in rooms}
+    room_of = {room.group.dim: room for room in rooms}
     left = Left().without(cuts)
     needed: list[Removal] = []
     closed: set[Dim] = set()
@@ -328,7 +329,7 @@ def _needed(
         group = None if isinstance(removal, Branch) else removal[0]
         if group is None or group.dim not in closed:
             more = left.with_again(removal)
-            is_due = group is not None and room_of[group].is_too_wide(more.keep)
+            is_due = group is not None and room_of[group.dim].is_too_wide(more.keep)
             if not is_due and all(target.holds(more, done) for target in targets):
                 left = more
                 continue

@@ -83,9 +83,9 @@ class Oracle:
     def names(self) -> list[str]:
         """The outputs, and what nodes compute whose weights lose positions of any axis.
 
-        Where branches go, what reads their sums is compared as well. An axis that holds samples
-        besides units is not followed, since there may be more or fewer samples than the coupling
-        was found for.
+        Where branches go, what reads their sums is compared as well, but for their sizes. An axis
+        that holds samples besides units is not followed, since there may be more or fewer samples
+        than the coupling was found for.
         """
         coupling = self.coupling
         sized = {
@@ -103,10 +103,13 @@ class Oracle:
             and all(sized.issuperset(leaves(a)) for a in coupling.axes[name] if self._loses(a))
         ]
         readers = [
-            node.key for sum_ in self.branches for node, _ in coupling.graph.consumers.get(sum_, ())
+            node.key
+            for sum_ in self.branches
+            for node, _ in coupling.graph.consumers.get(sum_, ())
+            if node.key in coupling.axes and coupling.values[node.key].numbers is None
         ]
         left = bypassed(coupling, self.branches).axes
-        found = [name for name in (*products, *readers) if name in left and name in coupling.axes]
+        found = [name for name in (*products, *readers) if name in left]
         return list(dict.fromkeys([*self._outputs, *found]))
 
     @cached_property

@@ -11,7 +11,6 @@ table has what is left of MACs and of measured time, the branches that went, and
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,7 @@ WAYS = {
     "both": Budget(depth=True),
 }
 HEADER = (
-    "| target | way | MACs left | time left | branches gone | accuracy |\n"
-    "|---|---|--:|--:|--:|--:|"
+    "| target | way | MACs left | time left | branches gone | accuracy |\n|---|---|--:|--:|--:|--:|"
 )
 
 
@@ -79,7 +77,7 @@ def main() -> None:
                 result = compress(
                     options.model,
                     data=data,
-                    budget=replace(budget, **{f"target_{options.cost}": target}),
+                    budget=budget.at(options.cost, target),
                     recover_minutes=options.recover_minutes,
                     latency=True,
                     costs=options.costs,

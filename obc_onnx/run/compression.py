@@ -18,6 +18,7 @@ from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
 from obc_onnx.planning.scope import AUTO
 from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.methods import SOLVE
+from obc_onnx.report.branches import notes_on_branches
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
 from obc_onnx.report.summary import (
@@ -104,6 +105,7 @@ class Compression:
         inputs, samples, held = opened.inputs, opened.samples, opened.held
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
+        self.notes.extend(notes_on_branches(coupling, plan.branches))
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         feed = verification_feed(graph, held, inputs, request.seed)
         with self.clock("verify"):  # first, since it holds several copies of the weights

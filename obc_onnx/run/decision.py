@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.branches.left import Left
+from obc_onnx.report.branches import notes_on_branches
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.summary import (
     Outlook,
@@ -85,6 +86,7 @@ def outlook_of(
         scores: Of all units, before any was removed.
         notes: What is to be said of it.
     """
+    gone = notes_on_branches(coupling, plan.branches)
     keep, coupling = plan.keep(coupling), bypassed(coupling, plan.branches)
     return Outlook(
         model=request.name,
@@ -94,7 +96,7 @@ def outlook_of(
         saliency=summarise_saliency(coupling, scores, keep),
         frozen=summarise_frozen(coupling),
         unknown=list(coupling.unknown),
-        notes=[*notes, *notes_on_graph(coupling.graph)],
+        notes=[*notes, *gone, *notes_on_graph(coupling.graph)],
     )
 
 

@@ -40,7 +40,7 @@ from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.saliency.criteria import CRITERIA, make_criterion
 from obc_onnx.saliency.options import RANKINGS, Scoring
-from obc_onnx.saliency.scores import make_scene
+from obc_onnx.saliency.scores import make_scene, score_left
 from obc_onnx.samples.read import load_samples
 from obc_onnx.surgery.cut import remove_units
 
@@ -116,12 +116,12 @@ def prune(setting: Setting, variant: str, scoring: Scoring, repeat: int) -> Iter
         scoring = replace(scoring, objective="labels")
     full, params = coupling.macs({}), coupling.params({})
     for target in setting.steps:
-        score = partial(criterion.score, make_scene(coupling, samples, scoring, repeat, "cpu"))
+        scene = make_scene(coupling, samples, scoring, repeat, "cpu")
         share = min(target * full / coupling.macs({}), 1.0)
         budget = Budget(share, setting.ranking, steps=1, scope=Scope(round_to=1, min_channels=1))
         start = time.perf_counter()
         try:
-            plan = search_plan(coupling, score, budget, name, 0)
+            plan = search_plan(coupling, partial(score_left, criterion, scene), budget, name, 0)
         except InfeasibleTargetError:
             return
         seconds = time.perf_counter() - start

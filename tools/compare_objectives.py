@@ -35,7 +35,7 @@ from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
-from obc_onnx.saliency.scores import choose_criterion, make_scene
+from obc_onnx.saliency.scores import choose_criterion, make_scene, score_left
 from obc_onnx.surgery.cut import Cut
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.branches.left import Left
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.samples.samples import Samples
 
 TARGETS = (0.7, 0.5)
@@ -92,12 +93,12 @@ class Scorer:
         for part in variant.split("+"):
             name, scoring = parse_variant(part, base)
             scene = make_scene(coupling, samples, scoring, repeat, "cpu")
-            self._parts.append(partial(choose_criterion(name, samples, scoring).score, scene))
+            self._parts.append(partial(score_left, choose_criterion(name, samples, scoring), scene))
 
-    def __call__(self, keep: Keep) -> dict[str, NDArray[np.float64]]:
+    def __call__(self, left: Left) -> dict[str, NDArray[np.float64]]:
         """Score; add the scores of what a plus joins, each as a share of its total."""
         start = time.perf_counter()
-        found = [part(keep) for part in self._parts]
+        found = [part(left) for part in self._parts]
         self.seconds += time.perf_counter() - start
         if len(found) == 1:
             return found[0]

@@ -44,7 +44,7 @@ from obc_onnx.recover.fuse import fuse
 from obc_onnx.recover.methods import MINUTES
 from obc_onnx.recover.stage import recover
 from obc_onnx.saliency.options import Scoring
-from obc_onnx.saliency.scores import choose_criterion, make_scene
+from obc_onnx.saliency.scores import choose_criterion, make_scene, score_left
 from obc_onnx.surgery.cut import Cut
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
         scene = make_scene(coupling, samples, SCORINGS[criterion], repeat, "cpu")
         plan = search_plan(
             coupling,
-            partial(chosen.score, scene),
+            partial(score_left, chosen, scene),
             Budget(target, scope=Scope(round_to=1, min_channels=1)),
             criterion,
             repeat,

@@ -360,6 +360,11 @@ width_options = combined(
         "for jacobian and global for other criteria, by default.",
     ),
     click.option(
+        "--depth",
+        is_flag=True,
+        help="Let whole branches of residual sums go too, where that costs less than channels.",
+    ),
+    click.option(
         "--round-to",
         metavar="CHANNELS|auto",
         callback=parse_multiple,
@@ -459,9 +464,11 @@ def budget_of(options: dict[str, Any]) -> Budget:
     """Gather what a plan has to meet."""
     limits = {} if options["config"] is None else read_config(options["config"]).limits
     widths = {name: options[name] for name in ("round_to", "runtime", "min_channels")}
+    targets: dict[str, Any] = {f.name: options.get(f.name) for f in Budget.target_fields()}
     return Budget(
-        **{field.name: options.get(field.name) for field in Budget.target_fields()},
+        **targets,
         strip=options["strip"],
+        depth=options["depth"],
         max_drop=options.get("max_drop"),
         ranking=options["ranking"],
         steps=options.get("steps"),

@@ -110,7 +110,7 @@ def strip(
         input_shape=input_shape,
         batch_axes=batch_axes,
         seed=seed,
-        vocabulary=_vocabulary_of(asked),
+        vocabulary=vocabulary_of(asked),
     )
     stripping.save(output, report_out)
     report = in_options(stripping.report)
@@ -118,7 +118,7 @@ def strip(
     return f"use it in place of {model}"
 
 
-def _vocabulary_of(asked: dict[str, Any]) -> Vocabulary | None:
+def vocabulary_of(asked: dict[str, Any]) -> Vocabulary | None:
     """Gather what is to stay of a vocabulary; None where nothing says that."""
     from obc_onnx.stripping.options import Vocabulary
 

@@ -164,6 +164,19 @@ class Graph(Content):
         )
         return Graph(structure, arrays, None, self.copies, self.batch_axes)
 
+    def bypass(self, stays: Mapping[str, int]) -> Graph:
+        """Return a copy in which nodes give one of their inputs, and what made the others is gone.
+
+        Who reads such a node reads that input instead. Where subgraphs or outputs of the graph do,
+        the node stays as an identity, which keeps the name.
+
+        Args:
+            stays: For each node (`Node.key`) the slot whose value stands in for its first output.
+        """
+        structure, arrays = self._structure.bypassed(stays), self.initializers
+        left = {name: origin for name, origin in self.copies.items() if name in structure.constants}
+        return Graph(structure, arrays, None, left, self.batch_axes)
+
     def settled(self) -> Graph:
         """Return this graph as it is read back: more of it may have turned out constant."""
         surgeon = self._structure.filled(self.initializers)

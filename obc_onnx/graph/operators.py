@@ -8,6 +8,8 @@ from __future__ import annotations
 
 CONSTANT = "Constant"
 """Holds an initializer in a node."""
+IDENTITY = "Identity"
+"""Stands where a value keeps its name, and is another one."""
 DEQUANTISING = "DequantizeLinear"
 QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 """They round to whole numbers; so does what has `ON_QUANTISED` in its name."""

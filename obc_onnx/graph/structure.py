@@ -27,6 +27,7 @@ from obc_onnx.graph.node_lists import (
     insert_new,
     rename_value,
 )
+from obc_onnx.graph.operators import IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
@@ -192,6 +193,25 @@ class Structure:
             released.append(slots[slot])
             slots[slot] = tensors[name]
         self._drop_unused(copy, released, dispensable)
+        return Structure(copy, self.original, self.opaque)
+
+    def bypassed(self, stays: Mapping[str, int]) -> Structure:
+        """Return a copy in which values stand in for others, see `Graph.bypass`."""
+        copy = self._surgeon.copy()
+        nodes, released = by_key(copy), []
+        for node in self.nodes:
+            if node.key not in stays:
+                continue
+            own = nodes[node.key]
+            taken, given = own.inputs[stays[node.key]], own.outputs[0]
+            released += own.inputs
+            if node.key in self.escaping:
+                own.op, own.domain, own.attrs, own.inputs = IDENTITY, "", {}, [taken]
+                continue
+            for reader in list(given.outputs):
+                reader.inputs = [taken if slot is given else slot for slot in reader.inputs]
+            released.append(given)
+        self._drop_unused(copy, released, self.producers)
         return Structure(copy, self.original, self.opaque)
 
     def _drop_unused(

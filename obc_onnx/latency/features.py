@@ -53,13 +53,15 @@ class Features:
     def of(self, keys: Iterable[str], keep: Keep) -> NDArray[np.float64]:
         """Return the sum over some nodes, by their first outputs, shape [N_FEATURES].
 
-        The first number is 1, whatever the nodes are; those that the network has not count nothing.
+        The first number is 1 where the network has any of them, whatever it is; those that it has
+        not count nothing.
         """
         total = np.zeros(N_FEATURES)
-        for key in keys:
-            if key in self._nodes and key in self._coupling.axes:
-                total += self._of_node(self._nodes[key], keep)
-        total[0] = 1.0
+        there = [self._nodes[key] for key in keys if key in self._nodes]
+        for node in there:
+            if node.key in self._coupling.axes:
+                total += self._of_node(node, keep)
+        total[0] = bool(there)
         return total
 
     def dims(self, key: str) -> tuple[Dim, ...]:

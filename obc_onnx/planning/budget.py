@@ -61,6 +61,7 @@ class Budget:
         scope: Which groups may lose units, and how narrow each may get.
         strip: Whether what does nothing goes first, as `strip` takes it out; not where a profile or
             scores are of the model as it is.
+        depth: Whether whole branches of residual sums may go too, where that costs less.
     """
 
     target_macs: float | None = _target(
@@ -77,6 +78,7 @@ class Budget:
     max_drop: float | None = None
     scope: Scope = field(default_factory=Scope)
     strip: bool = True
+    depth: bool = False
 
     @classmethod
     def target_fields(cls) -> list[Field[Any]]:

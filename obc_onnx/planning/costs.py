@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Cost(ABC):
         splits: Whether repair or training may make copies of a vector differ that the cut leaves
             equal; then what is left counts each of them.
         predictor: What tells milliseconds, for a cost that is a time.
+        bypasses: Whether branches are gone, so that what is left is repaired or trained.
 
     Attributes:
         name: Its name in plans, and in the option of its target.
@@ -46,11 +47,30 @@ class Cost(ABC):
     is_timed: ClassVar[bool] = False
 
     def __init__(
-        self, coupling: Coupling, *, splits: bool = False, predictor: Predictor | None = None
+        self,
+        coupling: Coupling,
+        *,
+        splits: bool = False,
+        predictor: Predictor | None = None,
+        bypasses: bool = False,
     ) -> None:
         self._coupling = coupling
         self._splits = splits
         self._predictor = predictor
+        self._bypasses = bypasses
+
+    def on(self, left: Coupling) -> Self:
+        """Return the same cost of the network without branches, as `bypassed` gives it.
+
+        Its shares are those of the whole network.
+        """
+        splits, predictor = self._splits, self._predictor
+        found = type(self)(left, splits=splits, predictor=predictor, bypasses=True)
+        found.full = self.full
+        return found
+
+    def _splits_copies(self, keep: Keep) -> bool:
+        return self._splits and (bool(keep) or self._bypasses)
 
     @cached_property
     def full(self) -> int:
@@ -157,7 +177,7 @@ class Params(_OfInitializers):
 
     def total(self, keep: Keep) -> int:
         """Count what is written, or every copy."""
-        return super().total(keep) if self._splits and keep else self._coupling.params(keep)
+        return super().total(keep) if self._splits_copies(keep) else self._coupling.params(keep)
 
     def around(self, dim: Dim, keep: Keep) -> int:
         """Count what the initializers that a dim lies on hold, and the other copies of them."""
@@ -188,7 +208,7 @@ class FileSize(_OfInitializers):
         """Count what would be written, or that with every copy."""
         graph = self._coupling.graph
         pruned = outline_cut(self._coupling, keep) if keep else graph
-        return pruned.size_bytes(apart=self._splits and bool(keep))
+        return pruned.size_bytes(apart=self._splits_copies(keep))
 
     @cached_property
     def _weights(self) -> dict[str, int]:

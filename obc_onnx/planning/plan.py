@@ -14,6 +14,7 @@ import numpy as np
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.costs import COSTS, Latency, share_of
 from obc_onnx.planning.plan_file import FORMAT, read, written
+from obc_onnx.surgery.bypass import bypassed, without_gone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +51,8 @@ class PruningPlan:
         profile_sha256: Of the profile that told times, where there was one.
         stripped: Whether what does nothing went first: all this is said of what that left.
         latency: Nanoseconds of one run before and after, as that profile tells them.
+        branches: For each sum that loses an operand (its first output), the operand that goes with
+            all that it alone was computed from.
     """
 
     model_sha256: str
@@ -68,6 +71,7 @@ class PruningPlan:
     profile_sha256: str | None = None
     latency: tuple[int, int] | None = None
     stripped: bool = False
+    branches: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -132,6 +136,7 @@ class PruningPlan:
                 another profile.
         """
         keep, edited = self._keep(coupling), self.is_edited(coupling)
+        left = bypassed(coupling, self.branches)
         own = self.profile_sha256
         if predictor is not None and own not in (None, predictor.profile_sha256):
             raise RequestError(
@@ -144,25 +149,29 @@ class PruningPlan:
             groups={
                 name: {"size": coupling.by_name[name].size, "kept": entry["kept"]}
                 for name, entry in self.groups.items()
+                if name in left.by_name
             },
             targets=self._targets(coupling, keep, predictor) if edited else self.targets,
             round_to=None if edited else self.round_to,
-            macs=(coupling.macs({}), coupling.macs(keep)),
-            params=(coupling.params({}), coupling.params(keep)),
+            macs=(coupling.macs({}), left.macs(keep)),
+            params=(coupling.params({}), left.params(keep)),
             weights_sha256=None,
-            **slices_of(coupling, keep, coupling.merged(keep)),
+            **slices_of(left, keep, left.merged(keep)),
         )
-        return plan if predictor is None else plan.timed(coupling, keep, predictor)
+        return plan if predictor is None else plan.timed(coupling, predictor)
 
-    def timed(self, coupling: Coupling, keep: Keep, predictor: Predictor) -> PruningPlan:
+    def timed(self, coupling: Coupling, predictor: Predictor) -> PruningPlan:
         """Return the plan with the times that a profile tells."""
-        cost = Latency(coupling, predictor=predictor)
-        times = (cost.full, cost.total(keep))
+        full = Latency(coupling, predictor=predictor).full
+        left = Latency(bypassed(coupling, self.branches), predictor=predictor)
+        times = (full, left.total(self._keep(coupling)))
         return replace(self, latency=times, profile_sha256=predictor.profile_sha256)
 
     def is_edited(self, coupling: Coupling) -> bool:
-        """Say whether a person has changed which units stay, or what follows from that."""
-        return self._contradicted(coupling, self._keep(coupling)) is not None
+        """Say whether a person has changed what stays, or what follows from that."""
+        keep, left = self._keep(coupling), bypassed(coupling, self.branches)
+        counted = self.macs[1] == left.macs(keep)
+        return not counted or self._contradicted(coupling, keep) is not None
 
     def _targets(
         self, coupling: Coupling, keep: Keep, predictor: Predictor | None
@@ -179,13 +188,14 @@ class PruningPlan:
         found: dict[str, float] = {}
         for name, target in told.items():
             cost = COSTS[name](coupling, splits=True, predictor=predictor)
-            left = cost.total(keep)
+            own = cost.on(bypassed(coupling, self.branches)) if self.branches else cost
+            left = own.total(keep)
             found[name] = target if left <= share_of(target, cost.full) * cost.full else left
         return found
 
     def _contradicted(self, coupling: Coupling, keep: Keep) -> str | None:
         """Name an initializer whose indices do not follow from the groups."""
-        follow = kept_indices(coupling, keep)
+        follow = kept_indices(bypassed(coupling, self.branches), keep)
         for name in sorted(follow.keys() | self.initializers.keys()):
             if follow.get(name) != self.initializers.get(name) and name not in self.merged:
                 return name
@@ -198,7 +208,8 @@ class PruningPlan:
             coupling: Of the original.
             result: What is written.
         """
-        slices = slices_of(coupling, self._keep(coupling), result.merged)
+        left = bypassed(coupling, self.branches)
+        slices = slices_of(left, self._keep(coupling), result.merged)
         return replace(self, params=(self.params[0], result.params), **slices)
 
     @classmethod
@@ -224,7 +235,7 @@ class PruningPlan:
                 initializers do not follow from its groups.
         """
         keep = self._keep(coupling)
-        copies = coupling.graph.copies
+        copies = bypassed(coupling, self.branches).graph.copies
         for name, other in self.merged.items():
             if name not in copies or copies[name] != copies.get(other, other):
                 raise RequestError(f"the plan merges '{name}' and '{other}', which are no copies")
@@ -250,7 +261,7 @@ class PruningPlan:
                 raise RequestError(f"the plan keeps no units, or none that exist, of '{name}'")
             if units.size < group.size:
                 keep[group.dim] = np.isin(np.arange(group.size), units)
-        return keep
+        return dict(without_gone(bypassed(coupling, self.branches), keep))
 
     def _group(self, coupling: Coupling, name: str) -> Group:
         group = coupling.by_name.get(name)

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.axes.expressions import Dim
+    from obc_onnx.branches.find import Branch
+    from obc_onnx.branches.left import Removal
     from obc_onnx.coupling.model import Coupling, Group, Keep
     from obc_onnx.planning.costs import Cost
     from obc_onnx.planning.rooms import Room
     from obc_onnx.saliency.options import Ranking
 
     Saliency = Mapping[str, NDArray[np.float64]]
-    Removal = tuple[Group, NDArray[np.int64]]
 
 
 def ranked(
@@ -32,6 +33,7 @@ def ranked(
     keep: Keep,
     ranking: Ranking,
     costs: Sequence[Cost],
+    branches: Mapping[Branch, float],
 ) -> tuple[list[Removal], int]:
     """List what may go, least valuable first; each cut leaves a width that is allowed.
 
@@ -42,11 +44,12 @@ def ranked(
         keep: What is left.
         ranking: How to compare, see `Budget`.
         costs: What has to shrink: for the ranking per cost.
+        branches: Those that may go, and what each is worth in terms of the ranking.
     Returns:
         The cuts, and how many of the first have to be made whatever the budget says.
     """
     protected = _protected(coupling, saliency, keep)
-    cuts: list[Removal] = []
+    cuts: list[tuple[Group, NDArray[np.int64]]] = []
     values: list[float] = []
     due: list[bool] = []
     for room in rooms:
@@ -67,8 +70,10 @@ def ranked(
     if ranking == "isomorphic":
         sets = {room.group: _structure(coupling, room.group) for room in rooms}
         values = _shares(cuts, values, keep, sets)
-    order = sorted(range(len(cuts)), key=lambda number: (not due[number], values[number]))
-    return [cuts[number] for number in order], sum(due)
+    everything: list[Removal] = [*cuts, *branches]
+    values, due = [*values, *branches.values()], [*due, *[False] * len(branches)]
+    order = sorted(range(len(everything)), key=lambda number: (not due[number], values[number]))
+    return [everything[number] for number in order], sum(due)
 
 
 def narrowest(coupling: Coupling, rooms: Sequence[Room]) -> dict[Dim, NDArray[np.bool_]]:
@@ -100,7 +105,10 @@ def _per_cost(
 
 
 def _shares(
-    cuts: Sequence[Removal], values: Sequence[float], keep: Keep, sets: Mapping[Group, Hashable]
+    cuts: Sequence[tuple[Group, NDArray[np.int64]]],
+    values: Sequence[float],
+    keep: Keep,
+    sets: Mapping[Group, Hashable],
 ) -> list[float]:
     """Return the share of its set that is gone with each cut, all with lower values being made."""
     size, gone = Counter[Any](), Counter[Any]()

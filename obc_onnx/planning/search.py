@@ -8,27 +8,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from obc_onnx.branches.find import Branch
+from obc_onnx.branches.left import Left
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.planning.blocks import steps_of
 from obc_onnx.planning.budget import REPAIRED_STEPS, STEPS
 from obc_onnx.planning.costs import COSTS, Cost, share_of, units_left
+from obc_onnx.planning.depth import Depth
 from obc_onnx.planning.plan import PruningPlan, slices_of
 from obc_onnx.planning.ranking import narrowest, ranked
 from obc_onnx.planning.rooms import rooms_of
 from obc_onnx.planning.scope import AUTO, BLOCKS, Scope
 from obc_onnx.saliency.criteria import usual_ranking
 from obc_onnx.saliency.options import FORMER_RANKINGS, RANKINGS
+from obc_onnx.surgery.bypass import without_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from obc_onnx.axes.expressions import Dim
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.branches.left import Removal
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.latency.predictor import Predictor
     from obc_onnx.planning.budget import Budget
-    from obc_onnx.planning.ranking import Removal, Saliency
+    from obc_onnx.planning.ranking import Saliency
     from obc_onnx.planning.rooms import Room
     from obc_onnx.saliency.options import Ranking
 
@@ -43,31 +46,37 @@ class _Target:
     Attributes:
         asked: What was asked for.
         share: The same as a share of the full cost.
+        depth: Which branches may go.
     """
 
     cost: Cost
     asked: float
     share: float
+    depth: Depth
 
     @classmethod
-    def of(cls, cost: Cost, asked: float) -> _Target:
+    def of(cls, cost: Cost, asked: float, depth: Depth) -> _Target:
         if not (0 < asked <= 1 or (float(asked).is_integer() and asked > 1)):
             raise RequestError(
                 f"target {cost.label} must be a share in (0, 1] or a whole number above 1, "
                 f"found {asked:g}"
             )
-        return cls(cost, asked, share_of(asked, cost.full))
+        return cls(cost, asked, share_of(asked, cost.full), depth)
 
-    def holds(self, keep: Keep, done: float = 1.0) -> bool:
+    def total(self, left: Left) -> int:
+        """Return what is left of the cost."""
+        return self.depth.total(self.cost, left)
+
+    def holds(self, left: Left, done: float = 1.0) -> bool:
         """Say whether `done` of the way to the target has been made."""
         # the last step is compared with the share itself, and not with what rounding makes of it
         share = self.share if done == 1 else 1 - (1 - self.share) * done
-        return self.cost.total(keep) / self.cost.full <= share
+        return self.total(left) / self.cost.full <= share
 
 
 def search_plan(
     coupling: Coupling,
-    score: Callable[[Keep], Saliency],
+    score: Callable[[Left], Saliency],
     budget: Budget,
     criterion: str,
     seed: int,
@@ -80,7 +89,8 @@ def search_plan(
 
     Args:
         coupling: The groups.
-        score: Gives every unit a saliency, with what was removed so far masked.
+        score: Gives every unit, and with depth every branch, a saliency, with what was removed so
+            far masked or left out.
         budget: What to meet.
         criterion: Its name, for the record and for the usual ranking.
         seed: For the record.
@@ -95,8 +105,9 @@ def search_plan(
     if budget.max_drop is not None:
         raise RequestError("a plan alone drops nothing that could be measured: give targets")
     ranking = _ranking(budget, criterion)
+    depth = Depth.of(coupling, asked=budget.depth, ranking=ranking)
     targets = [
-        _Target.of(COSTS[name](coupling, splits=splits, predictor=predictor), asked)
+        _Target.of(COSTS[name](coupling, splits=splits, predictor=predictor), asked, depth)
         for name, asked in budget.targets.items()
     ]
     timed = any(target.cost.is_timed for target in targets)
@@ -106,24 +117,38 @@ def search_plan(
         own = predictor.round_to if timed and predictor is not None else None
         scope, rooms = _with_blocks(coupling, targets, budget.scope, own)
     budget = replace(budget, scope=scope)
-    keep: dict[Dim, NDArray[np.bool_]] = {}
-    cuts: list[Removal] = []
+    left, cuts = Left(), list["Removal"]()
     n_steps = budget.steps or (REPAIRED_STEPS if repaired else STEPS)
     for step in range(1, n_steps + 1):
-        done = step / n_steps
-        met = all(target.holds(keep, done) for target in targets)
-        if not met or any(room.is_too_wide(keep) for room in rooms):
-            saliency = score(keep)
-            _check_scored(rooms, saliency, criterion)
-            costs = [target.cost for target in targets if not target.holds(keep)]
-            order, n_due = ranked(coupling, rooms, saliency, keep, ranking, costs)
-            cuts += _shortest(order, keep, n_due, targets, done)
+        done, standing = step / n_steps, _standing(rooms, depth, left)
+        met = all(target.holds(left, done) for target in targets)
+        if not met or any(room.is_too_wide(left.keep) for room in standing):
+            saliency = score(left)
+            _check_scored(standing, depth.standing(left), saliency, criterion)
+            costs = [target.cost for target in targets if not target.holds(left)]
+            order, n_due = ranked(
+                depth.network(left),
+                standing,
+                saliency,
+                left.keep,
+                ranking,
+                [depth.cost(cost, left) for cost in costs],
+                depth.worth(left, saliency, ranking, costs),
+            )
+            cuts += _shortest(order, left, n_due, targets, done)
             if ranking in _BY_VALUE:
                 cuts = _needed(cuts, rooms, targets, done)
-            keep = _without({}, cuts)
-    _check_met(coupling, rooms, targets, keep, scope)
-    plan = _record(coupling, keep, budget, ranking, criterion, seed)
-    return plan if predictor is None else plan.timed(coupling, keep, predictor)
+            left = Left().without(cuts)
+    _check_met(coupling, _standing(rooms, depth, left), targets, left, scope)
+    plan = _record(depth, left, budget, ranking, criterion, seed)
+    return plan if predictor is None else plan.timed(coupling, predictor)
+
+
+def _standing(rooms: Sequence[Room], depth: Depth, left: Left) -> list[Room]:
+    """List the groups that no branch has taken along, as what is left has them."""
+    groups = depth.network(left).by_name
+    names = ((room, room.group.name) for room in rooms)
+    return [replace(room, group=groups[name]) for room, name in names if name in groups]
 
 
 def _ranking(budget: Budget, criterion: str) -> Ranking:
@@ -189,7 +214,15 @@ def _with_block(
     return scope, rooms
 
 
-def _check_scored(rooms: Sequence[Room], saliency: Saliency, criterion: str) -> None:
+def _check_scored(
+    rooms: Sequence[Room], branches: Sequence[Branch], saliency: Saliency, criterion: str
+) -> None:
+    for branch in branches:
+        if branch.name not in saliency:
+            raise RequestError(
+                f"criterion '{criterion}' says nothing of branch '{branch.output}' of "
+                f"{branch.label}: let units and branches be scored together, and not from a file"
+            )
     for room in rooms:
         if room.group.name not in saliency:
             raise RequestError(
@@ -208,22 +241,24 @@ def _check_feasible(
             raise InfeasibleTargetError(
                 f"the model has no {target.cost.label} to save{unknown}{_enclosed(coupling)}"
             )
-    _check_met(coupling, rooms, targets, narrowest(coupling, rooms), scope)
+    least = Left(narrowest(coupling, rooms))
+    least = targets[0].depth.shallowest(least) if targets else least
+    _check_met(coupling, _standing(rooms, targets[0].depth, least), targets, least, scope)
 
 
 def _check_met(
     coupling: Coupling,
     rooms: Sequence[Room],
     targets: Sequence[_Target],
-    keep: Keep,
+    left: Left,
     scope: Scope,
 ) -> None:
     """Check the result: saliency may have protected units that had to go."""
     for target in targets:
-        if not target.holds(keep):
-            raise _infeasible(coupling, len(rooms), target, keep, scope)
+        if not target.holds(left):
+            raise _infeasible(coupling, len(rooms), target, left, scope)
     for room in rooms:
-        if room.is_too_wide(keep):
+        if room.is_too_wide(left.keep):
             raise InfeasibleTargetError(
                 f"cannot cut '{room.group.name}' to its max of {room.most} units: axes that take "
                 f"positions of it would become empty"
@@ -231,11 +266,11 @@ def _check_met(
 
 
 def _infeasible(
-    coupling: Coupling, n_rooms: int, target: _Target, smallest: Keep, scope: Scope
+    coupling: Coupling, n_rooms: int, target: _Target, smallest: Left, scope: Scope
 ) -> InfeasibleTargetError:
-    cost = target.cost
-    full, least = cost.full, cost.total(smallest)
-    parts = sorted(cost.parts(smallest), reverse=True)
+    cost = target.depth.cost(target.cost, smallest)
+    full, least = cost.full, target.total(smallest)
+    parts = sorted(cost.parts(smallest.keep), reverse=True)
     holders = "; ".join(f"{label} {cost.share_told(part)}" for part, label in parts[:3])
     reasons = list(dict.fromkeys(frozen.reason for frozen in coupling.frozen))
     n_inexact = sum(group.inexact is not None for group in coupling.groups)
@@ -261,7 +296,7 @@ def _enclosed(coupling: Coupling) -> str:
 
 
 def _shortest(
-    order: Sequence[Removal], keep: Keep, n_due: int, targets: Sequence[_Target], done: float
+    order: Sequence[Removal], left: Left, n_due: int, targets: Sequence[_Target], done: float
 ) -> Sequence[Removal]:
     """Return the shortest prefix of cuts, those that are due at least, with which targets hold.
 
@@ -270,7 +305,7 @@ def _shortest(
     low, high = n_due, len(order)
     while low < high:
         middle = (low + high) // 2
-        fewer = _without(keep, order[:middle])
+        fewer = left.without(order[:middle])
         if all(target.holds(fewer, done) for target in targets):
             high = middle
         else:
@@ -286,35 +321,28 @@ def _needed(
     A cut may save far more than was missing: a block of channels of a residual stream runs through
     many layers. Cuts of a group are taken back in turn, so that widths stay allowed ones.
     """
-    room_of = {room.group: room for room in rooms}
-    keep = _without({}, cuts)
+    room_of = {room.group.dim: room for room in rooms}
+    left = Left().without(cuts)
     needed: list[Removal] = []
     closed: set[Dim] = set()
-    for group, units in reversed(cuts):
-        if group.dim not in closed:
-            wider = {**keep, group.dim: keep[group.dim].copy()}
-            wider[group.dim][units] = True
-            is_due = room_of[group].is_too_wide(wider)
-            if not is_due and all(target.holds(wider, done) for target in targets):
-                keep = wider
+    for removal in reversed(cuts):
+        group = None if isinstance(removal, Branch) else removal[0]
+        if group is None or group.dim not in closed:
+            more = left.with_again(removal)
+            is_due = group is not None and room_of[group.dim].is_too_wide(more.keep)
+            if not is_due and all(target.holds(more, done) for target in targets):
+                left = more
                 continue
-            closed.add(group.dim)
-        needed.append((group, units))
+            closed |= set() if group is None else {group.dim}
+        needed.append(removal)
     return needed[::-1]
 
 
-def _without(keep: Keep, cuts: Sequence[Removal]) -> dict[Dim, NDArray[np.bool_]]:
-    result = {dim: mask.copy() for dim, mask in keep.items()}
-    for group, units in cuts:
-        if group.dim not in result:
-            result[group.dim] = np.ones(group.size, np.bool_)
-        result[group.dim][units] = False
-    return result
-
-
 def _record(
-    coupling: Coupling, keep: Keep, budget: Budget, ranking: Ranking, criterion: str, seed: int
+    depth: Depth, left: Left, budget: Budget, ranking: Ranking, criterion: str, seed: int
 ) -> PruningPlan:
+    whole, coupling = depth.coupling, depth.network(left)
+    keep = without_gone(coupling, left.keep)
     kept = {group.name: np.flatnonzero(units_left(group, keep)) for group in coupling.groups}
     return PruningPlan(
         model_sha256=coupling.graph.sha256,
@@ -323,8 +351,9 @@ def _record(
         round_to=budget.scope.multiple,
         targets=budget.targets,
         seed=seed,
-        macs=(coupling.macs({}), coupling.macs(keep)),
-        params=(coupling.params({}), coupling.params(keep)),
+        macs=(whole.macs({}), coupling.macs(keep)),
+        params=(whole.params({}), coupling.params(keep)),
+        branches=depth.needed(left.branches),
         groups={
             group.name: {"size": group.size, "kept": kept[group.name].tolist()}
             for group in coupling.groups

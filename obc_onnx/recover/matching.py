@@ -77,7 +77,7 @@ class Matching:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        coupling = cut.coupling
+        coupling = cut.original
         self._coupling, self._samples, self._runs = coupling, samples, runs
         self._changes, self._seed = changes, seed
         self._device = torch.device(device)

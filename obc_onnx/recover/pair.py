@@ -81,7 +81,7 @@ class Pair:
     def __init__(
         self, cut: Cut, samples: Samples, seed: int, device: str = "cpu", *, products: bool = True
     ) -> None:
-        coupling = cut.coupling
+        coupling = cut.original
         original = derived_twin(coupling.graph, coupling, frozen=True).to(device)
         self.twin = derived_twin(cut.pruned, coupling).to(device)
         self.twin.requires_grad_(False)  # noqa: FBT003 - weights that are operands, too, reach sums

@@ -20,7 +20,8 @@ from obc_onnx.surgery.cut import Cut
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.branches.left import Left
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
     from obc_onnx.recover.methods import LayerFit, Method
     from obc_onnx.samples.samples import Samples
@@ -144,21 +145,21 @@ def recover(
 
 
 def rehearse(
-    coupling: Coupling, keep: Keep, samples: Samples, seed: int, device: str = "cpu"
+    coupling: Coupling, left: Left, samples: Samples, seed: int, device: str = "cpu"
 ) -> Coupling:
-    """Repair on a few samples what units leave, to look at it in the whole network.
+    """Repair on a few samples what units and branches leave, to look at it in the whole network.
 
     Args:
         coupling: Of the whole network.
-        keep: The units that stay.
+        left: What stays.
         samples: To draw some from; labels are not used.
         seed: Of every random choice.
         device: Where torch runs.
     Returns:
-        The same coupling with other weights; with the other units masked, they are the repaired
-        network's.
+        The coupling without those branches, with other weights; with the other units masked, they
+        are the repaired network's.
     """
-    cut = Cut.of(coupling, keep)
+    cut = Cut.of(coupling, left.keep, left.branches)
     few = samples.draw(_REHEARSED, coupling.graph.batch, seed)
     found = recover(cut, Bench(coupling, few), "refit", seed, device).graph
     cut = cut.holding(found)  # the first one makes room

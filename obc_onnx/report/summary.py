@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from obc_onnx.ops.base.context import Role
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
+    from obc_onnx.report.branches import BranchSummary
     from obc_onnx.report.network import Layer, OperatorCount
     from obc_onnx.training.course import Epoch
     from obc_onnx.verification.checks import Check
@@ -114,6 +115,7 @@ class Inspection:
         salient: The units that matter least and most, where scores were given.
         seconds: Of each stage.
         notes: What lies outside of what was analysed.
+        branches: What sums could do without, as `Budget.depth` lets it go.
     """
 
     model: str
@@ -133,6 +135,7 @@ class Inspection:
     salient: list[Extremes]
     seconds: dict[str, float]
     notes: list[str] = field(default_factory=list)
+    branches: list[BranchSummary] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Write one JSON object."""

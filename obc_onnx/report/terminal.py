@@ -56,6 +56,7 @@ def inspection_text(inspection: Inspection, *, whole: bool = False) -> str:
     salient = {extremes.group: extremes for extremes in inspection.salient}
     for group in inspection.groups:
         lines += _group_lines(group, inspection, salient.get(group.name), whole=whole)
+    lines += _branch_lines(inspection)
     lines += _frozen_lines(inspection.frozen, whole=whole)
     lines += _unknown_lines(inspection.unknown)
     lines += (f"note: {note}" for note in inspection.notes)
@@ -105,6 +106,13 @@ def _group_lines(
         lines.append(f"      least: {_units(extremes.least)}")
         lines.append(f"      most:  {_units(extremes.most)}")
     return lines
+
+
+def _branch_lines(inspection: Inspection) -> list[str]:
+    """List what sums could do without."""
+    found = inspection.branches
+    title = f"{len(found)} branches that sums could do without: `Budget.depth`"
+    return ["", title, *(f"  {branch.told}" for branch in found)] if found else []
 
 
 def _frozen_lines(frozen: Sequence[Mapping[str, Any]], *, whole: bool) -> list[str]:

@@ -369,7 +369,7 @@ def verify(
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
     candidate = Candidate(
-        cut=Cut.of(coupling, keep),
+        cut=Cut.of(coupling, keep, plan.branches),
         plan=plan,
         inputs=inputs,
         feed=feed,
@@ -377,7 +377,10 @@ def verify(
         original=coupling,
         predictor=None if costs is None else fit(coupling, Profile.of(costs)),
     )
-    checks = [check_masked(coupling, keep, feed), *check_result(candidate, after, clock)]
+    checks = [
+        check_masked(coupling, keep, feed, plan.branches),
+        *check_result(candidate, after, clock),
+    ]
     if isinstance(compressed, (str, Path)) and all(check.passed for check in checks):
         checks.append(check_file(Path(compressed), after, feed))
     return checks

@@ -20,6 +20,7 @@ from obc_onnx.planning.scope import AUTO
 from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.bench import Bench
 from obc_onnx.recover.methods import SOLVE
+from obc_onnx.report.branches import notes_on_branches
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
 from obc_onnx.report.summary import (
@@ -38,7 +39,7 @@ from obc_onnx.run.measurement import measure
 from obc_onnx.run.opened import Opened, analysed, read
 from obc_onnx.run.strip import strip_first
 from obc_onnx.run.timing import Timing, plan_in_time
-from obc_onnx.saliency.scores import choose_criterion, make_scene
+from obc_onnx.saliency.scores import choose_criterion, make_scene, score_left
 from obc_onnx.samples.padding import describe_padding
 from obc_onnx.samples.placing import first_of
 from obc_onnx.surgery.cut import Cut
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.planning.budget import Budget
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.recover.methods import Recovery
@@ -108,10 +109,11 @@ class Compression:
         inputs, samples, held = opened.inputs, opened.samples, opened.held
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
+        self.notes.extend(notes_on_branches(coupling, plan.branches))
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         feed = verification_feed(graph, held, inputs, request.seed)
         with self.clock("verify"):  # first, since it holds several copies of the weights
-            checks = [check_masked(coupling, keep, feed)]
+            checks = [check_masked(coupling, keep, feed, plan.branches)]
             require(checks)
         with self.clock("cut"):
             made = self._candidate(opened, plan, feed)
@@ -138,7 +140,7 @@ class Compression:
     ) -> Candidate:
         coupling = opened.coupling
         return Candidate(
-            cut=Cut.of(coupling, plan.keep(coupling)),
+            cut=Cut.of(coupling, plan.keep(coupling), plan.branches),
             plan=plan,
             inputs=opened.inputs,
             feed=feed,
@@ -349,24 +351,24 @@ class Compression:
             given = request.scores
             given.check(coupling)
             return Scorer(given.criterion, lambda _: given.groups)
-        criterion = choose_criterion(request.criterion, samples, request.look)
+        depth = request.goal.depth
+        criterion = choose_criterion(request.criterion, samples, request.look, depth=depth)
         if request.criterion is None and samples is None:
             self.notes.append(
                 f"no data was given, so units are scored by '{criterion.name}', which needs none"
             )
-        scene = make_scene(coupling, samples, request.look, request.seed, request.device)
+        scene = make_scene(
+            coupling, samples, request.look, request.seed, request.device, depth=depth
+        )
         repaired = request.recover in SOLVE and not request.trains
         if scene.samples is None or not repaired or not criterion.needs_data:
-            return Scorer(criterion.name, partial(criterion.score, scene))
+            return Scorer(criterion.name, partial(score_left, criterion, scene))
         from obc_onnx.recover.stage import rehearse
 
         repair = partial(
             rehearse, coupling, samples=scene.samples, seed=request.seed, device=request.device
         )
-
-        def score(keep: Keep) -> Mapping[str, NDArray[np.float64]]:
-            return criterion.score(scene.holding(repair(keep)) if keep else scene, keep)
-
+        score = partial(score_left, criterion, scene, repair=repair)
         return Scorer(criterion.name, score, repairs=True)
 
     def _recover(self, made: Candidate, bench: Bench | None) -> tuple[Candidate, list[Recovery]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from obc_onnx.branches.left import Left
+from obc_onnx.report.branches import notes_on_branches
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.summary import (
     Outlook,
@@ -13,6 +15,7 @@ from obc_onnx.report.summary import (
     summarise_groups,
     summarise_saliency,
 )
+from obc_onnx.surgery.bypass import bypassed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,13 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling
     from obc_onnx.latency.predictor import Predictor
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.run.request import Request
 
     Saliency = Mapping[str, NDArray[np.float64]]
-    Score = Callable[[Keep], Saliency]
+    Score = Callable[[Left], Saliency]
 
 
 class Scorer(NamedTuple):
@@ -65,7 +68,7 @@ def given_plan(
     plan = made
     if made.open_groups:
         asked = scorer()
-        plan = made.filled(coupling, asked.score({}), asked.name)
+        plan = made.filled(coupling, asked.score(Left()), asked.name)
     edited = plan.is_edited(coupling)
     recounted = plan.recounted(coupling, predictor)
     return recounted, notes_on_edit(made, recounted) if edited else []
@@ -83,7 +86,8 @@ def outlook_of(
         scores: Of all units, before any was removed.
         notes: What is to be said of it.
     """
-    keep = plan.keep(coupling)
+    gone = notes_on_branches(coupling, plan.branches)
+    keep, coupling = plan.keep(coupling), bypassed(coupling, plan.branches)
     return Outlook(
         model=request.name,
         plan=plan,
@@ -92,7 +96,7 @@ def outlook_of(
         saliency=summarise_saliency(coupling, scores, keep),
         frozen=summarise_frozen(coupling),
         unknown=list(coupling.unknown),
-        notes=[*notes, *notes_on_graph(coupling.graph)],
+        notes=[*notes, *gone, *notes_on_graph(coupling.graph)],
     )
 
 
@@ -104,11 +108,11 @@ def remembering(score: Score, first: dict[str, NDArray[np.float64]]) -> Score:
         first: Where the scores of the whole network go.
     """
 
-    def scored(keep: Keep) -> Saliency:
-        if keep:
-            return score(keep)
+    def scored(left: Left) -> Saliency:
+        if not left.is_whole:
+            return score(left)
         if not first:
-            first.update(score(keep))
+            first.update(score(left))
         return first
 
     return scored

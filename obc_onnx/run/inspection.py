@@ -10,6 +10,7 @@ from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.ranking import narrowest
 from obc_onnx.planning.rooms import rooms_of
 from obc_onnx.planning.scope import Scope
+from obc_onnx.report.branches import summarise_branches
 from obc_onnx.report.network import count_operators, list_layers
 from obc_onnx.report.summary import (
     Inspection,
@@ -79,6 +80,7 @@ def inspect(
         salient=[] if scores is None else summarise_scores(scores.groups),
         seconds=clock.seconds,
         notes=notes_on_graph(graph),
+        branches=summarise_branches(coupling),
     )
 
 

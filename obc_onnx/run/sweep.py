@@ -150,6 +150,7 @@ class _Run:
                 request.look,
                 request.seed,
                 request.device,
+                depth=request.goal.depth,
             )
         self._scores = scores
         self._request = replace(request, scores=scores, criterion=None, scoring=None)

@@ -16,7 +16,8 @@ from obc_onnx.latency.nodes import compared
 from obc_onnx.latency.predictor import fit
 from obc_onnx.measuring.latency import race_closely
 from obc_onnx.run.profiling import profile_coupling
-from obc_onnx.surgery.cut import remove_units
+from obc_onnx.surgery.bypass import bypassed
+from obc_onnx.surgery.cut import Cut
 from obc_onnx.twin.processes import world_size
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class Timing:
 
     def holders(self, coupling: Coupling, plan: PruningPlan) -> str:
         """Say which parts take longest with a plan, as predicted."""
-        parts = sorted(self.predictor.on(coupling).parts(plan.keep(coupling)), reverse=True)
+        forecast = self.predictor.on(bypassed(coupling, plan.branches))
+        parts = sorted(forecast.parts(plan.keep(coupling)), reverse=True)
         named = "; ".join(f"{label} {ms:.4g} ms" for ms, label in parts[:_HOLDERS])
         return f"What holds it, as predicted: {named}"
 
@@ -216,7 +218,9 @@ def plan_in_time(
         if any(plan.groups == one.plan.groups for one in tried):
             why = "no other plan comes nearer"
             break
-        found = timing.race(coupling.graph, remove_units(coupling, plan.keep(coupling)))
+        found = timing.race(
+            coupling.graph, Cut.of(coupling, plan.keep(coupling), plan.branches).pruned
+        )
         tried.append(_Tried(plan, aim, found, excess(asked, found)))
         aim = _next_aim(asked, tried[-1])
     holding = [one for one in tried if one.over <= 1]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from obc_onnx.branches.find import Branch, Branches
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
@@ -45,6 +46,7 @@ class Scene:
         device: Where torch runs.
         scoring: How.
         first: The scene before anything was removed, where units were.
+        branches: Those to score besides units.
     """
 
     coupling: Coupling
@@ -53,6 +55,7 @@ class Scene:
     device: str = "cpu"
     scoring: Scoring = field(default_factory=Scoring)
     first: Scene | None = None
+    branches: tuple[Branch, ...] = ()
 
     def holding(self, coupling: Coupling) -> Scene:
         """Return the same scene with other weights; outputs are seen on the same scales."""
@@ -89,6 +92,16 @@ class Scene:
         size = batch_size_of(graph, self.scoring.row_size)
         return measure_scales(self.coupling, self.data(), run, size)
 
+    def without_branches(self, gone: Branches) -> Scene:
+        """Return the scene with those branches to score that its network still has.
+
+        Args:
+            gone: For each sum that lost an operand, which.
+        """
+        there = self.coupling.graph.producers
+        left = (own for own in self.branches if own.sum in there and own.sum not in gone)
+        return replace(self, branches=tuple(left))
+
     def asking(self, objective: ObjectiveName) -> Scene:
         """Return the same scene with another objective, once and for all."""
         if objective not in self._asked:
@@ -114,6 +127,8 @@ class Criterion(ABC):
     needs_data: ClassVar[bool]
     uses: ClassVar[frozenset[str]] = OF_MEMBERS
     """The fields of `Scoring` that it looks at."""
+    scores_branches: ClassVar[bool] = False
+    """Whether it has a word on branches, on the scale of units."""
 
     @abstractmethod
     def score(self, scene: Scene, keep: Keep) -> Saliency:
@@ -125,5 +140,5 @@ class Criterion(ABC):
                 masked.
         Returns:
             For each group that it has a word on, by name, shape [n_units], float64; the values of
-            removed units have no meaning.
+            removed units have no meaning. For each branch of the scene by name, shape [1].
         """

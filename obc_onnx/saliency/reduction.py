@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median_low
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +82,36 @@ def reduced(
             )
     if coupling.groups and not found:
         raise RequestError("the criterion says nothing of any group: use another one")
+    return found
+
+
+def reduced_gates(
+    coupling: Coupling, scoring: Scoring, gates: Mapping[str, NDArray[np.float64]]
+) -> Saliency:
+    """Bring what gates of branches give onto the scale of units.
+
+    A unit counts once for each weight that it meets: three times between two convolutions with a
+    norm in between. A gate is one factor, which stands for as many.
+
+    Args:
+        coupling: The groups.
+        scoring: How members come together.
+        gates: For each branch by name the sum of squared rows, shape [1].
+    Raises:
+        DataError: One is not finite.
+    """
+    met = (len({member_of(r) for r in roles_of(group, scoring)}) for group in coupling.groups)
+    usual = max(median_low([*met] or [1]), 1)
+    coupled = scoring.reduction == "coupled"  # rows were added before they were squared
+    found = {}
+    for name, own in gates.items():
+        if not np.isfinite(own).all():
+            raise DataError(
+                f"the score of branch '{name}' is {own[0]}: some sample drives the model or its "
+                f"gradients out of their range; leave it out"
+            )
+        alike = np.stack([own] * usual)
+        found[name] = own * usual**2 if coupled else _REDUCE[scoring.reduction](alike)
     return found
 
 

@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.branches.find import find_branches
 from obc_onnx.errors import DataError, RequestError
 from obc_onnx.files import check_regular, replacing
 from obc_onnx.saliency.criteria import DATA_FREE, make_criterion
 from obc_onnx.saliency.criterion import COUPLED, Criterion, Scene
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.samples.npz import UNREADABLE, read_npz
+from obc_onnx.surgery.bypass import bypassed, without_gone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from obc_onnx.branches.left import Left
     from obc_onnx.coupling.model import Coupling
+    from obc_onnx.saliency.criterion import Saliency
     from obc_onnx.samples.samples import Samples
 
 _FACTS = "obc-onnx"
@@ -36,7 +42,8 @@ class Scores:
         criterion: What gave them.
         seed: Of every random choice.
         scoring: What the criterion looked at: the fields of `Scoring` that it uses.
-        groups: For each group by name, shape [n_units], float64.
+        groups: For each group by name, shape [n_units], float64; for each branch that was scored
+            by its name, shape [1].
     """
 
     model_sha256: str
@@ -86,6 +93,8 @@ class Scores:
                 f"has {sha256[:12]}..."
             )
         sizes = {group.name: group.size for group in coupling.groups}
+        if self.groups.keys() - sizes.keys():
+            sizes |= {branch.name: 1 for branch in find_branches(coupling)}
         for name, array in self.groups.items():
             if sizes.get(name) != len(array):
                 raise RequestError(
@@ -97,8 +106,16 @@ class Scores:
             raise RequestError("some of the scores are not finite")
 
 
-def choose_criterion(name: str | None, samples: Samples | None, scoring: Scoring) -> Criterion:
+def choose_criterion(
+    name: str | None, samples: Samples | None, scoring: Scoring, *, depth: bool = False
+) -> Criterion:
     """Return the criterion of a name; without one, what suits the samples.
+
+    Args:
+        name: Of the criterion.
+        samples: To score on.
+        scoring: How it is to look at them.
+        depth: Whether branches are scored too.
 
     Raises:
         RequestError: It is not known, needs samples and there are none, or is asked for something
@@ -110,6 +127,8 @@ def choose_criterion(name: str | None, samples: Samples | None, scoring: Scoring
         raise RequestError(
             f"criterion '{chosen}' needs samples: give `data`, or use `criterion='{DATA_FREE}'`"
         )
+    if depth:
+        _check_depth(criterion, scoring)
     ignored = [field for field in asked_of(scoring) if field not in criterion.uses]
     if ignored:
         named = ", ".join(
@@ -122,6 +141,20 @@ def choose_criterion(name: str | None, samples: Samples | None, scoring: Scoring
     return criterion
 
 
+def _check_depth(criterion: Criterion, scoring: Scoring) -> None:
+    """Check that branches and units are scored on one scale."""
+    if not criterion.scores_branches:
+        raise RequestError(
+            f"criterion '{criterion.name}' says nothing of branches: `Budget.depth` takes "
+            f"'jacobian' or 'taylor-group', and samples"
+        )
+    if scoring.normalizer != "none":
+        raise RequestError(
+            f"`Scoring(normalizer='{scoring.normalizer}')` scales the scores of each group, and a "
+            f"branch has none: leave it out, or `Budget.depth`"
+        )
+
+
 _COUPLES = f"`Scoring(reduction='{COUPLED}')`"
 
 
@@ -132,11 +165,37 @@ def score_units(
     scoring: Scoring,
     seed: int,
     device: str,
+    *,
+    depth: bool = False,
 ) -> Scores:
     """Score every unit of a whole model; `choose_criterion` says what is refused."""
-    chosen = choose_criterion(criterion, samples, scoring)
-    found = chosen.score(make_scene(coupling, samples, scoring, seed, device), {})
+    chosen = choose_criterion(criterion, samples, scoring, depth=depth)
+    scene = make_scene(coupling, samples, scoring, seed, device, depth=depth)
+    found = chosen.score(scene, {})
     return Scores(coupling.graph.sha256, chosen.name, seed, used_of(chosen, scoring), dict(found))
+
+
+def score_left(
+    criterion: Criterion,
+    scene: Scene,
+    left: Left,
+    repair: Callable[[Left], Coupling] | None = None,
+) -> Saliency:
+    """Score what is left of a network.
+
+    Args:
+        criterion: What scores.
+        scene: Of the whole network.
+        left: What is left of it.
+        repair: Gives the network without branches the weights that repair would; None leaves them.
+    """
+    if left.is_whole:
+        return criterion.score(scene, {})
+    network = repair(left) if repair is not None else bypassed(scene.coupling, left.branches)
+    if network is not scene.coupling:
+        scene = scene.holding(network)
+    keep = without_gone(network, left.keep)
+    return criterion.score(scene.without_branches(left.branches), keep)
 
 
 def asked_of(scoring: Scoring) -> list[str]:
@@ -152,12 +211,19 @@ def used_of(criterion: Criterion, scoring: Scoring) -> dict[str, Any]:
 
 
 def make_scene(
-    coupling: Coupling, samples: Samples | None, scoring: Scoring, seed: int, device: str
+    coupling: Coupling,
+    samples: Samples | None,
+    scoring: Scoring,
+    seed: int,
+    device: str,
+    *,
+    depth: bool = False,
 ) -> Scene:
     """Draw the samples to score on: whole batches where the model's batch is static."""
     if samples is not None:
         samples = samples.draw(scoring.n_samples, coupling.graph.batch, seed)
-    return Scene(coupling, samples, seed, device, scoring)
+    branches = find_branches(coupling) if depth else ()
+    return Scene(coupling, samples, seed, device, scoring, branches=branches)
 
 
 def _no_scores(path: str | Path) -> RequestError:

@@ -24,13 +24,18 @@ from obc_onnx.twin.probes import alias_of, calls_of, has_place, insert
 from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from obc_onnx.axes.expressions import Expr
+    from obc_onnx.branches.find import Branch
     from obc_onnx.coupling.model import Coupling
     from obc_onnx.ops.base.context import Role
     from obc_onnx.twin.module import TorchTwin
     from obc_onnx.twin.probes import Place
+
+    Scored = tuple[Member, Dim] | Branch
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,20 @@ class Projection:
         return units[:, :-1]
 
 
+@dataclass(frozen=True)
+class Gate:
+    """Sums all positions of what a branch adds: the change with a factor in front of it.
+
+    Attributes:
+        samples: The axis along which samples lie one after the other; 0 where none does.
+    """
+
+    branch: Branch
+    samples: int = 0
+
+
 class Taps:
-    """Taps on every member of every group of a twin.
+    """Taps on every member of every group of a twin, and on branches.
 
     Args:
         twin: Of the graph, or of its masked form, on the device; it is changed in place, and its
@@ -65,6 +82,7 @@ class Taps:
         coupling: Of the graph.
         device: Where the twin runs.
         scoring: Which members count.
+        branches: Those that are tapped.
     """
 
     def __init__(
@@ -73,23 +91,26 @@ class Taps:
         coupling: Coupling,
         device: torch.device | str = "cpu",
         scoring: Scoring = Scoring(),  # noqa: B008 - frozen
+        branches: Sequence[Branch] = (),
     ) -> None:
         self.twin = twin.to(device).eval().requires_grad_(False)  # noqa: FBT003
         self.coupling, self.scoring = coupling, scoring
         self.device = device
         self.per_sample = True
         self._n_samples = 1
-        self._rows: dict[tuple[Member, Dim], Tensor] = {}
+        self._rows: dict[Scored, Tensor] = {}
         self._products: Tensor | None = None
         self._calls = calls_of(self.twin)
         roles = coupling.roles
         self._shown = {(r.node.key, r.slot, r.axis) for r in roles if r.tap is not None}
         self._biases = {(r.node.key, r.bias) for r in roles if r.bias is not None}
         places = self._places()
-        self.sizes = {(p.member, p.dim): p.dim.size for own in places.values() for p in own}
+        for branch in branches:
+            places.setdefault((branch.sum, "input", branch.slot), []).append(self._gate(branch))
+        self.sizes = {_scored(p): _width(p) for own in places.values() for p in own}
         insert(self.twin, {place: _Tap(self, own) for place, own in places.items()})
 
-    def rows(self, inputs: list[Tensor], loss: Any) -> dict[tuple[Member, Dim], Tensor]:
+    def rows(self, inputs: list[Tensor], loss: Any) -> dict[Scored, Tensor]:
         """Run forward and backward once.
 
         Args:
@@ -97,7 +118,8 @@ class Taps:
             loss: A function from the tuple of outputs to a scalar, the sum over samples.
         Returns:
             For each member and dim, the inner product of every unit's weights with the loss
-            gradient, shape [batch, n_units]; [1, n_units] where `per_sample` is False.
+            gradient, shape [batch, n_units]; for each branch that of what it adds, [batch, 1]. The
+            batch is 1 where `per_sample` is False.
         Raises:
             DataError: The loss is not finite.
         """
@@ -111,8 +133,8 @@ class Taps:
         rows, self._rows = self._rows, {}
         return rows
 
-    def _places(self) -> dict[Place, list[Projection]]:
-        wanted: dict[Place, list[Projection]] = {}
+    def _places(self) -> dict[Place, list[Projection | Gate]]:
+        wanted: dict[Place, list[Projection | Gate]] = {}
         dims = {group.dim for group in self.coupling.groups}
         for role in self.coupling.roles:
             operand = role.node.inputs[role.slot]
@@ -165,7 +187,15 @@ class Taps:
             if dim in leaves(axes[tap.axis])
         ]
 
-    def collect(self, value: Tensor, gradient: Tensor, projections: list[Projection]) -> None:
+    def _gate(self, branch: Branch) -> Gate:
+        along = enumerate(self.coupling.axes[branch.sum])
+        samples = next((i for i, axis in along if _is_batch(axis, self.coupling.batch)), None)
+        self.per_sample &= samples is not None
+        return Gate(branch, samples or 0)
+
+    def collect(
+        self, value: Tensor, gradient: Tensor, projections: list[Projection | Gate]
+    ) -> None:
         """Add what one tap saw to the rows of its members."""
         batch, first = self._n_samples if self.per_sample else 1, projections[0].samples
         product = self._product(value, gradient).movedim(first, 0)
@@ -173,10 +203,14 @@ class Taps:
         order = [first, *(axis for axis in range(value.ndim) if axis != first)]
         sums: dict[int, Tensor] = {}
         for projection in projections:
-            axis = order.index(projection.axis % value.ndim)
-            if axis not in sums:
-                sums[axis] = _sum_around(product, axis)
-            key, found = (projection.member, projection.dim), projection.project(sums[axis])
+            if isinstance(projection, Gate):
+                found = product.flatten(1).sum(1, keepdim=True)
+            else:
+                axis = order.index(projection.axis % value.ndim)
+                if axis not in sums:
+                    sums[axis] = _sum_around(product, axis)
+                found = projection.project(sums[axis])
+            key = _scored(projection)
             self._rows[key] = self._rows[key] + found if key in self._rows else found
 
     def _product(self, value: Tensor, gradient: Tensor) -> Tensor:
@@ -189,6 +223,14 @@ class Taps:
         if held is None or len(held) < size or held.dtype != value.dtype:
             held = self._products = value.new_empty(size)
         return torch.mul(value, gradient, out=held[:size].view(value.shape))
+
+
+def _scored(seen: Projection | Gate) -> Scored:
+    return seen.branch if isinstance(seen, Gate) else (seen.member, seen.dim)
+
+
+def _width(seen: Projection | Gate) -> int:
+    return 1 if isinstance(seen, Gate) else seen.dim.size
 
 
 def _sum_around(product: Tensor, axis: int) -> Tensor:
@@ -205,7 +247,7 @@ def _sum_around(product: Tensor, axis: int) -> Tensor:
 class _Tap(nn.Module):
     """An identity that hands its value and the gradient of it to the rows."""
 
-    def __init__(self, taps: Taps, projections: list[Projection]) -> None:
+    def __init__(self, taps: Taps, projections: list[Projection | Gate]) -> None:
         super().__init__()
         self._taps = [taps]  # in a list, so that torch does not register the twin inside itself
         self._projections = projections

@@ -5,17 +5,19 @@ It follows from the coupling alone. No operator is named here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obc_onnx.memory import make_room
+from obc_onnx.surgery.bypass import bypassed, without_gone
 from obc_onnx.surgery.respelling import respell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from obc_onnx.branches.find import Branches
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
 
@@ -25,26 +27,45 @@ class Cut:
     """A graph without some of its units, beside what it was cut from.
 
     Attributes:
-        coupling: Of the original.
+        coupling: Of the original without the branches that go.
         keep: For each dim that loses units, which units stay, shape [n_units].
         pruned: The original without the others; repair and training change its weights.
+        branches: For each sum that loses an operand, which.
+        whole_coupling: Of the graph with those, whose values are wanted; None where none goes.
     """
 
     coupling: Coupling
     keep: Keep
     pruned: Graph
+    branches: Branches = field(default_factory=dict)
+    whole_coupling: Coupling | None = None
 
     @classmethod
-    def of(cls, coupling: Coupling, keep: Keep) -> Cut:
-        """Cut a graph."""
-        return cls(coupling, keep, remove_units(coupling, keep))
+    def of(cls, coupling: Coupling, keep: Keep, branches: Branches | None = None) -> Cut:
+        """Cut a graph.
+
+        Args:
+            coupling: Of the whole graph.
+            keep: For each dim that loses units, which units stay.
+            branches: For each sum that loses an operand, which.
+        """
+        if not branches:
+            return cls(coupling, keep, remove_units(coupling, keep))
+        left = bypassed(coupling, branches)
+        keep = without_gone(left, keep)
+        return cls(left, keep, remove_units(left, keep), branches, coupling)
+
+    @property
+    def original(self) -> Coupling:
+        """Of the graph with all units and branches: its values are what is wanted."""
+        return self.coupling if self.whole_coupling is None else self.whole_coupling
 
     def holding(self, pruned: Graph) -> Cut:
         """Return the same cut with other weights."""
         return replace(self, pruned=pruned)
 
     def whole(self) -> Coupling:
-        """Return the original's coupling with the weights of this cut where those stay.
+        """Return the coupling without branches, with the weights of this cut where those stay.
 
         With the other units masked, that network gives what this cut gives.
         """

@@ -79,7 +79,7 @@ def tune(
         net, unfolded = _unfold(cut, samples, training, recover=recover)
     student = _student(net, samples, training, recover=recover)
     keeper = None if folder is None else Keeper(folder, TUNING)
-    course = finetune(student, net.pruned, teacher or cut.coupling, samples, training, keeper)
+    course = finetune(student, net.pruned, teacher or cut.original, samples, training, keeper)
     folded = student.fold(net.pruned)
     if unfolded is not None:
         folded = fold_norms(folded, unfolded)
@@ -130,11 +130,11 @@ def _unfold(
     cut: Cut, samples: Samples, training: Training, *, recover: Method
 ) -> tuple[Cut, Unfolded]:
     """Give the network back the norms that were folded away, and cut and repair that."""
-    before = cut.coupling
+    before = cut.original
     unfolded = unfold_norms(before.graph, samples, training.seed, before.rules)
     shapes = {port.name: before.shapes[port.name] for port in before.graph.inputs}
     coupling, _ = analyse(unfolded.graph, shapes, before.rules, Clock())
-    made = Cut.of(coupling, same_units(before, cut.keep, coupling))
+    made = Cut.of(coupling, same_units(before, cut.keep, coupling), cut.branches)
     return _repaired(made, samples, training, recover), unfolded
 
 
@@ -147,7 +147,7 @@ def _student(cut: Cut, samples: Samples, training: Training, *, recover: Method)
     sliced = EquivalentTwin(cut, recombine=options.recombines)
     if not options.recombines or options.start == "select":
         return sliced
-    bench = Bench(cut.coupling, samples)
+    bench = Bench(cut.original, samples)
     scene = make_scene(cut.coupling, bench.used, Scoring(), training.seed, training.device)
     start = channel_start(scene, cut.keep)
     plain = Cut.of(cut.coupling, cut.keep)  # what a refit gave stands for other matrices
@@ -162,5 +162,5 @@ def _student(cut: Cut, samples: Samples, training: Training, *, recover: Method)
 
 
 def _repaired(cut: Cut, samples: Samples, training: Training, method: Method) -> Cut:
-    bench = Bench(cut.coupling, samples)
+    bench = Bench(cut.original, samples)
     return cut.holding(repair(cut, bench, method, training.seed, training.device).graph)

@@ -20,8 +20,7 @@ from obc_onnx.installation import why_no_torch
 from obc_onnx.measuring.noise import Reference
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.planning.costs import share_of
-from obc_onnx.surgery.cut import remove_units, slice_initializers
-from obc_onnx.surgery.mask import mask_reads
+from obc_onnx.surgery.cut import Cut, slice_initializers
 from obc_onnx.verification.contents import other_description, other_structure
 from obc_onnx.verification.oracle import Oracle
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obc_onnx.branches.find import Branches
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.ops.base.rule import RuleSet
@@ -122,18 +122,21 @@ def compare(name: str, found: Feed, reference: Reference) -> Check:
     return worst
 
 
-def check_masked(coupling: Coupling, keep: Keep, feed: Feed) -> Check:
-    """Compare the pruned graph with the original in which removed units are masked.
+def check_masked(
+    coupling: Coupling, keep: Keep, feed: Feed, branches: Branches | None = None
+) -> Check:
+    """Compare the pruned graph with the original in which removed units and branches are zero.
 
     Both run in ONNX Runtime without optimisations, on the same input. They are compared at every
     product that was cut, outputs included. Mistakes are planted, to see whether they are found.
     Groups under a statistic lose nothing in either, since a mask does not stand for their removal.
     """
     name, exact = "pruned equals masked original", coupling.exact(keep)
-    oracle = Oracle(coupling, exact, feed)
-    reference = Reference.measured(mask_reads(coupling, exact), oracle.run_masked)
-    check = compare(name, oracle.run_pruned(remove_units(coupling, exact)), reference)
-    if check.passed and exact:
+    oracle = Oracle(coupling, exact, feed, branches or {})
+    reference = Reference.measured(oracle.masked(exact), oracle.run_masked)
+    pruned = Cut.of(coupling, exact, branches).pruned
+    check = compare(name, oracle.run_pruned(pruned), reference)
+    if check.passed and (exact or branches):
         check = _with_mistakes(check, oracle, reference)
     n_left_out = len(keep) - len(exact)
     if n_left_out and not check.detail:
@@ -142,9 +145,8 @@ def check_masked(coupling: Coupling, keep: Keep, feed: Feed) -> Check:
 
 
 def _with_mistakes(check: Check, oracle: Oracle, reference: Reference) -> Check:
-    """Say how many mistakes of one unit a check finds, of those that change anything at all."""
-    masked = (mask_reads(oracle.coupling, wrong) for wrong in oracle.mistakes())
-    planted, caught = count_caught(map(oracle.run_masked, masked), reference)
+    """Say how many mistakes a check finds, of those that change anything at all."""
+    planted, caught = count_caught(map(oracle.run_masked, oracle.mistakes()), reference)
     doubt = ""
     outputs = (port.name for port in oracle.coupling.graph.outputs)
     noisy = next((name for name in outputs if reference.limits[name].is_mostly_noise), None)

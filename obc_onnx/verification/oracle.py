@@ -7,7 +7,7 @@ a mistake is as large as it gets, and rounding as small.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,9 @@ import numpy as np
 
 from obc_onnx.axes.expressions import leaves, mask
 from obc_onnx.graph.session import Session
+from obc_onnx.surgery.bypass import bypassed
+from obc_onnx.surgery.gate import gated
+from obc_onnx.surgery.mask import mask_reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.axes.expressions import Dim, Expr
+    from obc_onnx.branches.find import Branches
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
 
@@ -57,18 +61,31 @@ class Oracle:
         coupling: Of the original.
         keep: For each dim that loses units, which units stay; a mask has to stand for the others.
         feed: Inputs by name.
+        branches: For each sum that loses an operand, which.
     """
 
     coupling: Coupling
     keep: Keep
     feed: Mapping[str, NDArray[Any]]
+    branches: Branches = field(default_factory=dict)
+
+    def masked(self, keep: Keep, branches: Branches | None = None) -> Graph:
+        """Return the original with zeros where units are read, and where branches are added.
+
+        Args:
+            keep: The units that stay.
+            branches: Those that go; of this oracle by default.
+        """
+        graph = mask_reads(self.coupling, keep)
+        return gated(graph, self.branches if branches is None else branches)
 
     @cached_property
     def names(self) -> list[str]:
         """The outputs, and what nodes compute whose weights lose positions of any axis.
 
-        An axis that holds samples as well as units is not followed, since there may be more or
-        fewer samples than the coupling was found for.
+        Where branches go, what reads their sums is compared as well, but for their sizes. An axis
+        that holds samples besides units is not followed, since there may be more or fewer samples
+        than the coupling was found for.
         """
         coupling = self.coupling
         sized = {
@@ -85,7 +102,15 @@ class Oracle:
             if name in coupling.axes
             and all(sized.issuperset(leaves(a)) for a in coupling.axes[name] if self._loses(a))
         ]
-        return list(dict.fromkeys([*self._outputs, *products]))
+        readers = [
+            node.key
+            for sum_ in self.branches
+            for node, _ in coupling.graph.consumers.get(sum_, ())
+            if node.key in coupling.axes and coupling.values[node.key].numbers is None
+        ]
+        left = bypassed(coupling, self.branches).axes
+        found = [name for name in (*products, *readers) if name in left]
+        return list(dict.fromkeys([*self._outputs, *found]))
 
     @cached_property
     def _outputs(self) -> list[str]:
@@ -104,10 +129,14 @@ class Oracle:
                     values[name] = values[name].compress(mask(expr, self.keep), axis)
         return self._thinned(values)
 
-    def mistakes(self) -> Iterator[Keep]:
-        """Remove one kept unit too many, of one group that loses units after the other."""
+    def mistakes(self) -> Iterator[Graph]:
+        """Leave one branch in after the other, and remove one kept unit too many of one group."""
+        for sum_ in self.branches:
+            fewer = {own: gone for own, gone in self.branches.items() if own != sum_}
+            yield self.masked(self.keep, fewer)
         cut = [group.dim for group in self.coupling.groups if group.dim in self.keep]
-        return one_less(self.keep, cut)
+        for keep in one_less(self.keep, cut):
+            yield self.masked(keep)
 
     def _run(self, graph: Graph) -> Values:
         return Session(graph, optimize=False, outputs=self.names).run(self.feed)

@@ -104,7 +104,7 @@ def _check_targets(candidate: Candidate, recounted: Coupling) -> list[Check]:
             doubt = "that takes the profile that the plan is from, as `costs`"
             checks.append(Check(f"{cost.label} was not counted", passed=True, doubt=doubt))
             continue
-        full = cost(candidate.cut.coupling, predictor=told).full
+        full = cost(candidate.cut.original, predictor=told).full
         left = cost(recounted, predictor=told).total({})
         checks.append(check_budget(left, full, target, cost.label))
     return checks

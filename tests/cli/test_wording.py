@@ -21,6 +21,7 @@ from obc_onnx.cli.engine_options import engine_of
 from obc_onnx.cli.main import cli
 from obc_onnx.cli.options import budget_of, data_of
 from obc_onnx.cli.score_options import scoring_of
+from obc_onnx.cli.strip import vocabulary_of
 from obc_onnx.cli.train_options import training_of
 from obc_onnx.cli.wording import in_options
 
@@ -41,7 +42,7 @@ PUBLIC = {name: getattr(obc_onnx, name) for name in obc_onnx.__all__}
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
 OPTIONS = (
     *("Augmentation", "Budget", "DataOptions", "EngineOptions", "ImageOptions", "Scope"),
-    *("Scoring", "TrainingOptions"),
+    *("Scoring", "TrainingOptions", "Vocabulary"),
 )
 ARGUMENTS = {name for f in FUNCTIONS.values() for name in inspect.signature(f).parameters}
 FIELDS = {f"{name}.{field.name}" for name in OPTIONS for field in fields(PUBLIC[name])}
@@ -64,6 +65,7 @@ REQUIRED = {
     "sensitivity": ["m.onnx"],
     "verify": ["a.onnx", "b.onnx", "--plan", "p.json"],
     "inspect": ["m.onnx"],
+    "strip": ["m.onnx", "-o", "s.onnx"],
 }
 """The arguments that commands cannot do without."""
 GATHERED: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -75,10 +77,11 @@ GATHERED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "Scope": lambda options: budget_of(options).scope,
     "Scoring": scoring_of,
     "TrainingOptions": training_of,
+    "Vocabulary": vocabulary_of,
 }
 """What makes a value of each class of what was given."""
 OPTION = re.compile(r"(?<![\w-])--[a-z]")
-TAKES_FIELDS = {"EngineOptions": "profile"}
+TAKES_FIELDS = {"EngineOptions": "profile", "Vocabulary": "strip"}
 """Commands that take the fields of a class; `compress` takes all others."""
 OF_ANOTHER_PROGRAM = ("trtexec.py", "board.py")
 """Modules that write options of programs that they run, or write."""

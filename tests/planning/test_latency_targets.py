@@ -17,6 +17,7 @@ import pytest
 from helpers import TO_THE_UNIT, analyse, build
 from small import CHAIN, archive, assert_refused, classes, images, invoke, saved
 
+from obc_onnx.branches.left import Left
 from obc_onnx.cli.options import parse_target_time
 from obc_onnx.engines import engine
 from obc_onnx.engines.engine import Layer
@@ -45,7 +46,7 @@ from obc_onnx.surgery.cut import remove_units
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.coupling.model import Coupling
 
 WIDE = CHAIN.replace("12", "64").replace("20", "96")
 """Groups `a:0` of 64 units and `b:0` of 96."""
@@ -339,14 +340,14 @@ def test_a_plan_from_a_file_does_not_wait_for_the_engine(
 def test_units_of_the_whole_network_are_scored_once() -> None:
     asked: list[bool] = []
 
-    def score(keep: Keep) -> dict[str, Any]:
-        asked.append(bool(keep))
+    def score(left: Left) -> dict[str, Any]:
+        asked.append(not left.is_whole)
         return {"a:0": np.ones(64)}
 
     again = remembering(score, first := {})
     (group, *_) = coupling().groups
     for keep in ({}, {group.dim: np.ones(group.size, np.bool_)}, {}, {}):
-        again(keep)
+        again(Left(keep))
     assert asked == [False, True]
     assert first.keys() == {"a:0"}
 

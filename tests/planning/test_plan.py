@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from obc_onnx.coupling.model import Coupling, Keep
+    from obc_onnx.branches.left import Left
+    from obc_onnx.coupling.model import Coupling
 
 UNIT_A = 64 * 27 + 36 * 20 * 9
 """MACs of one unit of `a:0` in `chain`: a row that it writes, and what reads it."""
@@ -252,8 +253,8 @@ def test_what_has_no_rule_is_named_as_what_holds_a_target() -> None:
 def test_every_step_scores_again_with_what_was_removed() -> None:
     seen: list[int] = []
 
-    def score(keep: Keep) -> dict[str, NDArray[np.float64]]:
-        seen.append(sum(int((~kept).sum()) for kept in keep.values()))
+    def score(left: Left) -> dict[str, NDArray[np.float64]]:
+        seen.append(sum(int((~kept).sum()) for kept in left.keep.values()))
         return random_scores(coupling(), len(seen))
 
     search_plan(coupling(), score, Budget(0.3, steps=4, scope=TO_THE_UNIT), "given", 0)
@@ -263,9 +264,9 @@ def test_every_step_scores_again_with_what_was_removed() -> None:
 
 
 def test_a_later_step_uses_its_own_saliency() -> None:
-    def score(keep: Keep) -> dict[str, NDArray[np.float64]]:
+    def score(left: Left) -> dict[str, NDArray[np.float64]]:
         order = np.arange(20.0)
-        return {"a:0": np.full(12, 99.0), "b:0": -order if keep else order}
+        return {"a:0": np.full(12, 99.0), "b:0": order if left.is_whole else -order}
 
     plan = search_plan(
         coupling(), score, Budget(1 - 4 * UNIT_B / FULL, steps=2, scope=TO_THE_UNIT), "given", 0

@@ -93,7 +93,7 @@ def test_the_pruned_model_equals_the_masked_one(name: str, share: float) -> None
     coupling = analyse(Graph.load(path_of(name))).coupling
     scene = Scene(coupling)
     budget = Budget(share, scope=Scope(round_to=4 if share < 0.5 else 1))
-    plan = search_plan(coupling, lambda keep: L2().score(scene, keep), budget, "l2", 0)
+    plan = search_plan(coupling, lambda left: L2().score(scene, left.keep), budget, "l2", 0)
     keep = plan.keep(coupling)
     assert keep
     assert plan.macs[1] <= share * plan.macs[0]

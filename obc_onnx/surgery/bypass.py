@@ -1,0 +1,87 @@
+"""Leave branches out of a graph: who reads their sums reads the other operand instead.
+
+What is left has the axes and groups of the whole, fewer of them. So the same `Keep` says of either
+which units stay, and names in a plan mean the same with and without branches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from obc_onnx.branches.find import chosen
+
+if TYPE_CHECKING:
+    from obc_onnx.branches.find import Branches
+    from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.coupling.patch import Patch
+    from obc_onnx.graph.model import Graph
+    from obc_onnx.ops.base.context import Role
+
+
+def bypassed(coupling: Coupling, branches: Branches) -> Coupling:
+    """Return the coupling of a graph without some branches; the same one where there are none.
+
+    It holds no less than an analysis of that graph: what only a dead node has tied stays tied.
+
+    Args:
+        coupling: Of the whole graph.
+        branches: For each sum (its first output) the operand that goes.
+    Raises:
+        RequestError: One of them is no branch of the graph.
+    """
+    if not branches:
+        return coupling
+    whole = coupling.graph
+    graph = whole.bypass({own.sum: own.stays for own in chosen(coupling, branches)})
+    graph = graph.known_as(whole)
+    alive = _Alive(graph)
+    values = {name: value for name, value in coupling.values.items() if alive.has(name)}
+    dims = [alive.group(group) for group in coupling.groups]
+    groups = tuple(group for group in dims if group.members)
+    return replace(
+        coupling,
+        graph=graph,
+        axes={name: axes for name, axes in coupling.axes.items() if alive.has(name)},
+        values=values,
+        roles=alive.roles(coupling.roles),
+        groups=groups,
+        patches=tuple(patch for patch in coupling.patches if alive.holds(patch)),
+        renumberings=tuple(
+            replace(own, node=graph.producers[own.node.key])
+            for own in coupling.renumberings
+            if own.node.key in graph.producers
+        ),
+    )
+
+
+def without_gone(coupling: Coupling, keep: Keep) -> Keep:
+    """Return what `keep` says of the groups that a graph has."""
+    dims = {group.dim for group in coupling.groups}
+    return {dim: kept for dim, kept in keep.items() if dim in dims}
+
+
+class _Alive:
+    """What a graph still has of a larger one."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._names = graph.producers.keys() | graph.initializers.keys()
+        self._names |= {port.name for port in graph.inputs}
+
+    def has(self, name: str) -> bool:
+        return name in self._names
+
+    def roles(self, roles: tuple[Role, ...]) -> tuple[Role, ...]:
+        """Return the roles of nodes that are left, as these read now."""
+        nodes = self._graph.producers
+        return tuple(replace(r, node=nodes[r.node.key]) for r in roles if r.node.key in nodes)
+
+    def group(self, group: Group) -> Group:
+        return replace(group, members=self.roles(group.members))
+
+    def holds(self, patch: Patch) -> bool:
+        """Say whether all that a patch passes is there."""
+        return all(
+            key in self._graph.producers for key in (patch.key, *(k for k, _ in patch.route))
+        )

@@ -179,12 +179,12 @@ def test_what_has_no_word_on_branches_is_refused() -> None:
     with pytest.raises(RequestError, match="criterion 'l2' says nothing of branches"):
         make_plan(model, budget=Budget(0.5, depth=True))
     only_units = {group.name: np.ones(group.size) for group in coupling_of(NET).groups}
+    budget = Budget(0.5, depth=True)
     with pytest.raises(RequestError, match="says nothing of branch 'w' of Add"):
-        budget = Budget(0.5, depth=True)
         search_plan(coupling_of(NET), lambda _: only_units, budget, "given", 0)
     samples = draw_samples(Graph.from_model(model), 20)
+    scoring = Scoring(normalizer="mean")
     with pytest.raises(RequestError, match="scales the scores of each group"):
-        scoring = Scoring(normalizer="mean")
         make_plan(model, data=samples, budget=Budget(0.5, depth=True), scoring=scoring)
 
 
@@ -195,5 +195,5 @@ def test_a_network_without_sums_has_no_depth() -> None:
 
 
 def test_more_than_all_branches_is_out_of_reach() -> None:
-    with pytest.raises(InfeasibleTargetError, match="cannot reach 0.001 of the MACs"):
+    with pytest.raises(InfeasibleTargetError, match=r"cannot reach 0\.001 of the MACs"):
         planned(1.0, 1.0, 0.001)

@@ -15,6 +15,7 @@ from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import apply, compress, make_plan, verify
 from obc_onnx.saliency.criterion import Scene
@@ -124,8 +125,8 @@ def test_the_score_of_a_gate_is_its_derivative_by_differences() -> None:
 def test_a_network_without_branches_is_repaired_and_verified(tmp_path: Path, target: float) -> None:
     model = build(NET)
     samples = draw_samples(Graph.from_model(model), 400)
-    result = compress(model, data=samples, budget=Budget(target, depth=True, scope=TO_THE_UNIT))
-    again = compress(model, data=samples, budget=Budget(target, depth=True, scope=TO_THE_UNIT))
+    budget = Budget(target, depth=True, scope=Scope(min_channels=1.0))
+    result, again = (compress(model, data=samples, budget=budget) for _ in range(2))
     assert result.plan.branches
     assert result.plan.to_json() == again.plan.to_json()
     assert result.graph.to_model() == again.graph.to_model()

@@ -125,16 +125,7 @@ def search_plan(
         if not met or any(room.is_too_wide(left.keep) for room in standing):
             saliency = score(left)
             _check_scored(standing, depth.standing(left), saliency, criterion)
-            costs = [target.cost for target in targets if not target.holds(left)]
-            order, n_due = ranked(
-                depth.network(left),
-                standing,
-                saliency,
-                left.keep,
-                ranking,
-                [depth.cost(cost, left) for cost in costs],
-                depth.worth(left, saliency, ranking, costs),
-            )
+            order, n_due = _ordered(depth, standing, saliency, left, ranking, targets)
             cuts += _shortest(order, left, n_due, targets, done)
             if ranking in _BY_VALUE:
                 cuts = _needed(cuts, rooms, targets, done)
@@ -142,6 +133,27 @@ def search_plan(
     _check_met(coupling, _standing(rooms, depth, left), targets, left, scope)
     plan = _record(depth, left, budget, ranking, criterion, seed)
     return plan if predictor is None else plan.timed(coupling, predictor)
+
+
+def _ordered(
+    depth: Depth,
+    rooms: Sequence[Room],
+    saliency: Saliency,
+    left: Left,
+    ranking: Ranking,
+    targets: Sequence[_Target],
+) -> tuple[list[Removal], int]:
+    """List what may go of what is left, see `ranked`; costs count whose targets do not hold yet."""
+    costs = [target.cost for target in targets if not target.holds(left)]
+    return ranked(
+        depth.network(left),
+        rooms,
+        saliency,
+        left.keep,
+        ranking,
+        [depth.cost(cost, left) for cost in costs],
+        depth.worth(left, saliency, ranking, costs),
+    )
 
 
 def _standing(rooms: Sequence[Room], depth: Depth, left: Left) -> list[Room]:

@@ -1,0 +1,200 @@
+"""Branches in plans: they compete with units, are edited, and are scored like them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from helpers import TO_THE_UNIT, build, coupling_of
+from nets import draw_samples
+
+from obc_onnx.branches.find import find_branches
+from obc_onnx.errors import InfeasibleTargetError, RequestError
+from obc_onnx.graph.model import Graph
+from obc_onnx.planning.budget import Budget
+from obc_onnx.planning.plan import PruningPlan
+from obc_onnx.planning.scope import Scope
+from obc_onnx.planning.search import search_plan
+from obc_onnx.run.api import apply, compress, make_plan, verify
+from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.jacobian import Jacobian
+from obc_onnx.saliency.options import Scoring
+from obc_onnx.surgery.bypass import bypassed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from obc_onnx.branches.left import Left
+
+NET = """
+<ir_version: 10, opset_import: ["" : 17]>
+g (float[N,8] x) => (float[N,4] y)
+<float[8,16] a, float[16,24] b, float[24,16] c, float[16,40] d, float[40,16] e, float[16,4] f> {
+  u = MatMul (x, a)
+  b1 = MatMul (u, b)
+  b2 = Relu (b1)
+  w = MatMul (b2, c)
+  v = Add (u, w)
+  d1 = MatMul (v, d)
+  d2 = Relu (d1)
+  z = MatMul (d2, e)
+  t = Add (z, v)
+  y = MatMul (t, f)
+}
+"""
+"""A stream of 16 with branches of 2 * 16 * 24 = 768 and 2 * 16 * 40 = 1280 MACs, and 192 more."""
+FULL = 8 * 16 + 768 + 1280 + 16 * 4
+
+
+def scores(first: float, second: float) -> dict[str, np.ndarray]:
+    """Give both branches scores, and units ones that are worth keeping."""
+    found = {group.name: np.full(group.size, 50.0) for group in coupling_of(NET).groups}
+    names = [branch.name for branch in find_branches(coupling_of(NET))]
+    return found | dict(zip(names, np.array([[first], [second]]), strict=True))
+
+
+def planned(first: float, second: float, target: float, **asked: object) -> PruningPlan:
+    """Plan with scores of both branches."""
+    budget = Budget(target, depth=True, scope=TO_THE_UNIT, steps=1, **asked)  # type: ignore[arg-type]
+    of = scores(first, second)
+    return search_plan(coupling_of(NET), lambda _: of, budget, "given", 0)
+
+
+def test_the_branch_that_is_worth_least_goes_with_its_units() -> None:
+    plan = planned(1.0, 40.0, (FULL - 768) / FULL)
+    assert plan.branches == {"v": "w"}
+    assert plan.macs == (FULL, FULL - 768)
+    assert plan.groups.keys() == {"a:1", "d:1"}
+    assert not plan.initializers
+
+
+def test_units_go_where_they_are_worth_less() -> None:
+    plan = planned(1e3, 1e3, (FULL - 768) / FULL)
+    assert not plan.branches
+    assert plan.initializers
+
+
+def test_what_a_branch_saves_counts_per_cost() -> None:
+    """Of two branches of equal worth the larger one goes, and by worth alone the first."""
+    target = (FULL - 100) / FULL
+    assert planned(1.0, 1.0, target, ranking="per-cost").branches == {"t": "z"}
+    assert planned(1.0, 1.1, target, ranking="global").branches == {"v": "w"}
+
+
+def test_a_branch_that_the_target_holds_without_comes_back() -> None:
+    """The first is worth less, and the second alone is enough."""
+    assert planned(1.0, 2.0, (FULL - 1280) / FULL, ranking="global").branches == {"t": "z"}
+
+
+def test_later_steps_score_what_is_left() -> None:
+    seen: list[dict[str, str]] = []
+
+    def score(left: Left) -> dict[str, np.ndarray]:
+        seen.append(dict(left.branches))
+        return scores(1.0, 2.0)
+
+    budget = Budget(0.1, depth=True, ranking="global", steps=2, scope=TO_THE_UNIT)
+    plan = search_plan(coupling_of(NET), score, budget, "given", 0)
+    assert seen[0] == {}
+    assert seen[1]
+    assert plan.branches == {"v": "w", "t": "z"}
+    assert plan.groups.keys() == {"a:1"}
+
+
+def test_the_score_of_a_gate_is_its_derivative_by_differences() -> None:
+    """Scale what a branch adds by 1 + h: the loss of each sample changes by h times its row."""
+    coupling = coupling_of(NET)
+    samples = draw_samples(coupling.graph, 6)
+    scoring = Scoring(objective="output", reduction="mean")
+    branches = find_branches(coupling)
+    found = Jacobian().score(Scene(coupling, samples, scoring=scoring, branches=branches), {})
+    half = coupling.graph.edit({"c": 0.5 * coupling.graph.initializers["c"]})
+    # the scale of `c` is that of what the first branch adds, so both have one derivative
+    weights = Scene(replace(coupling, graph=half), samples, scoring=scoring, branches=branches)
+    again = Jacobian().score(weights, {})
+    assert found[branches[0].name][0] > 0
+    assert again[branches[0].name][0] != pytest.approx(found[branches[0].name][0], rel=1e-3)
+    coupled = replace(scoring, reduction="sum")
+    tripled = Jacobian().score(Scene(coupling, samples, scoring=coupled, branches=branches), {})
+    assert tripled[branches[0].name] == pytest.approx(2 * found[branches[0].name])
+
+
+@pytest.mark.parametrize("target", [0.6, 0.3])
+def test_a_network_without_branches_is_repaired_and_verified(tmp_path: Path, target: float) -> None:
+    model = build(NET)
+    samples = draw_samples(Graph.from_model(model), 400)
+    budget = Budget(target, depth=True, scope=Scope(min_channels=1.0))
+    result, again = (compress(model, data=samples, budget=budget) for _ in range(2))
+    assert result.plan.branches
+    assert result.plan.to_json() == again.plan.to_json()
+    assert result.graph.to_model() == again.graph.to_model()
+    assert any(step.kept and step.after < step.before for step in result.report.recovery)
+    gone = [note for note in result.report.notes if note.startswith("a branch is gone: Add '")]
+    assert len(gone) == len(result.plan.branches)
+    result.save(tmp_path / "small.onnx", plan=tmp_path / "plan.json")
+    read = PruningPlan.load(tmp_path / "plan.json")
+    assert read == result.plan
+    checks = verify(model, tmp_path / "small.onnx", read)
+    assert all(check.passed for check in checks)
+
+
+def test_an_edited_plan_is_applied(tmp_path: Path) -> None:
+    """A person puts a branch in, with groups in the plan that are gone then, and takes it out."""
+    model = build(NET)
+    whole = make_plan(model, budget=Budget(1.0), criterion="l2")
+    without = replace(whole, branches={"v": "w"})
+    result = apply(model, without)
+    assert result.plan.macs == (FULL, FULL - 768)
+    assert "b:1" in whole.groups
+    assert "b:1" not in result.plan.groups
+    back = apply(model, replace(result.plan, branches={}))
+    assert back.plan.macs == (FULL, FULL)
+    assert back.graph.initializers.keys() == set("abcdef")
+
+
+def test_a_result_with_its_branch_still_in_fails_its_checks() -> None:
+    model = build(NET)
+    plan = apply(model, replace(make_plan(model, budget=Budget(1.0)), branches={"v": "w"})).plan
+    failed = [check.name for check in verify(model, model, plan) if not check.passed]
+    assert failed == ["graph as planned"]
+    other = bypassed(coupling_of(NET), {"t": "z"}).graph
+    assert not all(check.passed for check in verify(model, other, plan))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"ranking": "uniform"}, "takes shares of groups, and a branch has none"),
+        ({"ranking": "isomorphic"}, "takes shares of groups, and a branch has none"),
+    ],
+)
+def test_rankings_by_shares_are_refused(asked: dict[str, object], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        planned(1.0, 1.0, 0.5, **asked)
+
+
+def test_what_has_no_word_on_branches_is_refused() -> None:
+    model = build(NET)
+    with pytest.raises(RequestError, match="criterion 'l2' says nothing of branches"):
+        make_plan(model, budget=Budget(0.5, depth=True))
+    only_units = {group.name: np.ones(group.size) for group in coupling_of(NET).groups}
+    budget = Budget(0.5, depth=True)
+    with pytest.raises(RequestError, match="says nothing of branch 'w' of Add"):
+        search_plan(coupling_of(NET), lambda _: only_units, budget, "given", 0)
+    samples = draw_samples(Graph.from_model(model), 20)
+    scoring = Scoring(normalizer="mean")
+    with pytest.raises(RequestError, match="scales the scores of each group"):
+        make_plan(model, data=samples, budget=Budget(0.5, depth=True), scoring=scoring)
+
+
+def test_a_network_without_sums_has_no_depth() -> None:
+    text = NET.replace("v = Add (u, w)", "v = Mul (u, w)").replace("t = Add", "t = Mul")
+    with pytest.raises(RequestError, match="finds no branch"):
+        search_plan(coupling_of(text), lambda _: {}, Budget(0.5, depth=True), "given", 0)
+
+
+def test_more_than_all_branches_is_out_of_reach() -> None:
+    with pytest.raises(InfeasibleTargetError, match=r"cannot reach 0\.001 of the MACs"):
+        planned(1.0, 1.0, 0.001)

@@ -100,7 +100,13 @@ def _why_unknown(known: Iterable[Branch], sum_: str, output: str) -> str:
 
 
 def _is_sum(coupling: Coupling, node: Node) -> bool:
-    """Say whether a node adds two computed values, either of which could stand in for the sum."""
+    """Say whether a node adds two computed values, either of which could stand in for the sum.
+
+    A sum that nothing reads is dead, with all that it is computed from.
+    """
+    graph = coupling.graph
+    if not graph.consumers.get(node.key) and not graph.escapes(node.key):
+        return False
     if Effect.ADDS not in coupling.rules.effect(node) or node.key not in coupling.axes:
         return False
     first, second = node.inputs

@@ -13,11 +13,11 @@ from obc_onnx.cli.options import (
     eval_samples_option,
     json_option,
     latency_option,
-    plan_options,
     recover_option,
     run_options,
 )
 from obc_onnx.cli.pages import page_option
+from obc_onnx.cli.plan_options import plan_options
 from obc_onnx.cli.quality_options import quality_options
 from obc_onnx.cli.score_options import scoring_options
 from obc_onnx.cli.sections import command

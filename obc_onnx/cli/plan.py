@@ -13,13 +13,11 @@ from obc_onnx.cli.options import (
     data_options,
     eval_samples_option,
     json_option,
-    plan_options,
     recover_option,
     run_options,
-    scope_of,
-    scope_options,
 )
 from obc_onnx.cli.pages import page_option, write_page
+from obc_onnx.cli.plan_options import plan_options, scope_of, scope_options
 from obc_onnx.cli.quality_options import quality_options
 from obc_onnx.cli.score_options import scoring_of, scoring_options
 from obc_onnx.cli.sections import command

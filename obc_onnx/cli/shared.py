@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, cast
 
 import click
 
-from obc_onnx.cli.options import budget_of, data_of
+from obc_onnx.cli.options import data_of
 from obc_onnx.cli.pages import write_page
+from obc_onnx.cli.plan_options import budget_of
 from obc_onnx.cli.printing import copied_to, printing_options, tell_written
 from obc_onnx.cli.score_options import scoring_of
 from obc_onnx.cli.wording import in_options

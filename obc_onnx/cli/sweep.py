@@ -16,9 +16,9 @@ from obc_onnx.cli.options import (
     method_option,
     parse_numbers,
     run_options,
-    width_options,
 )
 from obc_onnx.cli.pages import page_option, write_page
+from obc_onnx.cli.plan_options import width_options
 from obc_onnx.cli.quality_options import quality_options
 from obc_onnx.cli.score_options import scoring_options
 from obc_onnx.cli.sections import command

@@ -110,12 +110,7 @@ def search_plan(
         _Target.of(COSTS[name](coupling, splits=splits, predictor=predictor), asked, depth)
         for name, asked in budget.targets.items()
     ]
-    timed = any(target.cost.is_timed for target in targets)
-    if budget.scope.round_to == AUTO:
-        scope, rooms = _with_steps(coupling, targets, budget.scope, predictor)
-    else:
-        own = predictor.round_to if timed and predictor is not None else None
-        scope, rooms = _with_blocks(coupling, targets, budget.scope, own)
+    scope, rooms = _rooms(coupling, targets, budget.scope, predictor)
     budget = replace(budget, scope=scope)
     left, cuts = Left(), list["Removal"]()
     n_steps = budget.steps or (REPAIRED_STEPS if repaired else STEPS)
@@ -171,6 +166,17 @@ def _ranking(budget: Budget, criterion: str) -> Ranking:
             f"`Budget.ranking` '{asked}' is not known: choose from {', '.join(RANKINGS)}"
         )
     return found
+
+
+def _rooms(
+    coupling: Coupling, targets: Sequence[_Target], scope: Scope, predictor: Predictor | None
+) -> tuple[Scope, list[Room]]:
+    """Say how narrow each group may get, and by which multiples."""
+    if scope.round_to == AUTO:
+        return _with_steps(coupling, targets, scope, predictor)
+    timed = predictor is not None and any(target.cost.is_timed for target in targets)
+    own = predictor.round_to if timed and predictor is not None else None
+    return _with_blocks(coupling, targets, scope, own)
 
 
 def _with_blocks(

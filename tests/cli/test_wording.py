@@ -19,7 +19,8 @@ from obc_onnx.cli import wording
 from obc_onnx.cli.augment_options import augmentation_of
 from obc_onnx.cli.engine_options import engine_of
 from obc_onnx.cli.main import cli
-from obc_onnx.cli.options import budget_of, data_of
+from obc_onnx.cli.options import data_of
+from obc_onnx.cli.plan_options import budget_of
 from obc_onnx.cli.score_options import scoring_of
 from obc_onnx.cli.strip import vocabulary_of
 from obc_onnx.cli.train_options import training_of

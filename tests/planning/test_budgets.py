@@ -12,7 +12,7 @@ from helpers import analyse, budget_of, build
 from nets import NETS, model_of
 from small import assert_refused, chain, invoke, saved
 
-from obc_onnx.cli.options import parse_target, parse_target_bytes
+from obc_onnx.cli.plan_options import parse_target, parse_target_bytes
 from obc_onnx.errors import InfeasibleTargetError, RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget

@@ -18,7 +18,7 @@ from helpers import TO_THE_UNIT, analyse, build
 from small import CHAIN, archive, assert_refused, classes, images, invoke, saved
 
 from obc_onnx.branches.left import Left
-from obc_onnx.cli.options import parse_target_time
+from obc_onnx.cli.plan_options import parse_target_time
 from obc_onnx.engines import engine
 from obc_onnx.engines.engine import Layer
 from obc_onnx.engines.options import EngineOptions

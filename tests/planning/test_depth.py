@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from helpers import TO_THE_UNIT, build, coupling_of
+from helpers import TO_THE_UNIT, build, coupling_of, run_onnx
 from nets import draw_samples
 
 from obc_onnx.branches.find import find_branches
@@ -18,10 +18,12 @@ from obc_onnx.planning.plan import PruningPlan
 from obc_onnx.planning.scope import Scope
 from obc_onnx.planning.search import search_plan
 from obc_onnx.run.api import apply, compress, make_plan, verify
+from obc_onnx.run.sweep import sweep
 from obc_onnx.saliency.criterion import Scene
 from obc_onnx.saliency.jacobian import Jacobian
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.surgery.bypass import bypassed
+from obc_onnx.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,22 +105,34 @@ def test_later_steps_score_what_is_left() -> None:
     assert plan.groups.keys() == {"a:1"}
 
 
-def test_the_score_of_a_gate_is_its_derivative_by_differences() -> None:
+def test_the_score_of_a_gate_is_its_derivative_by_differences(tmp_path: Path) -> None:
     """Scale what a branch adds by 1 + h: the loss of each sample changes by h times its row."""
-    coupling = coupling_of(NET)
-    samples = draw_samples(coupling.graph, 6)
-    scoring = Scoring(objective="output", reduction="mean")
-    branches = find_branches(coupling)
+    coupling, step = coupling_of(NET), 1e-3
+    samples, branches = draw_samples(coupling.graph, 6), find_branches(coupling)
+    source = tmp_path / "losses.py"
+    source.write_text("def total(outputs, labels):\n    return outputs['y'].square().sum(-1)\n")
+    scoring = Scoring(loss=f"{source}:total", reduction="mean")
     found = Jacobian().score(Scene(coupling, samples, scoring=scoring, branches=branches), {})
-    half = coupling.graph.edit({"c": 0.5 * coupling.graph.initializers["c"]})
-    # the scale of `c` is that of what the first branch adds, so both have one derivative
-    weights = Scene(replace(coupling, graph=half), samples, scoring=scoring, branches=branches)
-    again = Jacobian().score(weights, {})
-    assert found[branches[0].name][0] > 0
-    assert again[branches[0].name][0] != pytest.approx(found[branches[0].name][0], rel=1e-3)
-    coupled = replace(scoring, reduction="sum")
-    tripled = Jacobian().score(Scene(coupling, samples, scoring=coupled, branches=branches), {})
-    assert tripled[branches[0].name] == pytest.approx(2 * found[branches[0].name])
+    feed = samples.feed(slice(0, 6))
+    for branch, weight in zip(branches, ("c", "e"), strict=True):
+        values = coupling.graph.initializers[weight].astype(np.float64)
+        losses = []
+        for factor in (1 + step, 1 - step):
+            changed = coupling.graph.edit({weight: (factor * values).astype(np.float32)})
+            losses.append(np.square(run_onnx(changed, feed)["y"].astype(np.float64)).sum(-1))
+        rows = (losses[0] - losses[1]) / (2 * step)
+        assert found[branch.name][0] == pytest.approx(np.square(rows).sum(), rel=1e-2)
+
+
+def test_a_gate_counts_as_often_as_a_unit_meets_weights() -> None:
+    coupling = coupling_of(NET)
+    samples, branches = draw_samples(coupling.graph, 6), find_branches(coupling)
+    found = [
+        Jacobian().score(Scene(coupling, samples, scoring=own, branches=branches), {})
+        for own in (Scoring(reduction="mean"), Scoring(reduction="sum"))
+    ]
+    name = branches[0].name
+    assert found[1][name] == pytest.approx(2 * found[0][name])
 
 
 @pytest.mark.parametrize("target", [0.6, 0.3])
@@ -198,3 +212,30 @@ def test_a_network_without_sums_has_no_depth() -> None:
 def test_more_than_all_branches_is_out_of_reach() -> None:
     with pytest.raises(InfeasibleTargetError, match=r"cannot reach 0\.001 of the MACs"):
         planned(1.0, 1.0, 0.001)
+
+
+@pytest.mark.parametrize("equivalent", [False, True])
+def test_a_network_without_branches_is_trained_and_verified(
+    tmp_path: Path, *, equivalent: bool
+) -> None:
+    model = build(NET)
+    samples = draw_samples(Graph.from_model(model), 200)
+    budget = Budget(0.4, depth=True, scope=Scope(min_channels=1.0))
+    training = TrainingOptions(epochs=1, batch_size=16, lr=1e-3, equivalent=equivalent)
+    result = compress(model, data=samples, budget=budget, training=training)
+    assert result.plan.branches
+    assert result.report.epochs
+    result.save(tmp_path / "small.onnx", plan=tmp_path / "plan.json")
+    checks = verify(model, tmp_path / "small.onnx", PruningPlan.load(tmp_path / "plan.json"))
+    assert all(check.passed for check in checks), checks
+
+
+def test_a_sweep_with_depth_reaches_its_targets() -> None:
+    model = build(NET)
+    samples = draw_samples(Graph.from_model(model), 200)
+    budget = Budget(depth=True, scope=Scope(min_channels=1.0))
+    swept = sweep(model, data=samples, targets=[0.7, 0.3], budget=budget, recover_minutes=0)
+    assert [bool(plan.branches) for plan in swept.plans.values()] == [True, True]
+    assert all(
+        point.cost <= target for point, target in zip(swept.sweep.points, (0.7, 0.3), strict=True)
+    )

@@ -1,7 +1,4 @@
-"""Pruning as a pass of Olive, which an environment of its own holds: `OBC_ONNX_OLIVE` is its Python.
-
-That environment needs this package and `olive-ai`.
-"""
+"""Pruning as a pass of Olive, where `OLIVE_PYTHON` names a Python with `olive-ai` and this package."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from small import images, saved
 if TYPE_CHECKING:
     from pathlib import Path
 
+PYTHON = os.environ.get("OLIVE_PYTHON")
 WORKFLOW = """
 import sys
 from olive.workflows import run
@@ -35,15 +33,13 @@ run(config, package_config=package_config())
 """
 
 
+@pytest.mark.skipif(not PYTHON, reason="OLIVE_PYTHON names no Python with Olive")
 def test_olive_prunes_and_then_converts_to_float16(tmp_path: Path) -> None:
-    python = os.environ.get("OBC_ONNX_OLIVE")
-    if not python:
-        pytest.skip("OBC_ONNX_OLIVE names no Python with olive-ai and this package")
     model, pixels = saved(tmp_path), images(40)
     np.savez(tmp_path / "data.npz", x=pixels)
     arguments = (model, tmp_path / "data.npz", tmp_path)
     done = subprocess.run(
-        [python, "-c", WORKFLOW, *arguments],
+        [str(PYTHON), "-c", WORKFLOW, *arguments],
         capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
     )  # fmt: skip
     (result,) = (tmp_path / "out").rglob("*.onnx") or [pytest.fail(done.stderr)]

@@ -44,7 +44,7 @@ LAYERS = (
     ("report", "tensorrt"),
     ("run",),
     ("",),
-    ("cli",),
+    ("cli", "olive_pass"),
     ("__main__",),
 )
 """Packages, and the few modules beside them, from the lowest to the highest.

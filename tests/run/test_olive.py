@@ -42,7 +42,8 @@ def test_olive_prunes_and_then_converts_to_float16(tmp_path: Path) -> None:
         [str(PYTHON), "-c", WORKFLOW, *arguments],
         capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
     )  # fmt: skip
-    (result,) = (tmp_path / "out").rglob("*.onnx") or [pytest.fail(done.stderr)]
+    assert done.returncode == 0, done.stderr
+    (result,) = (tmp_path / "out").rglob("*.onnx")
     before, after = (onnx.load(path).graph.initializer for path in (model, result))
     assert {t.data_type for t in after if t.dims} == {onnx.TensorProto.FLOAT16}
     count = [sum(int(np.prod(t.dims)) for t in own) for own in (before, after)]

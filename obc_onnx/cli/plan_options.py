@@ -162,6 +162,12 @@ width_options = combined(
         help="Let whole branches of residual sums go too, where that costs less than channels.",
     ),
     click.option(
+        "--low-rank",
+        is_flag=True,
+        help="Let layers that channels cannot narrow, such as the classifier, become two of low "
+        "rank, where that costs less.",
+    ),
+    click.option(
         "--round-to",
         metavar="CHANNELS|auto",
         callback=parse_multiple,
@@ -204,6 +210,7 @@ def budget_of(options: dict[str, Any]) -> Budget:
         **targets,
         strip=options["strip"],
         depth=options["depth"],
+        low_rank=options["low_rank"],
         max_drop=options.get("max_drop"),
         ranking=options["ranking"],
         steps=options.get("steps"),

@@ -23,7 +23,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Samples": ("data", "eval_*", "metric", "lower_is_better", "holdout", "mask_input", "image_*"),
     "Budget": (
         *("target*", "cost", "costs", "pick", "max_drop", "round_to", "runtime", "min_channels"),
-        *("ranking", "depth", "steps"),
+        *("ranking", "depth", "low_rank", "steps"),
         *("allow_inexact", "exclude", "only"),
     ),
     "Scores": (

@@ -86,6 +86,29 @@ class Released:
     outputs: frozenset[tuple[str, int]] = frozenset()
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two layers that one was split into.
+
+    Attributes:
+        first: The node that comes first.
+        second: The other one; its key is that of the one.
+        weight: The initializer that was split.
+        first_weight: What the first multiplies by.
+        second_weight: What the other multiplies by.
+        reads: The axis of all three that is contracted.
+        writes: The axis of all three along which outputs lie.
+    """
+
+    first: str
+    second: str
+    weight: str
+    first_weight: str
+    second_weight: str
+    reads: int
+    writes: int
+
+
 @dataclass(frozen=True, eq=False)
 class Coupling:
     """The solved coupling of one graph at concrete shapes.
@@ -104,6 +127,7 @@ class Coupling:
         batch: The open axis of the inputs that holds the samples, None where it is static.
         loses_batch: Whether some operator hides which of its axes hold the batch.
         single: Shapes for one sample, where that is so; None where the batch can be followed.
+        pairs: Layers that one was split into: they count as that one until both are cheaper.
     """
 
     graph: Graph
@@ -121,6 +145,7 @@ class Coupling:
     batch: Expr | None
     loses_batch: bool = False
     single: Mapping[str, Shape] | None = None
+    pairs: tuple[Pair, ...] = ()
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -182,16 +207,63 @@ class Coupling:
     def macs(self, keep: Keep) -> int:
         """Count multiply-accumulates of one sample once only the kept units are left."""
         counted = self._counts(keep)
-        return sum(self._node_macs(node, counted) for node in self.costed)
+        total = sum(self._node_macs(node, counted) for node in self.costed)
+        return total - sum(max(self.extra_macs(pair, keep), 0) for pair in self.pairs)
 
     def params(self, keep: Keep) -> int:
         """Count the elements of weights that are written once only the kept units are left."""
         merged, counted = self.merged(keep), Counts(keep)
-        return self.graph.params_aside + sum(
-            math.prod(self._shape(name, counted)) if name in self.axes else array.size
-            for name, array in self.graph.initializers.items()
-            if holds_weights(array.dtype) and name not in merged
+        joined = sum(max(self.extra_params(pair, keep), 0) for pair in self.pairs)
+        return (
+            self.graph.params_aside
+            - joined
+            + sum(
+                math.prod(self._shape(name, counted)) if name in self.axes else array.size
+                for name, array in self.graph.initializers.items()
+                if holds_weights(array.dtype) and name not in merged
+            )
         )
+
+    def extra_macs(self, pair: Pair, keep: Keep) -> int:
+        """Count the MACs that a pair takes beyond those of one layer between the same values."""
+        nodes = self.graph.producers
+        if pair.first not in nodes:  # a branch has taken both along
+            return 0
+        first, second = (self.node_macs(nodes[key], keep) for key in (pair.first, pair.second))
+        width, rank, _ = self.sides(pair, keep)
+        return first + second - second * width // rank
+
+    def extra_params(self, pair: Pair, keep: Keep) -> int:
+        """Count the elements that a pair holds beyond those of one layer."""
+        if pair.first not in self.graph.producers:
+            return 0
+        width, rank, height = self.sides(pair, keep)
+        return rank * (width + height) - width * height
+
+    def sides(self, pair: Pair, keep: Keep) -> tuple[int, int, int]:
+        """Return how many inputs, directions and outputs of a pair are left."""
+        first, second = self.axes[pair.first_weight], self.axes[pair.second_weight]
+        counted = Counts(keep)
+        axes = (first[pair.reads], first[pair.writes], second[pair.writes])
+        width, rank, height = map(counted.of, axes)
+        return width, rank, height
+
+    @cached_property
+    def pairs_by_dim(self) -> dict[Dim, tuple[Pair, ...]]:
+        """For each dim, the pairs whose cost depends on it."""
+        table: dict[Dim, dict[str, Pair]] = {}
+        for pair in self.pairs:
+            for name in (pair.first_weight, pair.second_weight):
+                for dim in self._dims(name):
+                    table.setdefault(dim, {})[pair.second] = pair
+        return {dim: tuple(pairs.values()) for dim, pairs in table.items()}
+
+    def pair_of(self, dim: Dim) -> Pair | None:
+        """Return the pair between whose layers a dim lies, None where there is none."""
+        for pair in self.pairs_by_dim.get(dim, ()):
+            if self.axes[pair.first_weight][pair.writes] is dim:
+                return pair
+        return None
 
     def merged(self, keep: Keep) -> dict[str, str]:
         """Say what `Graph.merged` will be once only the kept units are left."""

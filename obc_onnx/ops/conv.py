@@ -18,7 +18,7 @@ from obc_onnx.ops.base.rule import Call, Rule
 from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -62,6 +62,19 @@ class Conv(Rule):
     def is_linear(self, node: Node) -> bool:  # noqa: ARG002
         """Say so: there is nothing else."""
         return True
+
+    def halves(
+        self,
+        node: Node,
+        slot: int,  # noqa: ARG002
+        shape: Shape,
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """Let the first pick positions, where a kernel is a point and nothing is padded."""
+        rank = len(shape) - 2
+        padded = node.text("auto_pad", "NOTSET") != "NOTSET" or any(explicit_pads(node, rank))
+        if padded or node.integer("group", 1) > 1 or set(shape[2:]) - {1}:
+            return None
+        return node.attributes, {"kernel_shape": [1] * rank}
 
     def filters_of(self, node: Node, shape: Shape) -> NDArray[np.int64]:  # noqa: ARG002
         """Number the first axis."""

@@ -75,6 +75,9 @@ class FusedConv(Conv):
         """Say no: the output is that of an activation."""
         return False
 
+    def halves(self, node: Node, slot: int, shape: Shape) -> None:
+        """Say that there are none: the first would be activated."""
+
     def forward(self, context: ForwardContext) -> Call:
         """Convolve, add, and activate."""
         node = context.node
@@ -99,6 +102,9 @@ class FusedGemm(Gemm):
     def is_linear(self, node: Node) -> bool:  # noqa: ARG002
         """Say no: the output is that of an activation."""
         return False
+
+    def halves(self, node: Node, slot: int, shape: Shape) -> None:
+        """Say that there are none: the first would be activated."""
 
     def forward(self, context: ForwardContext) -> Call:
         """Multiply, add, and activate."""
@@ -137,6 +143,9 @@ class FusedMatMul(MatMul):
                 tap = replace(tap, axis=orders[tap.slot][tap.axis])
             context.roles.append(replace(role, axis=orders[role.slot][role.axis], tap=tap))
         return outputs
+
+    def halves(self, node: Node, slot: int, shape: Shape) -> None:
+        """Say that there are none: batch axes may be turned."""
 
     def forward(self, context: ForwardContext) -> Call:
         """Transpose, and multiply."""

@@ -12,7 +12,8 @@ from obc_onnx.ops.base.rule import Call, Rule
 from obc_onnx.ops.base.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from torch import Tensor
 
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     from obc_onnx.ops.base.context import CoupleContext, ForwardContext
     from obc_onnx.ops.base.rule import Shape
 
+    Halves = tuple[Mapping[str, Any], Mapping[str, Any]]
     Letter = str | int
+
+_BIAS_OPTIONAL = 11
+"""The opset since which Gemm may lack its bias."""
+_MATRIX = 2
 
 
 class Gemm(Rule):
@@ -61,6 +67,14 @@ class Gemm(Rule):
         """Say whether alpha or beta does anything."""
         return not node.number("alpha", 1.0) == node.number("beta", 1.0) == 1.0
 
+    def halves(self, node: Node, slot: int, shape: Shape) -> Halves | None:  # noqa: ARG002
+        """Let the first turn what enters, and both their weights, as the one does."""
+        if self.is_scaled(node) or node.opset < _BIAS_OPTIONAL:
+            return None
+        entry, own = ("transA", "transB") if slot else ("transB", "transA")
+        turned = {own: node.integer(own, 0)}
+        return {**turned, entry: node.integer(entry, 0)}, turned
+
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:
         """Every output element takes one product per contracted position."""
         return math.prod(outputs[0]) * inputs[0][0 if node.integer("transA", 0) else 1]
@@ -90,6 +104,10 @@ class MatMul(Rule):
     def is_linear(self, node: Node) -> bool:  # noqa: ARG002
         """Say so: there is nothing else."""
         return True
+
+    def halves(self, node: Node, slot: int, shape: Shape) -> Halves | None:  # noqa: ARG002
+        """Let both be products of matrices."""
+        return ({}, {}) if len(shape) == _MATRIX else None
 
     def macs(self, node: Node, inputs: list[Shape], outputs: list[Shape]) -> int:  # noqa: ARG002
         """Every output element takes one product per contracted position."""

@@ -30,6 +30,8 @@ MEASURED_SAMPLES = 512
 """Held-out samples that the sensitivity of groups is measured on."""
 DESIGNS = 12
 """Networks that a profile times besides the model."""
+_OF_PAIRS = {"macs", "params"}
+"""Costs of which it is known what two layers in the place of one save."""
 _TARGET = "target_"
 """How the fields of targets begin; the rest is the name of a cost."""
 
@@ -62,6 +64,7 @@ class Budget:
         strip: Whether what does nothing goes first, as `strip` takes it out; not where a profile or
             scores are of the model as it is.
         depth: Whether whole branches of residual sums may go too, where that costs less.
+        low_rank: Whether layers that channels cannot narrow may become two of low rank.
     """
 
     target_macs: float | None = _target(
@@ -79,6 +82,7 @@ class Budget:
     scope: Scope = field(default_factory=Scope)
     strip: bool = True
     depth: bool = False
+    low_rank: bool = False
 
     @classmethod
     def target_fields(cls) -> list[Field[Any]]:
@@ -117,6 +121,16 @@ class Budget:
         if self.max_drop is not None and self._asked:
             raise RequestError(
                 "`Budget.max_drop` finds how much may go: give it or targets, and not both"
+            )
+        if self.low_rank and not _OF_PAIRS.issuperset(self._asked):
+            raise RequestError(
+                "`Budget.low_rank` goes with targets of MACs and params: bytes and milliseconds of "
+                "two layers in the place of one are not predicted"
+            )
+        if self.low_rank and self.ranking not in (None, "global", "per-cost"):
+            raise RequestError(
+                f"`Budget.ranking` '{self.ranking}' takes shares of groups, which layers of low "
+                f"rank may leave whole: with `Budget.low_rank` use 'per-cost' or 'global'"
             )
         if self.steps is not None and self.steps < 1:
             raise RequestError(f"`Budget.steps` must be at least 1, found {self.steps}")

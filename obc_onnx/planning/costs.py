@@ -19,10 +19,12 @@ from obc_onnx.planning.blocks import units_of_block
 from obc_onnx.surgery.cut import outline_cut
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from obc_onnx.axes.expressions import Dim
-    from obc_onnx.coupling.model import Coupling, Group, Keep
+    from obc_onnx.coupling.model import Coupling, Group, Keep, Pair
     from obc_onnx.latency.predictor import Forecast, Predictor
 
 
@@ -131,10 +133,16 @@ class Macs(Cost):
         of = self._coupling
         return [(of.node_macs(node, keep), node.label) for node in of.costed]
 
+    def total(self, keep: Keep) -> int:
+        """Count the MACs of one sample."""
+        return self._coupling.macs(keep)
+
     def around(self, dim: Dim, keep: Keep) -> int:
         """Count the MACs of the nodes that a dim runs through."""
-        nodes = self._coupling.costed_by_dim.get(dim, ())
-        return sum(self._coupling.node_macs(node, keep) for node in nodes)
+        of = self._coupling
+        nodes, pairs = of.costed_by_dim.get(dim, ()), of.pairs_by_dim.get(dim, ())
+        joined = sum(max(of.extra_macs(pair, keep), 0) for pair in pairs)
+        return sum(of.node_macs(node, keep) for node in nodes) - joined
 
 
 class _OfInitializers(Cost):
@@ -177,17 +185,24 @@ class Params(_OfInitializers):
 
     def total(self, keep: Keep) -> int:
         """Count what is written, or every copy."""
-        return super().total(keep) if self._splits_copies(keep) else self._coupling.params(keep)
+        if not self._splits_copies(keep):
+            return self._coupling.params(keep)
+        return super().total(keep) - self._joined(self._coupling.pairs, keep)
+
+    def _joined(self, pairs: Iterable[Pair], keep: Keep) -> int:
+        """Count what pairs hold beyond the layers that they count as."""
+        return sum(max(self._coupling.extra_params(pair, keep), 0) for pair in pairs)
 
     def around(self, dim: Dim, keep: Keep) -> int:
         """Count what the initializers that a dim lies on hold, and the other copies of them."""
+        joined = self._joined(self._coupling.pairs_by_dim.get(dim, ()), keep)
         if self._splits:
-            return super().around(dim, keep)
+            return super().around(dim, keep) - joined
         copies, names = self._coupling.graph.copies, self._by_dim.get(dim, {})
         origins = {copies.get(name, name) for name in names}
         others = {name for name in self._weights if copies.get(name, name) in origins}
         written = (names.keys() | others) - self._coupling.merged(keep).keys()
-        return sum(self._of(name, keep) for name in written)
+        return sum(self._of(name, keep) for name in written) - joined
 
 
 class FileSize(_OfInitializers):

@@ -53,6 +53,8 @@ class PruningPlan:
         latency: Nanoseconds of one run before and after, as that profile tells them.
         branches: For each sum that loses an operand (its first output), the operand that goes with
             all that it alone was computed from.
+        low_rank: For each initializer that is written as a product, what its factors are called,
+            the one that is multiplied first before the other.
     """
 
     model_sha256: str
@@ -72,6 +74,7 @@ class PruningPlan:
     latency: tuple[int, int] | None = None
     stripped: bool = False
     branches: dict[str, str] = field(default_factory=dict)
+    low_rank: dict[str, list[str]] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -135,7 +138,7 @@ class PruningPlan:
             RequestError: It names a group or a unit that the model does not have, or was made from
                 another profile.
         """
-        keep, edited = self._keep(coupling), self.is_edited(coupling)
+        keep, edited = self.units(coupling), self.is_edited(coupling)
         left = bypassed(coupling, self.branches)
         own = self.profile_sha256
         if predictor is not None and own not in (None, predictor.profile_sha256):
@@ -164,12 +167,12 @@ class PruningPlan:
         """Return the plan with the times that a profile tells."""
         full = Latency(coupling, predictor=predictor).full
         left = Latency(bypassed(coupling, self.branches), predictor=predictor)
-        times = (full, left.total(self._keep(coupling)))
+        times = (full, left.total(self.units(coupling)))
         return replace(self, latency=times, profile_sha256=predictor.profile_sha256)
 
     def is_edited(self, coupling: Coupling) -> bool:
         """Say whether a person has changed what stays, or what follows from that."""
-        keep, left = self._keep(coupling), bypassed(coupling, self.branches)
+        keep, left = self.units(coupling), bypassed(coupling, self.branches)
         counted = self.macs[1] == left.macs(keep)
         return not counted or self._contradicted(coupling, keep) is not None
 
@@ -209,7 +212,7 @@ class PruningPlan:
             result: What is written.
         """
         left = bypassed(coupling, self.branches)
-        slices = slices_of(left, self._keep(coupling), result.merged)
+        slices = slices_of(left, self.units(coupling), result.merged)
         return replace(self, params=(self.params[0], result.params), **slices)
 
     @classmethod
@@ -234,7 +237,7 @@ class PruningPlan:
             RequestError: The plan names a group or a unit that the model does not have, or its
                 initializers do not follow from its groups.
         """
-        keep = self._keep(coupling)
+        keep = self.units(coupling)
         copies = bypassed(coupling, self.branches).graph.copies
         for name, other in self.merged.items():
             if name not in copies or copies[name] != copies.get(other, other):
@@ -247,7 +250,12 @@ class PruningPlan:
             )
         return keep
 
-    def _keep(self, coupling: Coupling) -> Keep:
+    def units(self, coupling: Coupling) -> Keep:
+        """Say which units of each dim stay, whatever is said of initializers.
+
+        Raises:
+            RequestError: The plan names a group or a unit that the model does not have.
+        """
         keep: dict[Dim, NDArray[np.bool_]] = {}
         for name, entry in self.groups.items():
             group = self._group(coupling, name)

@@ -127,6 +127,15 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
 
 
+def _are_pairs(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(names, list)
+        and len(names) == _PAIR
+        and all(isinstance(name, str) for name in names)
+        for names in value.values()
+    )
+
+
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "model_sha256": lambda value: isinstance(value, str),
     "criterion": lambda value: isinstance(value, str),
@@ -145,5 +154,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "round_to": lambda value: value is None or _is_count(value),
     "stripped": lambda value: isinstance(value, bool),
     "branches": _are_names,
+    "low_rank": _are_pairs,
 }
 """What a plan file has to hold, since people may have edited it."""

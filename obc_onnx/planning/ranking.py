@@ -11,7 +11,7 @@ from obc_onnx.axes.expressions import leaves, units_of
 from obc_onnx.planning.costs import units_left
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -55,15 +55,17 @@ def ranked(
     for room in rooms:
         group = room.group
         left = np.flatnonzero(units_left(group, keep))
-        worth = saliency[group.name]
-        if ranking == "per-cost":
-            worth = _per_cost(worth, group, keep, costs)
-        free = left[~np.isin(left, list(protected.get(group.dim, ())))]
         width = left.size
-        for units in room.cuts(free[np.argsort(worth[free], kind="stable")], width):
+        free = left[~np.isin(left, list(protected.get(group.dim, ())))]
+        counted = costs if ranking == "per-cost" else ()
+        if width == group.size and coupling.pair_of(group.dim) is not None:
+            found = _until_it_pays(room, saliency[group.name], keep, costs, counted)
+        else:
+            found = _one_by_one(room, saliency[group.name], free, keep, counted)
+        for units, value in found:
             due.append(width > room.most)
             width -= units.size
-            values.append(float(worth[units].mean()))
+            values.append(value)
             cuts.append((group, units))
     if ranking == "uniform":
         values = _shares(cuts, values, keep, {room.group: room.group for room in rooms})
@@ -74,6 +76,68 @@ def ranked(
     values, due = [*values, *branches.values()], [*due, *[False] * len(branches)]
     order = sorted(range(len(everything)), key=lambda number: (not due[number], values[number]))
     return [everything[number] for number in order], sum(due)
+
+
+def _one_by_one(
+    room: Room,
+    saliency: NDArray[np.float64],
+    free: NDArray[np.int64],
+    keep: Keep,
+    costs: Sequence[Cost],
+) -> Iterator[tuple[NDArray[np.int64], float]]:
+    """Yield the cuts of a group, and what each is worth.
+
+    Args:
+        room: The group.
+        saliency: Of its units.
+        free: Those that may go.
+        keep: What is left.
+        costs: By which the worth is divided; none for the saliency itself.
+    """
+    worth = _per_cost(saliency, room.group, keep, costs) if costs else saliency
+    width = int(units_left(room.group, keep).sum())
+    for units in room.cuts(free[np.argsort(worth[free], kind="stable")], width):
+        yield units, float(worth[units].mean())
+
+
+def _until_it_pays(
+    room: Room,
+    saliency: NDArray[np.float64],
+    keep: Keep,
+    costs: Sequence[Cost],
+    counted: Sequence[Cost],
+) -> Iterator[tuple[NDArray[np.int64], float]]:
+    """Yield the cuts of a group whose first units save nothing; the first cut takes all of those.
+
+    Two layers in the place of one save nothing until they are narrow. So the first cut is the one
+    that is worth least for what it saves, and the others follow as they do elsewhere.
+
+    Args:
+        room: The group, at full width.
+        saliency: Of its units.
+        keep: What is left of others.
+        costs: What has to shrink.
+        counted: Those by which the worth is divided; none for the saliency itself.
+    """
+    group = room.group
+    kept, best, gone = np.ones(group.size, np.bool_), float("inf"), 0
+    order, before = np.argsort(saliency, kind="stable"), [c.around(group.dim, keep) for c in costs]
+    for units in room.cuts(order, group.size):
+        kept[units] = False
+        now = {**keep, group.dim: kept}
+        after = [cost.around(group.dim, now) for cost in costs]
+        saved = sum((b - a) / c.full for b, a, c in zip(before, after, costs, strict=True))
+        n_gone = group.size - int(kept.sum())
+        loss = float(saliency[order[:n_gone]].sum())
+        worth = loss / saved if counted and saved > 0 else loss / n_gone
+        if saved > 0 and worth < best:
+            best, gone = worth, n_gone
+    if gone:
+        yield order[:gone], best
+        left = np.ones(group.size, np.bool_)
+        left[order[:gone]] = False
+        now = {**keep, group.dim: left}
+        yield from _one_by_one(room, saliency, order[gone:], now, counted)
 
 
 def narrowest(coupling: Coupling, rooms: Sequence[Room]) -> dict[Dim, NDArray[np.bool_]]:

@@ -13,6 +13,7 @@ from obc_onnx.latency.profile import Profile
 from obc_onnx.measuring.masks import with_padding
 from obc_onnx.ops.catalogue import DEFAULT_RULES
 from obc_onnx.run.compression import Compression
+from obc_onnx.run.low_rank import LowRank
 from obc_onnx.run.opened import analysed, read
 from obc_onnx.run.request import check_device, request_of
 from obc_onnx.run.strip import strip_first
@@ -365,6 +366,8 @@ def verify(
     coupling, inputs = analyse(before, input_shape, rules, clock, batch_axes)
     if plan.stripped:
         coupling = strip_first(coupling, inputs, plan.seed) or coupling
+    if plan.low_rank:
+        coupling = LowRank.of(coupling, None, plan).coupling
     before, after = coupling.graph, after.with_batch(coupling.graph.batch_axes)
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)

@@ -19,7 +19,6 @@ from obc_onnx.planning.max_drop import DropMeter, plan_within_drop
 from obc_onnx.planning.scope import AUTO
 from obc_onnx.planning.search import search_plan
 from obc_onnx.recover.bench import Bench
-from obc_onnx.recover.methods import SOLVE
 from obc_onnx.report.branches import notes_on_branches
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.result import Result
@@ -34,12 +33,12 @@ from obc_onnx.report.summary import (
     summarise_groups,
     summarise_saliency,
 )
-from obc_onnx.run.decision import Scorer, given_plan, outlook_of, remembering
+from obc_onnx.run.decision import given_plan, outlook_of, remembering, scorer_of
+from obc_onnx.run.low_rank import LowRank
 from obc_onnx.run.measurement import measure
 from obc_onnx.run.opened import Opened, analysed, read
 from obc_onnx.run.strip import strip_first
 from obc_onnx.run.timing import Timing, plan_in_time
-from obc_onnx.saliency.scores import choose_criterion, make_scene, score_left
 from obc_onnx.samples.padding import describe_padding
 from obc_onnx.samples.placing import first_of
 from obc_onnx.surgery.cut import Cut
@@ -81,6 +80,7 @@ class Compression:
 
     Attributes:
         first_scores: Of all units, before any was removed; empty where none were needed.
+        checks: Of what planning begins with.
     """
 
     request: Request
@@ -88,6 +88,7 @@ class Compression:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     first_scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
 
     def execute(self, model: Model) -> Result:
         """Go through all stages."""
@@ -106,14 +107,15 @@ class Compression:
         coupling, sparse_epochs = self._sparsify(original, opened.samples, folder)
         if coupling is not original and opened.samples is not None:
             opened = opened._replace(coupling=coupling, bench=Bench(coupling, opened.samples))
+        opened, plan = self._decided(opened, folder)
+        coupling, graph = opened.coupling, opened.original.graph
         inputs, samples, held = opened.inputs, opened.samples, opened.held
-        plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
         self.notes.extend(notes_on_branches(coupling, plan.branches))
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         feed = verification_feed(graph, held, inputs, request.seed)
         with self.clock("verify"):  # first, since it holds several copies of the weights
-            checks = [check_masked(coupling, keep, feed, plan.branches)]
+            checks = [*self.checks, check_masked(coupling, keep, feed, plan.branches)]
             require(checks)
         with self.clock("cut"):
             made = self._candidate(opened, plan, feed)
@@ -122,7 +124,7 @@ class Compression:
         result = tuned.cut.pruned
         written = Graph.from_model(result.written()).with_batch(graph.batch_axes)
         plan = plan.written_as(coupling, result)
-        if result is not made.cut.pruned or coupling is not original:
+        if result is not made.cut.pruned or coupling is not original or plan.low_rank:
             plan = replace(plan, weights_sha256=digest_of(written.stored))
         final = replace(tuned, plan=plan)
         with self.clock("verify"):
@@ -153,9 +155,9 @@ class Compression:
         """Go through the stages up to the plan."""
         self.check_installed(repairs=self.request.goal.max_drop is not None)
         opened = self.open(model)
-        coupling = opened.original
-        with told(coupling.graph, opened.inputs):
-            plan = self._plan(opened, None, measures=False)
+        with told(opened.original.graph, opened.inputs):
+            opened, plan = self._decided(opened, None, measures=False)
+            coupling = opened.original
         return outlook_of(self.request, plan, coupling, self.first_scores, self.notes)
 
     def _timing(self, opened: Opened) -> Timing | None:
@@ -214,7 +216,7 @@ class Compression:
         bench = None if samples is None else Bench(coupling, samples)
         opened = Opened(coupling, inputs, samples, held, coupling, distance, bench, metric)
         if coupling is not came:
-            opened = opened._replace(came=came)
+            opened = opened._replace(came=came, stripped=True)
         with told(coupling.graph, inputs):
             return opened._replace(timing=self._timing(opened))
 
@@ -254,27 +256,61 @@ class Compression:
         facts = facts_of(request, graph.sha256)
         return RunFolder(request.run_dir, facts, resume=request.resume, writes=rank() == 0)
 
-    def _plan(
+    def _decided(
         self, opened: Opened, folder: RunFolder | None, *, measures: bool = True
-    ) -> PruningPlan:
-        """Return the plan that was given or that a run has made already, or make one.
+    ) -> tuple[Opened, PruningPlan]:
+        """Return a plan, and the network that it is for: layers may be split in it.
 
         Args:
             opened: The model and samples.
-            folder: Of the run.
+            folder: Of the run, which may have made a plan already.
             measures: Whether one for a target of time is measured; a profile alone tells it else.
         """
-        request, coupling = self.request, opened.coupling
-        made = request.plan or (None if folder is None else folder.plan())
+        made = self.request.plan or (None if folder is None else folder.plan())
         if made is not None:
-            made.check_model(coupling.graph.sha256, request.name)
-            with self.clock("score and plan"):
-                scorer_of = partial(self._scorer, coupling, opened.samples)
-                plan, notes = given_plan(made, coupling, scorer_of, opened.predictor)
-            self.notes.extend(notes)
-            return plan
+            made.check_model(opened.coupling.graph.sha256, self.request.name)
+        low = self._split(opened, made)
+        split = opened if low is None else low.put_into(opened)
+        plan = self._plan(split, measures=measures) if made is None else self._given(split, made)
+        if low is not None:
+            low, plan, names = low.settled(plan)
+            split = low.put_into(opened) if low.halves else opened
+            scores = {
+                now: self.first_scores[was] for was, now in names.items() if self.first_scores
+            }
+            self.first_scores.clear()
+            self.first_scores.update(scores)
+            self.notes.extend(low.notes(plan))
+        if made is None and folder is not None:
+            folder.keep_plan(plan)
+        return split, plan
+
+    def _split(self, opened: Opened, made: PruningPlan | None) -> LowRank | None:
+        """Split layers, where that was asked for or a plan says so."""
+        if not (self.request.goal.low_rank if made is None else made.low_rank):
+            return None
+        with self.clock("low rank"):
+            found = LowRank.of(opened.coupling, opened.samples, made)
+            graph, seed = opened.coupling.graph, self.request.seed
+            feed = verification_feed(graph, opened.held, opened.inputs, seed)
+            self.checks[:] = [found.check(feed)]
+            require(self.checks)
+        return found
+
+    def _given(self, opened: Opened, made: PruningPlan) -> PruningPlan:
+        """Return a plan that was given or that a run has made already."""
+        coupling = opened.coupling
         with self.clock("score and plan"):
-            scorer = self._scorer(coupling, opened.samples)
+            scorer = partial(scorer_of, self.request, coupling, opened.samples, self.notes)
+            plan, notes = given_plan(made, coupling, scorer, opened.predictor)
+        self.notes.extend(notes)
+        return plan
+
+    def _plan(self, opened: Opened, *, measures: bool) -> PruningPlan:
+        """Make a plan, see `_decided`."""
+        request, coupling = self.request, opened.coupling
+        with self.clock("score and plan"):
+            scorer = scorer_of(request, coupling, opened.samples, self.notes)
             score = remembering(scorer.score, self.first_scores)
             repairs = opened.samples is not None or request.recover != "none"
             scored = partial(search_plan, coupling, score, criterion=scorer.name)
@@ -286,13 +322,11 @@ class Compression:
                 plan = self._plan_in_time(opened.timing, coupling, plan_of)
             else:
                 plan = plan_of(_goal_of_rest(request.goal, opened))
-            plan = replace(plan, stripped=opened.came is not None)
+            plan = replace(plan, stripped=opened.stripped)
         if request.goal.scope.round_to == AUTO and opened.predictor is not None:
             self.notes.append(note_on_steps(coupling, opened.predictor))
         elif request.goal.scope.multiple is None and plan.round_to is not None:
             self.notes.append(note_on_blocks(plan, plan.round_to))
-        if folder is not None:
-            folder.keep_plan(plan)
         return plan
 
     def _plan_in_time(
@@ -343,33 +377,6 @@ class Compression:
             graph, epochs = sparsify(coupling, samples, training, folder)
         shapes = {port.name: coupling.shapes[port.name] for port in coupling.graph.inputs}
         return analyse(graph, shapes, request.rules, self.clock, feed=first_of(samples))[0], epochs
-
-    def _scorer(self, coupling: Coupling, samples: Samples | None) -> Scorer:
-        """Return what scores units: scores that were given, or a criterion."""
-        request = self.request
-        if request.scores is not None:
-            given = request.scores
-            given.check(coupling)
-            return Scorer(given.criterion, lambda _: given.groups)
-        depth = request.goal.depth
-        criterion = choose_criterion(request.criterion, samples, request.look, depth=depth)
-        if request.criterion is None and samples is None:
-            self.notes.append(
-                f"no data was given, so units are scored by '{criterion.name}', which needs none"
-            )
-        scene = make_scene(
-            coupling, samples, request.look, request.seed, request.device, depth=depth
-        )
-        repaired = request.recover in SOLVE and not request.trains
-        if scene.samples is None or not repaired or not criterion.needs_data:
-            return Scorer(criterion.name, partial(score_left, criterion, scene))
-        from obc_onnx.recover.stage import rehearse
-
-        repair = partial(
-            rehearse, coupling, samples=scene.samples, seed=request.seed, device=request.device
-        )
-        score = partial(score_left, criterion, scene, repair=repair)
-        return Scorer(criterion.name, score, repairs=True)
 
     def _recover(self, made: Candidate, bench: Bench | None) -> tuple[Candidate, list[Recovery]]:
         """Repair without labels, where there is anything to do it with."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from obc_onnx.branches.left import Left
+from obc_onnx.recover.methods import SOLVE
 from obc_onnx.report.branches import notes_on_branches
 from obc_onnx.report.network import list_layers
 from obc_onnx.report.summary import (
@@ -15,6 +17,7 @@ from obc_onnx.report.summary import (
     summarise_groups,
     summarise_saliency,
 )
+from obc_onnx.saliency.scores import choose_criterion, make_scene, score_left
 from obc_onnx.surgery.bypass import bypassed
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from obc_onnx.latency.predictor import Predictor
     from obc_onnx.planning.plan import PruningPlan
     from obc_onnx.run.request import Request
+    from obc_onnx.samples.samples import Samples
 
     Saliency = Mapping[str, NDArray[np.float64]]
     Score = Callable[[Left], Saliency]
@@ -44,6 +48,40 @@ class Scorer(NamedTuple):
     name: str
     score: Score
     repairs: bool = False
+
+
+def scorer_of(
+    request: Request, coupling: Coupling, samples: Samples | None, notes: list[str]
+) -> Scorer:
+    """Return what scores units: scores that were given, or a criterion.
+
+    Args:
+        request: What asked for it.
+        coupling: Of the network.
+        samples: To score on.
+        notes: Where it is said which criterion needs none.
+    """
+    if request.scores is not None:
+        given = request.scores
+        given.check(coupling)
+        return Scorer(given.criterion, lambda _: given.groups)
+    depth = request.goal.depth
+    criterion = choose_criterion(request.criterion, samples, request.look, depth=depth)
+    if request.criterion is None and samples is None:
+        notes.append(
+            f"no data was given, so units are scored by '{criterion.name}', which needs none"
+        )
+    scene = make_scene(coupling, samples, request.look, request.seed, request.device, depth=depth)
+    repaired = request.recover in SOLVE and not request.trains
+    if scene.samples is None or not repaired or not criterion.needs_data:
+        return Scorer(criterion.name, partial(score_left, criterion, scene))
+    from obc_onnx.recover.stage import rehearse
+
+    repair = partial(
+        rehearse, coupling, samples=scene.samples, seed=request.seed, device=request.device
+    )
+    score = partial(score_left, criterion, scene, repair=repair)
+    return Scorer(criterion.name, score, repairs=True)
 
 
 def given_plan(

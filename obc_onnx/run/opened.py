@@ -35,7 +35,8 @@ class Opened(NamedTuple):
         samples: To score, repair and train on.
         held: To measure on.
         original: The model as it came, without what does nothing where that went first.
-        came: The model with that; None where nothing went.
+        came: The model with that, and with layers whole that are split; None where it is as it was.
+        stripped: Whether what does nothing went.
         distance: From what the original gives for the samples to measure on.
         bench: What repair looks at and is judged on.
         metric: Of the user's, which quality is measured by.
@@ -52,6 +53,7 @@ class Opened(NamedTuple):
     metric: Metric | None = None
     timing: Timing | None = None
     came: Coupling | None = None
+    stripped: bool = False
 
     @property
     def predictor(self) -> Predictor | None:

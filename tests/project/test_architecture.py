@@ -33,7 +33,7 @@ LAYERS = (
     ("coupling",),
     ("branches",),
     ("surgery",),
-    ("stripping",),
+    ("stripping", "low_rank"),
     ("measuring",),
     ("latency",),
     ("twin",),

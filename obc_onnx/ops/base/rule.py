@@ -203,6 +203,27 @@ class Rule(ABC):
         """
         return None
 
+    def halves(
+        self,
+        node: Node,  # noqa: ARG002
+        slot: int,  # noqa: ARG002
+        shape: Shape,  # noqa: ARG002
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """Return the attributes of two nodes of this operator that may stand for one.
+
+        What the first gives enters the second; the product of their weights is the weight of the
+        one. The first adds nothing, the second what the one adds. Both weights have as many axes as
+        the one, and the same one is contracted.
+
+        Args:
+            node: One of the operator.
+            slot: Of its weight.
+            shape: Of that.
+        Returns:
+            None where no such two are.
+        """
+        return None
+
     def patches(self) -> Callable[..., Any] | None:
         """Return what lays out inputs as the filters of a convolution meet them; else None.
 

@@ -30,10 +30,12 @@ class ObcPrune(Pass):  # type: ignore[misc] # Olive tells no types
                 type_=float, default_value=0.5, description="Share of the MACs that may be left."
             ),
             "data": PassConfigParam(
-                type_=str, default_value=None, description="Samples, as of `compress --data`."
+                type_=str,
+                default_value=None,
+                description="Samples: a file or a folder.",
             ),
             "runtime": PassConfigParam(
-                type_=str, default_value=None, description="As of `compress --for`."
+                type_=str, default_value=None, description="What the result is to run on."
             ),
             "recover_minutes": PassConfigParam(
                 type_=float, default_value=None, description="Of refinement by gradient."

@@ -209,12 +209,15 @@ def assert_layers_are_linear(graph: Graph, coupling: Coupling, feed: Feed) -> in
         (y,) = run.preview(layer.output)
         wanted = layer.outputs(y)
         weight = twin.get_parameter(parameter_name(layer.weight)).detach()
-        matrix = layer.matrix(weight)
-        assert torch.equal(layer.weight_of(matrix, tuple(weight.shape)), weight)
+        whole = layer.matrix(weight)
+        assert torch.equal(layer.weight_of(whole, tuple(weight.shape)), weight)
+        operand = arguments[1 - call.meta["slots"].index(layer.slot)]  # as it is rounded
+        matrix = layer.matrix(operand.reshape(weight.shape))
         rows = x.reshape(*wanted.shape[:-1], layer.blocks, -1)
         found = torch.einsum("...gi,goi->...go", rows, matrix).flatten(-2)
         if layer.bias is not None:
-            found = found + twin.get_parameter(parameter_name(layer.bias)).detach()
+            bias = twin.get_parameter(parameter_name(layer.bias)).detach()
+            found = found + bias.to(found.dtype)
         found = found if added is None else found + added
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     return len(layers)

@@ -188,7 +188,9 @@ def squared(x: Tensor) -> Tensor:
     for start in range(0, inputs, _STRIP):
         stop = min(start + _STRIP, inputs)
         strip = x[..., start:stop].mT @ x[..., :stop]
-        found[:, start:stop, :stop] = strip
+        last = strip[..., start:]  # a product of matrices may round both sides of it differently
+        found[:, start:stop, :start] = strip[..., :start]
+        found[:, start:stop, start:stop] = last.tril() + last.tril(-1).mT
         found[:, :start, start:stop] = strip[..., :start].mT
     return found
 

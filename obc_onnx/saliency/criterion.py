@@ -93,14 +93,16 @@ class Scene:
         return measure_scales(self.coupling, self.data(), run, size)
 
     def without_branches(self, gone: Branches) -> Scene:
-        """Return the scene with those branches to score that its network still has.
+        """Return the scene with those branches to score that its network still has, on one scale.
 
         Args:
             gone: For each sum that lost an operand, which.
         """
         there = self.coupling.graph.producers
-        left = (own for own in self.branches if own.sum in there and own.sum not in gone)
-        return replace(self, branches=tuple(left))
+        left = tuple(b for b in self.branches if b.sum in there and b.sum not in gone)
+        if left == self.branches:
+            return self
+        return replace(self, branches=left, first=self.first or self)
 
     def asking(self, objective: ObjectiveName) -> Scene:
         """Return the same scene with another objective, once and for all."""

@@ -10,6 +10,7 @@ import torch
 from helpers import analyse, build
 from nets import draw_keep, draw_samples, make_static, model_of
 
+from obc_onnx.branches.left import Left
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.graph.session import Session
@@ -120,7 +121,7 @@ def test_statistics_approach_those_of_one_large_batch(momentum: float) -> None:
 
 def test_a_rehearsal_shows_the_repaired_network_in_the_whole_one() -> None:
     cut = cut_of(DEEP)
-    whole = rehearse(cut.coupling, cut.keep, cut.samples, 0)
+    whole = rehearse(cut.coupling, Left(cut.keep), cut.samples, 0)
     feed = used_of(cut).feed(slice(0, None))
     expected = Session(cut.original).run(feed)["y"]
     plain, repaired = (

@@ -93,7 +93,7 @@ def test_the_narrowest_widths_are_where_a_ranking_of_all_cuts_ends(
     rooms = rooms_of(coupling, Scope(round_to=round_to))
     equal = {group.name: np.zeros(group.size) for group in coupling.groups}
     expected = {group.dim: np.ones(group.size, np.bool_) for group in coupling.groups}
-    for group, units in ranked(coupling, rooms, equal, {}, "global", [])[0]:
+    for group, units in ranked(coupling, rooms, equal, {}, "global", [], {})[0]:
         expected[group.dim][units] = False
     found = narrowest(coupling, rooms)
     for group in coupling.groups:

@@ -16,10 +16,10 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.precision import relative_error
 from obc_onnx.graph.session import Session
 from obc_onnx.measuring.noise import MARGIN, Limit, Reference, disturbed
+from obc_onnx.surgery import cut as surgery
 from obc_onnx.surgery.cut import remove_units
 from obc_onnx.surgery.mask import mask_reads
 from obc_onnx.twin.build import derived_twin
-from obc_onnx.verification import checks as verify
 from obc_onnx.verification.checks import check_masked, check_twin, compare, compare_twin
 from obc_onnx.verification.oracle import Oracle
 
@@ -151,7 +151,7 @@ def test_an_honest_cut_of_a_model_that_amplifies_rounding_passes_and_a_wrong_one
     assert not compare("floors", oracle.run_pruned(honest), floors).passed
     assert check.passed
     assert check.planted == check.caught > 0
-    monkeypatch.setattr(verify, "remove_units", shifted)
+    monkeypatch.setattr(surgery, "remove_units", shifted)
     assert not check_masked(found.coupling, keep, feed).passed
 
 
@@ -164,7 +164,7 @@ def test_a_wrong_cut_is_found_inside_where_outputs_are_saturated(
     assert check.passed
     assert not check.doubt
     assert check.planted == check.caught > 0
-    monkeypatch.setattr(verify, "remove_units", shifted)
+    monkeypatch.setattr(surgery, "remove_units", shifted)
     check = check_masked(found.coupling, keep, feed)
     assert not check.passed
     assert "value 'p'" in check.detail or "value 'r'" in check.detail

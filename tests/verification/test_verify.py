@@ -21,6 +21,7 @@ from obc_onnx.graph.model import Graph
 from obc_onnx.graph.precision import allowed_error, is_vacuous, precision_of, relative_error
 from obc_onnx.measuring.noise import Reference
 from obc_onnx.run.api import compress
+from obc_onnx.surgery import cut as surgery
 from obc_onnx.surgery.cut import remove_units
 from obc_onnx.verification import checks as verify
 from obc_onnx.verification.checks import (
@@ -104,7 +105,7 @@ def test_the_masked_oracle_fails_where_other_units_were_removed(
     def shifted(coupling: Any, kept: Keep) -> Graph:
         return remove_units(coupling, {dim: np.roll(mask, 1) for dim, mask in kept.items()})
 
-    monkeypatch.setattr(verify, "remove_units", shifted)
+    monkeypatch.setattr(surgery, "remove_units", shifted)
     check = check_masked(whole.coupling, keep, feed)
     assert not check.passed
     assert check.error > check.tolerance

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from obc_onnx.branches.find import chosen, find_branches
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from obc_onnx.branches.find import Branch, Branches
     from obc_onnx.coupling.model import Coupling
 
@@ -43,7 +45,7 @@ class BranchSummary:
 
 def summarise_branches(coupling: Coupling) -> list[BranchSummary]:
     """Describe every branch of a graph."""
-    return [_summary(coupling, branch) for branch in find_branches(coupling)]
+    return _summaries(coupling, find_branches(coupling))
 
 
 def notes_on_branches(coupling: Coupling, branches: Branches) -> list[str]:
@@ -54,12 +56,17 @@ def notes_on_branches(coupling: Coupling, branches: Branches) -> list[str]:
         branches: For each sum the operand that went.
     """
     gone = chosen(coupling, branches) if branches else ()
-    return [f"a branch is gone: {_summary(coupling, branch).told}" for branch in gone]
+    return [f"a branch is gone: {found.told}" for found in _summaries(coupling, gone)]
 
 
-def _summary(coupling: Coupling, branch: Branch) -> BranchSummary:
+def _summaries(coupling: Coupling, branches: Sequence[Branch]) -> list[BranchSummary]:
+    whole = coupling.macs({}) if branches else 0  # once, since it grows with the network
+    return [_summary(coupling, branch, whole) for branch in branches]
+
+
+def _summary(coupling: Coupling, branch: Branch, whole: int) -> BranchSummary:
     nodes = [coupling.graph.producers[key] for key in branch.nodes]
-    macs, whole = sum(coupling.node_macs(node, {}) for node in nodes), coupling.macs({})
+    macs = sum(coupling.node_macs(node, {}) for node in nodes)
     names = [node.name or node.key for node in nodes]
     share = macs / whole if whole else 0.0
     return BranchSummary(branch.sum, branch.output, branch.label, names, macs, share)

@@ -281,6 +281,8 @@ class Compression:
             self.first_scores.clear()
             self.first_scores.update(scores)
             self.notes.extend(low.notes(plan))
+            if not low.halves:
+                self.checks.clear()
         if made is None and folder is not None:
             folder.keep_plan(plan)
         return split, plan

@@ -76,6 +76,16 @@ class Request:
         minutes_of(self.recover_minutes, trains=False)  # checks the number
         if self.data.source is None:
             self._check_without_data()
+        if self.goal.low_rank and self.scores is not None:
+            raise RequestError(
+                "`scores` say nothing of the directions of `Budget.low_rank`: let units be scored "
+                "with them, or leave it out"
+            )
+        if self.goal.low_rank and self.training is not None and self.training.sparse_epochs:
+            raise RequestError(
+                "`Budget.low_rank` splits weights, which `TrainingOptions.sparse_epochs` changes: "
+                "leave one of both out"
+            )
         scored = self.plan is not None or self.scores is not None
         if scored and self.training is not None and self.training.sparse_epochs:
             raise RequestError(

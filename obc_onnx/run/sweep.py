@@ -222,6 +222,11 @@ def _without_targets(budget: Budget, cost: str) -> Budget:
     if cost not in Budget.costs():
         known = ", ".join(Budget.costs())
         raise RequestError(f"`cost` '{cost}' is not known: choose from {known}")
+    if budget.low_rank:
+        raise RequestError(
+            "all points of a sweep share their scores, and `Budget.low_rank` splits other layers "
+            "at each: compress to one target with it"
+        )
     asked = [f.name for f in Budget.target_fields() if getattr(budget, f.name) is not None]
     if asked or budget.max_drop is not None:
         named = ", ".join(f"`Budget.{name}`" for name in asked or ["max_drop"])

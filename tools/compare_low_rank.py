@@ -5,7 +5,7 @@
 
 The layer keeps a share of its MACs: as two layers, or with fewer of the channels that it reads.
 Those are then missing in front of it too, so that fewer have to go. The table has the error of
-outputs on held-out samples, as cut and after least squares, and the accuracy where there are labels.
+outputs on held-out samples, as cut and after least squares, and the accuracy with labels.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import traceback
 import zlib
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from fuzz import file_mutations
@@ -39,10 +40,9 @@ KILO = 1024
 CPU_SECONDS = 60.0
 """After which a case hangs: those that wait for nothing are found by the time that they take."""
 ENDINGS = {"model": ".onnx", "checkpoint": ".pt"}
-SAMPLED_SHARE = 0.1
-"""How many of the models that are compressed are given samples, to be scored, repaired and run."""
-STRIPPED_SHARE = 0.1
-"""How many of the models that can be inspected are stripped too."""
+SHARES = (0.1, 0.1, 0.05, 0.1)
+"""How many of the models that can be inspected are stripped too; split into layers of low rank; cut
+by branches; and how many are given samples, to be scored, repaired and run."""
 BESIDE_BYTES = 192
 N_SAMPLES, MOST_DRAWN = 20, 2**20
 """Samples of a model; elements of one."""
@@ -83,15 +83,17 @@ def try_model(path: Path, rng: np.random.Generator | None) -> Found:
 
     Args:
         path: Of the model.
-        rng: Chooses the models that are stripped, and those that are given samples; None tries all.
+        rng: Chooses what is done with a model beside; None tries all.
     Returns:
         What became of the last step.
     """
     inspect(path)
-    steps = [strip_model, compress_with_samples, compress_model]
+    more = [strip_model, partial(compress_model, low_rank=True), partial(with_samples, depth=True)]
+    steps = [*more, with_samples, compress_model]
     if rng is not None:
-        stripped, sampled = rng.random(2) < (STRIPPED_SHARE, SAMPLED_SHARE)
-        steps = [*([strip_model] if stripped else []), steps[1 if sampled else 2]]
+        *chosen, sampled = rng.random(len(SHARES)) < SHARES
+        steps = [more[place] for place in np.flatnonzero(chosen)]
+        steps.append(with_samples if sampled else compress_model)
     return [attempted(step, path) for step in steps][-1]
 
 
@@ -113,20 +115,20 @@ def strip_model(path: Path) -> None:
     strip(path).save(path.with_name("stripped.onnx"))
 
 
-def compress_with_samples(path: Path) -> None:
+def with_samples(path: Path, **budget: Any) -> None:
     """Draw samples for a model, where they are small, and compress it with them."""
     graph, data = Graph.load(path), path.with_suffix(".npz")
     sizes = [size for port in graph.inputs for size in port.shape or () if isinstance(size, int)]
     if math.prod(sizes) > MOST_DRAWN:
-        compress_model(path)
+        compress_model(path, **budget)
         return
     np.savez(data, **make_feed(graph, np.random.default_rng(0), N_SAMPLES))
-    compress_model(path, data)
+    compress_model(path, data, **budget)
 
 
-def compress_model(path: Path, data: Path | None = None) -> None:
+def compress_model(path: Path, data: Path | None = None, **more: Any) -> None:
     """Compress a model, write the result, and read that again."""
-    budget = Budget(target_macs=0.7, scope=Scope(min_channels=1, round_to=1))
+    budget = Budget(target_macs=0.7, scope=Scope(min_channels=1, round_to=1), **more)
     result = compress(path, data=data, budget=budget, recover_minutes=0)
     small = path.with_name("small.onnx")
     result.save(small, small.with_suffix(".json"))

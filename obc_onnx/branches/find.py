@@ -59,7 +59,7 @@ def find_branches(coupling: Coupling) -> tuple[Branch, ...]:
     Args:
         coupling: Of the graph.
     """
-    reach = _Reach(coupling.graph)
+    reach, costed = _Reach(coupling.graph), {node.key for node in coupling.costed}
     types = ElementTypes(coupling.graph)
     found = []
     for node in coupling.graph.nodes:
@@ -67,7 +67,7 @@ def find_branches(coupling: Coupling) -> tuple[Branch, ...]:
             continue
         for slot, name in enumerate(node.inputs):
             dead = reach.needed_alone(node, slot)
-            if any(_costs(coupling, own) for own in dead):
+            if any(own.key in costed or _holds(coupling.graph, own) for own in dead):
                 keys = tuple(own.key for own in dead)
                 found.append(Branch(node.key, name, slot, node.label, keys))
     return tuple(found)
@@ -117,11 +117,10 @@ def _is_sum(coupling: Coupling, node: Node) -> bool:
     return first != second and not constant and axes == [coupling.axes[node.key]] * 2
 
 
-def _costs(coupling: Coupling, node: Node) -> bool:
-    """Say whether a node multiplies, or holds weights."""
-    arrays = coupling.graph.initializers
-    held = (arrays[name] for name in node.inputs if name in arrays)
-    return any(holds_weights(a.dtype) and np.size(a) > 1 for a in held) or node in coupling.costed
+def _holds(graph: Graph, node: Node) -> bool:
+    """Say whether a node holds weights."""
+    held = (graph.initializers[name] for name in node.inputs if name in graph.initializers)
+    return any(holds_weights(array.dtype) and np.size(array) > 1 for array in held)
 
 
 class _Reach:
@@ -129,6 +128,7 @@ class _Reach:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self._place = {node.key: place for place, node in enumerate(graph.nodes)}
         self._readers = {
             node.key: sum(len(graph.consumers.get(name, ())) for name in node.outputs if name)
             for node in graph.nodes
@@ -136,15 +136,15 @@ class _Reach:
 
     def needed_alone(self, node: Node, slot: int) -> list[Node]:
         """List the nodes that are there for one input of a node alone, in the graph's order."""
-        graph, left = self._graph, dict(self._readers)
+        graph, left = self._graph, dict[str, int]()
         dead: dict[str, Node] = {}
         queue = [node.inputs[slot]]
         for name in queue:
             own = graph.producers.get(name)
             if own is None:
                 continue
-            left[own.key] -= 1
+            left[own.key] = left.get(own.key, self._readers[own.key]) - 1
             if left[own.key] == 0 and not any(graph.escapes(o) for o in own.outputs if o):
                 dead[own.key] = own
                 queue += [used for used in own.inputs if used]
-        return [own for own in graph.nodes if own.key in dead]
+        return sorted(dead.values(), key=lambda own: self._place[own.key])

@@ -1,7 +1,7 @@
 """Compare one layer of low rank, by plain and by weighted SVD, with fewer channels at equal MACs.
 
     python tools/compare_low_rank.py MODEL --weight NAME --data DATA --eval-data DATA
-        [--left 0.5]... [--image-scale 1]
+        [--left 0.5]... [--refit-samples 1024] [--image-scale 1]
 
 The layer keeps a share of its MACs: as two layers, or with fewer of the channels that it reads.
 Those are then missing in front of it too, so that fewer have to go. The table has the error of
@@ -61,6 +61,7 @@ class Network:
     layer: Dense
     samples: Samples
     held: Samples
+    refit: int
     seed: int
 
     def cuts(self, left: float) -> Iterator[tuple[str, int, Cut]]:
@@ -98,7 +99,8 @@ class Network:
     def row(self, left: float, way: str, width: int, cut: Cut) -> str:
         """Write one line of the table."""
         distance = Distance(self.coupling, self.held)
-        repaired = recover(cut, Bench(cut.coupling, self.samples), "refit", self.seed).graph
+        bench = Bench(cut.coupling, self.samples.part(slice(0, self.refit)))
+        repaired = recover(cut, bench, "refit", self.seed).graph
         errors = [f"{distance(graph):.4f}" for graph in (cut.pruned, repaired)]
         cells = (f"{left:g}", way, str(width), *errors, _told(repaired, self.held))
         return f"| {' | '.join(cells)} |"
@@ -119,6 +121,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eval-samples", type=int, default=2000)
     parser.add_argument("--image-scale", type=float)
     parser.add_argument("--left", type=float, action="append")
+    parser.add_argument("--refit-samples", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -138,7 +141,7 @@ def main() -> None:
     coupling, _ = analysed(graph, samples, None, None, DEFAULT_RULES, Clock())
     layers = {layer.weight: layer for layer in find_dense(coupling)}
     layer = given(layers.get(options.weight), f"a weight that may be split, of {', '.join(layers)}")
-    network = Network(coupling, layer, samples, held, options.seed)
+    network = Network(coupling, layer, samples, held, options.refit_samples, options.seed)
     tqdm.write(HEADER)
     for left in options.left or (0.75, 0.5, 0.25):
         for way, width, cut in network.cuts(left):

@@ -25,6 +25,7 @@ from obc_onnx.ops.elementwise import cast
 from obc_onnx.ops.quantised.linear import quantize
 from obc_onnx.twin.control import control_module
 from obc_onnx.twin.module import TorchTwin
+from obc_onnx.twin.single import in_single
 from obc_onnx.twin.tensors import module_name, parameter_name, to_array, to_tensor, wide
 from obc_onnx.twin.weights import Holdings
 
@@ -84,19 +85,29 @@ def build_twin(
     return _Builder(graph, shapes, rules, frozen=frozen).build()
 
 
-def derived_twin(graph: Graph, coupling: Coupling, *, frozen: bool = False) -> TorchTwin:
+def derived_twin(
+    graph: Graph, coupling: Coupling, *, frozen: bool = False, rounds: bool = False
+) -> TorchTwin:
     """Build the twin of the graph that a coupling is of, or of what was cut or masked after it.
 
     Surgery changes sizes, and adds values where numbers are written again, so that only the shapes
-    of the graph itself will do. `frozen` is as in `build_twin`.
+    of the graph itself will do.
 
+    Args:
+        graph: The model.
+        coupling: Of that, or of what it was made from.
+        frozen: As in `build_twin`.
+        rounds: Whether a model in half precision computes in that, and not in float32.
     Raises:
         UnsupportedOperatorError: As in `build_twin`.
     """
     shapes = coupling.shapes
     if graph is not coupling.graph:
         shapes = infer_shapes(graph, {port.name: shapes[port.name] for port in graph.inputs})
-    return build_twin(graph, shapes, coupling.rules, frozen=frozen)
+    twin = build_twin(graph, shapes, coupling.rules, frozen=frozen)
+    if not rounds:
+        in_single(twin, graph.inputs)
+    return twin
 
 
 def run_module(module: nn.Module, graph: Graph, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -370,7 +370,7 @@ def why_no_twin(coupling: Coupling) -> str:
     from obc_onnx.twin.build import derived_twin
 
     try:
-        _release(derived_twin(coupling.graph, coupling, frozen=True))
+        _release(derived_twin(coupling.graph, coupling, frozen=True, rounds=True))
     except UnsupportedOperatorError as error:
         return str(error)
     return ""
@@ -388,7 +388,7 @@ def check_twin(coupling: Coupling, feed: Feed, missing: str = "") -> Check:
         return Check(_TWIN, passed=True, detail=f"not compared: {missing}")
     from obc_onnx.twin.build import derived_twin
 
-    twin = derived_twin(coupling.graph, coupling, frozen=True)
+    twin = derived_twin(coupling.graph, coupling, frozen=True, rounds=True)
     check = compare_twin(twin, coupling.graph, feed)
     _release(twin)
     return check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ml_dtypes
@@ -13,13 +14,16 @@ from nets import NETS, draw_samples, model_of
 from onnx import TensorProto, helper, numpy_helper
 
 import obc_onnx
+from obc_onnx.graph.model import Graph
 from obc_onnx.planning.budget import Budget
 from obc_onnx.saliency.criteria import CRITERIA, make_criterion
 from obc_onnx.saliency.criterion import Scene
+from obc_onnx.saliency.jacobian import Jacobian
+from obc_onnx.saliency.options import Scoring
 from obc_onnx.verification.checks import check_masked, check_twin
 
 if TYPE_CHECKING:
-    from obc_onnx.graph.model import Graph
+    from pathlib import Path
 
 N_KEEPS = 3
 EVERYWHERE = [name for name in CRITERIA if name != "bn-scale"]
@@ -64,6 +68,31 @@ def test_a_network_in_half_precision_scores_as_in_single(name: str) -> None:
         assert single.keys() == half.keys()
         for group, values in single.items():
             assert np.abs(half[group] - values).max() < 0.05 * np.abs(values).max()
+
+
+@pytest.mark.parametrize("name", ["dense", "norm", "gemm", "residual"])
+@pytest.mark.parametrize("scale", ["1.0", "1e-6"])
+def test_what_scores_computes_in_single_precision(name: str, scale: str, tmp_path: Path) -> None:
+    """Gradients of a loss as small vanish in float16, and so do squares of those."""
+    source = tmp_path / "losses.py"
+    source.write_text(
+        f"def small(outputs, labels):\n"
+        f"    return {scale} * outputs['y'].square().flatten(1).sum(-1)\n"
+    )
+    rounded = Graph.from_model(in_half(model_of(name)))
+    wide = {n: a.astype(np.float32) for n, a in rounded.initializers.items() if a.dtype == "f2"}
+    single, half = model_of(name), in_half(model_of(name))
+    found = []
+    for model in (Graph.from_model(single).edit(wide).written(), half):
+        graph, _, coupling = analyse(model)
+        feed = draw_samples(graph, 6).feed(slice(None))
+        exact = {name: array.astype("f2").astype(array.dtype) for name, array in feed.items()}
+        samples = replace(draw_samples(graph, 6), inputs=exact)
+        scoring = Scoring(loss=f"{source}:small")
+        found.append(Jacobian().score(Scene(coupling, samples, scoring=scoring), {}))
+    for group, values in found[0].items():
+        np.testing.assert_allclose(found[1][group], values, rtol=1e-3, atol=1e-5 * values.max())
+        assert values.max() > 0
 
 
 def in_brain_floats(model: onnx.ModelProto, *, keep_io_types: bool) -> onnx.ModelProto:

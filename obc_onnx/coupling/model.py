@@ -22,6 +22,7 @@ from obc_onnx.axes.expressions import (
     leaves,
     mask,
     only_position,
+    takes,
 )
 from obc_onnx.graph.copies import merge_copies
 from obc_onnx.graph.node import holds_weights
@@ -321,9 +322,7 @@ class Coupling:
     @cached_property
     def tied_axes(self) -> tuple[Expr, ...]:
         """Axes that could lose every position though no dim loses every unit."""
-        found = dict.fromkeys(
-            expr for axes in self.axes.values() for expr in axes if _holds_take(expr)
-        )
+        found = dict.fromkeys(expr for axes in self.axes.values() for expr in axes if takes(expr))
         return tuple(found)
 
     def _shape(self, name: str, counted: Counts) -> Shape:
@@ -365,12 +364,3 @@ def _grows(expr: Expr, batch: Expr) -> bool:
             return set(leaves(base)).isdisjoint(leaves(batch))
         case Dim():
             return expr is batch or expr not in leaves(batch)
-
-
-def _holds_take(expr: Expr) -> bool:
-    match expr:
-        case Product(factors=children) | Joined(parts=children):
-            return any(_holds_take(child) for child in children)
-        case Take():
-            return True
-    return False

@@ -23,7 +23,7 @@ def factors_of(weight: Matrix, moment: Matrix | None = None) -> tuple[Matrix, Ma
 
     Args:
         weight: Shape [outputs, inputs].
-        moment: The sum of products of inputs, shape [inputs, inputs]; None counts all inputs alike.
+        moment: The mean of products of inputs, shape [inputs, inputs]; None counts all alike.
     Returns:
         What comes second, with orthonormal columns, shape [outputs, rank], and what comes first,
         shape [rank, inputs]. The rank is the smaller side of the weight, and the product is the

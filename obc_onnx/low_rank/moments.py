@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +19,56 @@ if TYPE_CHECKING:
     from obc_onnx.low_rank.layers import Dense
     from obc_onnx.samples.samples import Samples
 
-    Moment = NDArray[np.float64]
-
-SAMPLES = 512
-"""How many samples are run, at most: the directions hardly change with more."""
+SAMPLES = 1024
+"""How many samples are run, at most."""
 _TOGETHER = 32
 """Samples of a run where the model leaves that open."""
+
+
+@dataclass
+class Moment:
+    """What is known of the inputs of a layer.
+
+    Attributes:
+        products: The sum over rows of the products of inputs, shape [inputs, inputs].
+        fourth: The sum over rows of the square of their squared length.
+        n_rows: How many rows there were: positions of samples.
+    """
+
+    products: NDArray[np.float64]
+    fourth: float = 0.0
+    n_rows: int = 0
+
+    @classmethod
+    def empty(cls, width: int) -> Moment:
+        """Return that of no row."""
+        return cls(np.zeros((width, width)))
+
+    def add(self, rows: NDArray[np.float64]) -> None:
+        """Count more rows, shape [rows, inputs]."""
+        self.products += rows.T @ rows
+        self.fourth += float((np.square(rows).sum(1) ** 2).sum())
+        self.n_rows += len(rows)
+
+    def estimated(self) -> NDArray[np.float64]:
+        """Return the mean of the products, as far as so many rows tell it.
+
+        A mean of few rows says too much of directions, even that most do not occur. It is mixed
+        with the mean square of inputs, all of which count alike then, by the share that leaves the
+        least expected error.
+
+        Returns:
+            Shape [inputs, inputs].
+        Source: Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance
+            matrices, Journal of Multivariate Analysis 88 (2004), section 3.3.
+        """
+        width = len(self.products)
+        mean = self.products / max(self.n_rows, 1)
+        alike = np.trace(mean) / width * np.eye(width)
+        apart = float(np.square(mean - alike).sum())
+        noise = self.fourth / max(self.n_rows, 1) - float(np.square(mean).sum())
+        share = min(noise / max(self.n_rows, 1) / apart, 1.0) if apart > 0 else 0.0
+        return np.asarray((1 - share) * mean + share * alike)
 
 
 def moments_of(
@@ -36,8 +81,8 @@ def moments_of(
         layers: Some of its layers.
         samples: To run it on.
     Returns:
-        For each value that a layer reads, and the axis along which it does, the sum over samples
-        and positions, shape [width, width].
+        For each value that a layer reads, and the axis along which it does, the moment over samples
+        and positions.
     """
     graph = coupling.graph
     wanted = dict.fromkeys((layer.node.inputs[layer.entry], layer.along) for layer in layers)
@@ -50,5 +95,5 @@ def moments_of(
         for name, along in wanted:
             rows = np.moveaxis(values[name], along, -1).reshape(-1, values[name].shape[along])
             rows = rows.astype(np.float64)
-            found[name, along] = found.get((name, along), 0.0) + rows.T @ rows
+            found.setdefault((name, along), Moment.empty(rows.shape[1])).add(rows)
     return found

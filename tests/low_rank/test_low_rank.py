@@ -19,7 +19,7 @@ from obc_onnx.errors import RequestError
 from obc_onnx.graph.model import Graph
 from obc_onnx.low_rank.factors import factors_of
 from obc_onnx.low_rank.layers import find_dense
-from obc_onnx.low_rank.moments import moments_of
+from obc_onnx.low_rank.moments import Moment, moments_of
 from obc_onnx.low_rank.split import Halves, split
 from obc_onnx.planning.budget import Budget
 from obc_onnx.planning.costs import Macs, Params
@@ -141,6 +141,27 @@ def test_without_samples_all_inputs_count_alike() -> None:
         best = np.linalg.svd(weight, compute_uv=False)
         np.testing.assert_allclose(np.linalg.norm(first, axis=1), best)
         np.testing.assert_allclose(second @ first, weight, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_rows", [8, 40, 20_000])
+def test_few_rows_are_trusted_as_far_as_they_deserve(n_rows: int) -> None:
+    """The estimate is nearer to the truth than the mean, and than inputs that count alike."""
+    rng = np.random.default_rng(2)
+    scales = np.geomspace(1, 0.05, 24)
+    turn = np.linalg.qr(rng.standard_normal((24, 24)))[0]
+    truth = turn @ np.diag(scales**2) @ turn.T
+    errors = []
+    for _ in range(20):
+        moment = Moment.empty(24)
+        for part in np.array_split(rng.standard_normal((n_rows, 24)) * scales @ turn.T, 3):
+            moment.add(part)
+        mean = moment.products / n_rows
+        alike = np.trace(mean) / 24 * np.eye(24)
+        errors.append([np.square(m - truth).sum() for m in (moment.estimated(), mean, alike)])
+    estimated, mean, alike = np.mean(errors, 0)
+    assert estimated < min(1.001 * mean, alike)
+    if n_rows == 8:
+        assert estimated < 0.7 * mean
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -306,7 +327,8 @@ def test_branches_and_low_rank_go_into_one_plan() -> None:
     found = Graph.from_model(low_rank_model(DEEP))
     model = found.edit({"c": 1e-3 * found.initializers["c"]}).written()
     samples = draw_samples(Graph.from_model(model), 64)
-    budget = Budget(0.3, low_rank=True, depth=True, scope=TO_THE_UNIT)
+    scope = replace(TO_THE_UNIT, exclude=("b",))
+    budget = Budget(0.3, low_rank=True, depth=True, scope=scope)
     result = compress(model, data=samples, budget=budget, latency=False, recover_minutes=0)
     assert result.plan.low_rank
     assert result.plan.branches

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conftest import ROOT
 from helpers import build
 from onnx import helper
 from plugin_graphs import ROWS, plugin_model
@@ -129,19 +130,49 @@ def test_the_loader_yields_runs_of_the_samples(ready: Exported) -> None:
     assert len({row.tobytes() for run in runs for row in run["x"]}) == 48
 
 
-def test_onnx_runtime_quantises_on_the_samples(ready: Exported, tmp_path: Path) -> None:
+def quantised(ready: Exported, target: Path) -> Path:
+    """Let ONNX Runtime quantise a result by the reader that was written."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from calibration import Calibration\n"
         "from onnxruntime.quantization import quantize_static\n"
-        "quantize_static(sys.argv[2], sys.argv[3], Calibration())"
+        "quantize_static(sys.argv[2], sys.argv[3], Calibration(), per_channel=True)"
     )
-    target = tmp_path / "int8.onnx"
     subprocess.run([sys.executable, "-c", code, ready.folder, ready.result, target], check=True)
-    session = onnxruntime.InferenceSession(target)
+    return target
+
+
+def test_onnx_runtime_quantises_on_the_samples(ready: Exported, tmp_path: Path) -> None:
+    session = onnxruntime.InferenceSession(quantised(ready, tmp_path / "int8.onnx"))
     (y,) = session.run(["y"], {"x": samples(8)})
     (expected,) = onnxruntime.InferenceSession(ready.result).run(["y"], {"x": samples(8)})
     assert np.corrcoef(y.ravel(), expected.ravel())[0, 1] > 0.98
+
+
+def accuracy_of(model: Path, held: dict[str, np.ndarray]) -> float:
+    """Run a classifier in ONNX Runtime."""
+    session = onnxruntime.InferenceSession(model)
+    pixels = held["input"].astype(np.float32)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: pixels})
+    return float((logits.argmax(1) == held["labels"]).mean())
+
+
+def test_what_was_pruned_and_then_quantised_is_nearly_as_accurate(tmp_path: Path) -> None:
+    """In this order: cut and repaired in float, quantised from what was written, measured."""
+    original, result = ROOT / "models" / "fashion_resnet20.onnx", tmp_path / "small.onnx"
+    few, held = tmp_path / "few.npz", dict(np.load(ROOT / "models" / "fashion-test.npz"))
+    training = np.load(ROOT / "models" / "fashion-train.npz")
+    np.savez(few, **{name: training[name][:320] for name in training})
+    compress(original, data=few, budget=0.7, recover_minutes=0, latency=False).save(result)
+    export_trt(original, result, tmp_path / "trt", data=few)
+    made = Exported(tmp_path / "trt", original, result)
+    whole = quantised(made._replace(result=original), tmp_path / "whole.int8.onnx")
+    found = [original, result, whole, quantised(made, tmp_path / "small.int8.onnx")]
+    before, pruned, coded, both = (accuracy_of(model, held) for model in found)
+    assert before > 0.93
+    assert pruned > before - 0.03
+    assert coded > before - 0.01
+    assert both > pruned - 0.015
 
 
 POLYGRAPHY = (

@@ -57,7 +57,6 @@ def canonical(model: onnx.ModelProto) -> tuple[gs.Graph, dict[str, str]]:
         The graph, and for each copy of a vector the initializer that it is a copy of.
     """
     surgeon = imported(model)
-    _drop_trailing(surgeon)
     _forget_types(surgeon)
     _lift_constants(surgeon)
     surgeon.toposort()
@@ -79,6 +78,7 @@ def settle(surgeon: gs.Graph, model: onnx.ModelProto) -> dict[str, str]:
     fold_statistics(surgeon, defaults)
     fold_transposes(surgeon, defaults)
     drop_zero_states(surgeon, defaults)
+    _drop_trailing(surgeon)
     return give_copies(surgeon, listed)
 
 

@@ -30,45 +30,27 @@ class Moment:
     """What is known of the inputs of a layer.
 
     Attributes:
-        products: The sum over rows of the products of inputs, shape [inputs, inputs].
-        fourth: The sum over rows of the square of their squared length.
-        n_rows: How many rows there were: positions of samples.
+        halves: For every other sample, and for those between, the sum over positions of the
+            products of inputs, shape [inputs, inputs].
     """
 
-    products: NDArray[np.float64]
-    fourth: float = 0.0
-    n_rows: int = 0
+    halves: tuple[NDArray[np.float64], NDArray[np.float64]]
 
     @classmethod
     def empty(cls, width: int) -> Moment:
-        """Return that of no row."""
-        return cls(np.zeros((width, width)))
+        """Return that of no sample."""
+        return cls((np.zeros((width, width)), np.zeros((width, width))))
 
     def add(self, rows: NDArray[np.float64]) -> None:
-        """Count more rows, shape [rows, inputs]."""
-        self.products += rows.T @ rows
-        self.fourth += float((np.square(rows).sum(1) ** 2).sum())
-        self.n_rows += len(rows)
+        """Count more samples, shape [samples, ..., inputs]."""
+        for place in range(2):
+            own = rows[place::2].reshape(-1, rows.shape[-1])
+            self.halves[place][:] += own.T @ own
 
-    def estimated(self) -> NDArray[np.float64]:
-        """Return the mean of the products, as far as so many rows tell it.
-
-        A mean of few rows says too much of directions, even that most do not occur. It is mixed
-        with the mean square of inputs, all of which count alike then, by the share that leaves the
-        least expected error.
-
-        Returns:
-            Shape [inputs, inputs].
-        Source: Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance
-            matrices, Journal of Multivariate Analysis 88 (2004), section 3.3.
-        """
-        width = len(self.products)
-        mean = self.products / max(self.n_rows, 1)
-        alike = np.trace(mean) / width * np.eye(width)
-        apart = float(np.square(mean - alike).sum())
-        noise = self.fourth / max(self.n_rows, 1) - float(np.square(mean).sum())
-        share = min(noise / max(self.n_rows, 1) / apart, 1.0) if apart > 0 else 0.0
-        return np.asarray((1 - share) * mean + share * alike)
+    @property
+    def whole(self) -> NDArray[np.float64]:
+        """The sum over all samples."""
+        return self.halves[0] + self.halves[1]
 
 
 def moments_of(
@@ -93,7 +75,6 @@ def moments_of(
     for part in track(list(some.batches(size)), "low rank"):
         values = session.run(some.feed(part))
         for name, along in wanted:
-            rows = np.moveaxis(values[name], along, -1).reshape(-1, values[name].shape[along])
-            rows = rows.astype(np.float64)
-            found.setdefault((name, along), Moment.empty(rows.shape[1])).add(rows)
+            rows = np.moveaxis(values[name], along, -1).astype(np.float64)
+            found.setdefault((name, along), Moment.empty(rows.shape[-1])).add(rows)
     return found

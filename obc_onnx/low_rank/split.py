@@ -53,8 +53,7 @@ class Halves:
         first_out = layer.writes < layer.reads
         matrix = array.reshape((height, width) if first_out else (width, height))
         matrix = matrix if first_out else matrix.T
-        seen = None if moment is None else moment.estimated()
-        second, first = factors_of(matrix.astype(np.float64), seen)
+        second, first = factors_of(matrix.astype(np.float64), moment)
 
         def laid_out(half: NDArray[np.float64]) -> NDArray[Any]:
             shape = list(array.shape)

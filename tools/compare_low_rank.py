@@ -5,7 +5,8 @@
 
 The layer keeps a share of its MACs: as two layers, or with fewer of the channels that it reads.
 Those are then missing in front of it too, so that fewer have to go. The table has the error of
-outputs on held-out samples, as cut and after least squares, and the accuracy with labels.
+outputs on held-out samples, as cut and after least squares, and the accuracy with labels; with
+`--refit-samples 0` nothing is repaired.
 """
 
 from __future__ import annotations
@@ -98,11 +99,14 @@ class Network:
 
     def row(self, left: float, way: str, width: int, cut: Cut) -> str:
         """Write one line of the table."""
-        distance = Distance(self.coupling, self.held)
-        bench = Bench(cut.coupling, self.samples.part(slice(0, self.refit)))
-        repaired = recover(cut, bench, "refit", self.seed).graph
-        errors = [f"{distance(graph):.4f}" for graph in (cut.pruned, repaired)]
-        cells = (f"{left:g}", way, str(width), *errors, _told(repaired, self.held))
+        distance, repaired = Distance(self.coupling, self.held), cut.pruned
+        before = after = f"{distance(repaired):.4f}"
+        if self.refit:
+            bench = Bench(cut.coupling, self.samples.part(slice(0, self.refit)))
+            repaired = recover(cut, bench, "refit", self.seed).graph
+            after = f"{distance(repaired):.4f}"
+        told = _told(repaired, self.held)
+        cells = (f"{left:g}", way, str(width), before, after if self.refit else "-", told)
         return f"| {' | '.join(cells)} |"
 
 

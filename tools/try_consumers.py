@@ -65,7 +65,7 @@ def quantise(path: Path, folder: Path) -> str:
     own = folder / "quantised.onnx"
     try:
         quantization.quantize_static(path, own, Once(path))
-    except (ObcError, ValueError, RuntimeError, quantization.QuantizationError) as error:
+    except (ObcError, ValueError, RuntimeError, KeyError) as error:
         return str(error).strip().splitlines()[-1]
     return run_refusal(own)
 

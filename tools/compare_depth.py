@@ -39,7 +39,7 @@ HEADER = (
 def row(target: float, way: str, result: Result) -> str:
     """Write one line of the table."""
     report, (before, after) = result.report, result.plan.macs
-    times, gone = report.latency_ms, len(result.plan.branches)
+    times, gone = report.latency_ms, len(result.plan.branches) + len(result.plan.spans)
     time = f"{times.after / times.before:.3f}" if times.after and times.before else "-"
     accuracy = "-" if report.accuracy.after is None else f"{100 * report.accuracy.after:.2f} %"
     return f"| {target:g} | {way} | {after / before:.3f} | {time} | {gone} | {accuracy} |"

@@ -145,5 +145,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "round_to": lambda value: value is None or _is_count(value),
     "stripped": lambda value: isinstance(value, bool),
     "branches": _are_names,
+    "spans": _are_names,
 }
 """What a plan file has to hold, since people may have edited it."""

@@ -109,11 +109,11 @@ class Compression:
         inputs, samples, held = opened.inputs, opened.samples, opened.held
         plan = self._plan(opened, folder)
         keep = plan.keep(coupling)
-        self.notes.extend(notes_on_branches(coupling, plan.branches))
+        self.notes.extend(notes_on_branches(coupling, plan.stand_ins(coupling)))
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         feed = verification_feed(graph, held, inputs, request.seed)
         with self.clock("verify"):  # first, since it holds several copies of the weights
-            checks = [check_masked(coupling, keep, feed, plan.branches)]
+            checks = [check_masked(coupling, keep, feed, plan.stand_ins(coupling))]
             require(checks)
         with self.clock("cut"):
             made = self._candidate(opened, plan, feed)
@@ -140,7 +140,7 @@ class Compression:
     ) -> Candidate:
         coupling = opened.coupling
         return Candidate(
-            cut=Cut.of(coupling, plan.keep(coupling), plan.branches),
+            cut=Cut.of(coupling, plan.keep(coupling), plan.stand_ins(coupling)),
             plan=plan,
             inputs=opened.inputs,
             feed=feed,

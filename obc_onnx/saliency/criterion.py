@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from obc_onnx.branches.find import still_there
 from obc_onnx.errors import DataError
 from obc_onnx.saliency.options import Scoring
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obc_onnx.branches.find import Branch, Branches
+    from obc_onnx.branches.find import Branch, StandIns
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
@@ -92,15 +93,13 @@ class Scene:
         size = batch_size_of(graph, self.scoring.row_size)
         return measure_scales(self.coupling, self.data(), run, size)
 
-    def without_branches(self, gone: Branches) -> Scene:
+    def without_branches(self, gone: StandIns) -> Scene:
         """Return the scene with those branches to score that its network still has.
 
         Args:
-            gone: For each sum that lost an operand, which.
+            gone: For each value that went, what is read in its place.
         """
-        there = self.coupling.graph.producers
-        left = (own for own in self.branches if own.sum in there and own.sum not in gone)
-        return replace(self, branches=tuple(left))
+        return replace(self, branches=still_there(self.coupling.graph, self.branches, gone))
 
     def asking(self, objective: ObjectiveName) -> Scene:
         """Return the same scene with another objective, once and for all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -35,6 +35,7 @@ class Branch:
         stand_in: What would be read in its place.
         operand: Where the value is the sum of the stand-in and another one, that one; else None,
             and the branch is a span.
+        name: What scores and messages call it; no group is called so.
         label: How messages call the node that gives the value.
         nodes: Keys of the nodes that become dead where it goes alone, in the order of the graph;
             the last one gives the value.
@@ -43,18 +44,9 @@ class Branch:
     value: str
     stand_in: str
     operand: str | None
+    name: str
     label: str
     nodes: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """What scores and messages call it; no group is called so."""
-        return f"{self.value} {self.told}"
-
-    @property
-    def told(self) -> str:
-        """What happens to the value."""
-        return f"as {self.stand_in}" if self.operand is None else f"without {self.operand}"
 
 
 def find_branches(coupling: Coupling) -> tuple[Branch, ...]:
@@ -96,7 +88,7 @@ _LISTED = "`inspect` lists what could go"
 
 
 def still_there(graph: Graph, branches: Iterable[Branch], gone: StandIns) -> tuple[Branch, ...]:
-    """Return the branches that a graph still has.
+    """Return the branches that a graph still has, each with what would stand in now.
 
     Args:
         graph: What is left.
@@ -104,7 +96,16 @@ def still_there(graph: Graph, branches: Iterable[Branch], gone: StandIns) -> tup
         gone: For each value that went, what is read in its place.
     """
     there = graph.producers.keys() | {port.name for port in graph.inputs}
-    return tuple(b for b in branches if {b.value, b.stand_in} <= there and b.value not in gone)
+    left = (branch for branch in branches if branch.value in there and branch.value not in gone)
+    found = (replace(branch, stand_in=_read_for(branch.stand_in, gone)) for branch in left)
+    return tuple(branch for branch in found if branch.stand_in in there)
+
+
+def _read_for(name: str, gone: StandIns) -> str:
+    """Return what is read in the place of a value, which is the value itself where it stayed."""
+    while name in gone:
+        name = gone[name]
+    return name
 
 
 def stand_ins(coupling: Coupling, operands: StandIns, spans: StandIns) -> dict[str, str]:
@@ -208,7 +209,8 @@ class _Finder:
         others = [name for name in node.inputs if name != stand_in]
         is_sum = Effect.ADDS in self._coupling.rules.effect(node) and len(others) == 1
         operand = others[0] if is_sum and stand_in in node.inputs else None
-        return Branch(node.key, stand_in, operand, node.label, tuple(dead))
+        name = f"{node.key} as {stand_in}" if operand is None else f"{node.key} without {operand}"
+        return Branch(node.key, stand_in, operand, name, node.label, tuple(dead))
 
     def _is_alike(self, name: str, axes: tuple[Expr, ...]) -> bool:
         return self._coupling.axes.get(name) == axes and not self._constant(name)

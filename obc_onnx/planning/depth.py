@@ -85,7 +85,9 @@ class Depth:
         """List the branches that may still go."""
         if not self.branches:
             return []
-        return list(still_there(self.network(left).graph, self.branches, left.stand_ins))
+        graph = self.network(left).graph
+        there = {own.name for own in still_there(graph, self.branches, left.stand_ins)}
+        return [branch for branch in self.branches if branch.name in there]
 
     def worth(
         self, left: Left, saliency: Saliency, ranking: Ranking, costs: Sequence[Cost]
@@ -113,7 +115,7 @@ class Depth:
         for branch in sorted(self.branches, key=lambda branch: -len(branch.nodes)):
             if gone.isdisjoint((branch.value, branch.stand_in)):
                 taken.append(branch)
-                gone.update(branch.nodes)
+                gone.update(branch.nodes[:-1])
         return left.without(taken)
 
     def needed(self, stand_ins: StandIns) -> tuple[Branch, ...]:

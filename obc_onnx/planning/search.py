@@ -238,8 +238,8 @@ def _check_scored(
     for branch in branches:
         if branch.name not in saliency:
             raise RequestError(
-                f"criterion '{criterion}' says nothing of branch '{branch.name}' of "
-                f"{branch.label}: let units and branches be scored together, and not from a file"
+                f"criterion '{criterion}' says nothing of branch '{branch.name}': let units and "
+                f"branches be scored together, and not from a file"
             )
     for room in rooms:
         if room.group.name not in saliency:

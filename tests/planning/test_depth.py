@@ -195,7 +195,7 @@ def test_what_has_no_word_on_branches_is_refused() -> None:
         make_plan(model, budget=Budget(0.5, depth=True))
     only_units = {group.name: np.ones(group.size) for group in coupling_of(NET).groups}
     budget = Budget(0.5, depth=True)
-    with pytest.raises(RequestError, match="says nothing of branch 'w' of Add"):
+    with pytest.raises(RequestError, match="says nothing of branch 'v without w'"):
         search_plan(coupling_of(NET), lambda _: only_units, budget, "given", 0)
     samples = draw_samples(Graph.from_model(model), 20)
     scoring = Scoring(normalizer="mean")
@@ -203,8 +203,8 @@ def test_what_has_no_word_on_branches_is_refused() -> None:
         make_plan(model, data=samples, budget=Budget(0.5, depth=True), scoring=scoring)
 
 
-def test_a_network_without_sums_has_no_depth() -> None:
-    text = NET.replace("v = Add (u, w)", "v = Mul (u, w)").replace("t = Add", "t = Mul")
+def test_a_network_in_which_nothing_could_stand_in_has_no_depth() -> None:
+    text = NET.replace("v = Add (u, w)", "v = Relu (w)").replace("t = Add (z, v)", "t = Relu (z)")
     with pytest.raises(RequestError, match="finds no branch"):
         search_plan(coupling_of(text), lambda _: {}, Budget(0.5, depth=True), "given", 0)
 

@@ -22,7 +22,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from token_graphs import token_nets
 
-from obc_onnx.branches.find import find_branches
+from obc_onnx.branches.find import find_branches, stand_ins
 from obc_onnx.errors import RequestError
 from obc_onnx.surgery.bypass import bypassed
 from obc_onnx.surgery.cut import Cut
@@ -151,11 +151,15 @@ def test_one_branch_inside_of_another_goes_with_it() -> None:
         }
     """)
     coupling, rng = analyse(model).coupling, np.random.default_rng(0)
-    known = {(own.value, own.operand): own.nodes for own in find_branches(coupling)}
-    assert known == {("i", "k"): ("k", "i"), ("v", "w"): ("h", "k", "i", "w", "v")}
-    for branches in ({"i": "h"}, {"v": "u"}, {"i": "h", "v": "u"}):
-        pruned = assert_left_out(coupling, {}, branches, rng)
-        assert len(pruned.initializers) == (3 if "v" not in branches else 2)
+    known = {own.name: own.nodes for own in find_branches(coupling)}
+    assert known == {
+        "h as u": ("h",),
+        "i without k": ("k", "i"),
+        "v without w": ("h", "k", "i", "w", "v"),
+    }
+    for stand_ins in ({"i": "h"}, {"h": "u"}, {"v": "u"}, {"i": "h", "h": "u", "v": "u"}):
+        pruned = assert_left_out(coupling, {}, stand_ins, rng)
+        assert len(pruned.initializers) == (3 if "v" not in stand_ins else 2)
 
 
 def test_a_sum_that_a_subgraph_reads_keeps_its_name() -> None:
@@ -181,9 +185,7 @@ def test_a_sum_that_a_subgraph_reads_keeps_its_name() -> None:
 @pytest.mark.parametrize(
     ("sum_line", "why"),
     [
-        ("v = Add (u, f)", "an operand is broadcast"),
-        ("v = Mul (u, w)", "it is no sum"),
-        ("v = Sub (u, w)", "it is no sum"),
+        ("v = Relu (w)", "nothing ties the axes of the two"),
         ("v = Add (w, w)", "both operands are one"),
         ("v = Add (u, k)", "an operand is constant"),
         ("v = Add (u, r)", "no weight goes with an operand"),
@@ -213,6 +215,26 @@ def test_what_is_no_branch(sum_line: str, why: str) -> None:
         ({"gone": "w"}, "takes 'w' out of 'gone', but this model has no sum of that name"),
     ],
 )
-def test_a_branch_that_is_none_is_refused(branches: StandIns, said: str) -> None:
+def test_an_operand_that_is_no_branch_is_refused(branches: StandIns, said: str) -> None:
     with pytest.raises(RequestError, match=said):
-        bypassed(coupling_of(BLOCK), branches)
+        stand_ins(coupling_of(BLOCK), branches, {})
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ({"v": "w"}, "'w' cannot stand in for 'v', for which 'u' alone could"),
+        ({"b2": "b1"}, "'b1' cannot stand in for 'b2', for which nothing could: `inspect` lists"),
+        ({"gone": "w"}, "'w' cannot stand in for 'gone', for which nothing could"),
+    ],
+)
+def test_a_stand_in_that_is_none_is_refused(spans: StandIns, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        bypassed(coupling_of(BLOCK), spans)
+    with pytest.raises(RequestError, match=said):
+        stand_ins(coupling_of(BLOCK), {}, spans)
+
+
+def test_a_value_goes_in_one_way() -> None:
+    with pytest.raises(RequestError, match="'v' among its branches and its spans: name one"):
+        stand_ins(coupling_of(BLOCK), {"v": "w"}, {"v": "u"})

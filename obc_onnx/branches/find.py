@@ -108,7 +108,7 @@ def _read_for(name: str, gone: StandIns) -> str:
     return name
 
 
-def stand_ins(coupling: Coupling, operands: StandIns, spans: StandIns) -> dict[str, str]:
+def stand_ins_of(coupling: Coupling, operands: StandIns, spans: StandIns) -> dict[str, str]:
     """Return what stands in for the values that a plan names.
 
     Args:
@@ -149,7 +149,7 @@ class _Finder:
     """Looks through one graph.
 
     What multiplies or holds matrices says what a branch saves. Of all branches that save the same,
-    those of sums are listed, or else the one that ends last.
+    those of sums are listed, or else the one that ends last; no span is a run of shorter ones.
     """
 
     def __init__(self, coupling: Coupling) -> None:
@@ -168,13 +168,19 @@ class _Finder:
 
     def found(self) -> tuple[Branch, ...]:
         every = [own for node in self._graph.nodes if self._may_go(node) for own in self._of(node)]
-        saved = [frozenset(self._saving.intersection(branch.nodes)) for branch in every]
-        pairs = list(zip(every, saved, strict=True))
-        last = {saves: branch for branch, saves in pairs}
-        last |= {saves: branch for branch, saves in pairs if branch.operand is not None}
-        return tuple(
-            branch for branch, saves in pairs if branch.operand is not None or last[saves] is branch
-        )
+        saved = {own.name: frozenset(self._saving.intersection(own.nodes)) for own in every}
+        ends = {own.value: own for own in every if own.operand is None}
+        last = {saved[own.name]: own for own in every}
+        last |= {saved[own.name]: own for own in every if own.operand is not None}
+
+        def is_listed(own: Branch) -> bool:
+            shorter = (saved[ends[key].name] for key in own.nodes[:-1] if key in ends)
+            run = frozenset[str]().union(*(saves for saves in shorter if saves < saved[own.name]))
+            return own.operand is not None or (
+                last[saved[own.name]] is own and run != saved[own.name]
+            )
+
+        return tuple(own for own in every if is_listed(own))
 
     def _may_go(self, node: Node) -> bool:
         """Say whether something reads the one value that a node computes, which is not constant."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obc_onnx.branches.find import stand_ins
+from obc_onnx.branches.find import stand_ins_of
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.costs import COSTS, Latency, share_of
 from obc_onnx.planning.plan_file import FORMAT, read, written
@@ -92,7 +92,7 @@ class PruningPlan:
         Raises:
             RequestError: The plan names one that the model does not have.
         """
-        return stand_ins(coupling, self.branches, self.spans)
+        return stand_ins_of(coupling, self.branches, self.spans)
 
     def check_model(self, sha256: str, name: str) -> None:
         """Check that the plan is for a model.

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from graphs import nets
 from helpers import (
-    TOLERANCE,
     analyse,
     assert_close,
-    assert_valid,
     build,
     coupling_of,
     make_feed,
@@ -20,9 +18,10 @@ from helpers import (
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from left_out import assert_left_out, drawn
 from token_graphs import token_nets
 
-from obc_onnx.branches.find import find_branches, stand_ins
+from obc_onnx.branches.find import find_branches, stand_ins_of
 from obc_onnx.errors import RequestError
 from obc_onnx.surgery.bypass import bypassed
 from obc_onnx.surgery.cut import Cut
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     import onnx
 
     from obc_onnx.branches.find import StandIns
-    from obc_onnx.coupling.model import Coupling, Keep
-    from obc_onnx.graph.model import Graph
 
 BLOCK = """
 <ir_version: 10, opset_import: ["" : 17]>
@@ -53,26 +50,6 @@ g (float[N,3,8,8] x) => (float[N,4] y)
 }
 """
 """Two residual blocks: `w` may go with two convolutions, `z` with one."""
-
-
-def drawn(coupling: Coupling, rng: np.random.Generator) -> StandIns:
-    """Draw branches to leave out, one at least."""
-    found = find_branches(coupling)
-    assume(found)
-    some = [found[i] for i in rng.permutation(len(found))[: rng.integers(1, len(found) + 1)]]
-    return {branch.value: branch.stand_in for branch in some}
-
-
-def assert_left_out(
-    coupling: Coupling, keep: Keep, branches: StandIns, rng: np.random.Generator
-) -> Graph:
-    """Raise where removing is not the same as scaling to zero; return the graph without."""
-    pruned = Cut.of(coupling, keep, branches).pruned
-    assert_valid(pruned)
-    for batch in (1, 3):
-        oracle = Oracle(coupling, keep, make_feed(coupling.graph, rng, batch), branches)
-        assert_close(oracle.run_pruned(pruned), oracle.run_masked(oracle.masked(keep)), TOLERANCE)
-    return pruned
 
 
 @settings(max_examples=100)
@@ -217,7 +194,7 @@ def test_what_is_no_branch(sum_line: str, why: str) -> None:
 )
 def test_an_operand_that_is_no_branch_is_refused(branches: StandIns, said: str) -> None:
     with pytest.raises(RequestError, match=said):
-        stand_ins(coupling_of(BLOCK), branches, {})
+        stand_ins_of(coupling_of(BLOCK), branches, {})
 
 
 @pytest.mark.parametrize(
@@ -232,9 +209,9 @@ def test_a_stand_in_that_is_none_is_refused(spans: StandIns, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         bypassed(coupling_of(BLOCK), spans)
     with pytest.raises(RequestError, match=said):
-        stand_ins(coupling_of(BLOCK), {}, spans)
+        stand_ins_of(coupling_of(BLOCK), {}, spans)
 
 
 def test_a_value_goes_in_one_way() -> None:
     with pytest.raises(RequestError, match="'v' among its branches and its spans: name one"):
-        stand_ins(coupling_of(BLOCK), {"v": "w"}, {"v": "u"})
+        stand_ins_of(coupling_of(BLOCK), {"v": "w"}, {"v": "u"})

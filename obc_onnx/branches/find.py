@@ -13,7 +13,7 @@ from obc_onnx.graph.shapes import ElementTypes
 from obc_onnx.ops.base.effect import Effect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from obc_onnx.axes.expressions import Expr
     from obc_onnx.coupling.model import Coupling
@@ -145,12 +145,26 @@ def _why_unknown(known: Iterable[Branch], sum_: str, operand: str) -> str:
     )
 
 
-class _Finder:
-    """Looks through one graph.
+def _listed(every: Sequence[Branch], saving: set[str]) -> Iterator[Branch]:
+    """Leave out spans that save what a sum or a later span saves, or what shorter ones save.
 
-    What multiplies or holds matrices says what a branch saves. Of all branches that save the same,
-    those of sums are listed, or else the one that ends last; no span is a run of shorter ones.
+    Args:
+        every: In the order of the graph.
+        saving: Keys of the nodes that cost something.
     """
+    saved = {own.name: frozenset(saving.intersection(own.nodes)) for own in every}
+    best = {saved[own.name]: own for own in sorted(every, key=lambda own: own.operand is not None)}
+    ends = {own.value: saved[own.name] for own in every if own.operand is None}
+    for own in every:
+        saves = saved[own.name]
+        shorter = (ends[key] for key in own.nodes[:-1] if key in ends)
+        run = frozenset[str]().union(*(part for part in shorter if part < saves))
+        if own.operand is not None or (best[saves] is own and run != saves):
+            yield own
+
+
+class _Finder:
+    """Looks through one graph; what multiplies or holds matrices says what a branch saves."""
 
     def __init__(self, coupling: Coupling) -> None:
         graph = coupling.graph
@@ -158,29 +172,15 @@ class _Finder:
         self._reach, self._types = Reach(graph), ElementTypes(graph)
         costed = {node.key for node in coupling.costed}
         self._saving = costed | {node.key for node in graph.nodes if self._holds_matrix(node)}
-        self._first: dict[tuple[Expr, ...], int] = {}
-        for name in (*(port.name for port in graph.inputs), *graph.producers):
-            if (axes := coupling.axes.get(name)) is not None:
-                place = (
-                    self._reach.places[graph.producers[name].key] if self._computed(name) else -1
-                )
-                self._first[axes] = min(place, self._first.get(axes, place))
+        self._first: dict[tuple[Expr, ...] | None, int] = {}
+        for port in graph.inputs:
+            self._first.setdefault(coupling.axes.get(port.name), -1)
+        for name, node in graph.producers.items():
+            self._first.setdefault(coupling.axes.get(name), self._reach.places[node.key])
 
     def found(self) -> tuple[Branch, ...]:
         every = [own for node in self._graph.nodes if self._may_go(node) for own in self._of(node)]
-        saved = {own.name: frozenset(self._saving.intersection(own.nodes)) for own in every}
-        ends = {own.value: own for own in every if own.operand is None}
-        last = {saved[own.name]: own for own in every}
-        last |= {saved[own.name]: own for own in every if own.operand is not None}
-
-        def is_listed(own: Branch) -> bool:
-            shorter = (saved[ends[key].name] for key in own.nodes[:-1] if key in ends)
-            run = frozenset[str]().union(*(saves for saves in shorter if saves < saved[own.name]))
-            return own.operand is not None or (
-                last[saved[own.name]] is own and run != saved[own.name]
-            )
-
-        return tuple(own for own in every if is_listed(own))
+        return tuple(_listed(every, self._saving))
 
     def _may_go(self, node: Node) -> bool:
         """Say whether something reads the one value that a node computes, which is not constant."""
@@ -223,9 +223,6 @@ class _Finder:
 
     def _constant(self, name: str) -> bool:
         return name in self._coupling.values and self._coupling.values[name].constant
-
-    def _computed(self, name: str) -> bool:
-        return name in self._graph.producers
 
     def _holds_matrix(self, node: Node) -> bool:
         arrays = self._graph.initializers

@@ -164,7 +164,6 @@ def test_a_value_that_a_subgraph_reads_is_replaced_there() -> None:
         ("v = Add(u, w) r = Relu(v)", {}),
         ("c = Cast<to=11>(u) e = Cast<to=11>(w) v = Mul(e, c) r = Cast<to=1>(v)", {"r": "u"}),
         ("s, z = Split<axis=1>(w) v = Concat<axis=1>(s, z) r = Mul(u, v)", {"r": "u"}),
-        ("v, z = Dropout(w) q = Cast<to=1>(z) h = Mul(v, q) r = Add(h, u)", {}),
     ],
 )
 def test_what_is_a_span(lines: str, found: dict[str, str]) -> None:
@@ -174,4 +173,21 @@ def test_what_is_a_span(lines: str, found: dict[str, str]) -> None:
           u = MatMul(x, a) w = MatMul(u, b) f = MatMul(u, c0) {lines} y = MatMul(r, d)
         }}
     """)
+    assert spans_of(coupling) == found
+
+
+@pytest.mark.parametrize(("second", "found"), [("z", {}), ("x", {"r": "u"})])
+def test_what_also_gives_another_value_that_is_read_stays(
+    second: str, found: dict[str, str]
+) -> None:
+    coupling = coupling_of(
+        f"""
+        g (float[N,4] x) => (float[N,4] y, float[N,4] q)
+        <float[4,4] a, float[4,4] b, float[4,4] d> {{
+          u = MatMul(x, a) w = MatMul(u, b) v, z = TopK<axis=1>(w, four)
+          r = Mul(v, u) y = MatMul(r, d) q = Cast<to=1>({second})
+        }}
+    """,
+        {"four": [4]},
+    )
     assert spans_of(coupling) == found

@@ -90,7 +90,7 @@ class Transformer(nn.Module):
         return logits
 
 
-NETS = {"lstm": Recurrent, "transformer": Transformer}
+NAMES = ("lstm", "transformer")
 
 
 def train(model: nn.Module, pixels: Tensor, labels: Tensor, epochs: int) -> None:
@@ -114,19 +114,23 @@ def train(model: nn.Module, pixels: Tensor, labels: Tensor, epochs: int) -> None
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("names", nargs=-1, type=click.Choice([*NETS]))
+@click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--data", type=DIRECTORY, default="/usr/share/datasets/fashion-mnist")
 @click.option("--output", type=DIRECTORY, required=True)
 @click.option("--epochs", type=click.IntRange(1), default=3)
+@click.option("--blocks", type=click.IntRange(1), default=4, help="Of the transformer.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="More round differently.")
-def main(names: tuple[str, ...], data: Path, output: Path, epochs: int, threads: int) -> None:
+def main(
+    names: tuple[str, ...], data: Path, output: Path, epochs: int, blocks: int, threads: int
+) -> None:
     """Makes the networks NAMES; both by default."""
     torch.set_num_threads(threads)
     output.mkdir(parents=True, exist_ok=True)
     training, test = load_split(data, "train"), load_split(data, "t10k")
-    for name in names or NETS:
+    for name in names or NAMES:
         torch.manual_seed(SEED)  # noqa: TID251 - layers draw their first weights globally
-        model, path = NETS[name](), output / f"fashion_{name}.onnx"
+        model = Transformer(depth=blocks) if name == "transformer" else Recurrent()
+        path = output / f"fashion_{name}.onnx"
         train(model, torch.tensor(training.pixels), torch.tensor(training.labels), epochs)
         export(model, path)
         click.echo(f"{path.name}: test accuracy {measure(model, path, test):.2%}")

@@ -1,150 +1,233 @@
-"""Find the operands of sums that the sum could do without."""
+"""Find the values that another one could stand in for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
-import numpy as np
-
+from obc_onnx.branches.reach import Reach
 from obc_onnx.errors import RequestError
 from obc_onnx.graph.node import holds_weights, is_float
 from obc_onnx.graph.shapes import ElementTypes
 from obc_onnx.ops.base.effect import Effect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from obc_onnx.axes.expressions import Expr
     from obc_onnx.coupling.model import Coupling
     from obc_onnx.graph.model import Graph
     from obc_onnx.graph.node import Node
 
-    Branches = Mapping[str, str]
+    StandIns = Mapping[str, str]
+
+_FEWEST_AXES = 2
+"""Of what counts as a weight: a vector, such as the scale of a norm, costs next to nothing."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """An operand that a sum could do without.
+    """What lies between a value and another one that could stand in for it.
 
     Attributes:
-        sum: The value that the sum gives, and the key of its node.
-        output: The operand that goes.
-        slot: Where it enters the sum.
-        label: How messages call the sum.
-        nodes: Keys of the nodes that become dead where it goes alone, the sum not among them.
+        value: What would be replaced: the first output, and so the key, of its node.
+        stand_in: What would be read in its place.
+        operand: Where the value is the sum of the stand-in and another one, that one; else None,
+            and the branch is a span.
+        name: What scores and messages call it; no group is called so.
+        label: How messages call the node that gives the value.
+        nodes: Keys of the nodes that become dead where it goes alone, in the order of the graph;
+            the last one gives the value.
     """
 
-    sum: str
-    output: str
-    slot: int
+    value: str
+    stand_in: str
+    operand: str | None
+    name: str
     label: str
     nodes: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """What scores and messages call it; no group is called so."""
-        return f"{self.sum} without {self.output}"
-
-    @property
-    def stays(self) -> int:
-        """The slot of the other operand."""
-        return 1 - self.slot
 
 
 def find_branches(coupling: Coupling) -> tuple[Branch, ...]:
     """Find the branches of a graph, in its order.
 
-    Where either operand of a sum could go, there are two.
+    Where either operand of a sum could go, there are two. They are found once for each coupling.
 
     Args:
         coupling: Of the graph.
     """
-    reach, costed = _Reach(coupling.graph), {node.key for node in coupling.costed}
-    types = ElementTypes(coupling.graph)
-    found = []
-    for node in coupling.graph.nodes:
-        if not _is_sum(coupling, node) or not is_float(types[node.key]):
-            continue
-        for slot, name in enumerate(node.inputs):
-            dead = reach.needed_alone(node, slot)
-            if any(own.key in costed or _holds(coupling.graph, own) for own in dead):
-                keys = tuple(own.key for own in dead)
-                found.append(Branch(node.key, name, slot, node.label, keys))
-    return tuple(found)
+    if coupling not in _FOUND:
+        _FOUND[coupling] = _Finder(coupling).found()
+    return _FOUND[coupling]
 
 
-def chosen(coupling: Coupling, wanted: Branches) -> tuple[Branch, ...]:
-    """Return the branches that a plan names.
+_FOUND: WeakKeyDictionary[Coupling, tuple[Branch, ...]] = WeakKeyDictionary()
+
+
+def chosen(coupling: Coupling, wanted: StandIns) -> tuple[Branch, ...]:
+    """Return the branches that go, in the order of the graph.
 
     Args:
         coupling: Of the whole graph.
-        wanted: For each sum the operand that goes.
+        wanted: For each value that goes, what stands in for it.
     Raises:
         RequestError: One of them is no branch of the graph.
     """
-    known = {(branch.sum, branch.output): branch for branch in find_branches(coupling)}
-    for sum_, output in wanted.items():
-        if (sum_, output) not in known:
-            raise RequestError(_why_unknown(known.values(), sum_, output))
-    return tuple(branch for key, branch in known.items() if wanted.get(key[0]) == key[1])
+    found = find_branches(coupling)
+    known = {(branch.value, branch.stand_in) for branch in found}
+    for value, other in wanted.items():
+        if (value, other) not in known:
+            own = [f"'{branch.stand_in}'" for branch in found if branch.value == value]
+            could = f"{own[0]} alone could" if own else f"nothing could: {_LISTED}"
+            raise RequestError(f"'{other}' cannot stand in for '{value}', for which {could}")
+    return tuple(branch for branch in found if wanted.get(branch.value) == branch.stand_in)
 
 
-def _why_unknown(known: Iterable[Branch], sum_: str, output: str) -> str:
-    own = [f"'{branch.output}'" for branch in known if branch.sum == sum_]
-    if own:
-        return f"the plan takes '{output}' out of sum '{sum_}', which can do without {own[0]} alone"
-    return (
-        f"the plan takes '{output}' out of '{sum_}', but this model has no sum of that name that "
-        f"can do without an operand: `inspect` lists those"
-    )
+_LISTED = "`inspect` lists what could go"
 
 
-def _is_sum(coupling: Coupling, node: Node) -> bool:
-    """Say whether a node adds two computed values, either of which could stand in for the sum.
+def still_there(graph: Graph, branches: Iterable[Branch], gone: StandIns) -> tuple[Branch, ...]:
+    """Return the branches that a graph still has, each with what would stand in now.
 
-    A sum that nothing reads is dead, with all that it is computed from.
+    Args:
+        graph: What is left.
+        branches: Of the whole graph.
+        gone: For each value that went, what is read in its place.
     """
-    graph = coupling.graph
-    if not graph.consumers.get(node.key) and not graph.escapes(node.key):
-        return False
-    if Effect.ADDS not in coupling.rules.effect(node) or node.key not in coupling.axes:
-        return False
-    first, second = node.inputs
-    axes = [coupling.axes.get(name) for name in (first, second)]
-    constant = any(
-        coupling.values[name].constant for name in (first, second) if name in coupling.values
+    there = graph.producers.keys() | {port.name for port in graph.inputs}
+    left = (branch for branch in branches if branch.value in there and branch.value not in gone)
+    found = (replace(branch, stand_in=_read_for(branch.stand_in, gone)) for branch in left)
+    return tuple(branch for branch in found if branch.stand_in in there)
+
+
+def _read_for(name: str, gone: StandIns) -> str:
+    """Return what is read in the place of a value, which is the value itself where it stayed."""
+    while name in gone:
+        name = gone[name]
+    return name
+
+
+def stand_ins_of(coupling: Coupling, operands: StandIns, spans: StandIns) -> dict[str, str]:
+    """Return what stands in for the values that a plan names.
+
+    Args:
+        coupling: Of the whole graph.
+        operands: For each sum that loses an operand, which.
+        spans: For each other value that goes, what stands in for it.
+    Raises:
+        RequestError: One of them is no branch of the graph.
+    """
+    if not operands and not spans:
+        return {}
+    known = find_branches(coupling)
+    sums = {(own.value, own.operand): own.stand_in for own in known if own.operand is not None}
+    for sum_, operand in operands.items():
+        if (sum_, operand) not in sums:
+            raise RequestError(_why_unknown(known, sum_, operand))
+    twice = sorted(operands.keys() & spans.keys())
+    if twice:
+        raise RequestError(f"the plan has '{twice[0]}' among its branches and its spans: name one")
+    found = {sum_: sums[sum_, operand] for sum_, operand in operands.items()} | dict(spans)
+    chosen(coupling, found)
+    return found
+
+
+def _why_unknown(known: Iterable[Branch], sum_: str, operand: str) -> str:
+    own = [f"'{b.operand}'" for b in known if b.value == sum_ and b.operand is not None]
+    if own:
+        return (
+            f"the plan takes '{operand}' out of sum '{sum_}', which can do without {own[0]} alone"
+        )
+    return (
+        f"the plan takes '{operand}' out of '{sum_}', but this model has no sum of that name that "
+        f"can do without an operand: {_LISTED}"
     )
-    return first != second and not constant and axes == [coupling.axes[node.key]] * 2
 
 
-def _holds(graph: Graph, node: Node) -> bool:
-    """Say whether a node holds weights."""
-    held = (graph.initializers[name] for name in node.inputs if name in graph.initializers)
-    return any(holds_weights(array.dtype) and np.size(array) > 1 for array in held)
+def _listed(every: Sequence[Branch], saving: set[str]) -> Iterator[Branch]:
+    """Leave out spans that save what a sum or a later span saves, or what shorter ones save.
+
+    Args:
+        every: In the order of the graph.
+        saving: Keys of the nodes that cost something.
+    """
+    saved = {own.name: frozenset(saving.intersection(own.nodes)) for own in every}
+    best = {saved[own.name]: own for own in sorted(every, key=lambda own: own.operand is not None)}
+    ends = {own.value: saved[own.name] for own in every if own.operand is None}
+    for own in every:
+        saves = saved[own.name]
+        shorter = (ends[key] for key in own.nodes[:-1] if key in ends)
+        run = frozenset[str]().union(*(part for part in shorter if part < saves))
+        if own.operand is not None or (best[saves] is own and run != saves):
+            yield own
 
 
-class _Reach:
-    """What outputs of a graph are computed from."""
+class _Finder:
+    """Looks through one graph; what multiplies or holds matrices says what a branch saves."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._place = {node.key: place for place, node in enumerate(graph.nodes)}
-        self._readers = {
-            node.key: sum(len(graph.consumers.get(name, ())) for name in node.outputs if name)
-            for node in graph.nodes
-        }
+    def __init__(self, coupling: Coupling) -> None:
+        graph = coupling.graph
+        self._coupling, self._graph = coupling, graph
+        self._reach, self._types = Reach(graph), ElementTypes(graph)
+        costed = {node.key for node in coupling.costed}
+        self._saving = costed | {node.key for node in graph.nodes if self._holds_matrix(node)}
+        self._first: dict[tuple[Expr, ...] | None, int] = {}
+        for port in graph.inputs:
+            self._first.setdefault(coupling.axes.get(port.name), -1)
+        for name, node in graph.producers.items():
+            self._first.setdefault(coupling.axes.get(name), self._reach.places[node.key])
 
-    def needed_alone(self, node: Node, slot: int) -> list[Node]:
-        """List the nodes that are there for one input of a node alone, in the graph's order."""
-        graph, left = self._graph, dict[str, int]()
-        dead: dict[str, Node] = {}
-        queue = [node.inputs[slot]]
-        for name in queue:
-            own = graph.producers.get(name)
-            if own is None:
-                continue
-            left[own.key] = left.get(own.key, self._readers[own.key]) - 1
-            if left[own.key] == 0 and not any(graph.escapes(o) for o in own.outputs if o):
-                dead[own.key] = own
-                queue += [used for used in own.inputs if used]
-        return sorted(dead.values(), key=lambda own: self._place[own.key])
+    def found(self) -> tuple[Branch, ...]:
+        every = [own for node in self._graph.nodes if self._may_go(node) for own in self._of(node)]
+        return tuple(_listed(every, self._saving))
+
+    def _may_go(self, node: Node) -> bool:
+        """Say whether something reads the one value that a node computes, which is not constant."""
+        graph, name = self._graph, node.key
+        read = graph.consumers.get(name) or graph.escapes(name)
+        alone = [output for output in node.outputs if output] == [name]
+        return bool(read) and alone and name in self._coupling.axes and not self._constant(name)
+
+    def _of(self, node: Node) -> list[Branch]:
+        """List what could stand in for what a node computes, as near to it as something is saved.
+
+        So a branch is no run of others: what lies behind the stand-in stays.
+        """
+        axes = self._coupling.axes[node.key]
+        for near in self._reach.needed_alone(node):
+            if self._reach.places[near.key] <= self._first[axes]:
+                break
+            alike = [name for name in dict.fromkeys(near.inputs) if self._is_alike(name, axes)]
+            found = [own for own in (self._branch(node, name) for name in alike) if own is not None]
+            if found:
+                return found
+        return []
+
+    def _branch(self, node: Node, stand_in: str) -> Branch | None:
+        """Return a branch that saves something, of values of one type."""
+        dead = [own.key for own in self._reach.needed_alone(node, stand_in)][::-1]
+        types = self._types
+        if self._saving.isdisjoint(dead) or not is_float(types[node.key]):
+            return None
+        if types[node.key] != types[stand_in]:
+            return None
+        others = [name for name in node.inputs if name != stand_in]
+        is_sum = Effect.ADDS in self._coupling.rules.effect(node) and len(others) == 1
+        operand = others[0] if is_sum and stand_in in node.inputs else None
+        name = f"{node.key} as {stand_in}" if operand is None else f"{node.key} without {operand}"
+        return Branch(node.key, stand_in, operand, name, node.label, tuple(dead))
+
+    def _is_alike(self, name: str, axes: tuple[Expr, ...]) -> bool:
+        return self._coupling.axes.get(name) == axes and not self._constant(name)
+
+    def _constant(self, name: str) -> bool:
+        return name in self._coupling.values and self._coupling.values[name].constant
+
+    def _holds_matrix(self, node: Node) -> bool:
+        arrays = self._graph.initializers
+        held = (arrays[name] for name in node.inputs if name in arrays)
+        return any(
+            holds_weights(a.dtype) and sum(size > 1 for size in a.shape) >= _FEWEST_AXES
+            for a in held
+        )

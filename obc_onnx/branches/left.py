@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.branches.find import Branches
+    from obc_onnx.branches.find import StandIns
     from obc_onnx.coupling.model import Group, Keep
 
     Removal = tuple[Group, NDArray[np.int64]] | Branch
@@ -26,37 +26,37 @@ class Left:
 
     Attributes:
         keep: For each dim that loses units, which units stay.
-        branches: For each sum that loses an operand, which.
+        stand_ins: For each value that goes with a branch, what is read instead.
     """
 
     keep: Keep = field(default_factory=dict)
-    branches: Branches = field(default_factory=dict)
+    stand_ins: StandIns = field(default_factory=dict)
 
     def without(self, removals: Sequence[Removal]) -> Left:
         """Return what is left once more goes."""
         keep = {dim: mask.copy() for dim, mask in self.keep.items()}
-        branches = dict(self.branches)
+        others = dict(self.stand_ins)
         for removal in removals:
             if isinstance(removal, Branch):
-                branches.setdefault(removal.sum, removal.output)
+                others.setdefault(removal.value, removal.stand_in)
                 continue
             group, units = removal
             if group.dim not in keep:
                 keep[group.dim] = np.ones(group.size, np.bool_)
             keep[group.dim][units] = False
-        return Left(keep, branches)
+        return Left(keep, others)
 
     def with_again(self, removal: Removal) -> Left:
         """Return what would be left without one removal."""
         if isinstance(removal, Branch):
-            fewer = {own: gone for own, gone in self.branches.items() if own != removal.sum}
+            fewer = {own: u for own, u in self.stand_ins.items() if own != removal.value}
             return Left(self.keep, fewer)
         group, units = removal
         wider = {**self.keep, group.dim: self.keep[group.dim].copy()}
         wider[group.dim][units] = True
-        return Left(wider, self.branches)
+        return Left(wider, self.stand_ins)
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing is gone."""
-        return not self.keep and not self.branches
+        return not self.keep and not self.stand_ins

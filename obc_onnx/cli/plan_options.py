@@ -159,7 +159,8 @@ width_options = combined(
     click.option(
         "--depth",
         is_flag=True,
-        help="Let whole branches of residual sums go too, where that costs less than channels.",
+        help="Let whole branches go too, where that costs less than channels: operands of sums, "
+        "and layers between values of equal axes.",
     ),
     click.option(
         "--low-rank",

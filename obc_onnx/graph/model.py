@@ -164,16 +164,16 @@ class Graph(Content):
         )
         return Graph(structure, arrays, None, self.copies, self.batch_axes)
 
-    def bypass(self, stays: Mapping[str, int]) -> Graph:
-        """Return a copy in which nodes give one of their inputs, and what made the others is gone.
+    def bypass(self, stand_ins: Mapping[str, str]) -> Graph:
+        """Return a copy in which values stand in for others, and what only those needed is gone.
 
-        Who reads such a node reads that input instead. Where subgraphs or outputs of the graph do,
-        the node stays as an identity, which keeps the name.
+        Where subgraphs or outputs of the graph read a value that goes, its node stays as an
+        identity, which keeps the name.
 
         Args:
-            stays: For each node (`Node.key`) the slot whose value stands in for its first output.
+            stand_ins: For each value that goes (`Node.key`), one that it is computed from.
         """
-        structure, arrays = self._structure.bypassed(stays), self.initializers
+        structure, arrays = self._structure.bypassed(stand_ins), self.initializers
         left = {name: origin for name, origin in self.copies.items() if name in structure.constants}
         return Graph(structure, arrays, None, left, self.batch_axes)
 
@@ -215,6 +215,22 @@ class Graph(Content):
             inserted[key, slot] = (name, operand, array.dtype)
             arrays[operand] = array
         structure = self._structure.with_operators(op_type, inserted)
+        return Graph(structure, arrays, None, self.copies, self.batch_axes)
+
+    def redefine(
+        self,
+        values: Mapping[str, tuple[str, Sequence[NewNode]]],
+        initializers: Mapping[str, NDArray[Any]],
+    ) -> Graph:
+        """Return a copy in which new nodes give some values, to all that use those.
+
+        Args:
+            values: For each value what its node is to give instead, and the nodes that stand behind
+                that one, of which the last one gives the value.
+            initializers: New arrays by name.
+        """
+        structure = self._structure.redefined(values, initializers)
+        arrays = {**self.initializers, **initializers}
         return Graph(structure, arrays, None, self.copies, self.batch_axes)
 
     def insert(

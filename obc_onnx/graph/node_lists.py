@@ -75,13 +75,39 @@ def insert_new(surgeon: gs.Graph, nodes: Sequence[NewNode], tensors: dict[str, g
     front: dict[str, list[gs.Node]] = {}
     behind: list[gs.Node] = []
     for new in nodes:
-        result = tensors.setdefault(new.output, gs.Variable(new.output, dtype=new.dtype))
-        inputs = [tensors[name] for name in new.inputs]
-        node = gs.Node(new.op_type, new.output, dict(new.attributes), inputs, [result])
         place = front.setdefault(new.before, []) if new.before else behind
-        place.append(node)
+        place.append(_made(new, tensors))
     insert_in_front(surgeon, front)
     surgeon.nodes.extend(behind)
+
+
+def insert_behind(
+    surgeon: gs.Graph,
+    values: Mapping[str, tuple[str, Sequence[NewNode]]],
+    tensors: dict[str, gs.Tensor],
+) -> None:
+    """Let new nodes give some values.
+
+    Args:
+        surgeon: The graph; it is changed in place.
+        values: For each value what its node is to give instead, and the nodes that go behind that
+            one, of which the last one gives the value.
+        tensors: Values by name; those that the nodes compute are added.
+    """
+    behind: dict[int, list[gs.Node]] = {}
+    for name, (given, nodes) in values.items():
+        tensor = tensors[name]
+        (producer,) = tensor.inputs
+        tensors[given] = gs.Variable(given, dtype=tensor.dtype)
+        producer.outputs = [tensors[given] if o is tensor else o for o in producer.outputs]
+        behind[id(producer)] = [_made(new, tensors) for new in nodes]
+    surgeon.nodes = [own for n in surgeon.nodes for own in (n, *behind.get(id(n), ()))]
+
+
+def _made(new: NewNode, tensors: dict[str, gs.Tensor]) -> gs.Node:
+    result = tensors.setdefault(new.output, gs.Variable(new.output, dtype=new.dtype))
+    inputs = [tensors[name] for name in new.inputs]
+    return gs.Node(new.op_type, new.output, dict(new.attributes), inputs, [result])
 
 
 def rename_value(surgeon: gs.Graph, old: str, new: str) -> gs.Variable:

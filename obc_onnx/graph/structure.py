@@ -22,6 +22,7 @@ from obc_onnx.graph.node_lists import (
     by_key,
     detach,
     drop_detached,
+    insert_behind,
     insert_copies,
     insert_in_front,
     insert_new,
@@ -195,15 +196,18 @@ class Structure:
         self._drop_unused(copy, released, dispensable)
         return Structure(copy, self.original, self.opaque)
 
-    def bypassed(self, stays: Mapping[str, int]) -> Structure:
+    def bypassed(self, stand_ins: Mapping[str, str]) -> Structure:
         """Return a copy in which values stand in for others, see `Graph.bypass`."""
         copy = self._surgeon.copy()
-        nodes, released = by_key(copy), []
+        tensors, nodes, released = copy.tensors(), by_key(copy), []
         for node in self.nodes:
-            if node.key not in stays:
+            if node.key not in stand_ins:
                 continue
-            own = nodes[node.key]
-            taken, given = own.inputs[stays[node.key]], own.outputs[0]
+            name = stand_ins[node.key]
+            while name in stand_ins and name not in self.escaping:  # which has no reader any more
+                name = stand_ins[name]
+            own, taken = nodes[node.key], tensors[name]
+            given = own.outputs[0]
             released += own.inputs
             if node.key in self.escaping:
                 own.op, own.domain, own.attrs, own.inputs = IDENTITY, "", {}, [taken]
@@ -228,6 +232,15 @@ class Structure:
                     released.extend(node.inputs)
                     detach(node)
         drop_detached(copy)
+
+    def redefined(
+        self, values: Mapping[str, tuple[str, Sequence[NewNode]]], constants: Iterable[str]
+    ) -> Structure:
+        """Return a copy in which new nodes give some values, see `Graph.redefine`."""
+        copy = self._surgeon.copy()
+        tensors = copy.tensors() | {name: gs.Constant(name, _ELSEWHERE) for name in constants}
+        insert_behind(copy, values, tensors)
+        return Structure(copy, self.original, self.opaque)
 
     def with_nodes(
         self,

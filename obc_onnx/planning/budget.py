@@ -63,7 +63,8 @@ class Budget:
         scope: Which groups may lose units, and how narrow each may get.
         strip: Whether what does nothing goes first, as `strip` takes it out; not where a profile or
             scores are of the model as it is.
-        depth: Whether whole branches of residual sums may go too, where that costs less.
+        depth: Whether whole branches may go too, where that costs less: operands of sums, and what
+            lies between values of equal axes.
         low_rank: Whether layers that channels cannot narrow may become two of low rank.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from obc_onnx.branches.find import find_branches
+from obc_onnx.branches.find import chosen, find_branches, still_there
 from obc_onnx.errors import RequestError
 from obc_onnx.surgery.bypass import bypassed, without_gone
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obc_onnx.branches.find import Branch, Branches
-    from obc_onnx.branches.left import Left
+    from obc_onnx.branches.find import Branch, StandIns
+    from obc_onnx.branches.left import Left, Removal
     from obc_onnx.coupling.model import Coupling
     from obc_onnx.planning.costs import Cost
     from obc_onnx.saliency.options import Ranking
@@ -55,36 +55,39 @@ class Depth:
         found = find_branches(coupling)
         if not found:
             raise RequestError(
-                "`Budget.depth` finds no branch: no sum in this model adds two computed values of "
-                "equal axes, one of which weights lie in front of alone"
+                "`Budget.depth` finds no branch: no computed value of this model has the axes of "
+                "another one that it is computed from, with a product or a matrix in between"
             )
         return cls(coupling, found)
 
     def network(self, left: Left) -> Coupling:
         """Return the coupling without the branches that are gone."""
-        key = _key(left.branches)
+        key = _key(left.stand_ins)
         if key not in self._known:
-            self._known[key] = bypassed(self.coupling, left.branches)
+            self._known[key] = bypassed(self.coupling, left.stand_ins)
         return self._known[key]
 
     def cost(self, cost: Cost, left: Left) -> Cost:
         """Return a cost of the whole network as that of what is left, whatever the widths."""
-        if not left.branches:
+        if not left.stand_ins:
             return cost
-        key = (cost.name, _key(left.branches))
+        key = (cost.name, _key(left.stand_ins))
         if key not in self._costs:
             self._costs[key] = cost.on(self.network(left))
         return self._costs[key]
 
     def total(self, cost: Cost, left: Left) -> int:
         """Return what is left of a cost."""
-        keep = without_gone(self.network(left), left.keep) if left.branches else left.keep
+        keep = without_gone(self.network(left), left.keep) if left.stand_ins else left.keep
         return self.cost(cost, left).total(keep)
 
     def standing(self, left: Left) -> list[Branch]:
         """List the branches that may still go."""
-        there = self.network(left).graph.producers if self.branches else {}
-        return [b for b in self.branches if b.sum in there and b.sum not in left.branches]
+        if not self.branches:
+            return []
+        graph = self.network(left).graph
+        there = {own.name for own in still_there(graph, self.branches, left.stand_ins)}
+        return [branch for branch in self.branches if branch.name in there]
 
     def worth(
         self, left: Left, saliency: Saliency, ranking: Ranking, costs: Sequence[Cost]
@@ -107,19 +110,23 @@ class Depth:
         return found
 
     def shallowest(self, left: Left) -> Left:
-        """Return what is left where every branch goes; of two of one sum, the larger one."""
-        by_size = sorted(self.branches, key=lambda branch: -len(branch.nodes))
-        return left.without(by_size)
+        """Return what is left where every branch goes; of those that meet, the larger one."""
+        taken, gone = list["Removal"](), set[str]()
+        for branch in sorted(self.branches, key=lambda branch: -len(branch.nodes)):
+            if gone.isdisjoint((branch.value, branch.stand_in)):
+                taken.append(branch)
+                gone.update(branch.nodes[:-1])
+        return left.without(taken)
 
-    def needed(self, branches: Branches) -> dict[str, str]:
-        """Leave out branches of sums that are gone with another one."""
-        found = dict(branches)
-        for sum_ in branches:
-            others = {own: gone for own, gone in found.items() if own != sum_}
-            if sum_ not in bypassed(self.coupling, others).graph.producers:
+    def needed(self, stand_ins: StandIns) -> tuple[Branch, ...]:
+        """List the branches that go, without those of values that are gone with another one."""
+        found = dict(stand_ins)
+        for value in stand_ins:
+            others = {own: other for own, other in found.items() if own != value}
+            if value not in bypassed(self.coupling, others).graph.producers:
                 found = others
-        return found
+        return chosen(self.coupling, found)
 
 
-def _key(branches: Branches) -> tuple[str, ...]:
-    return tuple(sorted(f"{sum_}\n{output}" for sum_, output in branches.items()))
+def _key(stand_ins: StandIns) -> tuple[str, ...]:
+    return tuple(sorted(f"{value}\n{other}" for value, other in stand_ins.items()))

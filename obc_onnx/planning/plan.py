@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obc_onnx.branches.find import stand_ins_of
 from obc_onnx.errors import RequestError
 from obc_onnx.planning.costs import COSTS, Latency, share_of
 from obc_onnx.planning.plan_file import FORMAT, read, written
@@ -55,6 +56,7 @@ class PruningPlan:
             all that it alone was computed from.
         low_rank: For each initializer that is written as a product, what its factors are called,
             the one that is multiplied first before the other.
+        spans: For each other value that goes so, the value that is read in its place.
     """
 
     model_sha256: str
@@ -75,6 +77,7 @@ class PruningPlan:
     stripped: bool = False
     branches: dict[str, str] = field(default_factory=dict)
     low_rank: dict[str, list[str]] = field(default_factory=dict)
+    spans: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -85,6 +88,14 @@ class PruningPlan:
     def open_groups(self) -> list[str]:
         """The groups of which it is said how many units stay, and not which."""
         return [name for name, entry in self.groups.items() if "kept" not in entry]
+
+    def stand_ins(self, coupling: Coupling) -> dict[str, str]:
+        """Return what is read in the place of each value that goes with a branch or a span.
+
+        Raises:
+            RequestError: The plan names one that the model does not have.
+        """
+        return stand_ins_of(coupling, self.branches, self.spans)
 
     def check_model(self, sha256: str, name: str) -> None:
         """Check that the plan is for a model.
@@ -139,7 +150,7 @@ class PruningPlan:
                 another profile.
         """
         keep, edited = self.units(coupling), self.is_edited(coupling)
-        left = bypassed(coupling, self.branches)
+        left = bypassed(coupling, self.stand_ins(coupling))
         own = self.profile_sha256
         if predictor is not None and own not in (None, predictor.profile_sha256):
             raise RequestError(
@@ -166,13 +177,13 @@ class PruningPlan:
     def timed(self, coupling: Coupling, predictor: Predictor) -> PruningPlan:
         """Return the plan with the times that a profile tells."""
         full = Latency(coupling, predictor=predictor).full
-        left = Latency(bypassed(coupling, self.branches), predictor=predictor)
+        left = Latency(bypassed(coupling, self.stand_ins(coupling)), predictor=predictor)
         times = (full, left.total(self.units(coupling)))
         return replace(self, latency=times, profile_sha256=predictor.profile_sha256)
 
     def is_edited(self, coupling: Coupling) -> bool:
         """Say whether a person has changed what stays, or what follows from that."""
-        keep, left = self.units(coupling), bypassed(coupling, self.branches)
+        keep, left = self.units(coupling), bypassed(coupling, self.stand_ins(coupling))
         counted = self.macs[1] == left.macs(keep)
         return not counted or self._contradicted(coupling, keep) is not None
 
@@ -188,17 +199,16 @@ class PruningPlan:
             for name, target in self.targets.items()
             if predictor is not None or not COSTS[name].is_timed
         }
-        found: dict[str, float] = {}
+        found, gone = dict[str, float](), self.stand_ins(coupling)
         for name, target in told.items():
             cost = COSTS[name](coupling, splits=True, predictor=predictor)
-            own = cost.on(bypassed(coupling, self.branches)) if self.branches else cost
-            left = own.total(keep)
+            left = (cost.on(bypassed(coupling, gone)) if gone else cost).total(keep)
             found[name] = target if left <= share_of(target, cost.full) * cost.full else left
         return found
 
     def _contradicted(self, coupling: Coupling, keep: Keep) -> str | None:
         """Name an initializer whose indices do not follow from the groups."""
-        follow = kept_indices(bypassed(coupling, self.branches), keep)
+        follow = kept_indices(bypassed(coupling, self.stand_ins(coupling)), keep)
         for name in sorted(follow.keys() | self.initializers.keys()):
             if follow.get(name) != self.initializers.get(name) and name not in self.merged:
                 return name
@@ -211,7 +221,7 @@ class PruningPlan:
             coupling: Of the original.
             result: What is written.
         """
-        left = bypassed(coupling, self.branches)
+        left = bypassed(coupling, self.stand_ins(coupling))
         slices = slices_of(left, self.units(coupling), result.merged)
         return replace(self, params=(self.params[0], result.params), **slices)
 
@@ -238,7 +248,7 @@ class PruningPlan:
                 initializers do not follow from its groups.
         """
         keep = self.units(coupling)
-        copies = bypassed(coupling, self.branches).graph.copies
+        copies = bypassed(coupling, self.stand_ins(coupling)).graph.copies
         for name, other in self.merged.items():
             if name not in copies or copies[name] != copies.get(other, other):
                 raise RequestError(f"the plan merges '{name}' and '{other}', which are no copies")
@@ -269,7 +279,7 @@ class PruningPlan:
                 raise RequestError(f"the plan keeps no units, or none that exist, of '{name}'")
             if units.size < group.size:
                 keep[group.dim] = np.isin(np.arange(group.size), units)
-        return dict(without_gone(bypassed(coupling, self.branches), keep))
+        return dict(without_gone(bypassed(coupling, self.stand_ins(coupling)), keep))
 
     def _group(self, coupling: Coupling, name: str) -> Group:
         group = coupling.by_name.get(name)

@@ -155,5 +155,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "stripped": lambda value: isinstance(value, bool),
     "branches": _are_names,
     "low_rank": _are_pairs,
+    "spans": _are_names,
 }
 """What a plan file has to hold, since people may have edited it."""

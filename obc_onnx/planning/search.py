@@ -238,8 +238,8 @@ def _check_scored(
     for branch in branches:
         if branch.name not in saliency:
             raise RequestError(
-                f"criterion '{criterion}' says nothing of branch '{branch.output}' of "
-                f"{branch.label}: let units and branches be scored together, and not from a file"
+                f"criterion '{criterion}' says nothing of branch '{branch.name}': let units and "
+                f"branches be scored together, and not from a file"
             )
     for room in rooms:
         if room.group.name not in saliency:
@@ -359,7 +359,7 @@ def _needed(
 def _record(
     depth: Depth, left: Left, budget: Budget, ranking: Ranking, criterion: str, seed: int
 ) -> PruningPlan:
-    whole, coupling = depth.coupling, depth.network(left)
+    whole, coupling, gone = depth.coupling, depth.network(left), depth.needed(left.stand_ins)
     keep = without_gone(coupling, left.keep)
     kept = {group.name: np.flatnonzero(units_left(group, keep)) for group in coupling.groups}
     return PruningPlan(
@@ -371,7 +371,8 @@ def _record(
         seed=seed,
         macs=(whole.macs({}), coupling.macs(keep)),
         params=(whole.params({}), coupling.params(keep)),
-        branches=depth.needed(left.branches),
+        branches={own.value: own.operand for own in gone if own.operand is not None},
+        spans={own.value: own.stand_in for own in gone if own.operand is None},
         groups={
             group.name: {"size": group.size, "kept": kept[group.name].tolist()}
             for group in coupling.groups

@@ -159,7 +159,7 @@ def rehearse(
         The coupling without those branches, with other weights; with the other units masked, they
         are the repaired network's.
     """
-    cut = Cut.of(coupling, left.keep, left.branches)
+    cut = Cut.of(coupling, left.keep, left.stand_ins)
     few = samples.draw(_REHEARSED, coupling.graph.batch, seed)
     found = recover(cut, Bench(coupling, few), "refit", seed, device).graph
     cut = cut.holding(found)  # the first one makes room

@@ -10,25 +10,28 @@ from obc_onnx.branches.find import chosen, find_branches
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obc_onnx.branches.find import Branch, Branches
+    from obc_onnx.branches.find import Branch, StandIns
     from obc_onnx.coupling.model import Coupling
 
 
 @dataclass(frozen=True)
 class BranchSummary:
-    """An operand that a sum could do without.
+    """What lies between a value and another one that could stand in for it.
 
     Attributes:
-        sum: The value that the sum gives, as a plan names it.
-        output: The operand, as a plan names it.
-        label: What the sum is called.
+        value: The value that would go, as a plan names it.
+        stand_in: What would be read in its place, as a plan names it among `spans`.
+        operand: The operand of a sum that would go, as a plan names it among `branches`; None of a
+            span.
+        label: What the node is called that gives the value.
         nodes: The names of the nodes that go with it, in the order of the graph.
         macs: Multiply-accumulates of one sample that these take, at full width.
         share: The same as a share of the network's.
     """
 
-    sum: str
-    output: str
+    value: str
+    stand_in: str
+    operand: str | None
     label: str
     nodes: list[str]
     macs: int
@@ -40,7 +43,8 @@ class BranchSummary:
         ends = dict.fromkeys([self.nodes[0], self.nodes[-1]])
         where = " to ".join(f"'{name}'" for name in ends)
         count = f"{len(self.nodes)} node{'s' if len(self.nodes) > 1 else ''}"
-        return f"{self.label} without '{self.output}': {count}, {where}, {self.share:.1%} of MACs"
+        how = f"as '{self.stand_in}'" if self.operand is None else f"without '{self.operand}'"
+        return f"{self.label} {how}: {count}, {where}, {self.share:.1%} of MACs"
 
 
 def summarise_branches(coupling: Coupling) -> list[BranchSummary]:
@@ -48,15 +52,19 @@ def summarise_branches(coupling: Coupling) -> list[BranchSummary]:
     return _summaries(coupling, find_branches(coupling))
 
 
-def notes_on_branches(coupling: Coupling, branches: Branches) -> list[str]:
+def notes_on_branches(coupling: Coupling, stand_ins: StandIns) -> list[str]:
     """Say which branches went, one line each.
 
     Args:
         coupling: Of the whole graph.
-        branches: For each sum the operand that went.
+        stand_ins: For each value that went, what is read in its place.
     """
-    gone = chosen(coupling, branches) if branches else ()
-    return [f"a branch is gone: {found.told}" for found in _summaries(coupling, gone)]
+    gone = chosen(coupling, stand_ins) if stand_ins else ()
+    told = zip(gone, _summaries(coupling, gone), strict=True)
+    return [
+        f"a {'span' if branch.operand is None else 'branch'} is gone: {found.told}"
+        for branch, found in told
+    ]
 
 
 def _summaries(coupling: Coupling, branches: Sequence[Branch]) -> list[BranchSummary]:
@@ -69,4 +77,6 @@ def _summary(coupling: Coupling, branch: Branch, whole: int) -> BranchSummary:
     macs = sum(coupling.node_macs(node, {}) for node in nodes)
     names = [node.name or node.key for node in nodes]
     share = macs / whole if whole else 0.0
-    return BranchSummary(branch.sum, branch.output, branch.label, names, macs, share)
+    return BranchSummary(
+        branch.value, branch.stand_in, branch.operand, branch.label, names, macs, share
+    )

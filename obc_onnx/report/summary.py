@@ -115,7 +115,7 @@ class Inspection:
         salient: The units that matter least and most, where scores were given.
         seconds: Of each stage.
         notes: What lies outside of what was analysed.
-        branches: What sums could do without, as `Budget.depth` lets it go.
+        branches: What could go whole, as `Budget.depth` lets it go: branches of sums, and spans.
     """
 
     model: str

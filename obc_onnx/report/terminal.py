@@ -109,9 +109,9 @@ def _group_lines(
 
 
 def _branch_lines(inspection: Inspection) -> list[str]:
-    """List what sums could do without."""
+    """List what could go, with what would stand in for it."""
     found = inspection.branches
-    title = f"{len(found)} branches that sums could do without: `Budget.depth`"
+    title = f"{len(found)} branches that could go whole: `Budget.depth`"
     return ["", title, *(f"  {branch.told}" for branch in found)] if found else []
 
 

@@ -372,7 +372,7 @@ def verify(
     keep = plan.keep(coupling)
     feed = random_feed(before, inputs, seed)
     candidate = Candidate(
-        cut=Cut.of(coupling, keep, plan.branches),
+        cut=Cut.of(coupling, keep, plan.stand_ins(coupling)),
         plan=plan,
         inputs=inputs,
         feed=feed,
@@ -381,7 +381,7 @@ def verify(
         predictor=None if costs is None else fit(coupling, Profile.of(costs)),
     )
     checks = [
-        check_masked(coupling, keep, feed, plan.branches),
+        check_masked(coupling, keep, feed, plan.stand_ins(coupling)),
         *check_result(candidate, after, clock),
     ]
     if isinstance(compressed, (str, Path)) and all(check.passed for check in checks):

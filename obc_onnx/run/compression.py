@@ -111,11 +111,11 @@ class Compression:
         coupling, graph = opened.coupling, opened.original.graph
         inputs, samples, held = opened.inputs, opened.samples, opened.held
         keep = plan.keep(coupling)
-        self.notes.extend(notes_on_branches(coupling, plan.branches))
+        self.notes.extend(notes_on_branches(coupling, plan.stand_ins(coupling)))
         self.notes.extend([*notes_on_graph(graph), *notes_on_inexact(coupling, keep)])
         feed = verification_feed(graph, held, inputs, request.seed)
         with self.clock("verify"):  # first, since it holds several copies of the weights
-            checks = [*self.checks, check_masked(coupling, keep, feed, plan.branches)]
+            checks = [*self.checks, check_masked(coupling, keep, feed, plan.stand_ins(coupling))]
             require(checks)
         with self.clock("cut"):
             made = self._candidate(opened, plan, feed)
@@ -142,7 +142,7 @@ class Compression:
     ) -> Candidate:
         coupling = opened.coupling
         return Candidate(
-            cut=Cut.of(coupling, plan.keep(coupling), plan.branches),
+            cut=Cut.of(coupling, plan.keep(coupling), plan.stand_ins(coupling)),
             plan=plan,
             inputs=opened.inputs,
             feed=feed,
@@ -275,11 +275,8 @@ class Compression:
         if low is not None:
             low, plan, names = low.settled(plan)
             split = low.put_into(opened) if low.halves else opened
-            scores = {
-                now: self.first_scores[was] for was, now in names.items() if self.first_scores
-            }
-            self.first_scores.clear()
-            self.first_scores.update(scores)
+            scores, known = self.first_scores, names.keys() & self.first_scores.keys()
+            scores.update({names[was]: scores.pop(was) for was in known})
             self.notes.extend(low.notes(plan))
             if not low.halves:
                 self.checks.clear()

@@ -124,8 +124,8 @@ def outlook_of(
         scores: Of all units, before any was removed.
         notes: What is to be said of it.
     """
-    gone = notes_on_branches(coupling, plan.branches)
-    keep, coupling = plan.keep(coupling), bypassed(coupling, plan.branches)
+    gone = notes_on_branches(coupling, plan.stand_ins(coupling))
+    keep, coupling = plan.keep(coupling), bypassed(coupling, plan.stand_ins(coupling))
     return Outlook(
         model=request.name,
         plan=plan,

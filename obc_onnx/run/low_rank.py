@@ -116,7 +116,10 @@ class LowRank:
             Of the layers that stay split; the plan for that network; and for each group that it
             still has, by what it was called, what it is called now.
         """
-        keep, left = plan.keep(self.coupling), bypassed(self.coupling, plan.branches)
+        keep, left = (
+            plan.keep(self.coupling),
+            bypassed(self.coupling, plan.stand_ins(self.coupling)),
+        )
         cheaper = {pair.weight for pair in self.coupling.pairs if left.extra_macs(pair, keep) < 0}
         halves = tuple(own for own in self.halves if own.layer.weight in cheaper)
         coupling = split(self.whole, halves, self.feed) if halves else self.whole
@@ -124,14 +127,14 @@ class LowRank:
         names = _renamed(self.coupling, coupling)
         groups = {names[own]: entry for own, entry in plan.groups.items() if own in names}
         plan = replace(plan, groups=groups, low_rank=found.names, initializers={}, merged={})
-        left, kept = bypassed(coupling, plan.branches), plan.units(coupling)
+        left, kept = bypassed(coupling, plan.stand_ins(coupling)), plan.units(coupling)
         slices = slices_of(left, kept, left.merged(kept))
         return found, replace(plan, **slices), names
 
     def notes(self, plan: PruningPlan) -> list[str]:
         """Say what became of layers, one line each."""
         keep = plan.keep(self.coupling)
-        left = bypassed(self.coupling, plan.branches)
+        left = bypassed(self.coupling, plan.stand_ins(self.coupling))
         return [_told(left, pair, keep) for pair in self.coupling.pairs]
 
 

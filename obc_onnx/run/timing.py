@@ -90,7 +90,7 @@ class Timing:
 
     def holders(self, coupling: Coupling, plan: PruningPlan) -> str:
         """Say which parts take longest with a plan, as predicted."""
-        forecast = self.predictor.on(bypassed(coupling, plan.branches))
+        forecast = self.predictor.on(bypassed(coupling, plan.stand_ins(coupling)))
         parts = sorted(forecast.parts(plan.keep(coupling)), reverse=True)
         named = "; ".join(f"{label} {ms:.4g} ms" for ms, label in parts[:_HOLDERS])
         return f"What holds it, as predicted: {named}"
@@ -219,7 +219,7 @@ def plan_in_time(
             why = "no other plan comes nearer"
             break
         found = timing.race(
-            coupling.graph, Cut.of(coupling, plan.keep(coupling), plan.branches).pruned
+            coupling.graph, Cut.of(coupling, plan.keep(coupling), plan.stand_ins(coupling)).pruned
         )
         tried.append(_Tried(plan, aim, found, excess(asked, found)))
         aim = _next_aim(asked, tried[-1])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from obc_onnx.branches.find import still_there
 from obc_onnx.errors import DataError
 from obc_onnx.saliency.options import Scoring
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obc_onnx.branches.find import Branch, Branches
+    from obc_onnx.branches.find import Branch, StandIns
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.measuring.padding import RealOf
     from obc_onnx.measuring.scales import Scale
@@ -92,14 +93,13 @@ class Scene:
         size = batch_size_of(graph, self.scoring.row_size)
         return measure_scales(self.coupling, self.data(), run, size)
 
-    def without_branches(self, gone: Branches) -> Scene:
+    def without_branches(self, gone: StandIns) -> Scene:
         """Return the scene with those branches to score that its network still has, on one scale.
 
         Args:
-            gone: For each sum that lost an operand, which.
+            gone: For each value that went, what is read in its place.
         """
-        there = self.coupling.graph.producers
-        left = tuple(b for b in self.branches if b.sum in there and b.sum not in gone)
+        left = still_there(self.coupling.graph, self.branches, gone)
         if left == self.branches:
             return self
         return replace(self, branches=left, first=self.first or self)

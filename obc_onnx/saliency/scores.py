@@ -191,11 +191,11 @@ def score_left(
     """
     if left.is_whole:
         return criterion.score(scene, {})
-    network = repair(left) if repair is not None else bypassed(scene.coupling, left.branches)
+    network = repair(left) if repair is not None else bypassed(scene.coupling, left.stand_ins)
     if network is not scene.coupling:
         scene = scene.holding(network)
     keep = without_gone(network, left.keep)
-    return criterion.score(scene.without_branches(left.branches), keep)
+    return criterion.score(scene.without_branches(left.stand_ins), keep)
 
 
 def asked_of(scoring: Scoring) -> list[str]:

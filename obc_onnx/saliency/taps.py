@@ -20,7 +20,7 @@ from obc_onnx.ops.base.context import Tap
 from obc_onnx.saliency.objective import check_loss
 from obc_onnx.saliency.options import Scoring
 from obc_onnx.saliency.reduction import counts
-from obc_onnx.twin.probes import alias_of, calls_of, has_place, insert
+from obc_onnx.twin.probes import alias_of, calls_of, has_place, insert, insert_beside
 from obc_onnx.twin.tensors import wide
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Gate:
-    """Sums all positions of what a branch adds: the change with a factor in front of it.
+    """Sums all positions of what a branch adds to its stand-in: the change with a factor in front.
 
     Attributes:
         samples: The axis along which samples lie one after the other; 0 where none does.
@@ -71,6 +71,11 @@ class Gate:
 
     branch: Branch
     samples: int = 0
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The value that the branch gives, and what stands in for it."""
+        return self.branch.value, self.branch.stand_in
 
 
 class Taps:
@@ -105,10 +110,11 @@ class Taps:
         self._shown = {(r.node.key, r.slot, r.axis) for r in roles if r.tap is not None}
         self._biases = {(r.node.key, r.bias) for r in roles if r.bias is not None}
         places = self._places()
-        for branch in branches:
-            places.setdefault((branch.sum, "input", branch.slot), []).append(self._gate(branch))
-        self.sizes = {_scored(p): _width(p) for own in places.values() for p in own}
+        gates = [self._gate(branch) for branch in branches]
+        self.sizes: dict[Scored, int] = {gate.branch: 1 for gate in gates}
+        self.sizes |= {_scored(p): p.dim.size for own in places.values() for p in own}
         insert(self.twin, {place: _Tap(self, own) for place, own in places.items()})
+        insert_beside(self.twin, {gate.place: _GateTap(self, gate) for gate in gates})
 
     def rows(self, inputs: list[Tensor], loss: Any) -> dict[Scored, Tensor]:
         """Run forward and backward once.
@@ -133,8 +139,8 @@ class Taps:
         rows, self._rows = self._rows, {}
         return rows
 
-    def _places(self) -> dict[Place, list[Projection | Gate]]:
-        wanted: dict[Place, list[Projection | Gate]] = {}
+    def _places(self) -> dict[Place, list[Projection]]:
+        wanted: dict[Place, list[Projection]] = {}
         dims = {group.dim for group in self.coupling.groups}
         for role in self.coupling.roles:
             operand = role.node.inputs[role.slot]
@@ -188,30 +194,36 @@ class Taps:
         ]
 
     def _gate(self, branch: Branch) -> Gate:
-        along = enumerate(self.coupling.axes[branch.sum])
+        along = enumerate(self.coupling.axes[branch.value])
         samples = next((i for i, axis in along if _is_batch(axis, self.coupling.batch)), None)
         self.per_sample &= samples is not None
         return Gate(branch, samples or 0)
 
-    def collect(
-        self, value: Tensor, gradient: Tensor, projections: list[Projection | Gate]
-    ) -> None:
+    def collect(self, value: Tensor, gradient: Tensor, projections: list[Projection]) -> None:
         """Add what one tap saw to the rows of its members."""
-        batch, first = self._n_samples if self.per_sample else 1, projections[0].samples
-        product = self._product(value, gradient).movedim(first, 0)
-        product = product.reshape(batch, -1, *product.shape[1:])
+        first = projections[0].samples
+        product = self._by_sample(value, gradient, first)
         order = [first, *(axis for axis in range(value.ndim) if axis != first)]
         sums: dict[int, Tensor] = {}
         for projection in projections:
-            if isinstance(projection, Gate):
-                found = product.flatten(1).sum(1, keepdim=True)
-            else:
-                axis = order.index(projection.axis % value.ndim)
-                if axis not in sums:
-                    sums[axis] = _sum_around(product, axis)
-                found = projection.project(sums[axis])
-            key = _scored(projection)
-            self._rows[key] = self._rows[key] + found if key in self._rows else found
+            axis = order.index(projection.axis % value.ndim)
+            if axis not in sums:
+                sums[axis] = _sum_around(product, axis)
+            self._add(_scored(projection), projection.project(sums[axis]))
+
+    def collect_gate(self, added: Tensor, gradient: Tensor, gate: Gate) -> None:
+        """Set the row of a branch from what it adds to its stand-in."""
+        product = self._by_sample(added, gradient, gate.samples)
+        self._add(gate.branch, product.flatten(1).sum(1, keepdim=True))
+
+    def _add(self, key: Scored, found: Tensor) -> None:
+        self._rows[key] = self._rows[key] + found if key in self._rows else found
+
+    def _by_sample(self, value: Tensor, gradient: Tensor, first: int) -> Tensor:
+        """Multiply, shape [batch, n, ...]; `first` is the axis of samples, which comes first."""
+        product = self._product(value, gradient).movedim(first, 0)
+        batch = self._n_samples if self.per_sample else 1
+        return product.reshape(batch, -1, *product.shape[1:])
 
     def _product(self, value: Tensor, gradient: Tensor) -> Tensor:
         """Multiply in float32 at least; what is returned holds until the next call.
@@ -225,12 +237,8 @@ class Taps:
         return torch.mul(value, gradient, out=held[:size].view(value.shape))
 
 
-def _scored(seen: Projection | Gate) -> Scored:
-    return seen.branch if isinstance(seen, Gate) else (seen.member, seen.dim)
-
-
-def _width(seen: Projection | Gate) -> int:
-    return 1 if isinstance(seen, Gate) else seen.dim.size
+def _scored(seen: Projection) -> Scored:
+    return seen.member, seen.dim
 
 
 def _sum_around(product: Tensor, axis: int) -> Tensor:
@@ -247,7 +255,7 @@ def _sum_around(product: Tensor, axis: int) -> Tensor:
 class _Tap(nn.Module):
     """An identity that hands its value and the gradient of it to the rows."""
 
-    def __init__(self, taps: Taps, projections: list[Projection | Gate]) -> None:
+    def __init__(self, taps: Taps, projections: list[Projection]) -> None:
         super().__init__()
         self._taps = [taps]  # in a list, so that torch does not register the twin inside itself
         self._projections = projections
@@ -267,6 +275,27 @@ class _Tap(nn.Module):
         def collect(gradient: Tensor) -> None:
             value = seen.pop()  # so that it is freed now, and not at the end of the pass
             self._taps[0].collect(value, gradient, self._projections)
+
+        alias.register_hook(collect)  # type: ignore[no-untyped-call]
+        return alias
+
+
+class _GateTap(nn.Module):
+    """An identity that hands what a branch adds, and the gradient of it, to the rows."""
+
+    def __init__(self, taps: Taps, gate: Gate) -> None:
+        super().__init__()
+        self._taps = [taps]  # in a list, as in `_Tap`
+        self._gate = gate
+
+    def forward(self, value: Tensor, stand_in: Tensor) -> Tensor:
+        """Return an alias of `value` with a hook on it."""
+        alias = alias_of(value)
+        seen = [alias.detach(), stand_in.detach()]
+
+        def collect(gradient: Tensor) -> None:
+            other, full = wide(seen.pop()), wide(seen.pop())
+            self._taps[0].collect_gate(full - other, gradient, self._gate)
 
         alias.register_hook(collect)  # type: ignore[no-untyped-call]
         return alias

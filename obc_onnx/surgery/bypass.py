@@ -1,4 +1,4 @@
-"""Leave branches out of a graph: who reads their sums reads the other operand instead.
+"""Leave branches out of a graph: who reads their values reads what stands in for those.
 
 What is left has the axes and groups of the whole, fewer of them. So the same `Keep` says of either
 which units stay, and names in a plan mean the same with and without branches.
@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING
 from obc_onnx.branches.find import chosen
 
 if TYPE_CHECKING:
-    from obc_onnx.branches.find import Branches
+    from obc_onnx.branches.find import StandIns
     from obc_onnx.coupling.model import Coupling, Group, Keep
     from obc_onnx.coupling.patch import Patch
     from obc_onnx.graph.model import Graph
     from obc_onnx.ops.base.context import Role
 
 
-def bypassed(coupling: Coupling, branches: Branches) -> Coupling:
+def bypassed(coupling: Coupling, stand_ins: StandIns) -> Coupling:
     """Return the coupling of a graph without some branches; the same one where there are none.
 
     It holds no less than an analysis of that graph: what only a dead node has tied stays tied.
 
     Args:
         coupling: Of the whole graph.
-        branches: For each sum (its first output) the operand that goes.
+        stand_ins: For each value that goes, what is read in its place.
     Raises:
         RequestError: One of them is no branch of the graph.
     """
-    if not branches:
+    if not stand_ins:
         return coupling
     whole = coupling.graph
-    graph = whole.bypass({own.sum: own.stays for own in chosen(coupling, branches)})
+    graph = whole.bypass({own.value: own.stand_in for own in chosen(coupling, stand_ins)})
     graph = graph.known_as(whole)
     alive = _Alive(graph)
     values = {name: value for name, value in coupling.values.items() if alive.has(name)}

@@ -17,7 +17,7 @@ from obc_onnx.surgery.respelling import respell
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obc_onnx.branches.find import Branches
+    from obc_onnx.branches.find import StandIns
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
 
@@ -30,30 +30,30 @@ class Cut:
         coupling: Of the original without the branches that go.
         keep: For each dim that loses units, which units stay, shape [n_units].
         pruned: The original without the others; repair and training change its weights.
-        branches: For each sum that loses an operand, which.
+        stand_ins: For each value that goes with a branch, what is read in its place.
         whole_coupling: Of the graph with those, whose values are wanted; None where none goes.
     """
 
     coupling: Coupling
     keep: Keep
     pruned: Graph
-    branches: Branches = field(default_factory=dict)
+    stand_ins: StandIns = field(default_factory=dict)
     whole_coupling: Coupling | None = None
 
     @classmethod
-    def of(cls, coupling: Coupling, keep: Keep, branches: Branches | None = None) -> Cut:
+    def of(cls, coupling: Coupling, keep: Keep, stand_ins: StandIns | None = None) -> Cut:
         """Cut a graph.
 
         Args:
             coupling: Of the whole graph.
             keep: For each dim that loses units, which units stay.
-            branches: For each sum that loses an operand, which.
+            stand_ins: For each value that goes with a branch, what is read in its place.
         """
-        if not branches:
+        if not stand_ins:
             return cls(coupling, keep, remove_units(coupling, keep))
-        left = bypassed(coupling, branches)
+        left = bypassed(coupling, stand_ins)
         keep = without_gone(left, keep)
-        return cls(left, keep, remove_units(left, keep), branches, coupling)
+        return cls(left, keep, remove_units(left, keep), stand_ins, coupling)
 
     @property
     def original(self) -> Coupling:

@@ -134,7 +134,7 @@ def _unfold(
     unfolded = unfold_norms(before.graph, samples, training.seed, before.rules)
     shapes = {port.name: before.shapes[port.name] for port in before.graph.inputs}
     coupling, _ = analyse(unfolded.graph, shapes, before.rules, Clock())
-    made = Cut.of(coupling, same_units(before, cut.keep, coupling), cut.branches)
+    made = Cut.of(coupling, same_units(before, cut.keep, coupling), cut.stand_ins)
     return _repaired(made, samples, training, recover), unfolded
 
 

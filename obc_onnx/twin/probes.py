@@ -38,6 +38,22 @@ def insert(twin: TorchTwin, probes: Mapping[Place, nn.Module]) -> None:
     twin.recompile()
 
 
+def insert_beside(twin: TorchTwin, probes: Mapping[tuple[str, str], nn.Module]) -> None:
+    """Let values pass through modules that see another value too.
+
+    Args:
+        twin: Changed in place.
+        probes: A module for each value and the one beside it, an earlier one. It takes both, and
+            returns what goes on in the stead of the first.
+    """
+    values = {node.meta["value"]: node for node in twin.graph.nodes if "value" in node.meta}
+    for i, ((name, beside), probe) in enumerate(probes.items()):
+        own = module_name(f"probe {i} beside")
+        twin.add_submodule(own, probe)
+        _insert_behind(twin.graph, values[name], own, values[beside])
+    twin.recompile()
+
+
 def also_return(twin: TorchTwin, names: Sequence[str]) -> None:
     """Let a twin return values from inside behind its outputs.
 
@@ -70,9 +86,9 @@ def has_place(call: fx.Node, slot: int) -> bool:
     return slot in slots and isinstance(call.args[slots.index(slot)], fx.Node)
 
 
-def _insert_behind(graph: fx.Graph, output: fx.Node, name: str) -> None:
+def _insert_behind(graph: fx.Graph, output: fx.Node, name: str, *beside: fx.Node) -> None:
     with graph.inserting_after(output):
-        probe = graph.call_module(name, (output,))
+        probe = graph.call_module(name, (output, *beside))
     output.replace_all_uses_with(probe, delete_user_cb=lambda user: user is not probe)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obc_onnx.branches.find import Branches
+    from obc_onnx.branches.find import StandIns
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
     from obc_onnx.ops.base.rule import RuleSet
@@ -123,7 +123,7 @@ def compare(name: str, found: Feed, reference: Reference) -> Check:
 
 
 def check_masked(
-    coupling: Coupling, keep: Keep, feed: Feed, branches: Branches | None = None
+    coupling: Coupling, keep: Keep, feed: Feed, stand_ins: StandIns | None = None
 ) -> Check:
     """Compare the pruned graph with the original in which removed units and branches are zero.
 
@@ -132,11 +132,11 @@ def check_masked(
     Groups under a statistic lose nothing in either, since a mask does not stand for their removal.
     """
     name, exact = "pruned equals masked original", coupling.exact(keep)
-    oracle = Oracle(coupling, exact, feed, branches or {})
+    oracle = Oracle(coupling, exact, feed, stand_ins or {})
     reference = Reference.measured(oracle.masked(exact), oracle.run_masked)
-    pruned = Cut.of(coupling, exact, branches).pruned
+    pruned = Cut.of(coupling, exact, stand_ins).pruned
     check = compare(name, oracle.run_pruned(pruned), reference)
-    if check.passed and (exact or branches):
+    if check.passed and (exact or stand_ins):
         check = _with_mistakes(check, oracle, reference)
     n_left_out = len(keep) - len(exact)
     if n_left_out and not check.detail:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obc_onnx.axes.expressions import Dim, Expr
-    from obc_onnx.branches.find import Branches
+    from obc_onnx.branches.find import StandIns
     from obc_onnx.coupling.model import Coupling, Keep
     from obc_onnx.graph.model import Graph
 
@@ -61,29 +61,29 @@ class Oracle:
         coupling: Of the original.
         keep: For each dim that loses units, which units stay; a mask has to stand for the others.
         feed: Inputs by name.
-        branches: For each sum that loses an operand, which.
+        stand_ins: For each value that goes with a branch, what is read in its place.
     """
 
     coupling: Coupling
     keep: Keep
     feed: Mapping[str, NDArray[Any]]
-    branches: Branches = field(default_factory=dict)
+    stand_ins: StandIns = field(default_factory=dict)
 
-    def masked(self, keep: Keep, branches: Branches | None = None) -> Graph:
-        """Return the original with zeros where units are read, and where branches are added.
+    def masked(self, keep: Keep, stand_ins: StandIns | None = None) -> Graph:
+        """Return the original with zeros where units are read, and in front of what branches add.
 
         Args:
             keep: The units that stay.
-            branches: Those that go; of this oracle by default.
+            stand_ins: For the values that go; those of this oracle by default.
         """
         graph = mask_reads(self.coupling, keep)
-        return gated(graph, self.branches if branches is None else branches)
+        return gated(graph, self.stand_ins if stand_ins is None else stand_ins)
 
     @cached_property
     def names(self) -> list[str]:
         """The outputs, and what nodes compute whose weights lose positions of any axis.
 
-        Where branches go, what reads their sums is compared as well, but for their sizes. An axis
+        Where branches go, what reads their values is compared as well, but for their sizes. An axis
         that holds samples besides units is not followed, since there may be more or fewer samples
         than the coupling was found for.
         """
@@ -104,11 +104,11 @@ class Oracle:
         ]
         readers = [
             node.key
-            for sum_ in self.branches
-            for node, _ in coupling.graph.consumers.get(sum_, ())
+            for value in self.stand_ins
+            for node, _ in coupling.graph.consumers.get(value, ())
             if node.key in coupling.axes and coupling.values[node.key].numbers is None
         ]
-        left = bypassed(coupling, self.branches).axes
+        left = bypassed(coupling, self.stand_ins).axes
         found = [name for name in (*products, *readers) if name in left]
         return list(dict.fromkeys([*self._outputs, *found]))
 
@@ -131,8 +131,8 @@ class Oracle:
 
     def mistakes(self) -> Iterator[Graph]:
         """Leave one branch in after the other, and remove one kept unit too many of one group."""
-        for sum_ in self.branches:
-            fewer = {own: gone for own, gone in self.branches.items() if own != sum_}
+        for value in self.stand_ins:
+            fewer = {own: other for own, other in self.stand_ins.items() if own != value}
             yield self.masked(self.keep, fewer)
         cut = [group.dim for group in self.coupling.groups if group.dim in self.keep]
         for keep in one_less(self.keep, cut):

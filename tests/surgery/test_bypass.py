@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from graphs import nets
 from helpers import (
-    TOLERANCE,
     analyse,
     assert_close,
-    assert_valid,
     build,
     coupling_of,
     make_feed,
@@ -20,9 +18,10 @@ from helpers import (
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from left_out import assert_left_out, drawn
 from token_graphs import token_nets
 
-from obc_onnx.branches.find import find_branches
+from obc_onnx.branches.find import find_branches, stand_ins_of
 from obc_onnx.errors import RequestError
 from obc_onnx.surgery.bypass import bypassed
 from obc_onnx.surgery.cut import Cut
@@ -32,9 +31,7 @@ from obc_onnx.verification.oracle import Oracle
 if TYPE_CHECKING:
     import onnx
 
-    from obc_onnx.branches.find import Branches
-    from obc_onnx.coupling.model import Coupling, Keep
-    from obc_onnx.graph.model import Graph
+    from obc_onnx.branches.find import StandIns
 
 BLOCK = """
 <ir_version: 10, opset_import: ["" : 17]>
@@ -53,26 +50,6 @@ g (float[N,3,8,8] x) => (float[N,4] y)
 }
 """
 """Two residual blocks: `w` may go with two convolutions, `z` with one."""
-
-
-def drawn(coupling: Coupling, rng: np.random.Generator) -> Branches:
-    """Draw branches to leave out, one at least."""
-    found = find_branches(coupling)
-    assume(found)
-    some = [found[i] for i in rng.permutation(len(found))[: rng.integers(1, len(found) + 1)]]
-    return {branch.sum: branch.output for branch in some}
-
-
-def assert_left_out(
-    coupling: Coupling, keep: Keep, branches: Branches, rng: np.random.Generator
-) -> Graph:
-    """Raise where removing is not the same as scaling to zero; return the graph without."""
-    pruned = Cut.of(coupling, keep, branches).pruned
-    assert_valid(pruned)
-    for batch in (1, 3):
-        oracle = Oracle(coupling, keep, make_feed(coupling.graph, rng, batch), branches)
-        assert_close(oracle.run_pruned(pruned), oracle.run_masked(oracle.masked(keep)), TOLERANCE)
-    return pruned
 
 
 @settings(max_examples=100)
@@ -95,16 +72,16 @@ def test_what_goes_with_a_branch_is_what_was_said(model: onnx.ModelProto, seed: 
     found = find_branches(coupling)
     assume(found)
     branch = found[rng.integers(len(found))]
-    left = {n.key for n in bypassed(coupling, {branch.sum: branch.output}).graph.nodes}
+    left = {n.key for n in bypassed(coupling, {branch.value: branch.stand_in}).graph.nodes}
     gone = {node.key for node in coupling.graph.nodes} - left
-    assert gone - {branch.sum} == set(branch.nodes)
+    assert gone | {branch.value} == set(branch.nodes)
 
 
 def test_the_zero_stands_in_front_of_the_sum_alone() -> None:
     """By numpy: the sum is then its other operand, and the operand itself stays what it was."""
     coupling = coupling_of(BLOCK)
-    graph = gated(coupling.graph, {"v": "w"})
-    oracle = Oracle(coupling, {}, make_feed(graph, np.random.default_rng(0)), {"v": "w"})
+    graph = gated(coupling.graph, {"v": "u"})
+    oracle = Oracle(coupling, {}, make_feed(graph, np.random.default_rng(0)), {"v": "u"})
     whole = Oracle(coupling, {}, oracle.feed)
     shown = {"names": ["u", "v", "w"]}
     vars(oracle).update(shown)
@@ -128,12 +105,12 @@ def test_a_sum_that_is_an_output_keeps_its_name() -> None:
         }
     """)
     coupling, rng = analyse(model).coupling, np.random.default_rng(0)
-    pruned = assert_left_out(coupling, {}, {"y": "w"}, rng)
+    pruned = assert_left_out(coupling, {}, {"y": "x"}, rng)
     feed = make_feed(pruned, rng)
     assert np.array_equal(run_onnx(pruned, feed)["y"], feed["x"])
     assert [node.op_type for node in pruned.nodes] == ["Identity", "MatMul"]
     assert pruned.initializers.keys() == {"c"}
-    assert_left_out(coupling, {}, {"y": "w"}, rng)
+    assert_left_out(coupling, {}, {"y": "x"}, rng)
 
 
 def test_one_branch_inside_of_another_goes_with_it() -> None:
@@ -151,11 +128,15 @@ def test_one_branch_inside_of_another_goes_with_it() -> None:
         }
     """)
     coupling, rng = analyse(model).coupling, np.random.default_rng(0)
-    known = {(branch.sum, branch.output): branch.nodes for branch in find_branches(coupling)}
-    assert known == {("i", "k"): ("k",), ("v", "w"): ("h", "k", "i", "w")}
-    for branches in ({"i": "k"}, {"v": "w"}, {"i": "k", "v": "w"}):
-        pruned = assert_left_out(coupling, {}, branches, rng)
-        assert len(pruned.initializers) == (3 if "v" not in branches else 2)
+    known = {own.name: own.nodes for own in find_branches(coupling)}
+    assert known == {
+        "h as u": ("h",),
+        "i without k": ("k", "i"),
+        "v without w": ("h", "k", "i", "w", "v"),
+    }
+    for stand_ins in ({"i": "h"}, {"h": "u"}, {"v": "u"}, {"i": "h", "h": "u", "v": "u"}):
+        pruned = assert_left_out(coupling, {}, stand_ins, rng)
+        assert len(pruned.initializers) == (3 if "v" not in stand_ins else 2)
 
 
 def test_a_sum_that_a_subgraph_reads_keeps_its_name() -> None:
@@ -173,7 +154,7 @@ def test_a_sum_that_a_subgraph_reads_keeps_its_name() -> None:
     """)
     coupling = analyse(model).coupling
     (branch,) = find_branches(coupling)
-    pruned = bypassed(coupling, {branch.sum: branch.output}).graph
+    pruned = bypassed(coupling, {branch.value: branch.stand_in}).graph
     x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
     assert np.array_equal(run_onnx(pruned, {"x": x, "p": np.array(True)})["y"], -x)
 
@@ -181,9 +162,7 @@ def test_a_sum_that_a_subgraph_reads_keeps_its_name() -> None:
 @pytest.mark.parametrize(
     ("sum_line", "why"),
     [
-        ("v = Add (u, f)", "an operand is broadcast"),
-        ("v = Mul (u, w)", "it is no sum"),
-        ("v = Sub (u, w)", "it is no sum"),
+        ("v = Relu (w)", "nothing ties the axes of the two"),
         ("v = Add (w, w)", "both operands are one"),
         ("v = Add (u, k)", "an operand is constant"),
         ("v = Add (u, r)", "no weight goes with an operand"),
@@ -213,6 +192,26 @@ def test_what_is_no_branch(sum_line: str, why: str) -> None:
         ({"gone": "w"}, "takes 'w' out of 'gone', but this model has no sum of that name"),
     ],
 )
-def test_a_branch_that_is_none_is_refused(branches: Branches, said: str) -> None:
+def test_an_operand_that_is_no_branch_is_refused(branches: StandIns, said: str) -> None:
     with pytest.raises(RequestError, match=said):
-        bypassed(coupling_of(BLOCK), branches)
+        stand_ins_of(coupling_of(BLOCK), branches, {})
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ({"v": "w"}, "'w' cannot stand in for 'v', for which 'u' alone could"),
+        ({"b2": "b1"}, "'b1' cannot stand in for 'b2', for which nothing could: `inspect` lists"),
+        ({"gone": "w"}, "'w' cannot stand in for 'gone', for which nothing could"),
+    ],
+)
+def test_a_stand_in_that_is_none_is_refused(spans: StandIns, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        bypassed(coupling_of(BLOCK), spans)
+    with pytest.raises(RequestError, match=said):
+        stand_ins_of(coupling_of(BLOCK), {}, spans)
+
+
+def test_a_value_goes_in_one_way() -> None:
+    with pytest.raises(RequestError, match="'v' among its branches and its spans: name one"):
+        stand_ins_of(coupling_of(BLOCK), {"v": "w"}, {"v": "u"})

@@ -78,7 +78,7 @@ NAMES_OPERATORS = {
     "surgery.mask": {"Mul"},  # written in front of what is masked
     "stripping.heads": {"Gather", "Where"},  # written behind outputs that are put back
     "stripping.renumber": {"Gather"},  # written in front of embeddings
-    "surgery.gate": {"Mul"},  # written in front of sums
+    "surgery.gate": {"Add", "Mul"},  # written behind values that go
     "equivalent.norms": {"BatchNormalization"},  # written behind convolutions
     "twin.control": {"Identity"},  # written into a graph that would have no node
 }

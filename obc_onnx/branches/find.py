@@ -172,6 +172,7 @@ class _Finder:
         self._reach, self._types = Reach(graph), ElementTypes(graph)
         costed = {node.key for node in coupling.costed}
         self._saving = costed | {node.key for node in graph.nodes if self._holds_matrix(node)}
+        self._saved_alone = self._reach.counted_alone(self._saving)
         self._first: dict[tuple[Expr, ...] | None, int] = {}
         for port in graph.inputs:
             self._first.setdefault(coupling.axes.get(port.name), -1)
@@ -183,11 +184,12 @@ class _Finder:
         return tuple(_listed(every, self._saving))
 
     def _may_go(self, node: Node) -> bool:
-        """Say whether something reads the one value that a node computes, which is not constant."""
+        """Say whether something reads the one value that a node computes, and is saved with it."""
         graph, name = self._graph, node.key
         read = graph.consumers.get(name) or graph.escapes(name)
         alone = [output for output in node.outputs if output] == [name]
-        return bool(read) and alone and name in self._coupling.axes and not self._constant(name)
+        known = name in self._coupling.axes and not self._constant(name)
+        return bool(read) and alone and known and self._saved_alone[self._reach.places[name]] > 0
 
     def _of(self, node: Node) -> list[Branch]:
         """List what could stand in for what a node computes, as near to it as something is saved.

@@ -204,7 +204,7 @@ class Structure:
             if node.key not in stand_ins:
                 continue
             name = stand_ins[node.key]
-            while name in stand_ins and name not in self.escaping:  # which has no reader any more
+            while name in stand_ins:
                 name = stand_ins[name]
             own, taken = nodes[node.key], tensors[name]
             given = own.outputs[0]

@@ -201,6 +201,7 @@ def test_a_plan_with_a_span_is_written_read_edited_applied_and_verified(tmp_path
     only = ("--target-macs", "0.75", "--depth", "--min-channels", "1.0")
     assert_done(invoke("plan", model, "-o", plan, "--data", samples, *only))
     fields = json.loads(plan.read_text())
+    assert fields["spans"]
     assert fields["spans"].items() < {"g": "u", "v": "g", "r": "v"}.items()
     assert fields["branches"] == {}
     fields["spans"] = {"v": "g"}
@@ -215,6 +216,9 @@ def test_a_plan_with_a_span_is_written_read_edited_applied_and_verified(tmp_path
     plan.write_text(json.dumps(fields))
     refused = invoke("apply", model, "--plan", plan, "-o", small, "--force")
     assert_refused(refused, "'u' cannot stand in for 'v', for which 'g' alone could")
+    plan.write_text(json.dumps({**fields, "spans": ["v"]}))
+    refused = invoke("apply", model, "--plan", plan, "-o", small, "--force")
+    assert_refused(refused, "has a 'spans' that is not of a plan")
 
 
 def test_inspect_lists_spans(tmp_path: Path) -> None:

@@ -112,6 +112,22 @@ def test_there_are_no_more_branches_than_layers(n_layers: int) -> None:
     assert len(found) <= 2 * n_layers  # one of a layer, and one of the sum behind it
 
 
+@pytest.mark.parametrize(("joined", "how"), [("Add", "without"), ("Mul", "as")])
+def test_either_of_two_operands_may_go(joined: str, how: str) -> None:
+    coupling = coupling_of(f"""
+        g (float[N,4] x) => (float[N,4] y)
+        <float[4,6] a, float[4,6] b, float[6,4] c> {{
+          p = MatMul(x, a) q = MatMul(x, b) v = {joined}(p, q) y = MatMul(v, c)
+        }}
+    """)
+    found = {own.name: own.nodes for own in find_branches(coupling)}
+    first, second = ("q", "p") if how == "without" else ("p", "q")
+    assert found == {f"v {how} {first}": ("q", "v"), f"v {how} {second}": ("p", "v")}
+    rng = np.random.default_rng(0)
+    for stays in "pq":
+        assert_left_out(coupling, random_keep(coupling, rng), {"v": stays}, rng)
+
+
 def test_what_stands_in_may_go_itself() -> None:
     coupling, rng = analyse(stream(CHAIN)).coupling, np.random.default_rng(0)
     every = spans_of(coupling)

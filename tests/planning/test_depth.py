@@ -221,6 +221,24 @@ def test_a_plan_with_a_span_is_written_read_edited_applied_and_verified(tmp_path
     assert_refused(refused, "has a 'spans' that is not of a plan")
 
 
+@pytest.mark.parametrize("equivalent", [None, False, True])
+def test_a_network_without_spans_is_repaired_trained_and_verified(
+    tmp_path: Path, *, equivalent: bool | None
+) -> None:
+    model = build(SPANS)
+    samples = draw_samples(Graph.from_model(model), 300)
+    budget = Budget(0.5, depth=True, scope=Scope(min_channels=1.0))
+    tuned = equivalent is not None
+    training = TrainingOptions(epochs=1, batch_size=16, lr=1e-3, equivalent=bool(equivalent))
+    result = compress(model, data=samples, budget=budget, training=training if tuned else 0)
+    assert len(result.plan.spans) == 2
+    assert bool(result.report.epochs) == tuned
+    assert tuned or any(step.kept and step.after < step.before for step in result.report.recovery)
+    result.save(tmp_path / "small.onnx", plan=tmp_path / "plan.json")
+    checks = verify(model, tmp_path / "small.onnx", PruningPlan.load(tmp_path / "plan.json"))
+    assert all(check.passed for check in checks), checks
+
+
 def test_inspect_lists_spans(tmp_path: Path) -> None:
     onnx.save(build(SPANS), tmp_path / "model.onnx")
     told = invoke("inspect", tmp_path / "model.onnx").stdout

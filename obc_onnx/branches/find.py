@@ -13,7 +13,7 @@ from obc_onnx.graph.shapes import ElementTypes
 from obc_onnx.ops.base.effect import Effect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from obc_onnx.axes.expressions import Expr
     from obc_onnx.coupling.model import Coupling
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     StandIns = Mapping[str, str]
 
+_MOST_OPERANDS = 2
+"""Of a node, any of which could stand in for what it gives: a sum of many is no branch of one."""
 _FEWEST_AXES = 2
 """Of what counts as a weight: a vector, such as the scale of a norm, costs next to nothing."""
 
@@ -180,8 +182,38 @@ class _Finder:
             self._first.setdefault(coupling.axes.get(name), self._reach.places[node.key])
 
     def found(self) -> tuple[Branch, ...]:
-        every = [own for node in self._graph.nodes if self._may_go(node) for own in self._of(node)]
+        nodes, passed = self._graph.nodes, self._passed_on()
+        left = (node for node in nodes if node.key not in passed and self._may_go(node))
+        every = [own for node in left for own in self._of(node)]
         return tuple(_listed(every, self._saving))
+
+    def _passed_on(self) -> set[str]:
+        """Name the values behind which another one of their axes is made of them for nothing.
+
+        A span that ends there saves as much. Every run of nodes with one computed input and one
+        reader remembers the axes of what lies further on.
+        """
+        graph, axes, found = self._graph, self._coupling.axes, set[str]()
+        further: dict[str, set[tuple[Expr, ...] | None]] = {}
+        steps = {node.key for node in graph.nodes if self._is_step(node)} - self._saving
+        for node in reversed(graph.nodes):
+            readers = [] if graph.escapes(node.key) else graph.consumers.get(node.key, [])
+            behind = readers[0][0] if len(readers) == 1 else None
+            seen: set[tuple[Expr, ...] | None] = set()
+            if behind is not None and behind.key in steps:
+                seen = further[behind.key]
+            is_sum = Effect.ADDS in self._coupling.rules.effect(node)
+            if axes.get(node.key) in seen and not is_sum:
+                found.add(node.key)
+            seen.add(axes.get(node.key))
+            further[node.key] = seen
+        return found
+
+    def _is_step(self, node: Node) -> bool:
+        """Say whether a node makes one value of one."""
+        inputs = [name for name in node.inputs if name in self._graph.producers]
+        computed = [name for name in inputs if not self._constant(name)]
+        return len(computed) == 1 and len([name for name in node.outputs if name]) == 1
 
     def _may_go(self, node: Node) -> bool:
         """Say whether something reads the one value that a node computes, and is saved with it."""
@@ -196,15 +228,32 @@ class _Finder:
 
         So a branch is no run of others: what lies behind the stand-in stays.
         """
-        axes = self._coupling.axes[node.key]
+        axes, tried = self._coupling.axes[node.key], set[str]()
+        visited = set[str]()
         for near in self._reach.needed_alone(node):
+            visited.add(near.key)
             if self._reach.places[near.key] <= self._first[axes]:
                 break
-            alike = [name for name in dict.fromkeys(near.inputs) if self._is_alike(name, axes)]
-            found = [own for own in (self._branch(node, name) for name in alike) if own is not None]
+            names = [name for name in dict.fromkeys(near.inputs) if name not in tried]
+            alike = [name for name in names if self._is_alike(name, axes)]
+            tried.update(alike)  # many slices may be of one value
+            if len(alike) > _MOST_OPERANDS:
+                continue
+            left = (name for name in alike if not self._saves_nothing(node, name, visited))
+            found = [own for own in (self._branch(node, name) for name in left) if own is not None]
             if found:
                 return found
         return []
+
+    def _saves_nothing(self, node: Node, stand_in: str, visited: Container[str]) -> bool:
+        """Say whether a value that is there for a node alone has all that would be saved."""
+        made = self._graph.producers.get(stand_in)
+        if made is None or self._graph.escapes(stand_in):
+            return False
+        readers = self._graph.consumers.get(stand_in, [])
+        alone = all(reader.key in visited for reader, _ in readers)
+        one, other = (self._saved_alone[self._reach.places[own.key]] for own in (node, made))
+        return alone and one == other
 
     def _branch(self, node: Node, stand_in: str) -> Branch | None:
         """Return a branch that saves something, of values of one type."""

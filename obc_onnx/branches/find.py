@@ -175,6 +175,7 @@ class _Finder:
         costed = {node.key for node in coupling.costed}
         self._saving = costed | {node.key for node in graph.nodes if self._holds_matrix(node)}
         self._saved_alone = self._reach.counted_alone(self._saving)
+        self._nearest: dict[str, list[str]] = {}
         self._first: dict[tuple[Expr, ...] | None, int] = {}
         for port in graph.inputs:
             self._first.setdefault(coupling.axes.get(port.name), -1)
@@ -228,22 +229,41 @@ class _Finder:
 
         So a branch is no run of others: what lies behind the stand-in stays.
         """
+        names = self._near(node)
+        self._nearest[node.key] = names
+        made = (self._branch(node, name) for name in names)
+        return [own for own in made if own is not None]
+
+    def _near(self, node: Node) -> list[str]:
+        """List the nearest values that could stand in for what a node computes.
+
+        Behind a value of its axes that has all which would be saved they are those of that value.
+        """
         axes, tried = self._coupling.axes[node.key], set[str]()
         visited = set[str]()
         for near in self._reach.needed_alone(node):
             visited.add(near.key)
             if self._reach.places[near.key] <= self._first[axes]:
                 break
+            if near.key in self._nearest and self._has_all(near, node):
+                return self._nearest[near.key]
             names = [name for name in dict.fromkeys(near.inputs) if name not in tried]
             alike = [name for name in names if self._is_alike(name, axes)]
             tried.update(alike)  # many slices may be of one value
             if len(alike) > _MOST_OPERANDS:
                 continue
             left = (name for name in alike if not self._saves_nothing(node, name, visited))
-            found = [own for own in (self._branch(node, name) for name in left) if own is not None]
+            found = [name for name in left if self._branch(node, name) is not None]
             if found:
                 return found
         return []
+
+    def _has_all(self, near: Node, node: Node) -> bool:
+        """Say whether a node that is there for another one could be it, with all that is saved."""
+        kinds = [self._coupling.axes.get(own.key) for own in (near, node)]
+        types = [self._types[own.key] for own in (near, node)]
+        saved = [self._saved_alone[self._reach.places[own.key]] for own in (near, node)]
+        return kinds[0] == kinds[1] and types[0] == types[1] and saved[0] == saved[1]
 
     def _saves_nothing(self, node: Node, stand_in: str, visited: Container[str]) -> bool:
         """Say whether a value that is there for a node alone has all that would be saved."""

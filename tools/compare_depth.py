@@ -5,7 +5,7 @@
 
 For each target the model is compressed three times: with channels alone, with branches alone, and
 with both in one plan. Each is repaired. At the end the original and all that came of it are timed,
-one run of each after the other, so that what else the machine does falls on all alike.
+a few runs of each after the other, so that what else the machine does falls on all alike.
 
 The table has what is left of MACs, and of measured time in the median of all rounds, with the
 quartiles; how many branches of sums and how many spans went; and the accuracy.
@@ -46,6 +46,8 @@ WAYS = {
     "depth": Budget(depth=True, scope=Scope(min_channels=1.0)),
     "both": Budget(depth=True),
 }
+RUNS = 7
+"""Of one model in each round; the median counts."""
 HEADER = (
     "| target | way | MACs left | time left | branches, spans gone | accuracy |\n"
     "|---|---|--:|--:|--:|--:|"
@@ -84,7 +86,8 @@ def shares_in_turns(
         every = [stack.enter_context(loaded(engine, one, feed)) for one in (original, *graphs)]
         for one in every:
             one.warm_up()
-        seconds = np.array([[one.turn_seconds() for one in every] for _ in range(rounds)])
+        turns = [[[m.turn_seconds() for _ in range(RUNS)] for m in every] for _ in range(rounds)]
+    seconds = np.median(turns, axis=-1)
     return np.asarray(seconds[:, 1:] / seconds[:, :1])
 
 

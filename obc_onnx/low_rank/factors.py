@@ -50,8 +50,8 @@ def _directions(weight: Matrix, moment: Matrix) -> Matrix:
 def _shrunk(weight: Matrix, moment: Moment) -> Matrix:
     """Mix a moment by the share that does best on samples which it does not know."""
     halves = moment.halves
-    if not all(np.trace(half) > 0 for half in halves):
-        return _mixed(moment.whole, 1.0)
+    if not all(np.isfinite(half).all() and np.trace(half) > 0 for half in halves):
+        return np.eye(weight.shape[1])
 
     def lost(share: float) -> float:
         one, other = halves

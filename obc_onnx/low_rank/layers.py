@@ -75,6 +75,7 @@ def _dense(coupling: Coupling, roles: list[Role]) -> Dense | None:
     width, height = (array.shape[axis] for axis in (read.axis, written.axis))
     attributes = None if rule is None else rule.halves(node, slot, array.shape)
     is_matrix = array.size == width * height and min(width, height) >= _LEAST
+    is_matrix &= bool(np.isfinite(array).all())  # others have no directions
     if attributes is None or not is_matrix or not _keeps_width(coupling, weight, read, written):
         return None
     places = (read.axis, written.axis, read.tap.slot, read.tap.axis)

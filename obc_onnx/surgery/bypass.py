@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from obc_onnx.branches.find import chosen
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from obc_onnx.branches.find import StandIns
     from obc_onnx.coupling.model import Coupling, Group, Keep
     from obc_onnx.coupling.patch import Patch
@@ -35,7 +37,7 @@ def bypassed(coupling: Coupling, stand_ins: StandIns) -> Coupling:
     whole = coupling.graph
     graph = whole.bypass({own.value: own.stand_in for own in chosen(coupling, stand_ins)})
     graph = graph.known_as(whole)
-    alive = _Alive(graph)
+    alive = _Alive(graph, stand_ins)
     values = {name: value for name, value in coupling.values.items() if alive.has(name)}
     dims = [alive.group(group) for group in coupling.groups]
     groups = tuple(group for group in dims if group.members)
@@ -50,7 +52,7 @@ def bypassed(coupling: Coupling, stand_ins: StandIns) -> Coupling:
         renumberings=tuple(
             replace(own, node=graph.producers[own.node.key])
             for own in coupling.renumberings
-            if own.node.key in graph.producers
+            if alive.works(own.node.key)
         ),
     )
 
@@ -62,26 +64,32 @@ def without_gone(coupling: Coupling, keep: Keep) -> Keep:
 
 
 class _Alive:
-    """What a graph still has of a larger one."""
+    """What a graph still has of a larger one.
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    Where subgraphs or outputs read a value that went, its node is left, and only hands on.
+    """
+
+    def __init__(self, graph: Graph, gone: Container[str]) -> None:
+        self._graph, self._gone = graph, gone
         self._names = graph.producers.keys() | graph.initializers.keys()
         self._names |= {port.name for port in graph.inputs}
 
     def has(self, name: str) -> bool:
         return name in self._names
 
+    def works(self, key: str) -> bool:
+        """Say whether a node is there, and does what it did."""
+        return key in self._graph.producers and key not in self._gone
+
     def roles(self, roles: tuple[Role, ...]) -> tuple[Role, ...]:
         """Return the roles of nodes that are left, as these read now."""
         nodes = self._graph.producers
-        return tuple(replace(r, node=nodes[r.node.key]) for r in roles if r.node.key in nodes)
+        left = (role for role in roles if self.works(role.node.key))
+        return tuple(replace(role, node=nodes[role.node.key]) for role in left)
 
     def group(self, group: Group) -> Group:
         return replace(group, members=self.roles(group.members))
 
     def holds(self, patch: Patch) -> bool:
         """Say whether all that a patch passes is there."""
-        return all(
-            key in self._graph.producers for key in (patch.key, *(k for k, _ in patch.route))
-        )
+        return all(self.works(key) for key in (patch.key, *(k for k, _ in patch.route)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obc_onnx.axes.expressions import join, product
-from obc_onnx.errors import UnsupportedOperatorError
+from obc_onnx.errors import ModelError, UnsupportedOperatorError
 from obc_onnx.ops.attention.attend import PACKED_RANK, pack, unpack
 from obc_onnx.ops.attention.standard import tie_heads
 from obc_onnx.ops.base.rule import Call, FreeOfMacs, Rule
@@ -68,6 +68,10 @@ class RotaryEmbedding(FreeOfMacs):
             return x.axes[1], x.shape[3]
         size = x.shape[2]
         n_heads = context.node.integer("num_heads", 0) or size // rotated.size
+        if n_heads < 1 or size % n_heads:
+            raise ModelError(
+                f"{context.node.label} cannot split {size} numbers into {n_heads} heads"
+            )
         return context.system.dim(n_heads), size // n_heads
 
 
